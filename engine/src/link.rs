@@ -1,0 +1,440 @@
+//! Control messages on a byte link: a vchan or a unix stream, never blocking.
+//!
+//! [`Framed`] cuts what arrives into messages and queues what is to be sent; [`ByteLink`] is what it
+//! needs of the transport. A caller's loop is always the same: [`Framed::arm`] before it sleeps,
+//! [`Framed::on_ready`] when the descriptor woke it, then [`Framed::next`] until it gives nothing.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use wire::error::PeerError;
+use wire::frame::{Decoder, Frame};
+use wire::header::HEADER_LEN;
+
+/// Bytes that may wait in a link's out-queue. A peer that reads nothing costs this much and then
+/// its link; the longest control message there is fits many times.
+pub const MAX_QUEUED: usize = 1 << 20;
+
+/// Bytes taken from the transport at once: one full control ring of the field.
+const READ_SIZE: usize = 4096;
+
+/// Why a link is no longer of use. Each of them ends the link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The shared ring or its doorbell failed.
+    #[error(transparent)]
+    Ring(#[from] ring::Error),
+    /// The unix stream failed.
+    #[error("socket: {0}")]
+    Socket(#[from] Errno),
+    /// The peer does not read what is sent to it.
+    #[error("the peer does not read: {MAX_QUEUED} bytes wait to be sent")]
+    Overflow,
+}
+
+/// A non-blocking stream of bytes with a descriptor to sleep on.
+pub trait ByteLink: AsFd {
+    /// Copies what is there, at most `buffer.len()` bytes. 0 means nothing now; whether ever again,
+    /// [`is_open`](Self::is_open) tells.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LinkError>;
+    /// Takes as many of `bytes` as there is room for; 0 means no room now.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError>;
+    /// Lets the peer know of what was written.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn flush(&mut self) -> Result<(), LinkError>;
+    /// Bytes that [`write`](Self::write) would take in one piece now, as far as is known.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn room(&mut self) -> Result<usize, LinkError>;
+    /// To be called when the descriptor was reported ready.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn on_ready(&mut self) -> Result<(), LinkError>;
+    /// To be called before sleeping; `data` and `room` say what is waited for. `true`: it is there
+    /// already, do not sleep.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    fn arm(&mut self, data: bool, room: bool) -> Result<bool, LinkError>;
+    /// Whether the descriptor must be polled for writing too.
+    fn wants_out(&self) -> bool;
+    /// Whether the peer is still there. What it sent before it went can still be read.
+    fn is_open(&self) -> bool;
+}
+
+impl ByteLink for ring::Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LinkError> {
+        Ok(ring::Channel::read(self, buffer)?)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
+        Ok(ring::Channel::write(self, bytes)?)
+    }
+
+    fn flush(&mut self) -> Result<(), LinkError> {
+        Ok(ring::Channel::flush(self)?)
+    }
+
+    fn room(&mut self) -> Result<usize, LinkError> {
+        Ok(self.writable()?)
+    }
+
+    fn on_ready(&mut self) -> Result<(), LinkError> {
+        Ok(ring::Channel::on_ready(self)?)
+    }
+
+    fn arm(&mut self, data: bool, room: bool) -> Result<bool, LinkError> {
+        Ok(ring::Channel::arm(self, data, room)?)
+    }
+
+    fn wants_out(&self) -> bool {
+        ring::Channel::wants_out(self)
+    }
+
+    fn is_open(&self) -> bool {
+        ring::Channel::is_open(self)
+    }
+}
+
+/// A connected unix stream socket. Its flags are left as they are: every call says `MSG_DONTWAIT`.
+#[derive(Debug)]
+pub struct UnixLink {
+    socket: OwnedFd,
+    open: bool,
+    wants_out: bool,
+}
+
+impl UnixLink {
+    /// Takes a connected stream socket.
+    #[must_use]
+    pub fn new(socket: OwnedFd) -> Self {
+        Self { socket, open: true, wants_out: false }
+    }
+
+    /// Gives the socket back.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
+    }
+}
+
+impl AsFd for UnixLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl ByteLink for UnixLink {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LinkError> {
+        if buffer.is_empty() || !self.open {
+            return Ok(0);
+        }
+        loop {
+            match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(Errno::CONNRESET) => {
+                    self.open = false;
+                    return Ok(0);
+                }
+                Ok((count, _)) => return Ok(count),
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
+        loop {
+            match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => return Ok(count),
+                // No room. A peer that went is noticed by the read that finds the end of the stream:
+                // what it said before may still be waiting there.
+                Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return Ok(0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    fn room(&mut self) -> Result<usize, LinkError> {
+        // A stream socket does not tell; a short write is handled wherever it happens.
+        Ok(usize::MAX)
+    }
+
+    fn on_ready(&mut self) -> Result<(), LinkError> {
+        Ok(())
+    }
+
+    fn arm(&mut self, _data: bool, room: bool) -> Result<bool, LinkError> {
+        self.wants_out = room;
+        Ok(false)
+    }
+
+    fn wants_out(&self) -> bool {
+        self.wants_out
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
+/// Messages in, messages out, on a [`ByteLink`].
+#[derive(Debug)]
+pub struct Framed<T> {
+    link: T,
+    decoder: Decoder,
+    out: VecDeque<Vec<u8>>,
+    /// Bytes of the first queued message that are sent already.
+    sent: usize,
+    queued: usize,
+    ended: bool,
+}
+
+impl<T: ByteLink> Framed<T> {
+    /// Frames `link`; a message whose body is longer than `max_body` bytes ends it.
+    #[must_use]
+    pub fn new(link: T, max_body: usize) -> Self {
+        let decoder = Decoder::new(max_body);
+        Self { link, decoder, out: VecDeque::new(), sent: 0, queued: 0, ended: false }
+    }
+
+    /// Queues one whole message, header included. It leaves with the next [`flush`](Self::flush) or
+    /// [`arm`](Self::arm).
+    ///
+    /// # Errors
+    /// [`LinkError::Overflow`] if the peer has left more than [`MAX_QUEUED`] bytes unread.
+    pub fn send(&mut self, message: Vec<u8>) -> Result<(), LinkError> {
+        let queued = self.queued.saturating_add(message.len());
+        if queued > MAX_QUEUED {
+            return Err(LinkError::Overflow);
+        }
+        if !message.is_empty() {
+            self.queued = queued;
+            self.out.push_back(message);
+        }
+        Ok(())
+    }
+
+    /// Writes what there is room for and tells the peer.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    pub fn flush(&mut self) -> Result<(), LinkError> {
+        let mut wrote = false;
+        while let Some(message) = self.out.front() {
+            // A header is written in one piece: the field's readers take it as one.
+            if self.sent == 0 && self.link.room()? < HEADER_LEN.min(message.len()) {
+                break;
+            }
+            let rest = message.get(self.sent..).unwrap_or_default();
+            let count = self.link.write(rest)?.min(rest.len());
+            if count == 0 {
+                break;
+            }
+            wrote = true;
+            let done = count == rest.len();
+            self.queued = self.queued.saturating_sub(count);
+            self.sent = if done { 0 } else { self.sent.saturating_add(count) };
+            if done {
+                self.out.pop_front();
+            }
+        }
+        if wrote { self.link.flush() } else { Ok(()) }
+    }
+
+    /// To be called when the descriptor was reported ready, before [`next`](Self::next).
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    pub fn on_ready(&mut self) -> Result<(), LinkError> {
+        self.link.on_ready()?;
+        self.flush()
+    }
+
+    /// The next whole message, or `None` if there is none yet. After `None`, [`is_open`](Self::is_open)
+    /// tells whether more can come.
+    ///
+    /// # Errors
+    /// The peer broke the protocol, or the link is broken for good.
+    // Not an iterator: after `None` there may be more.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Frame>, LinkError> {
+        let mut buffer = [0_u8; READ_SIZE];
+        loop {
+            // Bytes are taken from the transport only when no whole message is left over, so that
+            // memory is bounded by one message and one read.
+            if let Some(frame) = self.decoder.next()? {
+                return Ok(Some(frame));
+            }
+            // Asked before reading: what the peer wrote before it went must not be missed.
+            let open = self.link.is_open();
+            let count = self.link.read(&mut buffer)?;
+            if count == 0 {
+                self.ended = self.ended || !open || !self.link.is_open();
+                return Ok(None);
+            }
+            self.decoder.push(buffer.get(..count).unwrap_or_default());
+        }
+    }
+
+    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already, so
+    /// the sleep must have no length.
+    ///
+    /// # Errors
+    /// The link is broken for good.
+    pub fn arm(&mut self) -> Result<bool, LinkError> {
+        self.flush()?;
+        if self.ended {
+            return Ok(false);
+        }
+        self.link.arm(true, !self.out.is_empty())
+    }
+
+    /// Whether the descriptor must be polled for writing too.
+    #[must_use]
+    pub fn wants_out(&self) -> bool {
+        self.link.wants_out()
+    }
+
+    /// Whether more messages can come. Turns false only when all that was sent has been given out.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.ended
+    }
+
+    /// Whether the peer has begun a message that is not complete: the clock for that starts here.
+    #[must_use]
+    pub fn is_mid_message(&self) -> bool {
+        self.decoder.is_mid_message()
+    }
+
+    /// Whether everything queued has been handed to the transport.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// The transport.
+    pub fn get_ref(&self) -> &T {
+        &self.link
+    }
+
+    /// Gives the transport back; what was queued or half received is dropped.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        self.link
+    }
+}
+
+impl<T: AsFd> AsFd for Framed<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    use wire::header::Header;
+
+    fn message(ty: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Header { ty, len: body.len() as u32 }.to_bytes().to_vec();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn pair(max_body: usize) -> (Framed<UnixLink>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Framed::new(UnixLink::new(ours.into()), max_body), theirs)
+    }
+
+    #[test]
+    fn messages_are_cut_out_of_any_pieces() {
+        let (mut framed, mut peer) = pair(100);
+        let bytes = [message(0x300, b"abcd"), message(0x200, b"")].concat();
+        for byte in &bytes[..bytes.len() - 1] {
+            peer.write_all(&[*byte]).unwrap();
+        }
+        let frame = framed.next().unwrap().unwrap();
+        assert_eq!((frame.ty, &frame.body[..]), (0x300, &b"abcd"[..]));
+        assert!(framed.next().unwrap().is_none() && framed.is_mid_message());
+        peer.write_all(&bytes[bytes.len() - 1..]).unwrap();
+        assert_eq!(framed.next().unwrap().unwrap().ty, 0x200);
+        assert!(framed.next().unwrap().is_none() && framed.is_open() && !framed.is_mid_message());
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_is_not_lost() {
+        let (mut framed, mut peer) = pair(100);
+        peer.write_all(&message(0x211, &[1; 8])).unwrap();
+        drop(peer);
+        framed.send(message(0x203, &[0; 32])).unwrap();
+        framed.flush().unwrap();
+        assert_eq!(framed.next().unwrap().unwrap().ty, 0x211);
+        assert!(framed.next().unwrap().is_none() && !framed.is_open());
+    }
+
+    #[test]
+    fn too_long_a_body_ends_the_link() {
+        let (mut framed, mut peer) = pair(16);
+        peer.write_all(&message(0x200, &[0; 17])).unwrap();
+        assert!(matches!(framed.next(), Err(LinkError::Peer(_))));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_overflows() {
+        let (mut framed, _peer) = pair(16);
+        let mut sent = 0;
+        let error = loop {
+            match framed.send(message(0x202, &[0; 4096])) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            framed.flush().unwrap();
+            assert!(sent < 10_000);
+        };
+        assert!(matches!(error, LinkError::Overflow));
+        assert!(!framed.arm().unwrap() && framed.wants_out());
+    }
+
+    #[test]
+    fn queued_messages_leave_whole_and_in_order() {
+        let (mut framed, mut peer) = pair(16);
+        let total: Vec<u8> = (0..200_u32).flat_map(|n| message(n, &[n as u8; 3000])).collect();
+        for n in 0..200_u32 {
+            framed.send(message(n, &[n as u8; 3000])).unwrap();
+        }
+        let mut got = Vec::new();
+        let mut buffer = [0; 50_000];
+        while got.len() < total.len() {
+            framed.arm().unwrap();
+            let count = peer.read(&mut buffer).unwrap();
+            got.extend_from_slice(&buffer[..count]);
+        }
+        assert_eq!(got, total);
+        framed.arm().unwrap();
+        assert!(framed.is_flushed() && !framed.wants_out());
+    }
+}
