@@ -1,2 +1,3 @@
 //! placeholder replaced in this commit series
 pub mod reactor;
+pub mod process;

@@ -1,0 +1,125 @@
+//! The one `fork(2)` of the project: a process of its own for the data of one call.
+#![allow(unsafe_code)] // fork, sigaction, sigprocmask, close_range and _exit have no safe equivalent.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::AssertUnwindSafe;
+
+use rustix::process::Pid;
+
+use super::{Child, EXIT_TROUBLE};
+
+/// First descriptor that is not a standard stream.
+const FIRST_FD: u32 = 3;
+
+/// What a parent may have claimed for its own event loop; a call's process starts with the system's
+/// defaults. `SIGPIPE` stays ignored, as in every Rust program: the pump wants `EPIPE`.
+const RESET: [libc::c_int; 6] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGCHLD, libc::SIGUSR1, libc::SIGUSR2];
+
+/// Runs `body` in a new process that has the standard streams of this one and no other descriptor.
+///
+/// The process ends with the number `body` returns, or with 125 if it panics; nothing of the
+/// parent's state is dropped, flushed or run in it. Signals have their default effect and none is
+/// blocked.
+///
+/// `body` must not use a descriptor that was opened before: they are closed. See [`fork_keeping`]
+/// for the exception.
+///
+/// # Errors
+/// `InvalidInput` if this process has more than one thread: only the forking thread would exist in
+/// the child, and a lock held by another would stay locked for ever. Otherwise what `fork(2)` or
+/// `pidfd_open(2)` said.
+pub fn fork_pump(body: impl FnOnce() -> i32) -> io::Result<Child> {
+    fork_keeping(&[], body)
+}
+
+/// [`fork_pump`], but the descriptors in `keep` stay open in the child; `body` may use these and no
+/// others.
+///
+/// # Errors
+/// As for [`fork_pump`].
+pub fn fork_keeping(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::Result<Child> {
+    if !is_single_threaded()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "fork from a process with several threads"));
+    }
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    // SAFETY: this process has one thread (checked above), so the child is a full copy in a
+    // consistent state: no lock is held by a thread that does not exist in it, and all of libc may
+    // be used there.
+    let pid = unsafe { libc::fork() };
+    match Pid::from_raw(pid) {
+        None => in_child(&kept, body),
+        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
+        Some(pid) => Child::adopt(pid),
+    }
+}
+
+/// Whether the calling thread is the only one of this process.
+fn is_single_threaded() -> io::Result<bool> {
+    // The kernel counts one link for each thread beside the two every folder has: one system call,
+    // no directory walk.
+    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink == 3)
+}
+
+/// The child's whole life.
+fn in_child(kept: &[u32], body: impl FnOnce() -> i32) -> ! {
+    reset_signals();
+    let code = match close_all_but(kept) {
+        Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or(EXIT_TROUBLE),
+        Err(_) => EXIT_TROUBLE,
+    };
+    // SAFETY: `_exit` ends the process at once; it takes no pointer and runs nothing of ours.
+    unsafe { libc::_exit(code) }
+}
+
+fn reset_signals() {
+    for signal in RESET {
+        // SAFETY: the number is a valid signal and `SIG_DFL` a valid disposition; no handler is
+        // installed.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    super::signals::unblock_all();
+}
+
+/// Closes every descriptor from 3 upward that is not in `kept` (sorted).
+fn close_all_but(kept: &[u32]) -> io::Result<()> {
+    let mut from = FIRST_FD;
+    for &fd in kept.iter().filter(|fd| **fd >= FIRST_FD) {
+        if fd > from {
+            close_range(from, fd - 1, 0)?;
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+    close_range(from, u32::MAX, 0)
+}
+
+/// Makes every descriptor from 3 upward close on exec, those that this process inherited included.
+pub(super) fn close_all_on_exec() -> io::Result<()> {
+    close_range(FIRST_FD, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the system call takes three numbers. With a flag it closes nothing. Without, it runs
+    // in a child only: the descriptors it closes belong to values of the parent's state, none of
+    // which is used or dropped there any more (the child runs `body` and then `_exit`s, and `body`
+    // has promised to use nothing but `kept`).
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_several_threads_is_not_forked() {
+        let (keep_alive, gate) = std::sync::mpsc::channel::<()>();
+        let second = std::thread::spawn(move || gate.recv());
+        let error = fork_pump(|| 0).map(|child| child.pid()).expect_err("two threads at least");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        drop(keep_alive);
+        let _ = second.join();
+    }
+}
