@@ -1,1 +1,43 @@
-//! placeholder replaced in this commit series
+//! The qrexec protocol without I/O: messages, names, the handshake and the data stream.
+//!
+//! Everything here is pure: bytes and events go in, bytes and decisions come out. No file, no
+//! socket, no process and no clock is ever touched, so that the programs, the tests and the fuzzers
+//! drive exactly the same code.
+//!
+//! Whatever comes from the other side is taken as hostile. A decoder never allocates more than it
+//! was given, never panics, and says with [`PeerError`] who is to blame: a peer that broke the
+//! protocol, or one that merely is of another age.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`header`] | the eight bytes before every message, and the message types |
+//! | [`version`] | protocol versions and what depends on them |
+//! | [`names`] | domain ids, ports, names and request ids, each validated once |
+//! | [`control`] | the messages of control links and of the daemon's local socket |
+//! | [`frame`] | cutting a byte stream into messages |
+//! | [`command`] | the command line inside an exec request |
+//! | [`handshake`] | who speaks which version |
+//! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
+//! | [`escape`] | bytes of a peer on a terminal or in a log |
+//! | [`untrusted`] | the wrapper that only validation opens |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod command;
+pub mod control;
+pub mod error;
+pub mod escape;
+pub mod frame;
+pub mod handshake;
+pub mod header;
+pub mod names;
+pub mod stream;
+pub mod trigger;
+pub mod untrusted;
+pub mod version;
+
+pub use error::{Breach, Misuse, PeerError};
+pub use header::Header;
+pub use version::Version;
