@@ -1,1 +1,38 @@
-//! placeholder replaced in this commit series
+//! vchan: two byte rings in shared memory, a doorbell, and the ways to meet.
+//!
+//! The page layout is the public one of Xen's `io/libxenvchan.h`; what surrounds it differs by
+//! transport (see [`Transport`]). This is the only crate of the project that touches shared pages,
+//! and it never forms a reference to them: payload moves by the kernel's own `readv`/`writev` on
+//! [`Producer`]'s and [`Consumer`]'s spans, indices and flags by atomics, headers by byte-wise copies.
+//!
+//! | module | one job |
+//! |---|---|
+//! | [`layout`] | where everything is, orders and sizes |
+//! | [`index`] | free-running indices: distances, spans, lies |
+//! | `page` | the shared words behind a trait, so that loom can stand in for memory |
+//! | `region` | one raw mapping |
+//! | [`producer`], [`consumer`] | reserve/commit and peek/release |
+//! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
+//! | [`channel`] | both rings, the notify protocol, liveness |
+//! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
+//! | [`unix`] | unix sockets at paths of any length |
+
+pub mod channel;
+pub mod consumer;
+pub mod error;
+pub mod index;
+pub mod layout;
+mod page;
+pub mod producer;
+mod region;
+pub mod spans;
+pub mod transport;
+pub mod unix;
+
+pub use channel::{Channel, Counters};
+pub use consumer::Consumer;
+pub use error::{Error, Lie};
+pub use layout::{Order, Orders, Sizes};
+pub use producer::Producer;
+pub use spans::{Access, Spans};
+pub use transport::{Connector, Kind, Listener, Transport};

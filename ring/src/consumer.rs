@@ -1,0 +1,116 @@
+#![forbid(unsafe_code)]
+//! The receiving half of a ring: peek, use, release.
+
+use std::sync::Arc;
+
+use crate::error::Lie;
+use crate::index;
+use crate::page::{Page, Word};
+use crate::region::Region;
+use crate::spans::Spans;
+
+/// Index half: everything a consumer knows, apart from where the bytes are.
+#[derive(Debug)]
+pub(crate) struct RxIndex {
+    prod_word: Word,
+    cons_word: Word,
+    /// Ours alone: the copy in the page is only ever written.
+    cons: u32,
+    /// The last `prod` that was believed.
+    seen: u32,
+    size: u32,
+}
+
+impl RxIndex {
+    pub(crate) fn new(prod_word: Word, cons_word: Word, size: u32) -> RxIndex {
+        RxIndex { prod_word, cons_word, cons: 0, seen: 0, size }
+    }
+
+    /// Looks at the peer's `prod` once: bytes ready, or the proof that it lies.
+    ///
+    /// The acquire pairs with the producer's release: the bytes it names are there.
+    pub(crate) fn ready(&mut self, page: &impl Page) -> Result<usize, Lie> {
+        let prod = page.index(self.prod_word);
+        let ready = index::check_prod(self.cons, self.seen, prod, self.size)?;
+        self.seen = prod;
+        Ok(ready as usize)
+    }
+
+    /// Bytes ready as of the last look.
+    pub(crate) fn known_ready(&self) -> usize {
+        index::distance(self.cons, self.seen) as usize
+    }
+
+    /// Gives `n` bytes back. The release orders our reads of them before the new index.
+    pub(crate) fn release(&mut self, page: &impl Page, n: usize) {
+        assert!(n <= self.known_ready(), "release of more than was ready");
+        self.cons = self.cons.wrapping_add(n as u32);
+        page.publish(self.cons_word, self.cons);
+    }
+}
+
+/// The receiving half. Bytes between `cons` and `cons + ready()` stay where they are until `release`,
+/// but the peer can change them at any moment: read each once.
+#[derive(Debug)]
+pub struct Consumer {
+    region: Arc<Region>,
+    base: usize,
+    index: RxIndex,
+}
+
+impl Consumer {
+    pub(crate) fn new(region: Arc<Region>, base: usize, index: RxIndex) -> Consumer {
+        Consumer { region, base, index }
+    }
+
+    /// Ring size in bytes.
+    pub fn size(&self) -> usize {
+        self.index.size as usize
+    }
+
+    /// Looks at the peer's index: bytes that may be read now.
+    pub fn ready(&mut self) -> Result<usize, Lie> {
+        self.index.ready(&*self.region)
+    }
+
+    /// Bytes ready as of the last look, without touching shared memory.
+    pub fn known_ready(&self) -> usize {
+        self.index.known_ready()
+    }
+
+    /// Copies bytes from `at` bytes after `cons`. For headers, control messages and filtered text.
+    ///
+    /// # Panics
+    /// When the place is not inside what is known to be ready (an error of the caller).
+    pub fn get(&self, at: usize, bytes: &mut [u8]) {
+        let mut rest = bytes;
+        for (offset, len) in self.pieces(at, rest.len()) {
+            let (now, later) = rest.split_at_mut(len);
+            self.region.copy_out(self.base + offset, now);
+            rest = later;
+        }
+    }
+
+    /// Appends the ring memory from `at` to `at + len` after `cons` to `out`, for the kernel to drain.
+    ///
+    /// Returns false, appending nothing, when `out` has no place for it.
+    ///
+    /// # Panics
+    /// When the place is not inside what is known to be ready (an error of the caller).
+    pub fn spans<'a>(&'a self, at: usize, len: usize, out: &mut Spans<'a>) -> bool {
+        out.push(&self.region, self.base, self.pieces(at, len))
+    }
+
+    /// Gives `n` bytes back to the producer.
+    ///
+    /// # Panics
+    /// When `n` is more than is known to be ready (an error of the caller).
+    pub fn release(&mut self, n: usize) {
+        self.index.release(&*self.region, n);
+    }
+
+    fn pieces(&self, at: usize, len: usize) -> [(usize, usize); 2] {
+        assert!(at + len <= self.known_ready(), "peek beyond what is ready");
+        index::pieces(self.index.cons.wrapping_add(at as u32), len, self.index.size)
+    }
+}

@@ -1,0 +1,136 @@
+#![allow(unsafe_code)] // The one place that dereferences shared memory: atomics on page 0, byte copies on ring pages.
+//! One raw mapping: page 0 and the ring pages behind it.
+//!
+//! The peer may write any byte of it at any time. So there is never a reference to its contents: words
+//! are read and written through atomics made for the one access, bytes one by one through atomics too.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
+
+use crate::error::Error;
+use crate::layout::{Orders, PAGE};
+use crate::page::{Flag, Page, Word};
+
+/// A mapping that lives as long as the channel; shared by both ring halves through an `Arc`.
+pub(crate) struct Region {
+    map: MmapRaw,
+    orders: Orders,
+}
+
+impl Region {
+    /// Maps a file whose size was checked to be exactly `orders.region_bytes()` and cannot shrink.
+    pub(crate) fn map(fd: BorrowedFd<'_>, orders: Orders) -> Result<Region, Error> {
+        use std::os::fd::AsRawFd;
+        let len = orders.region_bytes();
+        let map = MmapOptions::new()
+            .len(len)
+            .map_raw(fd.as_raw_fd())
+            .map_err(Error::io("mapping the vchan pages"))?;
+        Ok(Region { map, orders })
+    }
+
+    /// Memory of this process alone, for transports whose peer shares none.
+    pub(crate) fn private(orders: Orders) -> Result<Region, Error> {
+        let map =
+            MmapMut::map_anon(orders.region_bytes()).map_err(Error::io("mapping a private ring"))?;
+        Ok(Region { map: map.into(), orders })
+    }
+
+    /// The orders this region was mapped for; never read back from the page.
+    pub(crate) fn orders(&self) -> Orders {
+        self.orders
+    }
+
+    /// Address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    /// When they do not lie in the mapping: an error of this crate, which no peer can cause, since
+    /// every offset is masked by an order that was fixed when the region was mapped.
+    pub(crate) fn address(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.map.len()), "span outside the region");
+        // SAFETY: the assertion above keeps the result inside the one mapped object.
+        unsafe { self.map.as_mut_ptr().add(offset) }
+    }
+
+    /// Copies bytes in, one relaxed store each: the peer may be reading them.
+    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        let to = self.address(offset, bytes.len());
+        for (i, byte) in bytes.iter().enumerate() {
+            // SAFETY: `address` checked `bytes.len()` bytes from `to`, and `i` is below that length.
+            let at = unsafe { to.add(i) };
+            // SAFETY: `at` is inside the live mapping, a byte needs no alignment, and every access of
+            // this process to shared bytes is atomic (or the kernel's).
+            unsafe { AtomicU8::from_ptr(at) }.store(*byte, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies bytes out, one relaxed load each: what is returned cannot change any more.
+    pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
+        let from = self.address(offset, bytes.len());
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: `address` checked `bytes.len()` bytes from `from`, and `i` is below that length.
+            let at = unsafe { from.add(i) };
+            // SAFETY: as in `copy_in`.
+            *byte = unsafe { AtomicU8::from_ptr(at) }.load(Ordering::Relaxed);
+        }
+    }
+
+    fn word(&self, word: Word) -> &AtomicU32 {
+        let at = self.address(word as usize, 4).cast::<u32>();
+        // SAFETY: inside the mapping for as long as `self` is borrowed; the mapping is page-aligned and
+        // each `Word` offset a multiple of four (asserted below); an atomic may be shared with any writer.
+        unsafe { AtomicU32::from_ptr(at) }
+    }
+
+    fn byte(&self, flag: Flag) -> &AtomicU8 {
+        let at = self.address(flag as usize, 1);
+        // SAFETY: as for `word`; a byte needs no alignment.
+        unsafe { AtomicU8::from_ptr(at) }
+    }
+}
+
+const _: () = assert!(
+    (Word::LeftCons as usize).is_multiple_of(4)
+        && (Word::LeftProd as usize).is_multiple_of(4)
+        && (Word::RightCons as usize).is_multiple_of(4)
+        && (Word::RightProd as usize).is_multiple_of(4)
+        && (Word::RightProd as usize) < PAGE
+);
+
+impl Page for Region {
+    fn index(&self, word: Word) -> u32 {
+        u32::from_le(self.word(word).load(Ordering::Acquire))
+    }
+
+    fn publish(&self, word: Word, value: u32) {
+        self.word(word).store(value.to_le(), Ordering::Release);
+    }
+
+    fn flag(&self, flag: Flag) -> u8 {
+        self.byte(flag).load(Ordering::Acquire)
+    }
+
+    fn set_flag(&self, flag: Flag, value: u8) {
+        self.byte(flag).store(value, Ordering::Release);
+    }
+
+    fn set_bits(&self, flag: Flag, bits: u8) {
+        self.byte(flag).fetch_or(bits, Ordering::SeqCst);
+    }
+
+    fn take_bits(&self, flag: Flag, bits: u8) -> u8 {
+        self.byte(flag).fetch_and(!bits, Ordering::SeqCst)
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Region({:?})", self.orders)
+    }
+}

@@ -1,0 +1,118 @@
+#![allow(unsafe_code)] // Hands ring addresses to readv/writev/recvmsg/sendmsg.
+//! Scatter/gather lists into ring memory, and the system calls that fill and drain them in place.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::region::Region;
+
+/// How a local descriptor is to be read and written without ever blocking the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// `readv`/`writev`: the open file description is non-blocking, or a file that never waits.
+    File,
+    /// `recvmsg`/`sendmsg` with `MSG_DONTWAIT`: a socket, whatever its flags.
+    Socket,
+}
+
+/// Most pieces in one list: 1 MiB in chunks of 64 KiB, and one more for the wrap, fit with ease.
+pub const MAX_SPANS: usize = 64;
+
+/// A list of ring pieces, opaque and bound to the half it came from: no address leaves this crate
+/// except for the kernel's use in one transfer.
+pub struct Spans<'a> {
+    list: [libc::iovec; MAX_SPANS],
+    count: usize,
+    bytes: usize,
+    ring: PhantomData<&'a Region>,
+}
+
+impl<'a> Spans<'a> {
+    /// An empty list.
+    pub fn new() -> Spans<'a> {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Spans { list: [EMPTY; MAX_SPANS], count: 0, bytes: 0, ring: PhantomData }
+    }
+
+    /// Sum of the pieces.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(crate) fn push(&mut self, region: &'a Region, base: usize, pieces: [(usize, usize); 2]) -> bool {
+        let needed = pieces.iter().filter(|(_, len)| *len > 0).count();
+        if self.count + needed > MAX_SPANS {
+            return false;
+        }
+        for (offset, len) in pieces {
+            if len > 0 {
+                let base = region.address(base + offset, len).cast();
+                self.list[self.count] = libc::iovec { iov_base: base, iov_len: len };
+                self.count += 1;
+                self.bytes += len;
+            }
+        }
+        true
+    }
+
+    /// Reads from `fd` into the pieces. `Ok(0)` is the end of the stream, `WouldBlock` an empty one.
+    pub fn fill_from(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
+        check(match access {
+            // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped) that this side
+            // reserved; the kernel writes at most their lengths and keeps nothing after the call.
+            Access::File => unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            Access::Socket => {
+                let mut msg = self.message();
+                // SAFETY: as above; `msg` has no name and no control buffer, so nothing else is written,
+                // and descriptors that a peer attaches are dropped by the kernel.
+                unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) }
+            }
+        })
+    }
+
+    /// Writes the pieces to `fd`. A peer gone is `BrokenPipe`, never a signal for sockets; the process
+    /// must ignore `SIGPIPE` for pipes (Rust programs do).
+    pub fn drain_to(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
+        check(match access {
+            // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel only
+            // reads them. The peer may change them meanwhile: its own stream then carries what it wrote.
+            Access::File => unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            Access::Socket => {
+                let msg = self.message();
+                // SAFETY: as above, and `msg` has no name and no control data.
+                unsafe { libc::sendmsg(fd.as_raw_fd(), &msg, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
+            }
+        })
+    }
+
+    /// The list for a submission queue entry: address and count of `iovec`s.
+    ///
+    /// The caller must reap the completion before the list, or the half it came from, is dropped.
+    pub fn as_raw(&self) -> (*const libc::iovec, u32) {
+        (self.list.as_ptr(), self.count as u32)
+    }
+
+    fn message(&self) -> libc::msghdr {
+        // SAFETY: `msghdr` is plain data for which all zeroes is the empty message.
+        let mut msg: libc::msghdr = unsafe { std::mem::zeroed() };
+        msg.msg_iov = self.list.as_ptr().cast_mut();
+        msg.msg_iovlen = self.count as _;
+        msg
+    }
+}
+
+impl Default for Spans<'_> {
+    fn default() -> Self {
+        Spans::new()
+    }
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,168 @@
+#![forbid(unsafe_code)]
+//! Choosing a transport, and meeting the peer on it.
+//!
+//! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present.
+
+mod meet;
+mod shm;
+mod stream;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FileType, Mode};
+
+use crate::error::Error;
+use crate::layout::{Orders, Sizes};
+
+pub use meet::{Connector, Listener};
+
+/// The transports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Sealed shared memory between processes of one machine: the embedded default.
+    Shm,
+    /// The field's test double: the vchan stream on a plain unix socket.
+    Socket,
+    /// Grant-mapped memory and event channels.
+    Xen,
+}
+
+/// How vchans are reached from here: which transport, where, and as which domain.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    kind: Kind,
+    own: u32,
+    dir: PathBuf,
+}
+
+/// Default data ring on shared memory between processes, each way.
+const SHM_RING: usize = 256 << 10;
+/// The field's default data ring, each way.
+const FIELD_RING: usize = 64 << 10;
+
+impl Transport {
+    /// As the environment says: `QREXEC_TRANSPORT`, `VCHAN_SOCKET_DIR`, `QREXEC_SHM_DIR`, `VCHAN_DOMAIN`.
+    pub fn from_env() -> Result<Transport, Error> {
+        let kind = match env::var_os("QREXEC_TRANSPORT") {
+            Some(name) => named(&name)?,
+            None => present()?,
+        };
+        let own = own_domain()?;
+        let dir = match kind {
+            Kind::Socket => env::var_os("VCHAN_SOCKET_DIR").map_or("/var/run/vchan".into(), PathBuf::from),
+            Kind::Shm => shm_dir()?,
+            Kind::Xen => {
+                return Err(Error::Config(
+                    "this build has no Xen transport; set QREXEC_TRANSPORT to shm or socket".into(),
+                ));
+            }
+        };
+        Ok(Transport { kind, own, dir })
+    }
+
+    /// An explicit choice, for labs and tests.
+    pub fn new(kind: Kind, own: u32, dir: &Path) -> Transport {
+        Transport { kind, own, dir: dir.to_owned() }
+    }
+
+    /// Which transport.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// This machine's domain id.
+    pub fn own_domain(&self) -> u32 {
+        self.own
+    }
+
+    /// Data ring size, each way, when nobody asks for a minimum: bytes.
+    pub fn default_ring(&self) -> usize {
+        match self.kind {
+            Kind::Shm => SHM_RING,
+            Kind::Socket | Kind::Xen => FIELD_RING,
+        }
+    }
+
+    /// Offers a channel on `port` to the domain `peer`, with rings of at least `min` bytes.
+    pub fn listen(&self, peer: u32, port: u32, min: Sizes) -> Result<Listener, Error> {
+        Listener::new(self.kind, self.path(self.own, peer, port), Orders::choose(min)?)
+    }
+
+    /// Begins to connect to `port` of the domain `server`, which need not be there yet.
+    pub fn connect(&self, server: u32, port: u32) -> Result<Connector, Error> {
+        Connector::new(self.kind, self.path(server, self.own, port))
+    }
+
+    fn path(&self, server: u32, client: u32, port: u32) -> PathBuf {
+        let prefix = if self.kind == Kind::Shm { "shm" } else { "vchan" };
+        self.dir.join(format!("{prefix}.{server}.{client}.{port}.sock"))
+    }
+}
+
+fn named(name: &OsString) -> Result<Kind, Error> {
+    match name.to_str() {
+        Some("shm") => Ok(Kind::Shm),
+        Some("socket") => Ok(Kind::Socket),
+        Some("xen") => Ok(Kind::Xen),
+        _ => Err(Error::Config(format!("QREXEC_TRANSPORT={name:?}: expected shm, socket or xen"))),
+    }
+}
+
+/// What is present decides; a Xen guest never falls back to shared memory in silence.
+fn present() -> Result<Kind, Error> {
+    if env::var_os("VCHAN_SOCKET_DIR").is_some() {
+        return Ok(Kind::Socket);
+    }
+    let device = |name: &str| Path::new("/dev/xen").join(name).exists();
+    if device("evtchn") && (device("gntdev") || device("gntalloc")) {
+        return Ok(Kind::Xen);
+    }
+    if std::fs::read("/sys/hypervisor/type").is_ok_and(|t| t.trim_ascii() == b"xen") {
+        return Err(Error::Config(
+            "a Xen guest without /dev/xen/evtchn and /dev/xen/gntdev: load xen-evtchn, xen-gntdev and \
+             xen-gntalloc, or set QREXEC_TRANSPORT"
+                .into(),
+        ));
+    }
+    Ok(Kind::Shm)
+}
+
+fn own_domain() -> Result<u32, Error> {
+    match env::var_os("VCHAN_DOMAIN") {
+        None => Ok(0),
+        Some(text) => text
+            .to_str()
+            .and_then(|t| t.parse().ok())
+            .ok_or_else(|| Error::Config(format!("VCHAN_DOMAIN={text:?}: expected a domain id, a number"))),
+    }
+}
+
+/// The private meeting folder: named by the environment, or made where only this user can look.
+fn shm_dir() -> Result<PathBuf, Error> {
+    if let Some(dir) = env::var_os("QREXEC_SHM_DIR") {
+        return private_folder(PathBuf::from(dir));
+    }
+    if let Some(run) = env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+        return private_folder(Path::new(&run).join("qrexec-shm"));
+    }
+    private_folder(env::temp_dir().join(format!("qrexec-shm-{}", rustix::process::getuid().as_raw())))
+}
+
+/// Makes the folder if it is missing; refuses one that is a link, somebody else's, or open to others.
+fn private_folder(path: PathBuf) -> Result<PathBuf, Error> {
+    match fs::mkdir(&path, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(Error::io(format!("making {}", path.display()))(error.into())),
+    }
+    let stat = fs::lstat(&path).map_err(|e| Error::io(format!("looking at {}", path.display()))(e.into()))?;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw() || rustix::process::geteuid().is_root();
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || !ours || stat.st_mode & 0o077 != 0 {
+        return Err(Error::Config(format!(
+            "{}: must be a folder of your own with mode 0700, since whoever can enter it can join your calls",
+            path.display()
+        )));
+    }
+    Ok(path)
+}

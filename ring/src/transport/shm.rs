@@ -1,0 +1,191 @@
+#![forbid(unsafe_code)]
+//! The embedded default: page 0 and rings in a sealed memfd, one byte on a unix socket as the doorbell.
+//!
+//! The server's first message carries [`MAGIC`], [`VERSION`], both orders and the memfd. From then on
+//! each byte in either direction says "look", and the end of the stream says "the peer is dead". The
+//! doorbell is a socket and not an eventfd, because an eventfd's description is shared: a peer could
+//! make it blocking and fill it, and our ring would hang.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{self, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
+};
+
+use crate::channel::{Bell, Channel, announce_client, initialise};
+use crate::error::Error;
+use crate::layout::Orders;
+use crate::page::Side;
+use crate::region::Region;
+
+/// First bytes of the offer: "qrxs" in memory order.
+const MAGIC: u32 = u32::from_le_bytes(*b"qrxs");
+/// Version of the meeting, not of qrexec.
+const VERSION: u32 = 1;
+/// `magic: u32, version: u32, left_order: u16, right_order: u16`, little-endian.
+const OFFER: usize = 12;
+/// The memfd can neither shrink nor grow nor be unsealed, so no access to it can fault. Holes can be
+/// punched into it, which read as zeroes: lies of the peer about its own bytes.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// A server's pages, made before the client comes.
+pub(super) struct Offer {
+    orders: Orders,
+    memfd: OwnedFd,
+    region: Arc<Region>,
+}
+
+impl Offer {
+    pub(super) fn new(orders: Orders) -> Result<Offer, Error> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memfd = fs::memfd_create("vchan", flags)
+            .and_then(|fd| {
+                fs::ftruncate(&fd, orders.region_bytes() as u64)?;
+                fs::fcntl_add_seals(&fd, SEALS)?;
+                Ok(fd)
+            })
+            .map_err(|e| Error::io("making the vchan pages")(e.into()))?;
+        let region = Arc::new(Region::map(memfd.as_fd(), orders)?);
+        initialise(&region);
+        Ok(Offer { orders, memfd, region })
+    }
+
+    /// Hands the pages to the client at `socket`.
+    pub(super) fn give(&mut self, socket: OwnedFd) -> io::Result<Channel> {
+        let mut message = [0u8; OFFER];
+        message[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        message[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        message[8..10].copy_from_slice(&self.orders.left.get().to_le_bytes());
+        message[10..12].copy_from_slice(&self.orders.right.get().to_le_bytes());
+        let fds = [self.memfd.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let sent = sendmsg(&socket, &[io::IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)?;
+        if sent != OFFER {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(Channel::new(self.region.clone(), Side::Server, Box::new(Doorbell(socket))))
+    }
+}
+
+/// Why there is no region (yet).
+pub(super) enum Refusal {
+    /// The offer has not arrived.
+    NotYet,
+    /// The server left without an offer.
+    Gone,
+    /// The offer is not acceptable.
+    Bad(&'static str),
+    /// Our own side failed.
+    Failed(Error),
+}
+
+/// Receives and checks the server's offer. Never blocks.
+pub(super) fn receive(socket: &OwnedFd) -> Result<Arc<Region>, Refusal> {
+    let mut message = [0u8; OFFER];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = match recvmsg(socket, &mut [io::IoSliceMut::new(&mut message)], &mut control, flags) {
+        Ok(got) => got,
+        Err(Errno::AGAIN | Errno::INTR) => return Err(Refusal::NotYet),
+        Err(_) => return Err(Refusal::Gone),
+    };
+    let mut fds = Vec::new();
+    for ancillary in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = ancillary {
+            fds.extend(received);
+        }
+    }
+    if got.bytes == 0 {
+        return Err(Refusal::Gone);
+    }
+    if got.bytes != OFFER || got.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+        return Err(Refusal::Bad("its offer is not 12 bytes with one descriptor"));
+    }
+    let orders = parse(&message)?;
+    let [memfd] = <[OwnedFd; 1]>::try_from(fds)
+        .map_err(|_| Refusal::Bad("its offer does not carry exactly one descriptor"))?;
+    check_memfd(&memfd, orders)?;
+    Region::map(memfd.as_fd(), orders).map(Arc::new).map_err(Refusal::Failed)
+}
+
+fn parse(message: &[u8; OFFER]) -> Result<Orders, Refusal> {
+    let [m0, m1, m2, m3, v0, v1, v2, v3, l0, l1, r0, r1] = *message;
+    if u32::from_le_bytes([m0, m1, m2, m3]) != MAGIC {
+        return Err(Refusal::Bad("its offer does not begin with the magic"));
+    }
+    if u32::from_le_bytes([v0, v1, v2, v3]) != VERSION {
+        return Err(Refusal::Bad("its offer is of another version"));
+    }
+    Orders::validate(u16::from_le_bytes([l0, l1]), u16::from_le_bytes([r0, r1]))
+        .map_err(|_| Refusal::Bad("its ring orders are impossible"))
+}
+
+/// Without these seals and this very size an access could fault, and the fault would be ours.
+fn check_memfd(memfd: &OwnedFd, orders: Orders) -> Result<(), Refusal> {
+    let seals = fs::fcntl_get_seals(memfd).map_err(|_| Refusal::Bad("its pages are not a memfd"))?;
+    if !seals.contains(SEALS) {
+        return Err(Refusal::Bad("its memfd is not sealed"));
+    }
+    let stat = fs::fstat(memfd).map_err(|_| Refusal::Bad("its memfd cannot be examined"))?;
+    if stat.st_size as u64 != orders.region_bytes() as u64 {
+        return Err(Refusal::Bad("its memfd is not of the size that the orders say"));
+    }
+    Ok(())
+}
+
+/// The client's end, announced to the server.
+pub(super) fn join(socket: OwnedFd, region: Arc<Region>) -> Channel {
+    announce_client(&region);
+    let mut bell = Doorbell(socket);
+    // A server that is gone already shows at the first look at the channel.
+    let _ = bell.ring();
+    Channel::new(region, Side::Client, Box::new(bell))
+}
+
+/// One byte: look. End of stream: dead.
+struct Doorbell(OwnedFd);
+
+impl Bell for Doorbell {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn ring(&mut self) -> Result<bool, Error> {
+        match send(&self.0, b"!", SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            // A full queue of wake-ups wakes as well as one more would.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(false),
+            Err(error) => Err(Error::io("ringing the doorbell")(error.into())),
+        }
+    }
+
+    fn acknowledge(&mut self) -> Result<bool, Error> {
+        let mut bytes = [0u8; 256];
+        match recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) | Err(Errno::CONNRESET | Errno::NOTCONN) => Ok(false),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(error) => Err(Error::io("answering the doorbell")(error.into())),
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        false
+    }
+
+    fn wants_in(&mut self) -> bool {
+        true
+    }
+
+    fn wants_out(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,123 @@
+#![forbid(unsafe_code)]
+//! Unix stream sockets at paths of any length.
+//!
+//! A socket address holds 108 bytes. Longer paths are reached through `/proc/self/fd/<folder>/<name>`.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Bytes of a path that an address surely holds, its NUL included.
+const ADDRESS_PATH: usize = 107;
+
+/// An address for `path`, and the folder that must stay open while the address is used.
+fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    if path.as_os_str().len() <= ADDRESS_PATH {
+        return Ok((SocketAddrUnix::new(path)?, None));
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    short.push(name);
+    Ok((SocketAddrUnix::new(short)?, Some(folder)))
+}
+
+fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None)?)
+}
+
+/// Listens at `path` with permissions `mode`, replacing what was there.
+///
+/// The socket is made ready under another name and renamed, so that whoever finds it can connect:
+/// there is no moment at which it exists and refuses. The result is non-blocking.
+pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut hidden = std::ffi::OsString::from(format!(".{}.{serial}.", std::process::id()));
+    // The hidden name must fit an address too, so it carries only a part of a long one.
+    hidden.push(name.to_string_lossy().chars().take(16).collect::<String>());
+    let temporary = path.with_file_name(hidden);
+
+    let fd = socket(SocketFlags::NONBLOCK)?;
+    let (at, _folder) = address(&temporary)?;
+    let _ = fs::unlink(&temporary);
+    net::bind(&fd, &at)?;
+    let ready = fs::chmod(&temporary, Mode::from_raw_mode(mode))
+        .and_then(|()| net::listen(&fd, 4096))
+        .and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = ready {
+        let _ = fs::unlink(&temporary);
+        return Err(error.into());
+    }
+    Ok(fd)
+}
+
+/// Connects to `path`; the result is blocking. Never waits longer than the listener's queue takes.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    connect_with(path, SocketFlags::empty())
+}
+
+/// Connects to `path`; the result is non-blocking, and a full queue is `WouldBlock`.
+pub fn connect_nonblocking(path: &Path) -> io::Result<OwnedFd> {
+    connect_with(path, SocketFlags::NONBLOCK)
+}
+
+fn connect_with(path: &Path, flags: SocketFlags) -> io::Result<OwnedFd> {
+    let fd = socket(flags)?;
+    let (at, _folder) = address(path)?;
+    net::connect(&fd, &at)?;
+    Ok(fd)
+}
+
+/// Accepts one connection, close-on-exec and non-blocking; `None` when there is none now.
+pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    loop {
+        match net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(fd) => return Ok(Some(fd)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The user id of whoever is at the other end.
+pub fn peer_uid(fd: &OwnedFd) -> io::Result<u32> {
+    Ok(net::sockopt::socket_peercred(fd)?.uid.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_longer_than_an_address_work_and_leave_no_temporary() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("x".repeat(150)).join("y".repeat(50));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a-name-of-ordinary-length.sock");
+        let listener = listen(&path, 0o600).unwrap();
+        assert!(accept(&listener).unwrap().is_none());
+        let _client = connect(&path).unwrap();
+        let server = accept(&listener).unwrap().expect("a connection waits");
+        assert_eq!(peer_uid(&server).unwrap(), rustix::process::getuid().as_raw());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s");
+        drop(listen(&path, 0o600).unwrap());
+        assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let _listener = listen(&path, 0o600).unwrap();
+        connect(&path).unwrap();
+    }
+}
