@@ -1,3 +1,4 @@
 //! placeholder replaced in this commit series
-pub mod reactor;
+pub mod link;
 pub mod process;
+pub mod reactor;

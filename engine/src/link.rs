@@ -65,12 +65,12 @@ pub trait ByteLink: AsFd {
     /// # Errors
     /// The link is broken for good.
     fn on_ready(&mut self) -> Result<(), LinkError>;
-    /// To be called before sleeping; `data` and `room` say what is waited for. `true`: it is there
-    /// already, do not sleep.
+    /// To be called before sleeping: whether data is waited for, and how many bytes of room (0: none).
+    /// `true`: it is there already, do not sleep.
     ///
     /// # Errors
     /// The link is broken for good.
-    fn arm(&mut self, data: bool, room: bool) -> Result<bool, LinkError>;
+    fn arm(&mut self, data: bool, room: usize) -> Result<bool, LinkError>;
     /// Whether the descriptor must be polled for writing too.
     fn wants_out(&self) -> bool;
     /// Whether the peer is still there. What it sent before it went can still be read.
@@ -83,7 +83,7 @@ impl ByteLink for ring::Channel {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
-        Ok(ring::Channel::write(self, bytes)?)
+        none_if_closed(ring::Channel::write(self, bytes))
     }
 
     fn flush(&mut self) -> Result<(), LinkError> {
@@ -91,15 +91,15 @@ impl ByteLink for ring::Channel {
     }
 
     fn room(&mut self) -> Result<usize, LinkError> {
-        Ok(self.writable()?)
+        none_if_closed(self.writable())
     }
 
     fn on_ready(&mut self) -> Result<(), LinkError> {
         Ok(ring::Channel::on_ready(self)?)
     }
 
-    fn arm(&mut self, data: bool, room: bool) -> Result<bool, LinkError> {
-        Ok(ring::Channel::arm(self, data, room)?)
+    fn arm(&mut self, data: bool, room: usize) -> Result<bool, LinkError> {
+        Ok(self.arm_for(data, room)?)
     }
 
     fn wants_out(&self) -> bool {
@@ -108,6 +108,15 @@ impl ByteLink for ring::Channel {
 
     fn is_open(&self) -> bool {
         ring::Channel::is_open(self)
+    }
+}
+
+/// No room where there is no peer: that it went is noticed by the read that finds nothing more, since
+/// what it said before may still be waiting there.
+fn none_if_closed(result: Result<usize, ring::Error>) -> Result<usize, LinkError> {
+    match result {
+        Err(ring::Error::Closed) => Ok(0),
+        other => Ok(other?),
     }
 }
 
@@ -162,8 +171,7 @@ impl ByteLink for UnixLink {
         loop {
             match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => return Ok(count),
-                // No room. A peer that went is noticed by the read that finds the end of the stream:
-                // what it said before may still be waiting there.
+                // No room; a peer that went is noticed by the read, as on a vchan.
                 Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return Ok(0),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -184,8 +192,8 @@ impl ByteLink for UnixLink {
         Ok(())
     }
 
-    fn arm(&mut self, _data: bool, room: bool) -> Result<bool, LinkError> {
-        self.wants_out = room;
+    fn arm(&mut self, _data: bool, room: usize) -> Result<bool, LinkError> {
+        self.wants_out = room > 0;
         Ok(false)
     }
 
@@ -276,8 +284,7 @@ impl<T: ByteLink> Framed<T> {
     ///
     /// # Errors
     /// The peer broke the protocol, or the link is broken for good.
-    // Not an iterator: after `None` there may be more.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at None, this goes on")]
     pub fn next(&mut self) -> Result<Option<Frame>, LinkError> {
         let mut buffer = [0_u8; READ_SIZE];
         loop {
@@ -307,7 +314,13 @@ impl<T: ByteLink> Framed<T> {
         if self.ended {
             return Ok(false);
         }
-        self.link.arm(true, !self.out.is_empty())
+        // Less than a header is not worth waking for at the start of a message.
+        let room = match self.out.front() {
+            None => 0,
+            Some(message) if self.sent == 0 => HEADER_LEN.min(message.len()),
+            Some(_) => 1,
+        };
+        self.link.arm(true, room)
     }
 
     /// Whether the descriptor must be polled for writing too.
@@ -328,10 +341,10 @@ impl<T: ByteLink> Framed<T> {
         self.decoder.is_mid_message()
     }
 
-    /// Whether everything queued has been handed to the transport.
+    /// Bytes that wait to be handed to the transport.
     #[must_use]
-    pub fn is_flushed(&self) -> bool {
-        self.out.is_empty()
+    pub fn queued(&self) -> usize {
+        self.queued
     }
 
     /// The transport.
@@ -420,6 +433,33 @@ mod tests {
     }
 
     #[test]
+    fn a_header_waits_for_its_room_on_a_vchan() {
+        let folder = tempfile::tempdir().unwrap();
+        let transport = |own| ring::Transport::new(ring::Kind::Shm, own, folder.path());
+        let sizes = ring::Sizes { left: 4096, right: 4096 };
+        let mut listener = transport(1).listen(0, 512, sizes).unwrap();
+        let mut connector = transport(0).connect(1, 512).unwrap();
+        assert!(connector.poll().unwrap().is_none());
+        let server = listener.accept().unwrap().expect("the client waits");
+        let client = connector.poll().unwrap().expect("the server was there");
+        let (mut ours, mut theirs) = (Framed::new(server, 4096), Framed::new(client, 4096));
+        // Leaves five bytes of the ring: not enough for another header.
+        ours.send(message(1, &[0; 4096 - HEADER_LEN - 5])).unwrap();
+        ours.send(message(2, b"second")).unwrap();
+        assert!(!ours.arm().unwrap());
+        assert_eq!(ours.queued(), HEADER_LEN + 6);
+        assert_eq!(theirs.next().unwrap().unwrap().ty, 1);
+        assert!(theirs.next().unwrap().is_none() && !theirs.is_mid_message());
+        theirs.arm().unwrap();
+        ours.on_ready().unwrap();
+        assert_eq!(ours.queued(), 0);
+        drop(ours);
+        theirs.on_ready().unwrap();
+        assert_eq!(theirs.next().unwrap().unwrap().body, b"second");
+        assert!(theirs.next().unwrap().is_none() && !theirs.is_open());
+    }
+
+    #[test]
     fn queued_messages_leave_whole_and_in_order() {
         let (mut framed, mut peer) = pair(16);
         let total: Vec<u8> = (0..200_u32).flat_map(|n| message(n, &[n as u8; 3000])).collect();
@@ -435,6 +475,6 @@ mod tests {
         }
         assert_eq!(got, total);
         framed.arm().unwrap();
-        assert!(framed.is_flushed() && !framed.wants_out());
+        assert!(framed.queued() == 0 && !framed.wants_out());
     }
 }
