@@ -1,0 +1,392 @@
+//! A lab as a library: what the tests and the benchmark use, and what the command line is made of.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::getuid;
+
+use super::control::{Answer, Client, Part, Request};
+use super::plan::{
+    DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, Plan, Source, Transport, apply, check_file_name,
+    check_vm_name,
+};
+use super::report::Report;
+use super::sweep::{self, Process};
+use super::{Error, keeper, role, start, store};
+
+/// Collects what a lab is to be; [`Builder::start`] makes it.
+#[derive(Debug)]
+pub struct Builder {
+    plan: Plan,
+    name: Option<String>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let plan = Plan {
+            root: PathBuf::new(),
+            token: String::new(),
+            vms: Vec::new(),
+            transport: Transport::default(),
+            user: String::new(),
+            policy: DEFAULT_POLICY.to_owned(),
+            exe: PathBuf::new(),
+            bin_dir: None,
+            entries: Vec::new(),
+            env: Vec::new(),
+            namespace: true,
+            stay: false,
+        };
+        Self { plan, name: None }
+    }
+}
+
+impl Builder {
+    /// Adds a VM; without any, there are `work` and `vault`.
+    #[must_use]
+    pub fn vm(mut self, name: &str) -> Self {
+        self.plan.vms.push(name.to_owned());
+        self
+    }
+
+    /// The text of the policy, in the format of `policy.d`. Default: calls between VMs are allowed, calls to dom0 are not.
+    #[must_use]
+    pub fn policy(mut self, text: &str) -> Self {
+        self.plan.policy = text.to_owned();
+        self
+    }
+
+    /// A service of `vm` (or dom0): a link to an executable, a socket, or `/dev/tcp/…`.
+    #[must_use]
+    pub fn service(self, vm: &str, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.entry(vm, "rpc", name, Source::Link(path.into()))
+    }
+
+    /// A service of `vm` (or dom0): an executable file with this text.
+    #[must_use]
+    pub fn script(self, vm: &str, name: &str, text: &str) -> Self {
+        self.entry(vm, "rpc", name, Source::Script(text.to_owned()))
+    }
+
+    /// The configuration of a service of `vm`.
+    #[must_use]
+    pub fn config(self, vm: &str, service: &str, text: &str) -> Self {
+        self.entry(vm, "rpc-config", service, Source::Script(text.to_owned()))
+    }
+
+    /// A program in the search path of `vm` only.
+    #[must_use]
+    pub fn program(self, vm: &str, name: &str, text: &str) -> Self {
+        self.entry(vm, "bin", name, Source::Script(text.to_owned()))
+    }
+
+    fn entry(mut self, vm: &str, folder: &str, name: &str, source: Source) -> Self {
+        let path = Path::new("vm").join(vm).join(folder).join(name);
+        self.plan.entries.push(Entry { path, source });
+        self
+    }
+
+    /// What carries the bytes. Default: shared memory.
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.plan.transport = transport;
+        self
+    }
+
+    /// Whether to try for a PID namespace. Default: yes; where the system forbids it, the lab does without.
+    #[must_use]
+    pub fn namespace(mut self, wanted: bool) -> Self {
+        self.plan.namespace = wanted;
+        self
+    }
+
+    /// The executable that plays every role. Default: this one.
+    #[must_use]
+    pub fn exe(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plan.exe = path.into();
+        self
+    }
+
+    /// Takes the programs that this folder has from there.
+    #[must_use]
+    pub fn bin_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.plan.bin_dir = Some(folder.into());
+        self
+    }
+
+    /// An environment variable for every agent, daemon and command.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.plan.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the lab a name under which others find it, and lets it outlive its starter.
+    #[must_use]
+    pub fn stay(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self.plan.stay = true;
+        self
+    }
+
+    /// Builds and starts the lab; returns when every machine answers.
+    ///
+    /// # Errors
+    /// A bad name, a missing service, or what kept an agent or a daemon from starting.
+    pub fn start(mut self) -> Result<Lab, Error> {
+        self.complete()?;
+        self.check()?;
+        let folder = store::folder()?;
+        let root = self.make_root(&folder)?;
+        self.plan.token = format!("{}-{}", root.display(), std::process::id());
+        self.plan.root = root;
+        let layout = self.plan.layout();
+        let started = Lab::launch(&self.plan);
+        if started.is_err() {
+            let _ = fs::remove_dir_all(layout.root());
+        }
+        started
+    }
+
+    fn complete(&mut self) -> Result<(), Error> {
+        if self.plan.vms.is_empty() {
+            self.plan.vms = DEFAULT_VMS.map(str::to_owned).to_vec();
+        }
+        if self.plan.exe.as_os_str().is_empty() {
+            self.plan.exe =
+                std::env::current_exe().map_err(|error| Error::io("cannot find this executable", error))?;
+        }
+        self.plan.user = user_name()?;
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), Error> {
+        for (index, vm) in self.plan.vms.iter().enumerate() {
+            check_vm_name(vm)?;
+            if self.plan.vms.iter().take(index).any(|other| other == vm) {
+                return Err(Error::new(format!("there are two machines with the name {vm}")));
+            }
+        }
+        if let Some(folder) = &mut self.plan.bin_dir {
+            *folder = absolute(folder)?;
+        }
+        for entry in &mut self.plan.entries {
+            let mut parts = entry.path.iter().skip(1).filter_map(OsStr::to_str);
+            let vm = parts.next().unwrap_or_default();
+            if vm != DOM0 && !self.plan.vms.iter().any(|name| name == vm) {
+                return Err(Error::unknown_vm(vm));
+            }
+            check_file_name(parts.nth(1).unwrap_or_default())?;
+            if parts.next().is_some() {
+                return Err(Error::new(format!("{} is not a name", entry.path.display())));
+            }
+            if let Source::Link(target) = &mut entry.source
+                && !target.starts_with("/dev/tcp")
+            {
+                *target = absolute(target)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_root(&self, folder: &Path) -> Result<PathBuf, Error> {
+        let Some(name) = &self.name else {
+            let made = tempfile::Builder::new().prefix("run-").rand_bytes(8).tempdir_in(folder);
+            return Ok(made.map_err(|error| Error::io("cannot make the lab's folder", error))?.keep());
+        };
+        check_vm_name(name).map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab")))?;
+        let root = folder.join(name);
+        if let store::Found::Stale = store::look(&Layout::new(&root)) {
+            store::bury(&Layout::new(&root));
+        }
+        match fs::create_dir(&root) {
+            Ok(()) => Ok(root),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::new(format!("the lab {name} is already there")))
+            }
+            Err(error) => Err(Error::io("cannot make the lab's folder", error)),
+        }
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    fs::canonicalize(path).map_err(|error| Error::io(format!("cannot use {}", path.display()), error))
+}
+
+/// The name of the user who starts the lab: calls run as that user.
+fn user_name() -> Result<String, Error> {
+    let asked = Command::new("id").arg("-un").stderr(Stdio::null()).output();
+    let name =
+        asked.ok().filter(|output| output.status.success()).and_then(|o| String::from_utf8(o.stdout).ok());
+    match name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()) {
+        Some(name) => Ok(name),
+        None => Err(Error::new(format!("user {} has no name", getuid().as_raw()))),
+    }
+}
+
+/// A running lab. Dropping it ends every process in it, unless it is one that stays.
+#[derive(Debug)]
+pub struct Lab {
+    plan: Plan,
+    namespace: bool,
+    keeper: Option<Child>,
+}
+
+impl Lab {
+    /// A lab to be described.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The lab that stays under this name.
+    ///
+    /// # Errors
+    /// There is none, or it is dead.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let layout = Layout::new(&store::folder()?.join(name));
+        if !matches!(store::look(&layout), store::Found::Alive(_)) {
+            return Err(Error::new(format!("there is no lab {name}")));
+        }
+        Self::at(&layout)
+    }
+
+    /// The running lab in this folder.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn at(layout: &Layout) -> Result<Self, Error> {
+        let plan = keeper::read_plan(layout)?;
+        Ok(Self { namespace: plan.namespace, plan, keeper: None })
+    }
+
+    fn launch(plan: &Plan) -> Result<Self, Error> {
+        let text = serde_json::to_vec(plan).map_err(|error| Error::new(error.to_string()))?;
+        fs::write(plan.layout().plan(), text).map_err(|error| Error::io("cannot write the plan", error))?;
+        let mut command = Command::new(&plan.exe);
+        command.arg0(role::PROGRAM).arg(role::KEEPER).arg(&plan.root).stdout(Stdio::piped());
+        command.stdin(if plan.stay { Stdio::null() } else { Stdio::piped() });
+        let mut keeper = command.spawn().map_err(|error| Error::io("cannot start the lab", error))?;
+        let report = keeper.stdout.take().ok_or_else(|| Error::new("the lab does not report"));
+        match report.and_then(Report::receive) {
+            Ok(Report::Ready { namespace }) => {
+                Ok(Self { plan: plan.clone(), namespace, keeper: Some(keeper) })
+            }
+            Ok(Report::Failed(why)) => Err(abandon(keeper, Error::new(why))),
+            Err(error) => Err(abandon(keeper, error)),
+        }
+    }
+
+    /// What the lab consists of.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> Layout {
+        self.plan.layout()
+    }
+
+    /// Whether the lab has a PID namespace of its own.
+    pub fn has_namespace(&self) -> bool {
+        self.namespace
+    }
+
+    /// A command in machine `vm` that the caller starts itself, as its own child outside of the lab's namespace: the
+    /// quickest way to make a call. It ends with the lab nevertheless.
+    ///
+    /// # Errors
+    /// There is no such machine, or `argv` is empty.
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        vm: &str,
+        argv: impl IntoIterator<Item = S>,
+    ) -> Result<Command, Error> {
+        let env = self.plan.environment(vm)?;
+        let mut argv = argv.into_iter();
+        let program = argv.next().ok_or_else(|| Error::new("a command is needed"))?;
+        let mut command = Command::new(start::find(program.as_ref(), &env));
+        command.args(argv).current_dir(self.layout().home(vm));
+        apply(&mut command, &env);
+        Ok(command)
+    }
+
+    /// All processes of the lab that carry its marker.
+    pub fn processes(&self) -> Vec<Process> {
+        sweep::processes(&self.plan.token)
+    }
+
+    /// Ends a part of a machine if it runs, starts it again, and returns when it answers.
+    ///
+    /// # Errors
+    /// There is no such VM, or the part does not come back.
+    pub fn restart(&self, vm: &str, part: Part) -> Result<(), Error> {
+        let mut client = self.connect()?;
+        client.send(&Request::Restart { vm: vm.to_owned(), part }, &[])?;
+        match client.answer()? {
+            Answer::Ready => Ok(()),
+            Answer::Failed { why, .. } => Err(Error::new(why)),
+            Answer::Exited(_) => Err(Error::new("the lab answers nonsense")),
+        }
+    }
+
+    pub(super) fn connect(&self) -> Result<Client, Error> {
+        Client::connect(&self.layout().control())
+    }
+
+    /// Starts a command inside the lab on the caller's own streams; the connection tells when it ends.
+    pub(super) fn begin(&self, run: super::control::Run) -> Result<Client, Error> {
+        let mut client = self.connect()?;
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        client.send(&Request::Run(run), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        Ok(client)
+    }
+
+    /// Ends the lab and waits until it is gone. The same as dropping it, with a word about what went wrong.
+    ///
+    /// # Errors
+    /// The keeper failed to clean up.
+    pub fn down(mut self) -> Result<(), Error> {
+        if self.plan.stay {
+            self.keeper = None;
+            return store::end(&self.layout());
+        }
+        match self.keeper.take().map(end) {
+            Some(Err(error)) => Err(Error::io("cannot wait for the lab's end", error)),
+            Some(Ok(false)) => Err(Error::new("the lab's keeper was killed; its leftovers were swept")),
+            Some(Ok(true)) | None => Ok(()),
+        }
+        .inspect_err(|_| store::bury(&self.layout()))
+    }
+
+    /// The variables that make a process part of machine `vm`.
+    ///
+    /// # Errors
+    /// There is no such machine.
+    pub fn environment(&self, vm: &str) -> Result<Vec<(OsString, Option<OsString>)>, Error> {
+        self.plan.environment(vm)
+    }
+}
+
+/// Cuts the lifeline and waits for the keeper; whether it ended well.
+fn end(mut keeper: Child) -> std::io::Result<bool> {
+    drop(keeper.stdin.take());
+    Ok(keeper.wait()?.success())
+}
+
+fn abandon(keeper: Child, error: Error) -> Error {
+    let _ = end(keeper);
+    error
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let Some(keeper) = self.keeper.take() else { return };
+        if !self.plan.stay && !matches!(end(keeper), Ok(true)) {
+            store::bury(&self.layout());
+        }
+    }
+}

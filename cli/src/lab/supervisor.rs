@@ -1,0 +1,325 @@
+//! The process inside: starts the machines, runs commands in them, and reaps whatever ends.
+//!
+//! Process 1 of the lab's namespace, or a subreaper where there is none. One loop over signals, the lifeline, the
+//! control socket and a watch on the folders in which the agents' and daemons' sockets appear.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use engine::process::Signals;
+use engine::reactor::{Event, Interest, Reactor};
+use rustix::fs::inotify;
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
+};
+
+use super::control::{Answer, Connection, Part, Request, Run};
+use super::keeper::{read_plan, silence_stdout};
+use super::plan::{Layout, Plan};
+use super::report::Report;
+use super::{Error, start, sweep};
+
+/// How long agents and daemons may take to find each other.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+const SIGNAL: u64 = 0;
+const LIFELINE: u64 = 1;
+const LISTENER: u64 = 2;
+const FOLDERS: u64 = 3;
+const FIRST_CONNECTION: u64 = 16;
+
+const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+
+/// The supervisor's main function.
+pub(super) fn main(root: &Path) -> i32 {
+    let alone = getpid().is_init();
+    let layout = Layout::new(root);
+    let ended =
+        settle(alone).and_then(|()| Supervisor::new(&layout)).and_then(|mut inside| inside.run(alone));
+    if !alone {
+        sweep::kill_descendants();
+        if let Ok(plan) = read_plan(&layout) {
+            sweep::kill_marked(&plan.token);
+        }
+    }
+    match ended {
+        // In a namespace the kernel ends everything else when this process returns.
+        Ok(()) => 0,
+        Err(error) => {
+            Report::Failed(error.to_string()).send();
+            1
+        }
+    }
+}
+
+fn settle(alone: bool) -> Result<(), Error> {
+    let settled = if alone {
+        engine::namespace::settle().map(|_own_proc| ())
+    } else {
+        set_child_subreaper(Some(getpid())).map_err(io::Error::from)
+    };
+    settled.map_err(|error| Error::io("cannot take over the lab's processes", error))
+}
+
+/// What a child of the supervisor is there for.
+#[derive(Debug)]
+enum Job {
+    Part(Part, String),
+    /// A command, on behalf of the connection with this token.
+    Command(u64),
+}
+
+/// Who waits until sockets have appeared.
+#[derive(Debug)]
+struct Waiting {
+    /// `None`: the lab's starter, through the report.
+    connection: Option<u64>,
+    sockets: Vec<PathBuf>,
+    until: Instant,
+}
+
+struct Supervisor {
+    plan: Plan,
+    layout: Layout,
+    signals: Signals,
+    reactor: Reactor,
+    listener: OwnedFd,
+    folders: OwnedFd,
+    connections: HashMap<u64, Connection>,
+    commands: HashMap<u64, Pid>,
+    jobs: HashMap<Pid, Job>,
+    waiting: Vec<Waiting>,
+    next_token: u64,
+}
+
+impl Supervisor {
+    fn new(layout: &Layout) -> Result<Self, Error> {
+        let plan = read_plan(layout)?;
+        let watch = || -> io::Result<Self> {
+            let supervisor = Self {
+                signals: Signals::block(&SIGNALS)?,
+                reactor: Reactor::new()?,
+                listener: ring::unix::listen(&layout.control(), 0o600)?,
+                folders: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?,
+                connections: HashMap::new(),
+                commands: HashMap::new(),
+                jobs: HashMap::new(),
+                waiting: Vec::new(),
+                next_token: FIRST_CONNECTION,
+                layout: layout.clone(),
+                plan,
+            };
+            supervisor.reactor.add(&supervisor.signals, SIGNAL, Interest::Read)?;
+            supervisor.reactor.add(io::stdin(), LIFELINE, Interest::Read)?;
+            supervisor.reactor.add(&supervisor.listener, LISTENER, Interest::Read)?;
+            supervisor.reactor.add(&supervisor.folders, FOLDERS, Interest::Read)?;
+            Ok(supervisor)
+        };
+        watch().map_err(|error| Error::io("cannot supervise the lab", error))
+    }
+
+    fn run(&mut self, namespace: bool) -> Result<(), Error> {
+        self.start_machines()?;
+        let mut events = Vec::new();
+        loop {
+            self.report_ready(namespace)?;
+            self.wait(&mut events)?;
+            for event in &events {
+                match event.token {
+                    SIGNAL => self.reap()?,
+                    LIFELINE => return Ok(()),
+                    LISTENER => self.accept(),
+                    FOLDERS => self.forget_folder_events(),
+                    token => self.serve(token),
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+        let until = self.waiting.iter().map(|waiting| waiting.until).min();
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        self.reactor.wait(timeout, events).map_err(|error| Error::io("cannot supervise the lab", error))
+    }
+
+    fn start_machines(&mut self) -> Result<(), Error> {
+        let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        let folders = self.plan.vms.iter().map(|vm| self.layout.machine(vm)).chain([self.layout.sockets()]);
+        for folder in folders {
+            inotify::add_watch(&self.folders, &folder, flags)
+                .map_err(|error| Error::io(format!("cannot watch {}", folder.display()), error))?;
+        }
+        let mut sockets = Vec::new();
+        for vm in self.plan.vms.clone() {
+            for part in [Part::Agent, Part::Daemon] {
+                self.start_part(part, &vm)?;
+                sockets.push(start::socket(&self.layout, part, &vm));
+            }
+        }
+        self.waiting.push(Waiting { connection: None, sockets, until: Instant::now() + READY_WITHIN });
+        Ok(())
+    }
+
+    fn start_part(&mut self, part: Part, vm: &str) -> Result<(), Error> {
+        let child = start::part(&self.plan, part, vm)?;
+        if let Some(pid) = start::pid(&child) {
+            self.jobs.insert(pid, Job::Part(part, vm.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Tells those who wait that what they wait for is there, or that it took too long.
+    fn report_ready(&mut self, namespace: bool) -> Result<(), Error> {
+        let now = Instant::now();
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            waiting.sockets.retain(|path| !start::is_socket(path));
+            if waiting.sockets.is_empty() {
+                match waiting.connection {
+                    Some(token) => self.answer(token, &Answer::Ready),
+                    None => {
+                        Report::Ready { namespace }.send();
+                        silence_stdout()?;
+                    }
+                }
+            } else if now >= waiting.until {
+                let missing: Vec<_> = waiting.sockets.iter().map(|path| path.display().to_string()).collect();
+                let why =
+                    format!("not there in time: {}{}", missing.join(", "), start::last_words(&self.plan));
+                match waiting.connection {
+                    Some(token) => self.answer(token, &Answer::Failed { code: 125, why }),
+                    None => return Err(Error::new(why)),
+                }
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reaps every child that has ended, whoever's it was.
+    fn reap(&mut self) -> Result<(), Error> {
+        while let Ok(Some(_)) = self.signals.take_next() {}
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            match self.jobs.remove(&pid) {
+                Some(Job::Command(token)) => {
+                    self.commands.remove(&token);
+                    self.answer(token, &Answer::Exited(exit_code(status)));
+                }
+                Some(Job::Part(part, vm)) => {
+                    let text =
+                        format!("the {part:?} of {vm} ended with {}", exit_code(status)).to_lowercase();
+                    eprintln!("{text}");
+                    if self.waiting.iter().any(|waiting| waiting.connection.is_none()) {
+                        return Err(Error::new(format!("{text}{}", start::last_words(&self.plan))));
+                    }
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        while let Ok(Some(fd)) = ring::unix::accept(&self.listener) {
+            let token = self.next_token;
+            self.next_token += 1;
+            let Ok(connection) = Connection::new(UnixStream::from(fd)) else { continue };
+            if self.reactor.add(&connection, token, Interest::Read).is_ok() {
+                self.connections.insert(token, connection);
+            }
+        }
+    }
+
+    /// That something happened is all that counts: [`Self::report_ready`] looks at the files themselves.
+    fn forget_folder_events(&mut self) {
+        let mut buffer = [0u8; 4096];
+        while rustix::io::read(&self.folders, &mut buffer).is_ok() {}
+    }
+
+    fn serve(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let Some(requests) = connection.receive() else { return self.hang_up(token) };
+        for request in requests {
+            let done = match request {
+                Request::Run(run) => self.start_command(token, &run),
+                Request::Signal(number) => {
+                    self.signal(token, Signal::from_named_raw(number));
+                    Ok(())
+                }
+                Request::Restart { vm, part } => self.restart(token, part, &vm),
+            };
+            if let Err(failed) = done {
+                self.answer(token, &failed);
+            }
+        }
+    }
+
+    /// A caller that goes away takes its command along.
+    fn hang_up(&mut self, token: u64) {
+        self.signal(token, Some(Signal::KILL));
+        if let Some(connection) = self.connections.remove(&token) {
+            let _ = self.reactor.remove(&connection);
+        }
+    }
+
+    fn answer(&mut self, token: u64, answer: &Answer) {
+        let sent = self.connections.get_mut(&token).map(|connection| connection.send(answer));
+        if let Some(Err(_)) = sent {
+            self.hang_up(token);
+        }
+    }
+
+    /// To the command's process group where it has one of its own, else to the command.
+    fn signal(&self, token: u64, signal: Option<Signal>) {
+        let (Some(pid), Some(signal)) = (self.commands.get(&token), signal) else { return };
+        let _ = if self.plan.stay { kill_process_group(*pid, signal) } else { kill_process(*pid, signal) };
+    }
+
+    fn start_command(&mut self, token: u64, run: &Run) -> Result<(), Answer> {
+        let trouble = |why: String| Answer::Failed { code: 125, why };
+        let stdio = self.connections.get_mut(&token).and_then(Connection::take_stdio);
+        let stdio = stdio.ok_or_else(|| trouble("three streams are needed".into()))?;
+        if self.commands.contains_key(&token) {
+            return Err(trouble("one command at a time".into()));
+        }
+        let child = start::command(&self.plan, run, stdio)?;
+        if let Some(pid) = start::pid(&child) {
+            self.jobs.insert(pid, Job::Command(token));
+            self.commands.insert(token, pid);
+        }
+        Ok(())
+    }
+
+    /// Ends a part if it still runs, starts it again, and answers when its socket is there.
+    fn restart(&mut self, token: u64, part: Part, vm: &str) -> Result<(), Answer> {
+        let failed = |error: Error| Answer::Failed { code: 125, why: error.to_string() };
+        let id = self.plan.id(vm).filter(|id| *id > 0).ok_or_else(|| failed(Error::unknown_vm(vm)))?;
+        let old =
+            self.jobs.iter().find(|(_, job)| matches!(job, Job::Part(p, name) if *p == part && name == vm));
+        if let Some((pid, _)) = old {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        // A killed program leaves its socket behind, and a daemon without its agent takes its own away; so the ones
+        // that appear from now on are the new ones.
+        let mut sockets = vec![start::socket(&self.layout, Part::Daemon, vm)];
+        let _ = fs::remove_file(self.layout.sockets().join(format!("qrexec.{id}")));
+        if part == Part::Agent {
+            sockets.push(start::socket(&self.layout, Part::Agent, vm));
+        }
+        for socket in &sockets {
+            let _ = fs::remove_file(socket);
+        }
+        self.start_part(part, vm).map_err(failed)?;
+        self.waiting.push(Waiting { connection: Some(token), sockets, until: Instant::now() + READY_WITHIN });
+        Ok(())
+    }
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255)
+}
