@@ -1,4 +1,5 @@
 //! placeholder replaced in this commit series
+pub mod exec;
 pub mod link;
 pub mod namespace;
 pub mod process;

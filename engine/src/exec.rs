@@ -1,0 +1,244 @@
+//! From a command line to running streams: which file or socket provides a service, what its
+//! configuration says, in which environment and as whom it runs.
+//!
+//! Both sides use it: the agent for the calls that its daemon allows, dom0 for the services that
+//! VMs call there. The order is always the same: [`Services::config`] (it may postpone the call),
+//! [`Services::prepare`] (lookup only, nothing runs), [`Services::start`] or
+//! [`Services::start_detached`].
+//!
+//! Starting costs one `posix_spawn(3)` and no shell as long as the service runs as our own user.
+
+use std::ffi::CString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use wire::command::{CommandError, CommandKind, ServiceCall};
+use wire::names::ServiceName;
+
+mod account;
+mod config;
+mod environment;
+mod login;
+mod lookup;
+mod paths;
+mod start;
+mod stderr_log;
+mod tcp;
+
+pub use account::{Account, Users};
+pub use config::{ConfigError, Problem, ServiceConfig};
+pub use environment::Environment;
+pub use lookup::Provider;
+pub use paths::{MAX_FILE_NAME, SearchPath};
+pub use start::{Started, Stderr};
+pub use stderr_log::stderr_log;
+pub use tcp::TcpError;
+
+use crate::process::EXIT_TROUBLE;
+
+/// Exit code of a call whose service does not exist.
+pub const EXIT_NOT_FOUND: i32 = 127;
+
+/// Why a command or service could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// No file in any folder.
+    #[error("there is no service {0}")]
+    NotFound(ServiceName),
+    /// No file can have this name.
+    #[error("a service name of {0} bytes, without its argument: at most {MAX_FILE_NAME} are possible")]
+    NameTooLong(usize),
+    /// Something in the way of the search.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A configuration file that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// A link to `/dev/tcp…` that leads nowhere.
+    #[error("{}: {source}", path.display())]
+    Tcp {
+        /// The link.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TcpError,
+    },
+    /// Neither a program, nor text, nor a socket; or not reached by an absolute path.
+    #[error("{}: neither a program nor a socket under an absolute path", .0.display())]
+    NoService(PathBuf),
+    /// A socket service that does not answer.
+    #[error("cannot connect to {to}: {source}")]
+    Connect {
+        /// Path or address.
+        to: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program that does not start.
+    #[error("cannot start {}: {source}", file.display())]
+    Spawn {
+        /// The program.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A user whom this machine does not know, or who is not us while we cannot become another.
+    #[error("cannot run as user {wanted}: {reason}")]
+    User {
+        /// The name that was asked for.
+        wanted: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A command line without sense.
+    #[error("bad command line: {0}")]
+    Command(#[from] CommandError),
+    /// No descriptors for the streams.
+    #[error("cannot make the streams: {0}")]
+    Streams(io::Error),
+}
+
+impl ExecError {
+    /// The exit code that the caller gets: 127 if the service (or the interpreter that it names) is
+    /// not there, 125 for everything else.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::NotFound(_) => EXIT_NOT_FOUND,
+            Self::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+            _ => EXIT_TROUBLE,
+        }
+    }
+}
+
+/// Where this machine's services are and how they run.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Folders of services.
+    pub folders: SearchPath,
+    /// Folders of their configuration.
+    pub configs: SearchPath,
+    /// As whom calls run.
+    pub users: Users,
+    /// Whether services may see the variables by which we were told of an embedded transport, so
+    /// that they can make calls themselves. Never on Xen.
+    pub embedded: bool,
+}
+
+/// A command or service that was found and can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prepared {
+    /// A program of this machine.
+    Executable(Executable),
+    /// A unix stream socket.
+    Socket(PathBuf, SocketOptions),
+    /// A TCP port.
+    Tcp(SocketAddr, SocketOptions),
+}
+
+/// A program with what it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    /// What is executed.
+    pub image: Image,
+    /// The call it serves; `None` for a command.
+    pub call: Option<ServiceCall>,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Image {
+    /// A program.
+    Program(PathBuf),
+    /// A text for `/bin/sh`.
+    Text(PathBuf),
+    /// A command for a shell.
+    Shell(CString),
+}
+
+impl Image {
+    /// The file, as far as there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Program(path) | Self::Text(path) => Some(path),
+            Self::Shell(_) => None,
+        }
+    }
+}
+
+/// How a socket service is treated.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Bytes that the service gets before the caller's, usually the call's description with a NUL.
+    pub prefix: Vec<u8>,
+    /// The call ends as soon as the caller sends no more.
+    pub exit_on_client_eof: bool,
+    /// The call ends as soon as the service sends no more.
+    pub exit_on_service_eof: bool,
+}
+
+impl Services {
+    /// What the environment says about folders, with the given manner of running.
+    #[must_use]
+    pub fn from_env(users: Users, embedded: bool) -> Self {
+        Self { folders: SearchPath::services(), configs: SearchPath::configs(), users, embedded }
+    }
+
+    /// The configuration of a service.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be used: the call must fail.
+    pub fn config(&self, service: &ServiceName) -> Result<ServiceConfig, ExecError> {
+        ServiceConfig::load(&self.configs, &service.with_plus(), service.name())
+    }
+
+    /// Finds what a command line asks for. Nothing runs and nothing is connected yet.
+    ///
+    /// # Errors
+    /// No such service, or one that cannot be used.
+    pub fn prepare(&self, kind: &CommandKind, config: &ServiceConfig) -> Result<Prepared, ExecError> {
+        let call = match kind {
+            CommandKind::Service(call) => call,
+            CommandKind::Shell(text) => {
+                let text = CString::new(text.clone()).map_err(|_| CommandError::Nul)?;
+                return Ok(Prepared::Executable(Executable { image: Image::Shell(text), call: None }));
+            }
+        };
+        let image = match lookup::find(&self.folders, &call.service)? {
+            Provider::Program(path) => Image::Program(path),
+            Provider::Text(path) => Image::Text(path),
+            Provider::Socket(path) => return Ok(Prepared::Socket(path, SocketOptions::new(call, config))),
+            Provider::Tcp(address) => return Ok(Prepared::Tcp(address, SocketOptions::new(call, config))),
+        };
+        if let (Some(key), Some(path)) = (config.socket_only_key(), image.path()) {
+            tracing::warn!("{key}=true is for sockets, {} is a program: ignored", path.display());
+        }
+        Ok(Prepared::Executable(Executable { image, call: Some(call.clone()) }))
+    }
+}
+
+impl SocketOptions {
+    fn new(call: &ServiceCall, config: &ServiceConfig) -> Self {
+        let mut prefix = Vec::new();
+        if !config.skip_service_descriptor {
+            prefix = call.descriptor();
+            prefix.push(0);
+        }
+        Self {
+            prefix,
+            exit_on_client_eof: config.exit_on_client_eof,
+            exit_on_service_eof: config.exit_on_service_eof,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+use super::*;
+
+fn config(text: &str) -> ServiceConfig {
+    parse(text.as_bytes()).expect(text).config
+}
+
+fn problem(text: &str) -> (usize, Problem) {
+    match parse(text.as_bytes()) {
+        Err(ConfigError::Line { line, problem }) => (line, problem),
+        other => panic!("{text:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    let all = config(
+        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true",
+    );
+    assert_eq!(
+        all,
+        ServiceConfig {
+            wait_for_session: true,
+            skip_service_descriptor: true,
+            exit_on_client_eof: true,
+            exit_on_service_eof: true,
+            force_user: None
+        }
+    );
+    assert_eq!(config("force-user = 'joan'\n").force_user.as_deref(), Some("joan"));
+    assert_eq!(config(""), ServiceConfig::default());
+}
+
+#[test]
+fn comments_blank_ends_and_dos_lines_are_fine() {
+    let text = "# first\r\n\r\nwait-for-session\t=\t1 \t# why\r\nexit-on-client-eof=false#no\r\n";
+    assert!(config(text).wait_for_session);
+    assert_eq!(config("force-user='a # b' # c").force_user.as_deref(), Some("a # b"));
+    assert!(!config("wait-for-session=0").wait_for_session);
+}
+
+#[test]
+fn what_is_not_understood_is_an_error_with_its_line() {
+    for (text, expected) in [
+        ("\n  wait-for-session=true", (2, Problem::LeadingBlank)),
+        (" ", (1, Problem::LeadingBlank)),
+        ("[section]", (1, Problem::Section)),
+        ("=true", (1, Problem::Key)),
+        ("1key=true", (1, Problem::Key)),
+        ("wait-for-session", (1, Problem::NoEquals)),
+        ("wait for session=true", (1, Problem::NoEquals)),
+        ("wait-for-session=", (1, Problem::Value)),
+        ("wait-for-session=yes", (1, Problem::Value)),
+        ("wait-for-session=trueish", (1, Problem::Trailing)),
+        ("wait-for-session=2", (1, Problem::Type)),
+        ("wait-for-session=01", (1, Problem::Trailing)),
+        ("wait-for-session=99999999999999999999", (1, Problem::Value)),
+        ("wait-for-session='true'", (1, Problem::Type)),
+        ("exit-on-client-eof=1", (1, Problem::Type)),
+        ("force-user=true", (1, Problem::Type)),
+        ("force-user=\"joan\"", (1, Problem::Quotes)),
+        ("force-user='''joan'''", (1, Problem::Quotes)),
+        ("force-user='joan", (1, Problem::String)),
+        ("force-user='joan' x", (1, Problem::Trailing)),
+        ("wait-for-session=true\0", (1, Problem::Nul)),
+        ("wait-for-session=true\nwait-for-session=true", (2, Problem::Duplicate)),
+        ("unknown=rubbish", (1, Problem::Value)),
+    ] {
+        assert_eq!(problem(text), expected, "{text:?}");
+    }
+    assert_eq!(parse(b"force-user='\xff'"), Err(ConfigError::Line { line: 1, problem: Problem::String }));
+}
+
+#[test]
+fn unknown_keys_are_passed_over_and_remembered() {
+    let parsed = parse(b"new.key_2 = 'x'\nwait-for-session=true\n").expect("valid");
+    assert_eq!(parsed.unknown, [(1, "new.key_2".to_owned())]);
+    assert!(parsed.config.wait_for_session);
+}
+
+#[test]
+fn a_forced_user_excludes_what_only_sockets_do() {
+    for key in ["skip-service-descriptor", "exit-on-client-eof", "exit-on-service-eof"] {
+        let text = format!("force-user='joan'\n{key}=true\n");
+        assert_eq!(parse(text.as_bytes()), Err(ConfigError::ForceUserWith(key)));
+        assert!(!config(&format!("{key}=true")).allows_fork_server());
+    }
+}

@@ -1,0 +1,120 @@
+//! Root's way to run a call: as the user it names, in his login shell.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::Gid;
+
+use super::environment::{DESCRIPTION, description};
+use super::start::{SHELL, argument, c_path};
+use super::{Account, EXIT_NOT_FOUND, Environment, Executable, Image};
+use crate::process::{Child, EXIT_TROUBLE, fork_keeping};
+
+/// Variables that mean the session of whoever started the agent.
+const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "MAIL"];
+
+/// Starts `what` as the user: in a session of its own, in his home folder if that can be entered.
+///
+/// A service runs under `/bin/sh -lc` with nothing but literals in the script; a command runs under
+/// the user's own shell, as a login shell.
+///
+/// # Errors
+/// No process, or no groups for the user. What fails in the new process (the exec itself) becomes
+/// its exit code, 127 or 125.
+pub(super) fn start(
+    account: &Account,
+    what: &Executable,
+    mut environment: Environment,
+    streams: [BorrowedFd<'_>; 3],
+) -> io::Result<Child> {
+    let groups = account.groups().ok_or_else(|| io::Error::other("cannot read the user's groups"))?;
+    describe_user(account, &mut environment);
+    let mut command = command(account, what)?;
+    command.env_clear().envs(environment.iter());
+    fork_keeping(&streams, || {
+        let error = match enter(account, &groups, streams) {
+            Ok(()) => command.exec(),
+            Err(error) => error,
+        };
+        tracing::error!("cannot start a program for user {}: {error}", account.name);
+        if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_TROUBLE }
+    })
+}
+
+fn describe_user(account: &Account, environment: &mut Environment) {
+    if account.uid != rustix::process::getuid() {
+        for name in OF_A_SESSION {
+            environment.remove(name);
+        }
+    }
+    environment.set("HOME", &account.home);
+    environment.set("SHELL", &account.shell);
+    environment.set("USER", &account.name);
+    environment.set("LOGNAME", &account.name);
+}
+
+/// In the new process: becomes the user, with these streams.
+fn enter(account: &Account, groups: &[Gid], streams: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    let [stdin, stdout, stderr] = streams;
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    rustix::process::setsid()?;
+    // This process has one thread, so what is set for the thread is set for the process.
+    rustix::thread::set_thread_groups(groups)?;
+    rustix::thread::set_thread_res_gid(account.gid, account.gid, account.gid)?;
+    rustix::thread::set_thread_res_uid(account.uid, account.uid, account.uid)?;
+    if let Err(error) = rustix::process::chdir(&account.home) {
+        tracing::warn!("{}: {error}", account.home.display());
+    }
+    Ok(())
+}
+
+fn command(account: &Account, what: &Executable) -> io::Result<Command> {
+    if let Image::Shell(text) = &what.image {
+        let mut name = OsString::from("-");
+        name.push(account.shell.file_name().unwrap_or_default());
+        let mut command = Command::new(&account.shell);
+        command.arg0(name).arg("-c").arg(OsStr::from_bytes(text.to_bytes()));
+        return Ok(command);
+    }
+    let mut command = Command::new(OsStr::from_bytes(SHELL.to_bytes()));
+    command.arg("-lc").arg(script()).arg("sh");
+    if let Some(call) = &what.call {
+        command.args(description(call).into_iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    command.arg(END_OF_VARIABLES);
+    command.args(words(what)?.iter().map(|word| OsStr::from_bytes(word.to_bytes())));
+    Ok(command)
+}
+
+/// Ends the variables among the script's arguments; none of them looks like it.
+const END_OF_VARIABLES: &str = ":";
+
+/// What the login shell does: its start-up files may have touched our variables, so they are set
+/// after those, from the arguments; then the rest of the arguments is executed. It contains no byte
+/// of any call.
+fn script() -> String {
+    format!(
+        "unset {names}; \
+         while [ \"$1\" != {END_OF_VARIABLES} ]; do export \"$1\"; shift; done; shift; \
+         exec \"$@\"",
+        names = DESCRIPTION.join(" ")
+    )
+}
+
+/// The program and its argument.
+fn words(what: &Executable) -> io::Result<Vec<CString>> {
+    let mut words = Vec::new();
+    match &what.image {
+        Image::Program(path) => words.push(c_path(path)?),
+        Image::Text(path) => words.extend([SHELL.to_owned(), c_path(path)?]),
+        Image::Shell(_) => {}
+    }
+    words.extend(argument(what)?);
+    Ok(words)
+}

@@ -1,0 +1,221 @@
+//! Starting what was prepared.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+
+use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
+use crate::process::{self, Child, Program};
+
+/// The shell for texts and commands.
+pub(super) const SHELL: &CStr = c"/bin/sh";
+
+/// Bytes of a path that fit a socket address on every system.
+const SHORT_PATH: usize = 100;
+
+/// Where the standard error of a program goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stderr {
+    /// Into a pipe whose other end [`Started::stderr`] is.
+    Piped,
+    /// Wherever ours goes: services in dom0.
+    Ours,
+}
+
+/// A running command or service, seen from our side.
+#[derive(Debug)]
+pub struct Started {
+    /// Takes what the caller sends. One end of a socket pair, never a pipe; for a socket service it
+    /// is the same connection as `stdout`, so that the end of the data needs a `shutdown(2)`.
+    pub stdin: OwnedFd,
+    /// Gives what the caller gets.
+    pub stdout: OwnedFd,
+    /// Gives the error output; socket services have none.
+    pub stderr: Option<OwnedFd>,
+    /// The process; socket services have none and end with code 0.
+    pub child: Option<Child>,
+    /// To be written into `stdin` before anything else.
+    pub prefix: Vec<u8>,
+    /// The call ends as soon as the caller sends no more.
+    pub exit_on_client_eof: bool,
+    /// The call ends as soon as the service sends no more.
+    pub exit_on_service_eof: bool,
+}
+
+impl Services {
+    /// Starts it with streams to us. `user` is the one from the command line or the configuration.
+    ///
+    /// # Errors
+    /// Nothing runs then, and [`ExecError::code`] is the exit code of the call.
+    pub fn start(&self, what: &Prepared, user: Option<&str>, stderr: Stderr) -> Result<Started, ExecError> {
+        let executable = match what {
+            Prepared::Executable(executable) => executable,
+            Prepared::Socket(path, options) => return connected(unix(path)?, options),
+            Prepared::Tcp(address, options) => return connected(tcp(*address)?, options),
+        };
+        let (stdin, their_stdin) = pair()?;
+        let (stdout, their_stdout) = pair()?;
+        let errors = match stderr {
+            Stderr::Piped => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?),
+            Stderr::Ours => None,
+        };
+        let ours = rustix::stdio::stderr();
+        let their_stderr = errors.as_ref().map_or(ours, |(_, theirs)| theirs.as_fd());
+        let child = self.run(executable, user, [their_stdin.as_fd(), their_stdout.as_fd(), their_stderr])?;
+        Ok(Started {
+            stdin,
+            stdout,
+            stderr: errors.map(|(ours, _)| ours),
+            child: Some(child),
+            prefix: Vec::new(),
+            exit_on_client_eof: false,
+            exit_on_service_eof: false,
+        })
+    }
+
+    /// Starts it without streams and leaves it alone. A program gets `/dev/null`, its error output
+    /// goes to `log` if there is one; a socket service gets its description and no more.
+    ///
+    /// # Errors
+    /// Nothing runs then, and [`ExecError::code`] is the exit code of the call.
+    pub fn start_detached(
+        &self,
+        what: &Prepared,
+        user: Option<&str>,
+        log: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ExecError> {
+        match what {
+            Prepared::Executable(executable) => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(streams)?;
+                let null = null.as_fd();
+                // Nobody waits for it: it becomes somebody else's child when this process ends.
+                self.run(executable, user, [null, null, log.unwrap_or(null)]).map(drop)
+            }
+            Prepared::Socket(path, options) => told(unix(path)?, options, path.display().to_string()),
+            Prepared::Tcp(address, options) => told(tcp(*address)?, options, address.to_string()),
+        }
+    }
+
+    fn run(
+        &self,
+        what: &Executable,
+        user: Option<&str>,
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<Child, ExecError> {
+        let mut environment = Environment::inherited(self.embedded);
+        environment.set("QREXEC_AGENT_PID", std::process::id().to_string());
+        match self.users.account(user)? {
+            Some(account) => login::start(&account, what, environment, streams),
+            None => {
+                if let Some(call) = &what.call {
+                    environment.describe(call);
+                }
+                spawn(what, &environment.to_strings(), streams)
+            }
+        }
+        .map_err(|source| {
+            let file = what.image.path().unwrap_or(Path::new("/bin/sh"));
+            ExecError::Spawn { file: file.to_owned(), source }
+        })
+    }
+}
+
+/// Starts a program as we are, without any shell unless it is a text.
+fn spawn(what: &Executable, env: &[CString], streams: [BorrowedFd<'_>; 3]) -> io::Result<Child> {
+    let argument = argument(what)?;
+    let start = |args: Vec<CString>| {
+        let file = args.first().cloned().unwrap_or_default();
+        process::spawn(&Program { file: &file, args: &args, env, streams })
+    };
+    let text =
+        |path: &Path| Ok::<_, io::Error>([vec![SHELL.to_owned(), c_path(path)?], argument.clone()].concat());
+    match &what.image {
+        Image::Shell(command) => start(vec![SHELL.to_owned(), c"-c".to_owned(), command.clone()]),
+        Image::Text(path) => start(text(path)?),
+        Image::Program(path) => match start([vec![c_path(path)?], argument.clone()].concat()) {
+            // Executable, but neither a binary nor with a first line that names its interpreter.
+            Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => start(text(path)?),
+            other => other,
+        },
+    }
+}
+
+/// The argument of the call as a program gets it: none if it is empty.
+pub(super) fn argument(what: &Executable) -> io::Result<Vec<CString>> {
+    let argument = what.call.as_ref().and_then(|call| call.service.argument());
+    let argument = argument.filter(|argument| !argument.is_empty());
+    Ok(argument.map(CString::new).transpose()?.into_iter().collect())
+}
+
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn streams(error: Errno) -> ExecError {
+    ExecError::Streams(error.into())
+}
+
+/// Two connected sockets.
+fn pair() -> Result<(OwnedFd, OwnedFd), ExecError> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(streams)
+}
+
+fn unix(path: &Path) -> Result<OwnedFd, ExecError> {
+    connect_unix(path).map_err(|source| ExecError::Connect { to: path.display().to_string(), source })
+}
+
+/// Connects to a socket however long its path and its name are.
+fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    if path.as_os_str().len() <= SHORT_PATH {
+        return ring::unix::connect(path);
+    }
+    let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    ring::unix::connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
+}
+
+fn tcp(address: std::net::SocketAddr) -> Result<OwnedFd, ExecError> {
+    let stream = TcpStream::connect(address)
+        .map_err(|source| ExecError::Connect { to: address.to_string(), source })?;
+    // Chunks are passed on as they come; a delay would only wait for bytes that are not there yet.
+    let _ = stream.set_nodelay(true);
+    Ok(stream.into())
+}
+
+fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecError> {
+    let stdout = stdin.try_clone().map_err(ExecError::Streams)?;
+    Ok(Started {
+        stdin,
+        stdout,
+        stderr: None,
+        child: None,
+        prefix: options.prefix.clone(),
+        exit_on_client_eof: options.exit_on_client_eof,
+        exit_on_service_eof: options.exit_on_service_eof,
+    })
+}
+
+/// Tells a socket service about its call and hangs up.
+fn told(socket: OwnedFd, options: &SocketOptions, to: String) -> Result<(), ExecError> {
+    let mut rest = options.prefix.as_slice();
+    while !rest.is_empty() {
+        match rustix::net::send(&socket, rest, rustix::net::SendFlags::NOSIGNAL) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(ExecError::Connect { to, source: source.into() }),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
