@@ -1,0 +1,251 @@
+//! The answer of a policy program: lines of `key=value`, as the policy socket gives them too.
+
+use wire::names::{ServiceName, Target};
+
+use crate::question::{Allow, User, Verdict};
+
+/// An answer has fewer bytes than this.
+pub const MAX_ANSWER: usize = 4096;
+
+/// A well-formed answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The decision.
+    pub verdict: Verdict,
+    /// Keys that mean nothing here; for the log.
+    pub unknown: Vec<String>,
+}
+
+/// Why an answer is none. The call is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Nothing came.
+    #[error("the answer is empty")]
+    Empty,
+    /// More than any answer needs.
+    #[error("the answer has {MAX_ANSWER} bytes or more")]
+    TooLong,
+    /// Not text, or text with a NUL or another control character in it.
+    #[error("the answer is not plain text")]
+    NotText,
+    /// A line without `=`.
+    #[error("a line of the answer has no `=`")]
+    NoKey,
+    /// The same key twice.
+    #[error("{0} is there twice")]
+    Repeated(&'static str),
+    /// A key that must be there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A key that a denial does not have.
+    #[error("{0} has no place in a denial")]
+    Misplaced(&'static str),
+    /// A value that the key cannot have.
+    #[error("{0} has a value that it cannot have")]
+    Value(&'static str),
+}
+
+/// The values by key, none of them looked at yet.
+#[derive(Default)]
+struct Fields<'a> {
+    values: [Option<&'a str>; KEYS.len()],
+}
+
+const KEYS: [&str; 8] = [
+    "result",
+    "user",
+    "target",
+    "target_uuid",
+    "autostart",
+    "requested_target",
+    "service",
+    "policy_source",
+];
+
+/// Reads an answer; one final newline is allowed.
+///
+/// # Errors
+/// Anything that is not exactly an allowance with all that it needs, or a denial alone.
+pub fn parse(bytes: &[u8]) -> Result<Answer, Malformed> {
+    if bytes.len() >= MAX_ANSWER {
+        return Err(Malformed::TooLong);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NotText)?;
+    if text.contains(|c: char| c.is_control() && c != '\n') {
+        return Err(Malformed::NotText);
+    }
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    if text.is_empty() {
+        return Err(Malformed::Empty);
+    }
+    let (fields, unknown) = Fields::read(text)?;
+    let verdict = match fields.required("result")? {
+        "allow" => Verdict::Allow(Box::new(fields.allow()?)),
+        "deny" => fields.deny()?,
+        _ => return Err(Malformed::Value("result")),
+    };
+    Ok(Answer { verdict, unknown })
+}
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Result<(Self, Vec<String>), Malformed> {
+        let mut fields = Self::default();
+        let mut unknown = Vec::new();
+        for line in text.split('\n') {
+            let (key, value) = line.split_once('=').ok_or(Malformed::NoKey)?;
+            let place = KEYS.iter().zip(&mut fields.values).find(|(name, _)| **name == key);
+            match place {
+                Some((name, Some(_))) => return Err(Malformed::Repeated(name)),
+                Some((_, slot)) => *slot = Some(value),
+                None => unknown.push(key.to_owned()),
+            }
+        }
+        Ok((fields, unknown))
+    }
+
+    fn optional(&self, key: &'static str) -> Option<&'a str> {
+        KEYS.iter().zip(self.values).find(|(name, _)| **name == key).and_then(|(_, value)| value)
+    }
+
+    fn required(&self, key: &'static str) -> Result<&'a str, Malformed> {
+        self.optional(key).ok_or(Malformed::Missing(key))
+    }
+
+    /// A value that `make` accepts.
+    fn checked<T>(
+        &self, key: &'static str, make: impl FnOnce(&'a str) -> Option<T>,
+    ) -> Result<Option<T>, Malformed> {
+        self.optional(key).map(|value| make(value).ok_or(Malformed::Value(key))).transpose()
+    }
+
+    fn needed<T>(&self, key: &'static str, make: impl FnOnce(&'a str) -> Option<T>) -> Result<T, Malformed> {
+        self.checked(key, make)?.ok_or(Malformed::Missing(key))
+    }
+
+    fn allow(&self) -> Result<Allow, Malformed> {
+        let uuid = |text: &str| {
+            let by_uuid = text.strip_prefix("@dispvm:").unwrap_or(text).starts_with("uuid:");
+            if by_uuid { target(text) } else { None }
+        };
+        let flag = |text: &str| match text {
+            "True" => Some(true),
+            "False" => Some(false),
+            _ => None,
+        };
+        Ok(Allow {
+            user: self.needed("user", User::new)?,
+            target: self.needed("target", target)?,
+            target_uuid: self.checked("target_uuid", uuid)?,
+            autostart: self.needed("autostart", flag)?,
+            requested_target: self.needed("requested_target", target)?,
+            service: self.checked("service", |text| ServiceName::new(text).ok())?,
+            policy_source: self.checked("policy_source", target)?,
+            rule: None,
+        })
+    }
+
+    fn deny(&self) -> Result<Verdict, Malformed> {
+        let others = KEYS.iter().zip(self.values).filter(|(key, _)| **key != "result");
+        match others.into_iter().find(|(_, value)| value.is_some()) {
+            Some((key, _)) => Err(Malformed::Misplaced(key)),
+            None => Ok(Verdict::deny("by the policy program")),
+        }
+    }
+}
+
+fn target(text: &str) -> Option<Target> {
+    Target::new(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ALLOW: &str = "user=DEFAULT\nresult=allow\ntarget=vault\ntarget_uuid=uuid:12-ab\nautostart=True\n\
+                         requested_target=@default\nservice=a.B+c\npolicy_source=far";
+
+    fn allow(text: &str) -> Result<Allow, Malformed> {
+        match parse(text.as_bytes())?.verdict {
+            Verdict::Allow(allow) => Ok(*allow),
+            Verdict::Deny(reason) => panic!("{reason}"),
+        }
+    }
+
+    #[test]
+    fn a_full_allowance() {
+        let allowed = allow(ALLOW).unwrap();
+        assert_eq!(allowed.user.as_str(), "DEFAULT");
+        assert_eq!(allowed.daemon().as_str(), "uuid:12-ab");
+        assert!(allowed.autostart && !allowed.is_for_dom0());
+        assert_eq!(allowed.requested_target.as_str(), "@default");
+        assert_eq!(allowed.service.unwrap().as_str(), "a.B+c");
+        assert_eq!(allowed.policy_source.unwrap().as_str(), "far");
+    }
+
+    #[test]
+    fn the_least_allowance_and_one_newline() {
+        let text = "result=allow\nuser=root\ntarget=dom0\nautostart=False\nrequested_target=dom0\n";
+        let allowed = allow(text).unwrap();
+        assert!(allowed.is_for_dom0() && !allowed.autostart && allowed.service.is_none());
+        assert_eq!(parse(format!("{text}\n").as_bytes()).unwrap_err(), Malformed::NoKey);
+    }
+
+    #[test]
+    fn a_denial_stands_alone() {
+        assert!(matches!(parse(b"result=deny").unwrap().verdict, Verdict::Deny(_)));
+        assert_eq!(parse(b"result=deny\nuser=x").unwrap_err(), Malformed::Misplaced("user"));
+    }
+
+    #[test]
+    fn unknown_keys_are_told_and_ignored() {
+        let answer = parse(b"colour=red\nresult=deny\n=").unwrap();
+        assert_eq!(answer.unknown, ["colour", ""]);
+    }
+
+    #[test]
+    fn everything_else_is_malformed() {
+        use Malformed::{Empty, Missing, NoKey, NotText, Repeated, TooLong, Value};
+        let long = format!("{ALLOW}\nx={}", "y".repeat(MAX_ANSWER));
+        let cases = [
+            ("", Empty),
+            ("\n", Empty),
+            ("result=deny\0", NotText),
+            ("result=deny\r\n", NotText),
+            ("deny", NoKey),
+            ("result=deny\n\nx=y", NoKey),
+            ("result=maybe", Value("result")),
+            ("user=x", Missing("result")),
+            ("result=deny\nresult=deny", Repeated("result")),
+            (&ALLOW.replace("user=DEFAULT\n", ""), Missing("user")),
+            (&ALLOW.replace("autostart=True\n", ""), Missing("autostart")),
+            (&ALLOW.replace("requested_target=@default\n", ""), Missing("requested_target")),
+            (&ALLOW.replace("autostart=True", "autostart=yes"), Value("autostart")),
+            (&ALLOW.replace("target=vault", "target=../vault"), Value("target")),
+            (&ALLOW.replace("uuid:12-ab", "12-ab"), Value("target_uuid")),
+            (&ALLOW.replace("user=DEFAULT", "user=a:b"), Value("user")),
+            (&ALLOW.replace("service=a.B+c", "service=+c"), Value("service")),
+            (&ALLOW.replace("policy_source=far", "policy_source="), Value("policy_source")),
+            (&long, TooLong),
+        ];
+        for (text, error) in cases {
+            assert_eq!(parse(text.as_bytes()), Err(error), "{text:?}");
+        }
+        assert_eq!(parse(b"result=deny\nx=\xff"), Err(NotText));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn a_cut_allowance_never_allows(end in 0..ALLOW.len()) {
+            let Ok(answer) = parse(&ALLOW.as_bytes()[..end]) else { return Ok(()) };
+            // Cut behind the last needed key it may: what follows is optional.
+            let needed = ALLOW.find("\nservice").unwrap();
+            prop_assert!(end >= needed - "@default".len() + 1 || matches!(answer.verdict, Verdict::Deny(_)));
+        }
+    }
+}

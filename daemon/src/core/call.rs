@@ -1,0 +1,326 @@
+//! A call that the VM asked for, from its trigger to its end.
+//!
+//! Policy is asked; then either the target's daemon hands out a port, or a service is started in
+//! dom0; then the caller's agent is told where to meet it. Whatever fails before that refuses the
+//! caller, whatever fails after it is seen on the data link.
+
+use wire::command::{Command, CommandKind, Requested, ServiceCall};
+use wire::control::{EXEC_LEN, Endpoint, ExecParams, Message, PeerInfo, ServiceParams};
+use wire::error::{Breach, PeerError};
+use wire::escape::Escaped;
+use wire::frame::Frame;
+use wire::handshake::hello;
+use wire::header::ty;
+use wire::names::{DomainId, Ident, Port, Target};
+use wire::trigger::Trigger;
+use wire::version::Version;
+
+use super::{
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, Timer,
+};
+use crate::question::{Allow, Question, Verdict};
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    trigger: Trigger,
+    begun: Now,
+    /// The domain whose daemon was asked, once there is one.
+    to: Option<Target>,
+    /// The rule that allowed it, once one did and is known.
+    rule: Option<String>,
+    stage: Stage,
+}
+
+impl Call {
+    fn to(&self) -> &str {
+        self.to.as_ref().map_or("dom0", Target::as_str)
+    }
+}
+
+/// How far a call is.
+#[derive(Debug)]
+enum Stage {
+    /// Policy thinks.
+    Deciding,
+    /// The target's daemon owes its HELLO; then it gets this request.
+    Greeting { request: Vec<u8> },
+    /// The target's daemon owes a port.
+    Asking,
+    /// A service in dom0 is being started for this port.
+    Starting { port: Port },
+    /// Answered; the target's daemon closes its connection at the end.
+    Watched,
+    /// Answered; the service's process is a child of ours.
+    Served,
+}
+
+impl Stage {
+    /// Whether the caller still waits for an answer.
+    fn is_pending(&self) -> bool {
+        !matches!(self, Self::Watched | Self::Served)
+    }
+}
+
+impl Core {
+    /// The VM asks for a service.
+    pub(super) fn call_wanted(&mut self, now: Now, trigger: Trigger) {
+        let id = CallId(self.next_id());
+        let ident = trigger.ident;
+        let question = Question {
+            source: self.settings.name.clone(),
+            requested_source: trigger.source.clone(),
+            target: trigger.target.clone(),
+            service: trigger.service.clone(),
+        };
+        let call = Call { trigger, begun: now, to: None, rule: None, stage: Stage::Deciding };
+        let open = self.calls.values().filter(|call| !matches!(call.stage, Stage::Watched)).count();
+        if open >= self.settings.max_open {
+            let line = self.line(&call, "refused, too many calls at once");
+            self.log(Level::Warn, line);
+            self.send_agent(&Message::Refused(ident));
+            return;
+        }
+        self.calls.insert(id, call);
+        self.put(Output::Ask(id, question));
+    }
+
+    /// Policy has decided.
+    pub fn decided(&mut self, now: Now, id: CallId, verdict: Verdict) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        if !matches!(call.stage, Stage::Deciding) {
+            return;
+        }
+        if let Verdict::Allow(allow) = &verdict {
+            call.rule.clone_from(&allow.rule);
+        }
+        match verdict {
+            Verdict::Deny(reason) => self.refuse(id, &format!("denied: {}", Escaped::new(&reason))),
+            Verdict::Allow(allow) if allow.is_for_dom0() => self.start_service(id, *allow),
+            Verdict::Allow(allow) => self.open_target(now, id, *allow),
+        }
+    }
+
+    /// A service's process has been started, or could not be, for this reason.
+    pub fn service_started(&mut self, id: CallId, result: Result<(), String>) {
+        let Some(&Call { stage: Stage::Starting { port }, .. }) = self.calls.get(&id) else { return };
+        match result {
+            Ok(()) => {
+                self.answered(id, Endpoint { domain: DomainId::DOM0, port }, Stage::Served);
+            }
+            Err(reason) => {
+                self.ports.release(DomainId::DOM0, port);
+                let reason = Escaped::new(&reason);
+                self.refuse(id, &format!("allowed, but the service cannot be started: {reason}"));
+            }
+        }
+    }
+
+    /// A service's process has ended with this status. The port is free when the agent says so.
+    pub fn service_ended(&mut self, now: Now, id: CallId, status: i32) {
+        let level = if status == 0 { Level::Debug } else { Level::Info };
+        self.ended(now, id, level, &format!("exit code {status}"));
+    }
+
+    /// The target's daemon sent a message.
+    pub fn target_frame(&mut self, now: Now, id: CallId, frame: &Frame) {
+        let result = match self.calls.get(&id).map(|call| &call.stage) {
+            Some(Stage::Greeting { .. }) => self.target_hello(now, id, frame),
+            Some(Stage::Asking) => self.target_answer(id, frame),
+            // There is nothing more that it could have to say.
+            Some(Stage::Watched) => Err(Breach::Trailing.into()),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            self.put(Output::CloseTarget(id));
+            self.target_closed(now, id, &error.to_string());
+        }
+    }
+
+    /// The connection to the target's daemon is gone, or could not be made: the end of a call that
+    /// runs, and the refusal of one that does not run yet.
+    pub fn target_closed(&mut self, now: Now, id: CallId, reason: &str) {
+        let Some(call) = self.calls.get(&id) else { return };
+        match call.stage {
+            Stage::Greeting { .. } | Stage::Asking => {
+                let why = format!("allowed, but the daemon of {}: {}", call.to(), Escaped::new(reason));
+                self.refuse(id, &why);
+            }
+            Stage::Watched => self.ended(now, id, Level::Debug, "its data link is gone"),
+            Stage::Deciding | Stage::Starting { .. } | Stage::Served => {}
+        }
+    }
+
+    pub(super) fn target_too_slow(&mut self, id: CallId) {
+        if self.calls.contains_key(&id) {
+            self.put(Output::CloseTarget(id));
+            self.refuse(id, "allowed, but the target's daemon does not answer");
+        }
+    }
+
+    /// The call that waits for an answer under this id.
+    pub(super) fn pending_call(&self, ident: Ident) -> Option<CallId> {
+        let mut calls = self.calls.iter();
+        calls.find(|(_, call)| call.stage.is_pending() && call.trigger.ident == ident).map(|(id, _)| *id)
+    }
+
+    /// A local client answers this pending call in our place.
+    pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint) {
+        self.abandon(id);
+        if let Some(call) = self.calls.remove(&id) {
+            let ident = call.trigger.ident;
+            self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
+            let waited = now.saturating_sub(call.begun).as_millis();
+            let what = format!("connected by a local client to domain {} after {waited} ms", endpoint.domain);
+            let line = self.line(&call, &what);
+            self.log(Level::Info, line);
+        }
+    }
+
+    /// The agent is gone, and with it whoever waits. Services in dom0 run on until they end.
+    pub(super) fn forget_calls(&mut self) {
+        let gone: Vec<CallId> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| !matches!(call.stage, Stage::Served))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.abandon(id);
+            self.calls.remove(&id);
+        }
+    }
+
+    /// Stops whatever is under way for a call.
+    fn abandon(&mut self, id: CallId) {
+        self.timers.clear(Timer::Call(id));
+        match self.calls.get(&id).map(|call| &call.stage) {
+            Some(Stage::Deciding) => self.put(Output::CancelQuestion(id)),
+            Some(Stage::Greeting { .. } | Stage::Asking | Stage::Watched) => {
+                self.put(Output::CloseTarget(id));
+            }
+            Some(Stage::Starting { .. } | Stage::Served) | None => {}
+        }
+    }
+
+    fn start_service(&mut self, id: CallId, allow: Allow) {
+        let Some(requested) = Requested::new(&allow.requested_target) else {
+            return self.refuse(id, "allowed, but the requested target is not a name");
+        };
+        let Some(call) = self.service_call(id, &allow, Some(requested)) else { return };
+        let Some(port) = self.ports.reserve(DomainId::DOM0) else {
+            return self.refuse(id, "allowed, but no data port is free");
+        };
+        self.set_call_stage(id, Stage::Starting { port });
+        let endpoint = Endpoint { domain: self.settings.id, port };
+        self.put(Output::StartService(id, Box::new(LocalService { endpoint, call })));
+    }
+
+    fn open_target(&mut self, now: Now, id: CallId, allow: Allow) {
+        if allow.daemon().keyword().is_some() {
+            return self.refuse(id, "allowed, but this daemon makes no disposables");
+        }
+        let Some(call) = self.service_call(id, &allow, None) else { return };
+        let user = Some(allow.user.as_str().to_owned());
+        let cmdline = Command { user, nogui: false, kind: CommandKind::Service(call) }.to_cmdline();
+        let params = ExecParams { connect_domain: self.settings.id, connect_port: Port(0), cmdline };
+        let request = match (Message::Exec { just: false, params }).encode(Version::LOCAL_DAEMON) {
+            Ok(request) => request,
+            Err(error) => return self.refuse(id, &format!("allowed, but {error}")),
+        };
+        let to = allow.daemon().clone();
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.to = Some(to.clone());
+            call.stage = Stage::Greeting { request };
+        }
+        self.timers.set(Timer::Call(id), now.saturating_add(HELLO_LIMIT));
+        self.put(Output::OpenTarget(id, to));
+    }
+
+    /// The service as policy settled it, or as it was asked for.
+    fn service_call(&self, id: CallId, allow: &Allow, requested: Option<Requested>) -> Option<ServiceCall> {
+        let trigger = &self.calls.get(&id)?.trigger;
+        let service = allow.service.as_ref().unwrap_or(&trigger.service).clone();
+        let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
+        Some(ServiceCall { service, source, requested })
+    }
+
+    fn target_hello(&mut self, now: Now, id: CallId, frame: &Frame) -> Result<(), PeerError> {
+        if frame.ty != ty::HELLO {
+            return Err(Breach::UnexpectedType(frame.ty).into());
+        }
+        let theirs = PeerInfo::decode(&frame.body)?.version;
+        Version::negotiate_between(Version::LOCAL_DAEMON, Version::LOCAL_DAEMON, theirs)?;
+        let Some(call) = self.calls.get_mut(&id) else { return Ok(()) };
+        // Only called in this stage.
+        let Stage::Greeting { request } = std::mem::replace(&mut call.stage, Stage::Asking) else {
+            return Ok(());
+        };
+        self.timers.set(Timer::Call(id), now.saturating_add(ANSWER_LIMIT));
+        self.put(Output::SendTarget(id, hello(Version::LOCAL_DAEMON).to_vec()));
+        self.put(Output::SendTarget(id, request));
+        Ok(())
+    }
+
+    fn target_answer(&mut self, id: CallId, frame: &Frame) -> Result<(), PeerError> {
+        if frame.ty != ty::EXEC_CMDLINE {
+            return Err(Breach::UnexpectedType(frame.ty).into());
+        }
+        let Ok(bytes) = <[u8; EXEC_LEN]>::try_from(frame.body.as_slice()) else {
+            return Err(Breach::BodyLength { ty: frame.ty, len: frame.body.len() }.into());
+        };
+        let endpoint = Endpoint::from_bytes(bytes);
+        if !endpoint.port.is_data() || endpoint.domain == DomainId::DOM0 {
+            self.put(Output::CloseTarget(id));
+            self.refuse(id, "allowed, but the target's daemon names an impossible place");
+            return Ok(());
+        }
+        self.timers.clear(Timer::Call(id));
+        self.answered(id, endpoint, Stage::Watched);
+        let watched = self.calls.values().filter(|call| matches!(call.stage, Stage::Watched)).count();
+        if watched > self.settings.max_watched {
+            self.abandon(id);
+            self.calls.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Tells the caller where its service is.
+    fn answered(&mut self, id: CallId, endpoint: Endpoint, stage: Stage) {
+        self.set_call_stage(id, stage);
+        let Some(call) = self.calls.get(&id) else { return };
+        let ident = call.trigger.ident;
+        let rule = call.rule.as_ref().map(|rule| format!(" by {}", Escaped::new(rule))).unwrap_or_default();
+        let line = self.line(call, &format!("allowed to {}{rule}, port {}", call.to(), endpoint.port));
+        self.log(Level::Info, line);
+        self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
+    }
+
+    fn refuse(&mut self, id: CallId, why: &str) {
+        self.timers.clear(Timer::Call(id));
+        let Some(call) = self.calls.remove(&id) else { return };
+        let line = self.line(&call, &format!("refused, {why}"));
+        self.log(Level::Info, line);
+        self.send_agent(&Message::Refused(call.trigger.ident));
+    }
+
+    fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
+        let Some(call) = self.calls.remove(&id) else { return };
+        let lasted = now.saturating_sub(call.begun).as_secs_f64();
+        let line = self.line(&call, &format!("ended after {lasted:.3} s, {how}"));
+        self.log(level, line);
+    }
+
+    fn set_call_stage(&mut self, id: CallId, stage: Stage) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.stage = stage;
+        }
+    }
+
+    /// `source -> target: service: what happened`. All three are of a harmless alphabet already, but
+    /// a service name may be very long.
+    fn line(&self, call: &Call, what: &str) -> String {
+        let Trigger { target, service, .. } = &call.trigger;
+        format!("{} -> {target}: {}: {what}", self.settings.name, Escaped::new(service.as_str()))
+    }
+}

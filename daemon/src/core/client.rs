@@ -1,0 +1,205 @@
+//! Programs on the local socket: HELLO, one request, then the wait for the end of its call.
+
+use wire::control::{
+    EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams,
+};
+use wire::error::{Breach, PeerError, TooLong};
+use wire::frame::Frame;
+use wire::handshake::hello;
+use wire::header::ty;
+use wire::names::{DomainId, Ident, Port};
+use wire::version::Version;
+
+use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, answer};
+
+/// What stands in front of a command for the VM's default user.
+const DEFAULT_USER: &[u8] = b"DEFAULT:";
+
+/// How far a local client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Owes its HELLO.
+    Greeting,
+    /// May send its request.
+    Asking,
+    /// Has sent it; all that it can still do is close.
+    Waiting,
+}
+
+/// One local client.
+#[derive(Debug)]
+pub(super) struct Client {
+    stage: Stage,
+    /// The port handed out for it, until the call there ends.
+    port: Option<Port>,
+}
+
+/// Why a local client is closed.
+#[derive(Debug, thiserror::Error)]
+enum Complaint {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("the command line is empty")]
+    NoCommand,
+    #[error("the agent would not read it: {0}")]
+    TooLong(#[from] TooLong),
+    #[error("no data port is free for a call with domain {0}")]
+    NoPort(DomainId),
+    #[error("port {0} is not for data")]
+    BadPort(Port),
+    #[error("no call {0} waits for an answer")]
+    NotPending(Ident),
+}
+
+impl From<Breach> for Complaint {
+    fn from(breach: Breach) -> Self {
+        Self::Peer(breach.into())
+    }
+}
+
+impl Core {
+    /// Somebody connected to the local socket.
+    pub fn client_connected(&mut self, now: Now) -> ClientId {
+        let id = ClientId(self.next_id());
+        self.clients.insert(id, Client { stage: Stage::Greeting, port: None });
+        self.timers.set(Timer::Client(id), now.saturating_add(HELLO_LIMIT));
+        self.put(Output::SendClient(id, hello(Version::LOCAL_DAEMON).to_vec()));
+        id
+    }
+
+    /// A local client sent a message.
+    pub fn client_frame(&mut self, now: Now, id: ClientId, frame: &Frame) {
+        let Some(stage) = self.clients.get(&id).map(|client| client.stage) else { return };
+        let result = match stage {
+            Stage::Greeting => self.client_hello(id, frame),
+            Stage::Asking => self.client_request(now, id, frame),
+            Stage::Waiting => Err(Breach::Trailing.into()),
+        };
+        if let Err(complaint) = result {
+            self.log(Level::Warn, format!("a local client was closed: {complaint}"));
+            self.close_client(id);
+        }
+    }
+
+    /// The driver has read what there was; `mid_message` tells whether a message has begun and not
+    /// ended.
+    pub fn client_read(&mut self, now: Now, id: ClientId, mid_message: bool) {
+        let Some(client) = self.clients.get(&id) else { return };
+        match (client.stage, mid_message) {
+            // The limit for the whole HELLO holds.
+            (Stage::Greeting, _) => {}
+            (_, true) => self.timers.set_once(Timer::Client(id), now.saturating_add(MESSAGE_LIMIT)),
+            (_, false) => self.timers.clear(Timer::Client(id)),
+        }
+    }
+
+    /// A local client closed its connection, or broke it. Its call goes on, and so does its port.
+    pub fn client_closed(&mut self, id: ClientId) {
+        self.forget_client(id);
+    }
+
+    pub(super) fn client_too_slow(&mut self, id: ClientId) {
+        self.log(Level::Warn, "a local client was closed: it was too slow".to_owned());
+        self.close_client(id);
+    }
+
+    pub(super) fn close_client(&mut self, id: ClientId) {
+        if self.forget_client(id) {
+            self.put(Output::CloseClient(id));
+        }
+    }
+
+    pub(super) fn close_all_clients(&mut self) {
+        let all: Vec<ClientId> = self.clients.keys().copied().collect();
+        for id in all {
+            self.close_client(id);
+        }
+    }
+
+    fn forget_client(&mut self, id: ClientId) -> bool {
+        self.timers.clear(Timer::Client(id));
+        let Some(client) = self.clients.remove(&id) else { return false };
+        if let Some(port) = client.port {
+            self.waiting.remove(&port);
+        }
+        true
+    }
+
+    fn client_hello(&mut self, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
+        if frame.ty != ty::HELLO {
+            return Err(Breach::UnexpectedType(frame.ty).into());
+        }
+        let theirs = PeerInfo::decode(&frame.body)?.version;
+        Version::negotiate_between(Version::LOCAL_DAEMON, Version::LOCAL_DAEMON, theirs)?;
+        self.timers.clear(Timer::Client(id));
+        self.set_stage(id, Stage::Asking);
+        Ok(())
+    }
+
+    fn client_request(&mut self, now: Now, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
+        match Message::decode(frame.ty, &frame.body)? {
+            Message::Exec { just, params } => self.exec_wanted(id, just, params)?,
+            Message::ServiceConnect(params) => self.connect_wanted(now, id, params)?,
+            _ => return Err(Breach::UnexpectedType(frame.ty).into()),
+        }
+        self.set_stage(id, Stage::Waiting);
+        Ok(())
+    }
+
+    /// A command for the VM: gets a port, and goes on to the agent with it.
+    fn exec_wanted(&mut self, id: ClientId, just: bool, params: ExecParams) -> Result<(), Complaint> {
+        if params.cmdline.is_empty() {
+            return Err(Complaint::NoCommand);
+        }
+        let cmdline = self.with_default_user(&params.cmdline);
+        // Measured before a port is taken for it: fixed part, command line and NUL.
+        let len = cmdline.len().saturating_add(EXEC_LEN).saturating_add(1);
+        if len > MAX_CONTROL_BODY {
+            return Err(TooLong { len, max: MAX_CONTROL_BODY }.into());
+        }
+        let ty = if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
+        let port = self.port_for(id, ty, params.endpoint())?;
+        self.send_agent(&Message::Exec { just, params: ExecParams { connect_port: port, cmdline, ..params } });
+        Ok(())
+    }
+
+    /// Somebody else in dom0 took a call of our VM over: the caller is told where to go.
+    fn connect_wanted(&mut self, now: Now, id: ClientId, params: ServiceParams) -> Result<(), Complaint> {
+        let ServiceParams { endpoint, ident } = params;
+        let call = self.pending_call(ident).ok_or(Complaint::NotPending(ident))?;
+        let port = self.port_for(id, ty::SERVICE_CONNECT, endpoint)?;
+        let endpoint = Endpoint { port, ..endpoint };
+        self.taken_over(now, call, endpoint);
+        Ok(())
+    }
+
+    /// The port of a client's call: the one that it named, or one that is reserved for it, of which
+    /// it is told.
+    fn port_for(&mut self, id: ClientId, ty: u32, endpoint: Endpoint) -> Result<Port, Complaint> {
+        let Endpoint { domain, port } = endpoint;
+        if port != Port(0) {
+            return if port.is_data() { Ok(port) } else { Err(Complaint::BadPort(port)) };
+        }
+        let port = self.ports.reserve(domain).ok_or(Complaint::NoPort(domain))?;
+        self.waiting.insert(port, id);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.port = Some(port);
+        }
+        let told = Endpoint { domain: self.settings.id, port };
+        self.put(Output::SendClient(id, answer(ty, told)));
+        Ok(port)
+    }
+
+    fn with_default_user(&self, cmdline: &[u8]) -> Vec<u8> {
+        match cmdline.strip_prefix(DEFAULT_USER) {
+            Some(command) => [self.settings.default_user.as_bytes(), b":", command].concat(),
+            None => cmdline.to_vec(),
+        }
+    }
+
+    fn set_stage(&mut self, id: ClientId, stage: Stage) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.stage = stage;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The daemon's decisions, without a file, a socket, a process or a clock.
+//!
+//! Events go in through the methods of [`Core`], each with the time at which it happened; what is to
+//! be done comes out of [`Core::next_output`], in order. The driver does it and reports back. So the
+//! tests play a whole afternoon of agents, clients and timeouts in a millisecond.
+//!
+//! | part | one job |
+//! |---|---|
+//! | `agent` | the control link: HELLO, what the agent may say, its loss |
+//! | `client` | programs on the local socket: HELLO, one request, the wait for its call's end |
+//! | `call` | a call that the VM asked for: policy, the target's daemon or a service in dom0, the answer |
+//! | `timers` | who must have done something by when |
+
+mod agent;
+mod call;
+mod client;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use wire::command::ServiceCall;
+use wire::control::{Endpoint, Message};
+use wire::header::Header;
+use wire::names::{DomainId, DomainName, Port, Target};
+use wire::version::Version;
+
+use crate::ports::Ports;
+use crate::question::Question;
+use agent::Agent;
+use call::Call;
+use client::Client;
+use timers::Timers;
+
+/// Time since a moment that the driver chose; only differences matter.
+pub type Now = Duration;
+
+/// How long a peer may take for its HELLO.
+pub const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// How long a peer may leave a message half sent.
+pub const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a target's daemon may take to hand out a port. It waits itself while its agent does not
+/// read, which is no reason to give a call up quickly.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A program on the local socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// A call that the VM asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What a daemon is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The VM's domain id.
+    pub id: DomainId,
+    /// The VM's name.
+    pub name: DomainName,
+    /// What `DEFAULT` in front of a command means.
+    pub default_user: String,
+    /// The last data port that may be handed out.
+    pub last_port: u32,
+    /// How many calls of the VM may wait for an answer or be served in dom0 at once; more are refused.
+    pub max_open: usize,
+    /// How many calls between VMs are watched until they end, with a descriptor each; of more only
+    /// the beginning is logged.
+    pub max_watched: usize,
+}
+
+/// A service that this daemon runs for a call of its VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalService {
+    /// The VM, the server of the data link, and the link's port.
+    pub endpoint: Endpoint,
+    /// What to run and for whom.
+    pub call: ServiceCall,
+}
+
+/// How much a line in the log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Of interest to somebody who searches.
+    Debug,
+    /// What happened.
+    Info,
+    /// What should not have happened.
+    Warn,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message to the agent.
+    SendAgent(Vec<u8>),
+    /// Close the control link for this reason, and look for the agent again.
+    DropAgent(String),
+    /// The agent is there: open the local socket.
+    Serve,
+    /// The agent is gone: remove the local socket. Its clients are closed one by one.
+    Withdraw,
+    /// Send a message to a local client.
+    SendClient(ClientId, Vec<u8>),
+    /// Close a local client, once what was sent to it has left.
+    CloseClient(ClientId),
+    /// Ask policy and report to [`Core::decided`].
+    Ask(CallId, Question),
+    /// Nobody wants to know any more.
+    CancelQuestion(CallId),
+    /// Connect to the daemon of this domain; its messages go to [`Core::target_frame`], its end or
+    /// a failure to [`Core::target_closed`].
+    OpenTarget(CallId, Target),
+    /// Send a message to the target's daemon.
+    SendTarget(CallId, Vec<u8>),
+    /// Close the connection to the target's daemon.
+    CloseTarget(CallId),
+    /// Run a service in a process of its own; report to [`Core::service_started`] at once and to
+    /// [`Core::service_ended`] later.
+    StartService(CallId, Box<LocalService>),
+    /// A line for the log; nothing in it needs escaping.
+    Log(Level, String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Agent,
+    Client(ClientId),
+    Call(CallId),
+}
+
+/// One daemon.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    agent: Agent,
+    ports: Ports,
+    clients: BTreeMap<ClientId, Client>,
+    /// Who is to be closed when the call on a port ends.
+    waiting: BTreeMap<Port, ClientId>,
+    calls: BTreeMap<CallId, Call>,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    last_id: u64,
+}
+
+impl Core {
+    /// A daemon without agent or clients.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ports: Ports::new(settings.id, settings.last_port),
+            settings,
+            agent: Agent::Absent,
+            clients: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
+            last_id: 0,
+        }
+    }
+
+    /// What is to be done next; to be drained after every event.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Core::tick`] is to be called at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        self.timers.next()
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Agent => self.agent_too_slow(),
+                Timer::Client(id) => self.client_too_slow(id),
+                Timer::Call(id) => self.target_too_slow(id),
+            }
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id = self.last_id.saturating_add(1);
+        self.last_id
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn log(&mut self, level: Level, line: String) {
+        self.put(Output::Log(level, line));
+    }
+}
+
+/// The body limit and version with which everything to the agent is encoded; its triggers are the
+/// only messages whose form depends on the version, and they come from it.
+fn to_agent(message: &Message) -> Result<Vec<u8>, wire::error::TooLong> {
+    message.encode_within(Version::OURS, wire::control::MAX_CONTROL_BODY)
+}
+
+/// A daemon's answer to a local client: the request's type with domain and port and nothing else.
+fn answer(ty: u32, endpoint: Endpoint) -> Vec<u8> {
+    let body = endpoint.to_bytes();
+    let mut message = Header::new(ty, body.len() as u32).to_bytes().to_vec();
+    message.extend_from_slice(&body);
+    message
+}

@@ -1,0 +1,140 @@
+//! Reading policy from the file system, and knowing whether what was read is still true.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use policy::{Source, SourceError};
+
+/// The clock that stamps files ticks as rarely as this: two changes within one tick look alike.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What tells one state of a file or folder from another; `None` while there is none.
+type Identity = Option<[i64; 7]>;
+
+/// Everything that was looked at, with the state in which it was found.
+#[derive(Debug, Default)]
+pub(super) struct Footprint {
+    seen: Vec<(PathBuf, Identity)>,
+    /// Something changed so shortly before it was read that a further change might not show.
+    unsettled: bool,
+}
+
+impl Footprint {
+    /// Notes the state of `path`. To be called before it is read: a change in between then shows.
+    pub(super) fn note(&mut self, path: &Path) {
+        let (identity, changed) = look(path);
+        let horizon = SystemTime::now().checked_sub(TICK).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.unsettled |= changed.is_some_and(|at| at >= horizon);
+        self.seen.push((path.to_owned(), identity));
+    }
+
+    /// Whether everything is as it was found.
+    pub(super) fn holds(&self) -> bool {
+        !self.unsettled && self.seen.iter().all(|(path, identity)| look(path).0 == *identity)
+    }
+}
+
+/// The state of what `path` leads to, and when that last changed.
+fn look(path: &Path) -> (Identity, Option<SystemTime>) {
+    let Ok(meta) = std::fs::metadata(path) else { return (None, None) };
+    let number = |n: u64| n.cast_signed();
+    let identity = [
+        number(meta.dev()),
+        number(meta.ino()),
+        number(meta.size()),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ];
+    let seconds = u64::try_from(meta.ctime()).unwrap_or(0);
+    let nanos = u32::try_from(meta.ctime_nsec()).unwrap_or(0);
+    (Some(identity), SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)))
+}
+
+/// Policy folders on disk. Notes everything that it is asked for.
+#[derive(Debug)]
+pub(super) struct Disk<'a> {
+    folders: &'a [PathBuf],
+    footprint: RefCell<Footprint>,
+}
+
+impl<'a> Disk<'a> {
+    pub(super) fn new(folders: &'a [PathBuf]) -> Self {
+        Self { folders, footprint: RefCell::default() }
+    }
+
+    /// What was looked at so far.
+    pub(super) fn into_footprint(self) -> Footprint {
+        self.footprint.into_inner()
+    }
+
+    fn note(&self, path: &Path) {
+        self.footprint.borrow_mut().note(path);
+    }
+
+    /// The real path of what a directive names, if it is what it should be.
+    fn resolve(
+        &self, base: &str, path: &str, right: fn(&std::fs::Metadata) -> bool, what: &str,
+    ) -> Result<String, SourceError> {
+        let path = Path::new(base).join(path);
+        self.note(&path);
+        let found = || -> io::Result<PathBuf> {
+            let real = path.canonicalize()?;
+            if right(&std::fs::metadata(&real)?) { Ok(real) } else { Err(io::Error::other(what)) }
+        };
+        text(&found().map_err(|error| failed(&path, &error))?)
+    }
+}
+
+impl Source for Disk<'_> {
+    fn folders(&self) -> Vec<String> {
+        self.folders.iter().map(|folder| folder.to_string_lossy().into_owned()).collect()
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, SourceError> {
+        let folder = Path::new(folder);
+        self.note(folder);
+        let entries = std::fs::read_dir(folder).map_err(|error| failed(folder, &error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed(folder, &error))?;
+            let path = entry.path();
+            // A dangling link that comes to life changes nothing in the folder itself.
+            self.note(&path);
+            if std::fs::metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                // A name that is no text is a bad name, and stays one with its odd bytes replaced.
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn resolve_file(&self, base: &str, path: &str) -> Result<String, SourceError> {
+        self.resolve(base, path, std::fs::Metadata::is_file, "not a regular file")
+    }
+
+    fn resolve_folder(&self, base: &str, path: &str) -> Result<String, SourceError> {
+        self.resolve(base, path, std::fs::Metadata::is_dir, "not a folder")
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError> {
+        let path = Path::new(path);
+        self.note(path);
+        std::fs::read(path).map_err(|error| failed(path, &error))
+    }
+}
+
+fn text(path: &Path) -> Result<String, SourceError> {
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(SourceError(format!("{path:?} is not text"))),
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> SourceError {
+    SourceError(format!("{}: {error}", path.display()))
+}
