@@ -1,0 +1,23 @@
+//! `cargo xtask check`: what has to hold for every commit.
+
+use crate::metadata::Metadata;
+use crate::steps::{Failure, cargo, findings, is_there, step};
+use crate::{layering, licences, sources};
+
+pub(crate) fn run() -> Result<(), Failure> {
+    step("format", &mut cargo(["fmt", "--all", "--check"]))?;
+    let metadata = Metadata::read()?;
+    findings("layering", Ok(layering::check(&metadata)))?;
+    findings("licences", licences::check(&metadata))?;
+    findings("sources", sources::check())?;
+    step("clippy", &mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut docs = cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--lib"]);
+    step("documentation", docs.env("RUSTDOCFLAGS", "-D warnings"))?;
+    if is_there("cargo", &["deny", "--version"]) {
+        step("deny", &mut cargo(["deny", "check", "licenses", "bans", "sources"]))?;
+    } else {
+        eprintln!("== deny (not installed; licences were checked above)");
+    }
+    eprintln!("all checks passed");
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Imports run one way: `cli, agent, daemon → engine → ring, wire`; see `docs/architecture.md`.
+
+use crate::metadata::Metadata;
+
+/// Each crate of the workspace, and which others it may use outside of tests.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("qrexec-wire", &[]),
+    ("qrexec-ring", &[]),
+    ("qrexec-policy", &[]),
+    ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
+    ("qrexec-agent", &["qrexec-engine", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-daemon", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
+    (
+        "qrexec-cli",
+        &["qrexec-agent", "qrexec-daemon", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
+    ),
+    ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
+    ("xtask", &[]),
+];
+
+/// Crates that compute and nothing else: what they may use besides.
+const PURE: &[(&str, &[&str])] = &[
+    ("qrexec-wire", &["thiserror", "zerocopy"]),
+    ("qrexec-policy", &["serde", "serde_json", "thiserror"]),
+];
+
+pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
+    let members: Vec<_> = metadata.packages.iter().filter(|package| package.source.is_none()).collect();
+    let mut complaints = Vec::new();
+    for package in &members {
+        let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == package.name) else {
+            complaints.push(format!("{}: not in the list of layers", package.name));
+            continue;
+        };
+        let pure = PURE.iter().find(|(name, _)| *name == package.name).map(|(_, others)| others);
+        for used in package.dependencies.iter().filter(|dependency| dependency.kind.is_none()) {
+            let ours = members.iter().any(|member| member.name == used.name);
+            if ours && !allowed.contains(&used.name.as_str()) {
+                complaints.push(format!("{} must not use {}", package.name, used.name));
+            }
+            if !ours && pure.is_some_and(|others| !others.contains(&used.name.as_str())) {
+                complaints.push(format!("{} is pure and must not use {}", package.name, used.name));
+            }
+        }
+    }
+    complaints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{Dependency, Package};
+
+    fn package(name: &str, uses: &[(&str, Option<&str>)]) -> Package {
+        let dependency =
+            |(name, kind): &(&str, Option<&str>)| Dependency { name: (*name).into(), kind: kind.map(str::to_owned) };
+        let dependencies = uses.iter().map(dependency).collect();
+        Package { name: name.into(), license: None, source: None, dependencies }
+    }
+
+    #[test]
+    fn upward_imports_are_found_and_tests_may_look_anywhere() {
+        let packages = vec![
+            package("qrexec-wire", &[("qrexec-ring", None), ("proptest", Some("dev")), ("libc", None)]),
+            package("qrexec-ring", &[("qrexec-wire", Some("dev")), ("libc", None)]),
+            package("stranger", &[]),
+        ];
+        let complaints = check(&Metadata { packages });
+        assert_eq!(complaints.len(), 3, "{complaints:?}");
+    }
+}

@@ -1,0 +1,103 @@
+//! What the compiler does not check in the sources: where `unsafe` may be, and that protocol and policy do no I/O.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::steps::{Failure, root};
+
+/// The only folders in which a file may open `unsafe`, each such file being named in `docs/safety.md`.
+const UNSAFE_ROOMS: &[&str] = &["ring/", "engine/"];
+
+/// Crates that forbid it altogether.
+const SAFE_CRATES: &[&str] = &["wire", "daemon/policy", "agent", "daemon", "cli"];
+
+/// Crates that only compute: no files, no network, no processes, no clock, no environment.
+const PURE_CRATES: &[&str] = &["wire/src", "daemon/policy/src"];
+
+/// What a pure crate must not name.
+const IMPURE: &[&str] = &["std::fs", "std::net", "std::process", "std::time", "std::env", "std::thread", "std::os"];
+
+pub(crate) fn check() -> Result<Vec<String>, Failure> {
+    let root = root();
+    let safety = fs::read_to_string(root.join("docs/safety.md")).map_err(|error| format!("docs/safety.md: {error}"))?;
+    let mut complaints = Vec::new();
+    for name in SAFE_CRATES {
+        let text = fs::read_to_string(root.join(name).join("src/lib.rs")).map_err(|error| format!("{name}: {error}"))?;
+        if !text.contains("#![forbid(unsafe_code)]") {
+            complaints.push(format!("{name}/src/lib.rs does not forbid unsafe code"));
+        }
+    }
+    for path in rust_files(&root)? {
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
+        complaints.extend(unsafe_complaint(&name, &text, &safety));
+        complaints.extend(impure_complaint(&name, &text));
+    }
+    Ok(complaints)
+}
+
+fn unsafe_complaint(name: &str, text: &str, safety: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.starts_with("#![allow(unsafe_code)]"))?;
+    if !UNSAFE_ROOMS.iter().any(|room| name.starts_with(room)) {
+        return Some(format!("{name} opens unsafe code outside of {}", UNSAFE_ROOMS.join(" and ")));
+    }
+    if !line.contains("//") {
+        return Some(format!("{name} opens unsafe code without a reason on the same line"));
+    }
+    (!safety.contains(name)).then(|| format!("{name} opens unsafe code and is not in docs/safety.md"))
+}
+
+/// Tests at the end of a file may do as they like.
+fn impure_complaint(name: &str, text: &str) -> Option<String> {
+    if !PURE_CRATES.iter().any(|folder| name.starts_with(folder)) || name.ends_with("tests.rs") {
+        return None;
+    }
+    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let line = lines.find(|line| IMPURE.iter().any(|word| line.contains(word)))?;
+    Some(format!("{name} is in a pure crate and says `{}`", line.trim()))
+}
+
+/// All Rust files of the repository; build output and hidden folders left out.
+fn rust_files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for entry in entries.filter_map(Result::ok) {
+            let path = entry.path();
+            let name = entry.file_name();
+            let kind = entry.file_type().map_err(|error| format!("{}: {error}", path.display()))?;
+            let hidden = name.as_encoded_bytes().starts_with(b".");
+            if kind.is_dir() && !hidden && name != "target" {
+                folders.push(path);
+            } else if kind.is_file() && path.extension().is_some_and(|ext| ext == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPENED: &str = "#![allow(unsafe_code)] // the mapping\nfn f() {}";
+
+    #[test]
+    fn unsafe_needs_a_room_a_reason_and_an_entry() {
+        assert!(unsafe_complaint("ring/src/a.rs", OPENED, "see ring/src/a.rs").is_none());
+        assert!(unsafe_complaint("ring/src/a.rs", OPENED, "").is_some());
+        assert!(unsafe_complaint("cli/src/a.rs", OPENED, "cli/src/a.rs").is_some());
+        assert!(unsafe_complaint("ring/src/a.rs", "#![allow(unsafe_code)]", "ring/src/a.rs").is_some());
+        assert!(unsafe_complaint("ring/src/a.rs", "fn f() {}", "").is_none());
+    }
+
+    #[test]
+    fn pure_crates_name_no_system() {
+        assert!(impure_complaint("wire/src/a.rs", "use std::fs;").is_some());
+        assert!(impure_complaint("wire/src/a.rs", "// unlike std::fs\n#[cfg(test)]\nuse std::fs;").is_none());
+        assert!(impure_complaint("engine/src/a.rs", "use std::fs;").is_none());
+    }
+}

@@ -1,0 +1,43 @@
+//! Running other programs, and saying which one failed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a task says when it fails.
+pub(crate) type Failure = String;
+
+/// The root of the workspace: the parent of this package's folder.
+pub(crate) fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// Cargo itself, in the root of the workspace.
+pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs a step under its name; its output goes to the terminal.
+pub(crate) fn step(name: &str, command: &mut Command) -> Result<(), Failure> {
+    eprintln!("== {name}");
+    let status = command.status().map_err(|error| format!("{name}: cannot start: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{name} failed: {status}")) }
+}
+
+/// Runs a step that works in this process and returns what is wrong, line by line.
+pub(crate) fn findings(name: &str, found: Result<Vec<String>, Failure>) -> Result<(), Failure> {
+    eprintln!("== {name}");
+    let found = found.map_err(|error| format!("{name}: {error}"))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{name}:\n  {}", found.join("\n  ")))
+}
+
+/// Whether a program can be started at all.
+pub(crate) fn is_there(program: &str, args: &[&str]) -> bool {
+    let output = Command::new(program).args(args).output();
+    output.is_ok_and(|output| output.status.success())
+}
