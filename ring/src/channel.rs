@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Both rings of one connection, the notify protocol between them, and the peer's liveness.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub struct Channel {
     side: Side,
     bell: Box<dyn Bell>,
     alive: bool,
+    /// The peer's live byte was seen closed; what it writes there later changes nothing.
+    closed: Cell<bool>,
     /// `in_flight`-style marks: bytes committed/released at the last flush.
     unflushed_tx: Mark,
     unflushed_rx: Mark,
@@ -106,6 +109,7 @@ impl Channel {
             side,
             bell,
             alive: true,
+            closed: Cell::new(false),
             unflushed_tx: Mark::default(),
             unflushed_rx: Mark::default(),
             counters: Counters::default(),
@@ -157,7 +161,8 @@ impl Channel {
     /// Bytes that can be read now. A stream is asked for more when there are none.
     pub fn readable(&mut self) -> Result<usize, Error> {
         let ready = self.rx.ready()?;
-        if ready > 0 || !self.bell.is_stream() {
+        // Once the end was seen, or a write failed, nothing but reading tells what is left.
+        if !self.bell.is_stream() || (ready > 0 && self.alive) {
             return Ok(ready);
         }
         self.alive &= self.bell.acknowledge()?;
@@ -242,23 +247,29 @@ impl Channel {
     /// Before sleeping: flushes, asks to be woken for data and/or room, looks again.
     /// `true`: what was asked for is already there, or the peer is gone; do not sleep.
     pub fn arm(&mut self, data: bool, room: bool) -> Result<bool, Error> {
-        self.arm_for(data, usize::from(room))
+        self.arm_for(data.then_some(0), usize::from(room))
     }
 
-    /// As [`Channel::arm`], where room below `room` bytes (0: none wanted) is not worth waking for.
-    pub fn arm_for(&mut self, data: bool, room: usize) -> Result<bool, Error> {
+    /// As [`Channel::arm`], for data beyond the `data` bytes that are there already (`None`: not wanted),
+    /// and for at least `room` bytes of room (0: not wanted). A peer that leaves half a header in the
+    /// ring so cannot keep us awake.
+    pub fn arm_for(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
         self.flush()?;
-        let there = |c: &mut Channel| -> Result<bool, Error> {
-            let has_data = data && c.rx.ready()? > 0;
-            let has_room = room > 0 && c.tx.room()? >= room.min(c.tx.size());
-            Ok(has_data || has_room || !c.is_open())
-        };
-        if there(self)? {
+        if self.is_there(data, room)? {
             return Ok(true);
         }
-        let bits = if data { NOTIFY_WRITE } else { 0 } | if room > 0 { NOTIFY_READ } else { 0 };
+        let bits = if data.is_some() { NOTIFY_WRITE } else { 0 } | if room > 0 { NOTIFY_READ } else { 0 };
         page::ask(&*self.region, self.side, bits);
-        there(self)
+        self.is_there(data, room)
+    }
+
+    fn is_there(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
+        let has_data = match data {
+            Some(have) => self.rx.ready()? > have,
+            None => false,
+        };
+        let has_room = room > 0 && self.tx.room()? >= room.min(self.tx.size());
+        Ok(has_data || has_room || !self.is_open())
     }
 
     /// After the descriptor was ready: takes the wake-up. Never blocks.
@@ -283,15 +294,31 @@ impl Channel {
         self.alive && self.bell.wants_out()
     }
 
-    /// Whether everything written has left this process: always on shared memory, where the peer
-    /// reads it in place even after we are gone.
+    /// Whether dropping the channel now would lose nothing that was written: always on shared memory,
+    /// where the peer reads it in place even after we are gone, and once the peer is gone.
+    ///
+    /// A stream that is not drained needs a flush, or [`Channel::on_ready`] when it takes output.
     pub fn drained(&self) -> bool {
-        !self.wants_out()
+        let unpushed = self.bell.is_stream() && self.unflushed_tx.pending() > 0;
+        !self.alive || !(unpushed || self.bell.wants_out())
     }
 
-    /// Whether the peer is still there. Data it left behind may remain readable after it is gone.
+    /// Whether the peer is still there: once false, always false. Data it left behind may remain
+    /// readable after it is gone; only [`Channel::ended`] tells that there is none.
     pub fn is_open(&self) -> bool {
-        self.alive && self.region.flag(self.side.other().own_live()) != CLOSED
+        if !self.closed.get() && self.region.flag(self.side.other().own_live()) == CLOSED {
+            self.closed.set(true);
+        }
+        self.alive && !self.closed.get()
+    }
+
+    /// Whether the peer is gone and all it left has been read.
+    ///
+    /// The order matters: who finds nothing and then asks whether the peer is open misses what it
+    /// wrote and closed in between. The acquire load of its live byte comes before the look at `prod`.
+    pub fn ended(&mut self) -> Result<bool, Error> {
+        let open = self.is_open();
+        Ok(!open && self.readable()? == 0)
     }
 
     /// Whether the peer shares memory with us, or sits behind a stream.
@@ -317,6 +344,9 @@ impl Drop for Channel {
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("side", &self.side).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("side", &self.side)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }

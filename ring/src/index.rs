@@ -32,11 +32,7 @@ pub fn check_cons(prod: u32, seen: u32, cons: u32, size: u32) -> Result<u32, Lie
 /// `seen` is the last accepted value. An honest `prod` does not go back and stays within one ring of `cons`.
 pub fn check_prod(cons: u32, seen: u32, prod: u32, size: u32) -> Result<u32, Lie> {
     let ready = distance(cons, prod);
-    if ready > size || ready < distance(cons, seen) {
-        Err(Lie::Prod { prod, cons, size })
-    } else {
-        Ok(ready)
-    }
+    if ready > size || ready < distance(cons, seen) { Err(Lie::Prod { prod, cons, size }) } else { Ok(ready) }
 }
 
 #[cfg(test)]

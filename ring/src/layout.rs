@@ -168,6 +168,11 @@ impl Orders {
         }
     }
 
+    /// The same two rings seen from the other end.
+    pub fn swapped(self) -> Orders {
+        Orders { left: self.right, right: self.left }
+    }
+
     /// Bytes of page 0 and all ring pages together.
     pub fn region_bytes(self) -> usize {
         PAGE * (1 + self.left.pages() + self.right.pages())

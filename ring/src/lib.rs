@@ -22,6 +22,8 @@ pub mod consumer;
 pub mod error;
 pub mod index;
 pub mod layout;
+#[cfg(test)]
+mod loom_tests;
 mod page;
 pub mod producer;
 mod region;

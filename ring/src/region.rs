@@ -33,8 +33,7 @@ impl Region {
 
     /// Memory of this process alone, for transports whose peer shares none.
     pub(crate) fn private(orders: Orders) -> Result<Region, Error> {
-        let map =
-            MmapMut::map_anon(orders.region_bytes()).map_err(Error::io("mapping a private ring"))?;
+        let map = MmapMut::map_anon(orders.region_bytes()).map_err(Error::io("mapping a private ring"))?;
         Ok(Region { map: map.into(), orders })
     }
 

@@ -71,7 +71,9 @@ impl<'a> Spans<'a> {
                 let mut msg = self.message();
                 // SAFETY: as above; `msg` has no name and no control buffer, so nothing else is written,
                 // and descriptors that a peer attaches are dropped by the kernel.
-                unsafe { libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) }
+                unsafe {
+                    libc::recvmsg(fd.as_raw_fd(), &mut msg, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
+                }
             }
         })
     }

@@ -5,10 +5,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, Mode, OFlags, RenameFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Bytes of a path that an address surely holds, its NUL included.
@@ -32,31 +33,82 @@ fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | flags, None)?)
 }
 
-/// Listens at `path` with permissions `mode`, replacing what was there.
-///
-/// The socket is made ready under another name and renamed, so that whoever finds it can connect:
-/// there is no moment at which it exists and refuses. The result is non-blocking.
-pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+/// Which file a name stands for: device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity(u64, u64);
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Identity> {
+        let meta = std::fs::symlink_metadata(path)?;
+        Ok(Identity(meta.dev(), meta.ino()))
+    }
+}
+
+/// A name of this process's own beside `path`.
+fn hidden_beside(path: &Path) -> io::Result<PathBuf> {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let mut hidden = std::ffi::OsString::from(format!(".{}.{serial}.", std::process::id()));
     // The hidden name must fit an address too, so it carries only a part of a long one.
     hidden.push(name.to_string_lossy().chars().take(16).collect::<String>());
-    let temporary = path.with_file_name(hidden);
+    Ok(path.with_file_name(hidden))
+}
+
+/// Listens at `path` with permissions `mode`, replacing what was there.
+///
+/// The socket is made ready under another name and renamed, so that whoever finds it can connect:
+/// there is no moment at which it exists and refuses. The result is non-blocking.
+pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    listen_identified(path, mode).map(|(fd, _)| fd)
+}
+
+/// As [`listen`], and tells which file was made, for [`withdraw`].
+///
+/// The identity is taken before the socket gets its public name: afterwards a successor may have it.
+pub(crate) fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
+    let temporary = hidden_beside(path)?;
 
     let fd = socket(SocketFlags::NONBLOCK)?;
     let (at, _folder) = address(&temporary)?;
     let _ = fs::unlink(&temporary);
     net::bind(&fd, &at)?;
-    let ready = fs::chmod(&temporary, Mode::from_raw_mode(mode))
-        .and_then(|()| net::listen(&fd, 4096))
-        .and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = ready {
-        let _ = fs::unlink(&temporary);
-        return Err(error.into());
+    let ready = || -> io::Result<Identity> {
+        fs::chmod(&temporary, Mode::from_raw_mode(mode))?;
+        net::listen(&fd, 4096)?;
+        let identity = Identity::of(&temporary)?;
+        fs::rename(&temporary, path)?;
+        Ok(identity)
+    };
+    match ready() {
+        Ok(identity) => Ok((fd, identity)),
+        Err(error) => {
+            let _ = fs::unlink(&temporary);
+            Err(error)
+        }
     }
-    Ok(fd)
+}
+
+/// Removes the socket file at `path` if it is the one `identity` names, and never a successor's.
+///
+/// No system call compares and unlinks in one step. So the file is moved aside first, looked at where
+/// nobody replaces it, and put back if a successor came in between; clients that wait see it appear.
+pub(crate) fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
+    if Identity::of(path)? != identity {
+        return Ok(());
+    }
+    let aside = hidden_beside(path)?;
+    fs::rename(path, &aside)?;
+    if Identity::of(&aside)? != identity {
+        match fs::renameat_with(fs::CWD, &aside, fs::CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            // A still newer one is there already: what was moved aside would have been replaced by it.
+            Err(rustix::io::Errno::EXIST) => {}
+            // A file system without that flag: the successor's place matters more than a third one's.
+            Err(_) => return Ok(fs::rename(&aside, path)?),
+        }
+    }
+    Ok(fs::unlink(&aside)?)
 }
 
 /// Connects to `path`; the result is blocking. Never waits longer than the listener's queue takes.
@@ -119,5 +171,35 @@ mod tests {
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let _listener = listen(&path, 0o600).unwrap();
         connect(&path).unwrap();
+    }
+
+    #[test]
+    fn only_ones_own_socket_is_withdrawn() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s");
+        let (_first, first) = listen_identified(&path, 0o600).unwrap();
+        let (_second, second) = listen_identified(&path, 0o600).unwrap();
+        withdraw(&path, first).unwrap();
+        connect(&path).unwrap();
+        withdraw(&path, second).unwrap();
+        assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_successor_that_comes_during_the_withdrawal_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s");
+        for _ in 0..300 {
+            let (_old, identity) = listen_identified(&path, 0o600).unwrap();
+            let new = std::thread::scope(|threads| {
+                let new = threads.spawn(|| listen(&path, 0o600).unwrap());
+                withdraw(&path, identity).unwrap();
+                new.join().unwrap()
+            });
+            connect(&path).expect("the successor is there");
+            drop(new);
+        }
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
 }

@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(5);
 pub struct Listener {
     fd: OwnedFd,
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    identity: unix::Identity,
     offer: Offer,
 }
 
@@ -35,24 +35,31 @@ pub struct Listener {
 enum Offer {
     Shm(shm::Offer),
     Stream(Orders),
+    /// The client has it.
+    Taken,
 }
 
 impl Listener {
     pub(super) fn new(kind: Kind, path: PathBuf, orders: Orders) -> Result<Listener, Error> {
         let offer = match kind {
             Kind::Shm => Offer::Shm(shm::Offer::new(orders)?),
-            _ => Offer::Stream(orders),
+            Kind::Socket => Offer::Stream(orders),
+            Kind::Xen => return Err(super::no_xen()),
         };
-        let fd = unix::listen(&path, 0o600).map_err(Error::io(format!("listening at {}", path.display())))?;
-        let identity = identity(&path);
+        let (fd, identity) = unix::listen_identified(&path, 0o600)
+            .map_err(Error::io(format!("listening at {}", path.display())))?;
         Ok(Listener { fd, path, identity, offer })
     }
 
     /// Takes the client if it is there. Strangers are turned away and waiting goes on.
     ///
-    /// Once a channel was returned this listener has served its purpose: drop it.
+    /// Once a channel was returned this listener has served its purpose: drop it. Its pages are that
+    /// client's, so a further call is [`Error::Closed`].
     pub fn accept(&mut self) -> Result<Option<Channel>, Error> {
         loop {
+            if matches!(self.offer, Offer::Taken) {
+                return Err(Error::Closed);
+            }
             let accepted = unix::accept(&self.fd);
             let Some(peer) = accepted.map_err(Error::io(format!("accepting at {}", self.path.display())))?
             else {
@@ -61,24 +68,27 @@ impl Listener {
             if !trusted(&peer) {
                 continue;
             }
-            match &mut self.offer {
+            let channel = match &mut self.offer {
                 Offer::Shm(offer) => match offer.give(peer) {
-                    Ok(channel) => return Ok(Some(channel)),
+                    Ok(channel) => channel,
                     Err(_) => continue, // it left again before it was greeted
                 },
-                Offer::Stream(orders) => return stream::channel(peer, *orders).map(Some),
-            }
+                Offer::Stream(orders) => stream::channel(peer, orders.swapped())?,
+                Offer::Taken => return Err(Error::Closed),
+            };
+            self.offer = Offer::Taken;
+            return Ok(Some(channel));
         }
     }
 
     /// Waits for the client.
     pub fn accept_within(mut self, limit: Duration) -> Result<Channel, Error> {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         loop {
             if let Some(channel) = self.accept()? {
                 return Ok(channel);
             }
-            sleep_on(self.as_fd(), deadline, limit, None)?;
+            sleep_on(self.as_fd(), deadline, None)?;
         }
     }
 }
@@ -91,17 +101,10 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Only what this listener made: a successor may already be there.
-        if self.identity.is_some() && self.identity == identity(&self.path) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        // Only what this listener made. A file that cannot be removed is stale, and a stale one is
+        // replaced by the next listener.
+        let _ = unix::withdraw(&self.path, self.identity);
     }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
 }
 
 /// Peers run as the same user, or as root, who could do anything anyway.
@@ -134,6 +137,9 @@ enum State {
 
 impl Connector {
     pub(super) fn new(kind: Kind, path: PathBuf) -> Result<Connector, Error> {
+        if kind == Kind::Xen {
+            return Err(super::no_xen());
+        }
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
         Ok(Connector { kind, path, state: State::Fresh, events, timed: false })
@@ -157,7 +163,12 @@ impl Connector {
                 }
                 State::Greeting(_) => match self.greet()? {
                     Greeting::Wait => return Ok(None),
-                    Greeting::Again => self.watch(),
+                    Greeting::Again => {
+                        // After a pause: a server that hangs up at once must not make this a busy loop.
+                        self.watch();
+                        self.timed = true;
+                        return Ok(None);
+                    }
                     Greeting::Met(channel) => return Ok(Some(*channel)),
                 },
                 State::Done => return Err(Error::Closed),
@@ -175,12 +186,12 @@ impl Connector {
 
     /// Waits for the server.
     pub fn connect_within(mut self, limit: Duration) -> Result<Channel, Error> {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         loop {
             if let Some(channel) = self.poll()? {
                 return Ok(channel);
             }
-            sleep_on(self.as_fd(), deadline, limit, self.retry_after())?;
+            sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }
 
@@ -205,7 +216,7 @@ impl Connector {
     }
 
     fn watch(&mut self) {
-        let watch = watch_folder(&self.path).filter(|fd| self.register(fd).is_ok());
+        let watch = watch_folder(self.kind, &self.path).filter(|fd| self.register(fd).is_ok());
         self.timed = watch.is_none();
         self.state = State::Watching(watch);
     }
@@ -252,9 +263,13 @@ impl AsFd for Connector {
     }
 }
 
-fn watch_folder(path: &Path) -> Option<OwnedFd> {
+fn watch_folder(kind: Kind, path: &Path) -> Option<OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-    let what = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE;
+    // Our own listeners appear by rename; the field's are bound in place.
+    let what = match kind {
+        Kind::Shm => inotify::WatchFlags::MOVED_TO,
+        _ => inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE,
+    };
     inotify::add_watch(&fd, path.parent()?, what).ok()?;
     Some(fd)
 }
@@ -264,17 +279,30 @@ fn forget_events(fd: &OwnedFd) {
     while rustix::io::read(fd, &mut buf).is_ok_and(|n| n == buf.len()) {}
 }
 
-/// Sleeps until `fd` is readable, `retry` has passed, or fails once `deadline` has.
-fn sleep_on(
-    fd: BorrowedFd<'_>,
-    deadline: Instant,
+/// When waiting ends.
+#[derive(Clone, Copy)]
+struct Deadline {
+    start: Instant,
     limit: Duration,
-    retry: Option<Duration>,
-) -> Result<(), Error> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Error::Timeout(limit));
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Deadline {
+        Deadline { start: Instant::now(), limit }
     }
+
+    /// What remains, an hour at most (so that any limit, "for ever" too, fits a system call).
+    fn left(self) -> Result<Duration, Error> {
+        match self.limit.checked_sub(self.start.elapsed()) {
+            Some(left) if !left.is_zero() => Ok(left.min(Duration::from_secs(3600))),
+            _ => Err(Error::Timeout(self.limit)),
+        }
+    }
+}
+
+/// Sleeps until `fd` is readable, `retry` has passed, or fails once `deadline` has.
+fn sleep_on(fd: BorrowedFd<'_>, deadline: Deadline, retry: Option<Duration>) -> Result<(), Error> {
+    let left = deadline.left()?;
     let wait = retry.map_or(left, |r| r.min(left));
     let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
     match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {

@@ -53,11 +53,7 @@ impl Transport {
         let dir = match kind {
             Kind::Socket => env::var_os("VCHAN_SOCKET_DIR").map_or("/var/run/vchan".into(), PathBuf::from),
             Kind::Shm => shm_dir()?,
-            Kind::Xen => {
-                return Err(Error::Config(
-                    "this build has no Xen transport; set QREXEC_TRANSPORT to shm or socket".into(),
-                ));
-            }
+            Kind::Xen => return Err(no_xen()),
         };
         Ok(Transport { kind, own, dir })
     }
@@ -101,6 +97,10 @@ impl Transport {
     }
 }
 
+fn no_xen() -> Error {
+    Error::Config("this build has no Xen transport; set QREXEC_TRANSPORT to shm or socket".into())
+}
+
 fn named(name: &OsString) -> Result<Kind, Error> {
     match name.to_str() {
         Some("shm") => Ok(Kind::Shm),
@@ -142,22 +142,33 @@ fn own_domain() -> Result<u32, Error> {
 /// The private meeting folder: named by the environment, or made where only this user can look.
 fn shm_dir() -> Result<PathBuf, Error> {
     if let Some(dir) = env::var_os("QREXEC_SHM_DIR") {
-        return private_folder(PathBuf::from(dir));
+        return private_folder(PathBuf::from(dir), Named::ByUs);
     }
     if let Some(run) = env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
-        return private_folder(Path::new(&run).join("qrexec-shm"));
+        return private_folder(Path::new(&run).join("qrexec-shm"), Named::ByDefault);
     }
-    private_folder(env::temp_dir().join(format!("qrexec-shm-{}", rustix::process::getuid().as_raw())))
+    let name = format!("qrexec-shm-{}", rustix::process::geteuid().as_raw());
+    private_folder(env::temp_dir().join(name), Named::ByDefault)
+}
+
+/// Where the folder's name came from.
+#[derive(PartialEq, Eq)]
+enum Named {
+    /// `QREXEC_SHM_DIR`. Root may name another user's folder, to join that user's lab.
+    ByUs,
+    /// A well-known name, which somebody else may have taken first, root's too.
+    ByDefault,
 }
 
 /// Makes the folder if it is missing; refuses one that is a link, somebody else's, or open to others.
-fn private_folder(path: PathBuf) -> Result<PathBuf, Error> {
+fn private_folder(path: PathBuf, named: Named) -> Result<PathBuf, Error> {
     match fs::mkdir(&path, Mode::RWXU) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(Error::io(format!("making {}", path.display()))(error.into())),
     }
     let stat = fs::lstat(&path).map_err(|e| Error::io(format!("looking at {}", path.display()))(e.into()))?;
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw() || rustix::process::geteuid().is_root();
+    let euid = rustix::process::geteuid();
+    let ours = stat.st_uid == euid.as_raw() || (named == Named::ByUs && euid.is_root());
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory || !ours || stat.st_mode & 0o077 != 0 {
         return Err(Error::Config(format!(
             "{}: must be a folder of your own with mode 0700, since whoever can enter it can join your calls",

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{self, MemfdFlags, SealFlags};
+use rustix::fs::{self, MemfdFlags, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -33,6 +33,9 @@ const OFFER: usize = 12;
 /// The memfd can neither shrink nor grow nor be unsealed, so no access to it can fault. Holes can be
 /// punched into it, which read as zeroes: lies of the peer about its own bytes.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Seals under which the pages could not be mapped for writing.
+const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 /// A server's pages, made before the client comes.
 pub(super) struct Offer {
@@ -135,6 +138,10 @@ fn check_memfd(memfd: &OwnedFd, orders: Orders) -> Result<(), Refusal> {
     if !seals.contains(SEALS) {
         return Err(Refusal::Bad("its memfd is not sealed"));
     }
+    let mode = fs::fcntl_getfl(memfd).map_err(|_| Refusal::Bad("its memfd cannot be examined"))?;
+    if seals.intersects(READ_ONLY) || mode & OFlags::RWMODE != OFlags::RDWR {
+        return Err(Refusal::Bad("its memfd cannot be written"));
+    }
     let stat = fs::fstat(memfd).map_err(|_| Refusal::Bad("its memfd cannot be examined"))?;
     if stat.st_size as u64 != orders.region_bytes() as u64 {
         return Err(Refusal::Bad("its memfd is not of the size that the orders say"));
@@ -160,9 +167,10 @@ impl Bell for Doorbell {
     }
 
     fn ring(&mut self) -> Result<bool, Error> {
-        match send(&self.0, b"!", SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match rustix::io::retry_on_intr(|| send(&self.0, b"!", flags)) {
             // A full queue of wake-ups wakes as well as one more would.
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Ok(_) | Err(Errno::AGAIN) => Ok(true),
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Ok(false),
             Err(error) => Err(Error::io("ringing the doorbell")(error.into())),
         }

@@ -29,7 +29,7 @@ pub(super) fn client_orders() -> Result<Orders, Error> {
 /// A channel over a connected, non-blocking stream.
 ///
 /// The channel plays the client of the private page, whatever its role toward the peer; the staging
-/// end plays the server.
+/// end plays the server. So *left* is what we send: a server passes its orders swapped.
 pub(super) fn channel(socket: OwnedFd, orders: Orders) -> Result<Channel, Error> {
     let region = Arc::new(Region::private(orders)?);
     initialise(&region);
