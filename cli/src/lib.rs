@@ -1,2 +1,16 @@
-//! placeholder replaced in this commit series
+//! The qrexec programs: everything that people and machines start by name.
+//!
+//! All of them are one executable under several names, see [`multicall`].
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod client_vm;
+pub mod failure;
 pub mod lab;
+pub mod local_program;
+pub mod logging;
+pub mod multicall;
+pub mod number;
+pub mod status;
+pub mod stdio;
+pub mod usage;

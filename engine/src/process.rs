@@ -102,6 +102,16 @@ impl Child {
     }
 }
 
+/// Takes charge of a child that the standard library started and nobody has waited for.
+impl TryFrom<std::process::Child> for Child {
+    type Error = io::Error;
+
+    fn try_from(child: std::process::Child) -> io::Result<Self> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        Self::adopt(pid.ok_or(io::ErrorKind::InvalidInput)?)
+    }
+}
+
 impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

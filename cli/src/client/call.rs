@@ -1,0 +1,120 @@
+//! A command in a qube, with its data here.
+
+use std::os::fd::AsFd;
+
+use engine::exec::{Prepared, Services, Started, Stderr};
+use engine::process::Child;
+use engine::pump::Call;
+use engine::{datalink, localfd, pump};
+use ring::{Sizes, Transport};
+use wire::command::{Command, CommandKind};
+use wire::names::DomainId;
+use wire::stream::Role;
+
+use super::args::{Plan, Purpose};
+use super::daemon::Daemon;
+use super::{PROGRAM, about, dom0};
+use crate::failure::Failure;
+use crate::local_program::LocalProgram;
+use crate::status;
+use crate::stdio::{self, Streams};
+
+/// What the command in the qube is connected to, found before the qube hears of anything.
+enum Local {
+    Nothing,
+    Stdio { stdin_is_both: bool },
+    Program(LocalProgram),
+    Service(Services, Prepared),
+}
+
+/// Runs the command in the qube and gives its exit status.
+pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
+    let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
+    let local = Local::find(plan, &transport)?;
+    let just = plan.purpose == Purpose::StartOnly;
+
+    let mut daemon = Daemon::connect(&plan.socket_dir, &plan.target).map_err(about(&plan.target))?;
+    let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
+    let sizes = Sizes::both(transport.default_ring());
+    let (channel, version) =
+        datalink::serve(&transport, endpoint.domain.0, endpoint.port.0, sizes, plan.wait)
+            .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
+
+    let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
+    let (child, streams) = local.start()?;
+    let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
+    let outcome = pump::run(
+        channel,
+        Call {
+            stdin: sink,
+            stdout: source,
+            stderr: Some(stderr),
+            child,
+            filter_stdout: plan.filter_stdout,
+            filter_stderr: plan.filter_stderr,
+            prefix: plan.prefix.clone(),
+            ..Call::new(Role::Client, version)
+        },
+    );
+    // The daemon counts the call as its client's as long as we hold on to it.
+    drop(daemon);
+    Ok(status::of_call(PROGRAM, &outcome))
+}
+
+impl Local {
+    fn find(plan: &Plan, transport: &Transport) -> Result<Self, Failure> {
+        let Purpose::Local(line) = &plan.purpose else {
+            if plan.stdin_is_both {
+                stdio::check_stdin_socket()?;
+            }
+            let stdin_is_both = plan.stdin_is_both;
+            return Ok(if plan.purpose == Purpose::StartOnly {
+                Self::Nothing
+            } else {
+                Self::Stdio { stdin_is_both }
+            });
+        };
+        let command =
+            Command::parse_without_user(line).map_err(|error| Failure::usage(format!("-l: {error}")))?;
+        match command.kind {
+            CommandKind::Shell(text) => {
+                let program = LocalProgram::shell(std::os::unix::ffi::OsStrExt::from_bytes(&text));
+                Ok(Self::Program(program.with_env("QREXEC_REMOTE_DOMAIN", plan.target.as_str())))
+            }
+            kind => {
+                let services = dom0::services(transport);
+                let (prepared, _) = dom0::prepare(&services, &kind, command.nogui)?;
+                Ok(Self::Service(services, prepared))
+            }
+        }
+    }
+
+    fn start(self) -> Result<(Option<Child>, Option<Streams>), Failure> {
+        match self {
+            Self::Nothing => Ok((None, None)),
+            Self::Stdio { stdin_is_both } => {
+                let streams = Streams::take(stdin_is_both).map_err(Failure::during("stdin and stdout"))?;
+                Ok((None, Some(streams)))
+            }
+            Self::Program(program) => program.start().map(|(child, streams)| (Some(child), Some(streams))),
+            Self::Service(services, prepared) => {
+                let started = services.start(&prepared, None, Stderr::Ours).map_err(dom0::failure)?;
+                let (child, streams) = connected(started)?;
+                Ok((child, Some(streams)))
+            }
+        }
+    }
+}
+
+/// The streams of a started service, after it was told what it has to hear first.
+pub(super) fn connected(started: Started) -> Result<(Option<Child>, Streams), Failure> {
+    let mut rest = started.prefix.as_slice();
+    while !rest.is_empty() {
+        match rustix::io::write(started.stdin.as_fd(), rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::during("the service hung up")(error)),
+        }
+    }
+    Ok((started.child, Streams { source: started.stdout, sink: started.stdin }))
+}

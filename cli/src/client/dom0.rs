@@ -1,0 +1,165 @@
+//! Services of dom0 itself.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process;
+
+use engine::datalink;
+use engine::exec::{
+    Environment, ExecError, Executable, Image, Prepared, ServiceConfig, Services, Stderr, Users,
+};
+use engine::pump::{self, Call};
+use ring::Transport;
+use wire::command::{Command, CommandKind, ServiceCall};
+use wire::control::Endpoint;
+use wire::header::ty;
+use wire::names::{DomainId, Port, ServiceName, Target};
+use wire::stream::Role;
+
+use super::args::{Plan, Waiting};
+use super::call::connected;
+use super::daemon::Daemon;
+use super::{PROGRAM, about};
+use crate::failure::Failure;
+use crate::status;
+
+/// What stands in front of a command for dom0 by a caller in dom0, where there is no user to choose.
+const DEFAULT_USER: &[u8] = b"DEFAULT:";
+/// The service that ends when the user's graphical session is there.
+const WAIT_FOR_SESSION: &str = "qubes.WaitForSession";
+
+/// The services of this machine, run as whoever runs us.
+pub(super) fn services(transport: &Transport) -> Services {
+    Services::from_env(Users::Any, transport.kind() != ring::Kind::Xen)
+}
+
+pub(super) fn failure(error: ExecError) -> Failure {
+    Failure { status: error.code(), message: error.to_string() }
+}
+
+/// Finds a service and waits for the session if its configuration wants one.
+pub(super) fn prepare(
+    services: &Services,
+    kind: &CommandKind,
+    nogui: bool,
+) -> Result<(Prepared, ServiceConfig), Failure> {
+    let CommandKind::Service(call) = kind else {
+        return Err(Failure::trouble("dom0 runs services only: QUBESRPC SERVICE+ARG SOURCE"));
+    };
+    let config = services.config(&call.service).map_err(failure)?;
+    if config.wait_for_session && !nogui {
+        wait_for_session(services, &call.source);
+    }
+    let prepared = services.prepare(kind, &config).map_err(failure)?;
+    Ok((prepared, config))
+}
+
+/// Whatever becomes of it, the call goes on.
+fn wait_for_session(services: &Services, source: &Target) {
+    let waited = ServiceName::new(WAIT_FOR_SESSION).ok().map(|service| {
+        let call = CommandKind::Service(ServiceCall { service, source: source.clone(), requested: None });
+        let prepared = services.prepare(&call, &ServiceConfig::default())?;
+        let started = services.start(&prepared, None, Stderr::Ours)?;
+        started.child.map_or(Ok(0), |mut child| child.wait().map_err(ExecError::Streams))
+    });
+    match waited {
+        None | Some(Ok(0)) => {}
+        Some(Ok(status)) => tracing::warn!("{WAIT_FOR_SESSION} ended with {status}"),
+        Some(Err(error)) => tracing::warn!("{WAIT_FOR_SESSION}: {error}"),
+    }
+}
+
+/// A service of dom0 for a caller in dom0: this process becomes the service, or only starts it.
+pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
+    let line = plan
+        .command
+        .strip_prefix(DEFAULT_USER)
+        .ok_or_else(|| Failure::trouble("commands for dom0 begin with DEFAULT:"))?;
+    let command = Command::parse_without_user(line).map_err(|error| Failure::trouble(error.to_string()))?;
+    let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
+    let services = services(&transport);
+    let (prepared, config) = prepare(&services, &command.kind, command.nogui)?;
+    if detached {
+        let user = config.force_user.as_deref();
+        return services.start_detached(&prepared, user, None).map(|()| 0).map_err(failure);
+    }
+    match prepared {
+        Prepared::Executable(Executable { image, call }) => {
+            Err(become_service(&services, &image, call.as_ref()))
+        }
+        Prepared::Socket(path, _) => Err(no_socket(&path.display())),
+        Prepared::Tcp(address, _) => Err(no_socket(&address)),
+    }
+}
+
+fn no_socket(to: &dyn std::fmt::Display) -> Failure {
+    Failure::trouble(format!("{to}: a caller in dom0 cannot be connected to a socket, only to programs"))
+}
+
+/// Returns only if it failed.
+fn become_service(services: &Services, image: &Image, call: Option<&ServiceCall>) -> Failure {
+    let mut environment = Environment::inherited(services.embedded);
+    if let Some(call) = call {
+        environment.describe(call);
+    }
+    let argument = call.and_then(|call| call.service.argument()).filter(|argument| !argument.is_empty());
+    let replace = |file: &Path, script: Option<&Path>| {
+        process::Command::new(file).args(script).args(argument).env_clear().envs(environment.iter()).exec()
+    };
+    let shell = Path::new("/bin/sh");
+    let (file, error) = match image {
+        Image::Program(path) => match replace(path, None) {
+            // Executable, but neither a binary nor with a first line that names its interpreter.
+            error if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+                (path.as_path(), replace(shell, Some(path)))
+            }
+            error => (path.as_path(), error),
+        },
+        Image::Text(path) => (path.as_path(), replace(shell, Some(path))),
+        Image::Shell(_) => return Failure::trouble("dom0 runs services only"),
+    };
+    failure(ExecError::Spawn { file: file.to_owned(), source: error })
+}
+
+/// A service of dom0 for a request that waits in a qube.
+pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
+    let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
+    let mut daemon = Daemon::connect(&plan.socket_dir, waiting.source_id).map_err(about(&waiting.source))?;
+    let unset = Endpoint { domain: DomainId::DOM0, port: Port(0) };
+    daemon.service_connect(waiting.ident, unset).map_err(about(&waiting.source))?;
+    let endpoint = daemon.answer(ty::SERVICE_CONNECT).map_err(about(&waiting.source))?;
+    let services = services(&transport);
+    let found = Command::parse_without_user(&plan.command)
+        .map_err(ExecError::from)
+        .map_err(failure)
+        .and_then(|command| prepare(&services, &command.kind, command.nogui));
+
+    let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
+        .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
+    let started = found.and_then(|(prepared, config)| {
+        services.start(&prepared, config.force_user.as_deref(), Stderr::Ours).map_err(failure)
+    });
+    let started = match started {
+        Ok(started) => started,
+        // The caller hears of it like of any other exit code, whether it is still there or not.
+        Err(failure) => {
+            let _ = pump::report(channel, version, failure.status, false);
+            return Err(failure);
+        }
+    };
+    let (exit_on_client_eof, exit_on_service_eof) = (started.exit_on_client_eof, started.exit_on_service_eof);
+    let (child, streams) = connected(started)?;
+    let outcome = pump::run(
+        channel,
+        Call {
+            stdin: Some(streams.sink),
+            stdout: Some(streams.source),
+            child,
+            prefix: plan.prefix.clone(),
+            exit_on_client_eof,
+            exit_on_service_eof,
+            ..Call::new(Role::Service, version)
+        },
+    );
+    Ok(status::of_served(PROGRAM, &outcome))
+}

@@ -1,0 +1,62 @@
+//! `qrexec-client`: runs commands and services in qubes, from dom0.
+//!
+//! What is asked for is one of four things: a command in a qube with its data here ([`call`]), the same
+//! for a request that waits in another qube ([`connect`]), a service of dom0 for such a request or for a
+//! caller in dom0 itself ([`dom0`]).
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::failure::Failure;
+use crate::{status, usage};
+
+mod args;
+mod call;
+mod connect;
+mod daemon;
+mod dom0;
+mod qubesd;
+
+use args::{Args, Plan, Purpose};
+
+const PROGRAM: &str = "qrexec-client";
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(failure)) => return failure.report(PROGRAM),
+        Err(status) => return status,
+    };
+    let result = run(&plan);
+    if plan.kill
+        && !plan.target.is_dom0()
+        && let Err(error) = qubesd::call(Path::new(qubesd::SOCKET), "admin.vm.Kill", &plan.target)
+    {
+        eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
+    }
+    match result {
+        Ok(_) if !plan.exit_code => 0,
+        Ok(status) => status,
+        Err(failure) => failure.report(PROGRAM),
+    }
+}
+
+/// Does what was asked for; gives the status of what ran.
+fn run(plan: &Plan) -> Result<i32, Failure> {
+    match (&plan.purpose, plan.target.is_dom0()) {
+        (Purpose::Connect(waiting), true) => dom0::serve(plan, waiting),
+        (Purpose::Connect(waiting), false) => connect::connect(plan, waiting).map(|()| 0),
+        (Purpose::Local(_), true) => {
+            Err(Failure::trouble("-l does not go with dom0: connect the two commands with a pipe"))
+        }
+        (Purpose::Here, true) => dom0::run(plan, false),
+        (Purpose::StartOnly, true) => dom0::run(plan, true),
+        (_, false) => call::call(plan),
+    }
+}
+
+/// The start of a message about a qube's daemon.
+fn about(qube: impl std::fmt::Display) -> impl FnOnce(daemon::Error) -> Failure {
+    move |error| Failure { status: status::TROUBLE, message: format!("{qube}: {error}") }
+}

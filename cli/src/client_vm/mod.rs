@@ -1,0 +1,86 @@
+//! `qrexec-client-vm`: asks for a service in another qube.
+//!
+//! It is the server of the data link: the agent says on which port the service will be met, this side
+//! listens there, and the pump carries the data. With a local program, that program's stdin and stdout
+//! are the service's; without one, the caller's own.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+
+use engine::pump::Call;
+use engine::{datalink, localfd, pump};
+use ring::{Sizes, Transport};
+use wire::stream::Role;
+
+use crate::failure::Failure;
+use crate::stdio::{self, Streams};
+use crate::{status, usage};
+
+mod args;
+mod request;
+
+use args::{Args, Plan};
+
+const PROGRAM: &str = "qrexec-client-vm";
+/// What callers look for on stderr when a call was refused, alone on its line.
+const REFUSED: &str = "Request refused";
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(failure)) => return report(&failure),
+        Err(status) => return status,
+    };
+    call(plan).unwrap_or_else(|failure| report(&failure))
+}
+
+fn report(failure: &Failure) -> i32 {
+    if failure.status != status::REFUSED {
+        return failure.report(PROGRAM);
+    }
+    if failure.message != REFUSED {
+        failure.report(PROGRAM);
+    }
+    eprintln!("{REFUSED}");
+    failure.status
+}
+
+fn call(plan: Plan) -> Result<i32, Failure> {
+    if plan.stdin_is_both {
+        stdio::check_stdin_socket()?;
+    }
+    if let Some(program) = &plan.program {
+        program.check()?;
+    }
+    let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
+    let allowed = request::ask(&plan.agent_socket, &plan.request)?;
+
+    let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
+    let sizes = Sizes::both(plan.buffer.unwrap_or_else(|| transport.default_ring()));
+    let (channel, version) = datalink::serve(&transport, domain, port, sizes, datalink::WAIT_VM)
+        .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
+
+    let filter_stdout =
+        plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());
+    let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
+    let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
+    let (child, streams) = match &plan.program {
+        Some(program) => program.start().map(|(child, streams)| (Some(child), streams))?,
+        None => (None, Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?),
+    };
+    let outcome = pump::run(
+        channel,
+        Call {
+            stdin: Some(streams.sink),
+            stdout: Some(streams.source),
+            stderr: Some(stderr),
+            child,
+            filter_stdout,
+            filter_stderr,
+            prefix: plan.prefix,
+            ..Call::new(Role::Client, version)
+        },
+    );
+    Ok(status::of_call(PROGRAM, &outcome))
+}

@@ -1,0 +1,139 @@
+//! Asking the agent.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use wire::control::{EXEC_LEN, Endpoint};
+use wire::trigger::Trigger;
+use wire::version::Version;
+
+use crate::failure::Failure;
+use crate::status;
+
+/// A call that was allowed. The agent considers it ended when this is dropped.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    /// Where to wait for the service.
+    pub(super) endpoint: Endpoint,
+    _agent: UnixStream,
+}
+
+/// Asks the agent behind `socket` for a service and waits for its answer, for as long as policy needs.
+pub(super) fn ask(socket: &Path, request: &Trigger) -> Result<Allowed, Failure> {
+    let agent = ring::unix::connect(socket)
+        .map_err(Failure::during(format_args!("cannot reach the agent at {}", socket.display())))?;
+    let message = request.encode(Version::OURS).map_err(|error| Failure::usage(error.to_string()))?;
+    let mut agent = UnixStream::from(agent);
+    match exchange(&mut agent, &message) {
+        Ok(answer) => {
+            checked(Endpoint::from_bytes(answer)).map(|endpoint| Allowed { endpoint, _agent: agent })
+        }
+        Err(error) if is_refusal(&error) => {
+            Err(Failure { status: status::REFUSED, message: String::from("Request refused") })
+        }
+        Err(error) => Err(Failure::during("asking the agent")(error)),
+    }
+}
+
+/// The answer to a call that is allowed. `ConnectionAborted` if it was cut short.
+fn exchange(agent: &mut UnixStream, message: &[u8]) -> io::Result<[u8; EXEC_LEN]> {
+    agent.write_all(message)?;
+    let mut answer = [0; EXEC_LEN];
+    let mut rest = answer.as_mut_slice();
+    while !rest.is_empty() {
+        let room = rest.len();
+        match agent.read(rest) {
+            Ok(0) if room == EXEC_LEN => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            Ok(count) => rest = rest.get_mut(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(answer)
+}
+
+/// An agent refuses by hanging up, even while it is still being asked.
+fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset)
+}
+
+fn checked(endpoint: Endpoint) -> Result<Endpoint, Failure> {
+    if endpoint.port.is_data() {
+        Ok(endpoint)
+    } else {
+        Err(Failure::trouble(format!(
+            "the agent answered with port {}, which is none for data",
+            endpoint.port
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::path::PathBuf;
+    use std::thread;
+
+    use super::*;
+    use wire::frame::LocalTriggerDecoder;
+    use wire::names::{DomainId, Ident, Port, ServiceName, Target};
+
+    fn request() -> Trigger {
+        Trigger {
+            source: None,
+            target: Target::sanitize(b"work"),
+            service: ServiceName::new("test+x").unwrap(),
+            ident: Ident::new(Ident::SOCKET).unwrap(),
+        }
+    }
+
+    /// An agent that reads one request and answers with these bytes.
+    fn agent(folder: &Path, answer: &'static [u8]) -> (PathBuf, thread::JoinHandle<()>) {
+        let path = folder.join("agent");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let agent = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut decoder = LocalTriggerDecoder::new();
+            let asked = loop {
+                let mut bytes = [0; 64];
+                let count = client.read(&mut bytes).unwrap();
+                if let Some(asked) = decoder.feed(&bytes[..count]).unwrap() {
+                    break asked.unwrap();
+                }
+            };
+            assert_eq!(asked, request());
+            for byte in answer {
+                client.write_all(&[*byte]).unwrap();
+            }
+            drop(OwnedFd::from(client));
+        });
+        (path, agent)
+    }
+
+    fn answered(answer: &'static [u8]) -> Result<Endpoint, i32> {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, agent) = agent(folder.path(), answer);
+        let result = ask(&path, &request());
+        agent.join().unwrap();
+        result.map(|allowed| allowed.endpoint).map_err(|failure| failure.status)
+    }
+
+    #[test]
+    fn answers() {
+        let endpoint = Endpoint { domain: DomainId(7), port: Port(513) };
+        assert_eq!(answered(b"\x07\0\0\0\x01\x02\0\0"), Ok(endpoint));
+        assert_eq!(answered(b""), Err(status::REFUSED));
+        assert_eq!(answered(b"\x07\0\0"), Err(status::TROUBLE));
+        assert_eq!(answered(b"\x07\0\0\0\0\x02\0\0"), Err(status::TROUBLE));
+    }
+
+    #[test]
+    fn without_an_agent_there_is_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        let failure = ask(&folder.path().join("none"), &request()).unwrap_err();
+        assert_eq!(failure.status, status::TROUBLE);
+    }
+}

@@ -1,0 +1,139 @@
+//! A program on the caller's side whose stdin and stdout are the service's.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use engine::process::Child;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::failure::Failure;
+use crate::status;
+use crate::stdio::Streams;
+
+/// Keeps the caller's stderr for the program as well when it is set.
+const PASS_STDERR: &str = "PASS_LOCAL_STDERR";
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalProgram {
+    file: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(&'static str, OsString)>,
+    saves_streams: bool,
+}
+
+impl LocalProgram {
+    /// The program in `file`, which is a path and never searched for, with `args` behind its name. It
+    /// finds the caller's own streams in `SAVED_FD_0` and `SAVED_FD_1`.
+    pub fn new(file: &OsStr, args: Vec<OsString>) -> Self {
+        // A name without slash would be looked up in PATH; it means the file in this folder.
+        let file =
+            if Path::new(file).components().count() == 1 { Path::new(".").join(file) } else { file.into() };
+        Self { file, args, env: Vec::new(), saves_streams: true }
+    }
+
+    /// A shell command, as `qrexec-client -l` has it.
+    pub fn shell(command: &OsStr) -> Self {
+        let bash = Path::new("/bin/bash");
+        let shell = if bash.exists() { bash } else { Path::new("/bin/sh") };
+        let args = vec![OsString::from("-c"), command.to_owned()];
+        Self { file: shell.into(), args, env: Vec::new(), saves_streams: false }
+    }
+
+    /// Sets a variable for the program.
+    pub fn with_env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// Whether the program could be started now: a reason not even to make the call.
+    ///
+    /// # Errors
+    /// Status 127 if it is not there, 125 if it cannot be executed.
+    pub fn check(&self) -> Result<(), Failure> {
+        let access = rustix::fs::access(&self.file, rustix::fs::Access::EXEC_OK);
+        let folder = self.file.is_dir().then_some(Err(rustix::io::Errno::ACCESS));
+        folder.unwrap_or(access).map_err(|error| self.failure(&error.into()))
+    }
+
+    /// Starts the program. The streams are the other ends of its stdin and stdout; both are sockets, so
+    /// that it can ask for one socket for both directions.
+    ///
+    /// # Errors
+    /// As for [`LocalProgram::check`].
+    pub fn start(&self) -> Result<(Child, Streams), Failure> {
+        self.spawn().map_err(|error| self.failure(&error))
+    }
+
+    fn spawn(&self) -> io::Result<(Child, Streams)> {
+        let (sink, stdin) = pair()?;
+        let (source, stdout) = pair()?;
+        let saved = self.saved_streams()?;
+        let mut command = Command::new(&self.file);
+        command
+            .arg0(self.file.file_name().unwrap_or(self.file.as_os_str()))
+            .args(&self.args)
+            .stdin(stdin)
+            .stdout(stdout)
+            .env("QREXEC_AGENT_PID", std::process::id().to_string());
+        for (name, value) in &self.env {
+            command.env(name, value);
+        }
+        for (number, copy) in &saved {
+            command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
+        }
+        Ok((Child::try_from(command.spawn()?)?, Streams { source, sink }))
+    }
+
+    /// Copies of the caller's streams that the program inherits: not close-on-exec, and only alive while
+    /// it is being started.
+    fn saved_streams(&self) -> io::Result<Vec<(u8, OwnedFd)>> {
+        let mut saved = Vec::new();
+        if self.saves_streams {
+            saved.push((0, rustix::io::dup(rustix::stdio::stdin())?));
+            saved.push((1, rustix::io::dup(rustix::stdio::stdout())?));
+            if std::env::var_os(PASS_STDERR).is_some() {
+                saved.push((2, rustix::io::dup(rustix::stdio::stderr())?));
+            }
+        }
+        Ok(saved)
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        let status = match error.kind() {
+            io::ErrorKind::NotFound => status::NOT_FOUND,
+            _ => status::TROUBLE,
+        };
+        Failure { status, message: format!("cannot start {}: {error}", self.file.display()) }
+    }
+}
+
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_is_a_file_here_and_not_in_path() {
+        let program = LocalProgram::new(OsStr::new("ls"), vec![]);
+        assert_eq!(program.file, Path::new("./ls"));
+        assert_eq!(program.check().map_err(|f| f.status), Err(status::NOT_FOUND));
+        assert_eq!(LocalProgram::new(OsStr::new("/bin/ls"), vec![]).check(), Ok(()));
+        assert_eq!(LocalProgram::new(OsStr::new("a/b"), vec![]).file, Path::new("a/b"));
+    }
+
+    #[test]
+    fn what_cannot_run_is_seen_before_the_call() {
+        for file in ["/etc/passwd", "/tmp"] {
+            let failure = LocalProgram::new(OsStr::new(file), vec![]).check();
+            assert_eq!(failure.map_err(|f| f.status), Err(status::TROUBLE), "{file}");
+        }
+    }
+}

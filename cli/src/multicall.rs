@@ -1,0 +1,60 @@
+//! One executable, every program: the name it is called by decides.
+//!
+//! Every binary of the package is this same dispatcher with another default, so a lab needs nothing
+//! but links to the executable that is already running.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::{client, client_vm, lab, logging, status};
+
+/// A program: its name and its main function, which takes the arguments with the name first and gives
+/// the exit status.
+type Program = (&'static str, fn(Vec<OsString>) -> i32);
+
+/// Every program that can be called by name.
+const PROGRAMS: &[Program] = &[
+    // AGENT
+    ("qrexec-client", client::main),
+    ("qrexec-client-vm", client_vm::main),
+    ("qrexec-lab", lab::main),
+];
+
+/// Runs the program that the executable was called as, or `default` if that is none of ours.
+pub fn main(default: &str) -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
+    let Some((name, program)) = called.and_then(find).or_else(|| find(default)) else {
+        eprintln!("{default} is not part of this build");
+        return exit_code(status::TROUBLE);
+    };
+    logging::init(name);
+    exit_code(program(args))
+}
+
+fn find(name: &str) -> Option<&'static Program> {
+    PROGRAMS.iter().find(|(known, _)| *known == name)
+}
+
+/// An exit status for the system, which takes 8 bits; one that does not fit is a failure.
+fn exit_code(status: i32) -> ExitCode {
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_by_their_whole_name() {
+        assert!(find("qrexec-client").is_some_and(|(name, _)| *name == "qrexec-client"));
+        assert!(find("qrexec-client-vm").is_some_and(|(name, _)| *name == "qrexec-client-vm"));
+        assert!(find("qrexec").is_none());
+    }
+
+    #[test]
+    fn names_are_unique_and_sorted() {
+        assert!(PROGRAMS.is_sorted_by(|(a, _), (b, _)| a < b));
+    }
+}

@@ -1,0 +1,64 @@
+//! Command lines: clap reads them, and whatever is wrong with one is said in exactly one line.
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::status;
+
+/// Reads the arguments of a program, the program's own name first.
+///
+/// # Errors
+/// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the one line on
+/// stderr that says what is wrong.
+pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
+    T::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed stdout is no reason to fail: nobody wants the text any more.
+            let _ = error.print();
+            0
+        }
+        _ => wrong(program, &one_line(&error)),
+    })
+}
+
+/// Says in one line what is wrong with a command line; the result is the exit status.
+pub fn wrong(program: &str, what: &str) -> i32 {
+    eprintln!("{program}: {what} (see {program} --help)");
+    status::USAGE
+}
+
+/// The core of clap's message, without its usage text and hints.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let core = text.split("\n\n").next().unwrap_or_default();
+    let core = core.strip_prefix("error: ").unwrap_or(core);
+    core.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Args {
+        #[arg(long)]
+        _number: Option<u32>,
+        #[arg(required = true, value_name = "WORD")]
+        _words: Vec<String>,
+    }
+
+    fn message(args: &[&str]) -> String {
+        one_line(&Args::try_parse_from(args).expect_err("a wrong command line"))
+    }
+
+    #[test]
+    fn messages_are_one_line_and_say_what_is_missing() {
+        assert_eq!(message(&["x"]), "the following required arguments were not provided: <WORD>...");
+        assert!(message(&["x", "--bogus", "a"]).contains("'--bogus'"));
+        for args in [["x", "--bogus"], ["x", "--number=a\nb"]] {
+            assert_eq!(message(&args).lines().count(), 1);
+        }
+    }
+}
