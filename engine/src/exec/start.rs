@@ -2,14 +2,14 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
 use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
@@ -42,8 +42,6 @@ pub struct Started {
     pub stderr: Option<OwnedFd>,
     /// The process; socket services have none and end with code 0.
     pub child: Option<Child>,
-    /// To be written into `stdin` before anything else.
-    pub prefix: Vec<u8>,
     /// The call ends as soon as the caller sends no more.
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
@@ -58,8 +56,8 @@ impl Services {
     pub fn start(&self, what: &Prepared, user: Option<&str>, stderr: Stderr) -> Result<Started, ExecError> {
         let executable = match what {
             Prepared::Executable(executable) => executable,
-            Prepared::Socket(path, options) => return connected(unix(path)?, options),
-            Prepared::Tcp(address, options) => return connected(tcp(*address)?, options),
+            Prepared::Socket(path, options) => return connected(unix(path, options)?, options),
+            Prepared::Tcp(address, options) => return connected(tcp(*address, options)?, options),
         };
         let (stdin, their_stdin) = pair()?;
         let (stdout, their_stdout) = pair()?;
@@ -75,7 +73,6 @@ impl Services {
             stdout,
             stderr: errors.map(|(ours, _)| ours),
             child: Some(child),
-            prefix: Vec::new(),
             exit_on_client_eof: false,
             exit_on_service_eof: false,
         })
@@ -100,8 +97,8 @@ impl Services {
                 // Nobody waits for it: it becomes somebody else's child when this process ends.
                 self.run(executable, user, [null, null, log.unwrap_or(null)]).map(drop)
             }
-            Prepared::Socket(path, options) => told(unix(path)?, options, path.display().to_string()),
-            Prepared::Tcp(address, options) => told(tcp(*address)?, options, address.to_string()),
+            Prepared::Socket(path, options) => unix(path, options).map(drop),
+            Prepared::Tcp(address, options) => tcp(*address, options).map(drop),
         }
     }
 
@@ -170,8 +167,11 @@ fn pair() -> Result<(OwnedFd, OwnedFd), ExecError> {
         .map_err(streams)
 }
 
-fn unix(path: &Path) -> Result<OwnedFd, ExecError> {
-    connect_unix(path).map_err(|source| ExecError::Connect { to: path.display().to_string(), source })
+/// Connects to a unix socket and tells it what is called.
+fn unix(path: &Path, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
+    connect_unix(path)
+        .and_then(|socket| told(socket, options))
+        .map_err(|source| ExecError::Connect { to: path.display().to_string(), source })
 }
 
 /// Connects to a socket however long its path and its name are.
@@ -183,12 +183,15 @@ fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     ring::unix::connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
 }
 
-fn tcp(address: std::net::SocketAddr) -> Result<OwnedFd, ExecError> {
-    let stream = TcpStream::connect(address)
-        .map_err(|source| ExecError::Connect { to: address.to_string(), source })?;
-    // Chunks are passed on as they come; a delay would only wait for bytes that are not there yet.
-    let _ = stream.set_nodelay(true);
-    Ok(stream.into())
+/// Connects to a TCP port and tells it what is called.
+fn tcp(address: SocketAddr, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
+    let connect = || {
+        let stream = TcpStream::connect(address)?;
+        // Chunks are passed on as they come; a delay would only wait for bytes that are not there yet.
+        let _ = stream.set_nodelay(true);
+        told(stream.into(), options)
+    };
+    connect().map_err(|source| ExecError::Connect { to: address.to_string(), source })
 }
 
 fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecError> {
@@ -198,23 +201,22 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
         stdout,
         stderr: None,
         child: None,
-        prefix: options.prefix.clone(),
         exit_on_client_eof: options.exit_on_client_eof,
         exit_on_service_eof: options.exit_on_service_eof,
     })
 }
 
-/// Tells a socket service about its call and hangs up.
-fn told(socket: OwnedFd, options: &SocketOptions, to: String) -> Result<(), ExecError> {
+/// Writes the description of the call, which comes before anything the caller sends.
+fn told(socket: OwnedFd, options: &SocketOptions) -> io::Result<OwnedFd> {
     let mut rest = options.prefix.as_slice();
     while !rest.is_empty() {
-        match rustix::net::send(&socket, rest, rustix::net::SendFlags::NOSIGNAL) {
+        match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL) {
             Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             Err(Errno::INTR) => {}
-            Err(source) => return Err(ExecError::Connect { to, source: source.into() }),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(socket)
 }
 
 #[cfg(test)]

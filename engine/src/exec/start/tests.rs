@@ -148,10 +148,12 @@ fn a_socket_service_is_told_what_is_called() {
     lab.config(name, "exit-on-service-eof=true\n");
 
     let started = lab.start(&format!("QUBESRPC {name}+arg work")).expect("connects");
-    assert_eq!(started.prefix, format!("{name}+arg work\0").into_bytes());
     assert!(started.exit_on_service_eof && !started.exit_on_client_eof);
     assert!(started.child.is_none() && started.stderr.is_none());
     let (mut peer, _) = listener.accept().expect("accept");
+    let mut told = vec![0; name.len() + 10];
+    peer.read_exact(&mut told).expect("read");
+    assert_eq!(told, format!("{name}+arg work\0").into_bytes());
     peer.write_all(b"hello").expect("write");
     drop(peer);
     let mut said = String::new();
@@ -160,7 +162,9 @@ fn a_socket_service_is_told_what_is_called() {
 
     lab.config(name, "skip-service-descriptor=true\n");
     let started = lab.start(&format!("QUBESRPC {name} work")).expect("connects");
-    assert!(started.prefix.is_empty());
+    drop(started);
+    let (mut peer, _) = listener.accept().expect("accept");
+    assert_eq!(peer.read(&mut told).expect("read"), 0);
     drop(listener);
     assert_eq!(lab.start(&format!("QUBESRPC {name} work")).expect_err("nobody").code(), 125);
 }
@@ -173,13 +177,12 @@ fn a_tcp_service_is_connected() {
     let link = lab.dir.path().join("services/test.Tcp");
     std::os::unix::fs::symlink("/dev/tcp/127.0.0.1", link).expect("symlink");
     let started = lab.start(&format!("QUBESRPC test.Tcp+{port} work")).expect("connects");
-    assert_eq!(started.prefix, format!("test.Tcp+{port} work\0").into_bytes());
     let (mut peer, _) = listener.accept().expect("accept");
     std::fs::File::from(started.stdin).write_all(b"in").expect("write");
     drop(started.stdout);
     let mut got = String::new();
     peer.read_to_string(&mut got).expect("read");
-    assert_eq!(got, "in");
+    assert_eq!(got, format!("test.Tcp+{port} work\0in"));
 }
 
 #[test]
