@@ -15,6 +15,8 @@ use crate::rule::{self, Rule, Scope};
 const MAX_FILES: usize = 16_384;
 /// Bytes that one policy may have, counted likewise.
 const MAX_BYTES: usize = 64 << 20;
+/// Rules that one policy may have.
+const MAX_RULES: usize = 1_000_000;
 /// Files that may include one another in a row.
 const MAX_DEPTH: usize = 100;
 
@@ -207,6 +209,10 @@ impl<'s> Compiler<'s> {
     ) -> Result<(), PolicyError> {
         let names = &mut self.names;
         let rule = parse(&mut |text| intern(names, text)).map_err(|error| error.at(file, line))?;
+        if self.rules.len() >= MAX_RULES {
+            let problem = format!("the policy has more than {MAX_RULES} rules");
+            return Err(LineError::new(1, problem, "merge some of them").at(file, line));
+        }
         self.rules.push(rule);
         Ok(())
     }

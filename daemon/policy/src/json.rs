@@ -11,10 +11,10 @@ use crate::system::{Domain, SystemInfo};
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
     /// No qube can have this name.
-    #[error("system information: {0:?} is no name of a qube")]
+    #[error("{0:?} is no name of a qube")]
     BadName(String),
     /// Not the JSON that it should be.
-    #[error("system information: {0}")]
+    #[error("the system information is not usable: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -29,18 +29,14 @@ impl SystemInfo {
     ///
     /// Text that is not this JSON, and names that no qube can have.
     pub fn from_json(text: &[u8]) -> Result<Self, SystemError> {
-        let text: Text = serde_json::from_slice(text)?;
-        Self::new(text.domains.0)
+        Ok(serde_json::from_slice(text)?)
     }
+}
 
-    /// Takes the same from an already parsed value.
-    ///
-    /// # Errors
-    ///
-    /// As [`from_json`](Self::from_json).
-    pub fn from_value(value: &serde_json::Value) -> Result<Self, SystemError> {
-        let text = Text::deserialize(value)?;
-        Self::new(text.domains.0)
+impl<'de> Deserialize<'de> for SystemInfo {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(deserializer)?;
+        Self::new(text.domains.0).map_err(serde::de::Error::custom)
     }
 }
 
