@@ -1,7 +1,5 @@
 //! A command in a qube, with its data here.
 
-use std::os::fd::AsFd;
-
 use engine::exec::{Prepared, Services, Started, Stderr};
 use engine::process::Child;
 use engine::pump::Call;
@@ -99,22 +97,14 @@ impl Local {
             Self::Program(program) => program.start().map(|(child, streams)| (Some(child), Some(streams))),
             Self::Service(services, prepared) => {
                 let started = services.start(&prepared, None, Stderr::Ours).map_err(dom0::failure)?;
-                let (child, streams) = connected(started)?;
+                let (child, streams) = connected(started);
                 Ok((child, Some(streams)))
             }
         }
     }
 }
 
-/// The streams of a started service, after it was told what it has to hear first.
-pub(super) fn connected(started: Started) -> Result<(Option<Child>, Streams), Failure> {
-    let mut rest = started.prefix.as_slice();
-    while !rest.is_empty() {
-        match rustix::io::write(started.stdin.as_fd(), rest) {
-            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Failure::during("the service hung up")(error)),
-        }
-    }
-    Ok((started.child, Streams { source: started.stdout, sink: started.stdin }))
+/// The streams of a started service.
+pub(super) fn connected(started: Started) -> (Option<Child>, Streams) {
+    (started.child, Streams { source: started.stdout, sink: started.stdin })
 }

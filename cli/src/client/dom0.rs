@@ -148,7 +148,7 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
         }
     };
     let (exit_on_client_eof, exit_on_service_eof) = (started.exit_on_client_eof, started.exit_on_service_eof);
-    let (child, streams) = connected(started)?;
+    let (child, streams) = connected(started);
     let outcome = pump::run(
         channel,
         Call {
