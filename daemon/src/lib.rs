@@ -1,16 +1,126 @@
 #![forbid(unsafe_code)]
 //! The dom0 side of qrexec: one daemon for each VM.
 //!
+//! It keeps the control link to the VM's agent, hands out data ports, lets the programs of dom0 run
+//! commands in the VM, and has policy decide about what the VM itself asks for. The data of calls
+//! never passes through it.
+//!
 //! | module | one job |
 //! |---|---|
+//! | [`cli`] | command line and environment |
+//! | [`startup`] | into the background, log, word to the parent |
 //! | [`core`] | every decision of the daemon, without I/O |
-//! | [`policy_source`] | decisions, from files or from a program |
 //! | [`ports`] | which data ports calls use |
 //! | [`question`] | what policy is asked and what it may answer |
 //! | [`answer`] | the answer lines of a policy program |
+//! | [`policy_source`] | decisions, from files or from a program |
+//! | [`local_socket`] | the socket for dom0 and its names |
+//! | [`driver`] | descriptors and processes: what the core decides is done here |
+//! | [`dom0_service`] | the process of one service in dom0 |
 
 pub mod answer;
+pub mod cli;
 pub mod core;
+pub mod dom0_service;
+pub mod driver;
+pub mod local_socket;
 pub mod policy_source;
 pub mod ports;
 pub mod question;
+pub mod startup;
+
+use std::ffi::OsString;
+use std::io;
+
+use clap::Parser;
+use ring::Transport;
+use rustix::process::Rlimit;
+use wire::names::DomainId;
+
+use crate::cli::{Args, Environment};
+use crate::core::Settings;
+use crate::driver::{Decider, Driver, Setup};
+use crate::policy_source::{PolicyFiles, Programs};
+use crate::startup::{Background, Outcome, Report};
+
+/// Calls of one VM that may wait for an answer, or be served in dom0, at once.
+const MAX_OPEN: usize = 1024;
+/// Calls between VMs that are watched to their end at once, each with a descriptor.
+const MAX_WATCHED: usize = 1024;
+
+/// `qrexec-daemon`: takes the arguments with the program's name first, gives the exit status.
+///
+/// A log is expected to be there already; it must write to standard error.
+#[must_use]
+pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are no errors; nobody can be told if this cannot be printed.
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
+    let environment = Environment::read(|name| std::env::var_os(name));
+    match start(&args, environment) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            tracing::error!("{error}");
+            Outcome::Failed.code().into()
+        }
+    }
+}
+
+fn start(args: &Args, environment: Environment) -> io::Result<u8> {
+    startup::close_stdin()?;
+    if args.direct {
+        return Ok(serve(args, environment, Report::to_nobody()).code());
+    }
+    let background = Background {
+        log_dir: environment.log_dir.clone(),
+        name: args.name.to_string(),
+        wait: environment.startup_limit.is_some(),
+        quiet: args.quiet,
+    };
+    background.run(|report| serve(args, environment, report))
+}
+
+/// The daemon itself, wherever it runs.
+fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
+    let files = startup::raise_file_limit();
+    let driver = setup(args, environment, report, files).and_then(Driver::new);
+    match driver {
+        Ok(driver) => driver.run(),
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            Outcome::Failed
+        }
+    }
+}
+
+fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {
+    let decider = match &args.policy_program {
+        Some(path) => Decider::Program(Programs::new(path)?),
+        None => {
+            let files = PolicyFiles::new(environment.policy_folders, environment.system_info);
+            Decider::Files(Box::new(files))
+        }
+    };
+    Ok(Setup {
+        settings: Settings {
+            id: DomainId(args.id.get()),
+            name: args.name.clone(),
+            default_user: args.default_user.as_str().to_owned(),
+            last_port: ports::LAST_BY_DEFAULT,
+            max_open: MAX_OPEN,
+            max_watched: MAX_WATCHED,
+        },
+        uuid: args.uuid.clone(),
+        socket_dir: args.socket_dir.clone(),
+        transport: Transport::from_env().map_err(io::Error::other)?,
+        decider,
+        startup_limit: environment.startup_limit,
+        report,
+        service_files: Some(files),
+    })
+}

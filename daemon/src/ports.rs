@@ -200,8 +200,8 @@ mod tests {
                 if action < 4 {
                     let right = |port: &u32| match peer {
                         DOM0 => true,
-                        SMALLER => port % 2 == 1,
-                        _ => port % 2 == 0,
+                        SMALLER => !port.is_multiple_of(2),
+                        _ => port.is_multiple_of(2),
                     };
                     let used: BTreeSet<u32> = live.iter().map(|(_, port)| *port).collect();
                     let free: Vec<u32> = (513..=last).filter(|p| right(p) && !used.contains(p)).collect();

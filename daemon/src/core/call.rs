@@ -15,9 +15,7 @@ use wire::names::{DomainId, Ident, Port, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
-use super::{
-    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, Timer,
-};
+use super::{ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, Timer};
 use crate::question::{Allow, Question, Verdict};
 
 /// One call.

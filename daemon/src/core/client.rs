@@ -1,8 +1,6 @@
 //! Programs on the local socket: HELLO, one request, then the wait for the end of its call.
 
-use wire::control::{
-    EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams,
-};
+use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
 use wire::error::{Breach, PeerError, TooLong};
 use wire::frame::Frame;
 use wire::handshake::hello;
@@ -159,7 +157,10 @@ impl Core {
         }
         let ty = if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
         let port = self.port_for(id, ty, params.endpoint())?;
-        self.send_agent(&Message::Exec { just, params: ExecParams { connect_port: port, cmdline, ..params } });
+        self.send_agent(&Message::Exec {
+            just,
+            params: ExecParams { connect_port: port, cmdline, ..params },
+        });
         Ok(())
     }
 

@@ -78,7 +78,11 @@ impl<'a> Disk<'a> {
 
     /// The real path of what a directive names, if it is what it should be.
     fn resolve(
-        &self, base: &str, path: &str, right: fn(&std::fs::Metadata) -> bool, what: &str,
+        &self,
+        base: &str,
+        path: &str,
+        right: fn(&std::fs::Metadata) -> bool,
+        what: &str,
     ) -> Result<String, SourceError> {
         let path = Path::new(base).join(path);
         self.note(&path);

@@ -51,7 +51,8 @@ impl PolicyFiles {
 
 /// What is in the slot if it still holds, else what `read` gives.
 fn fresh<T>(
-    slot: &mut Option<(T, Footprint)>, read: impl FnOnce() -> Result<(T, Footprint), String>,
+    slot: &mut Option<(T, Footprint)>,
+    read: impl FnOnce() -> Result<(T, Footprint), String>,
 ) -> Result<&(T, Footprint), String> {
     let kept = slot.take().filter(|(_, footprint)| footprint.holds());
     let value = match kept {

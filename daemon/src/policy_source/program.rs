@@ -106,6 +106,16 @@ impl Programs {
         }
     }
 
+    /// Kills a program that cannot be watched, and sees its end.
+    pub fn abandon(&mut self, id: CallId) {
+        if let Some(mut running) = self.running.remove(&id) {
+            running.kill();
+            if let Err(error) = running.child.wait() {
+                tracing::warn!("waiting for the policy program: {error}");
+            }
+        }
+    }
+
     /// Reads what a program says. `true`: it has said all, the descriptor is to be closed with
     /// [`Programs::close_output`].
     pub fn read(&mut self, id: CallId) -> bool {
@@ -142,12 +152,7 @@ impl Programs {
             // The program's command line has no place for it; it decides about the real source.
             tracing::debug!("the policy program is not told of the requested source {source}");
         }
-        let words = [
-            "--",
-            question.source.as_str(),
-            question.target.as_str(),
-            question.service.as_str(),
-        ];
+        let words = ["--", question.source.as_str(), question.target.as_str(), question.service.as_str()];
         let mut args = vec![self.file.clone()];
         for word in words {
             args.push(CString::new(word)?);

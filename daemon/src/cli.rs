@@ -1,0 +1,146 @@
+//! The command line and the environment of `qrexec-daemon`.
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use wire::names::{DomainName, Target};
+
+use crate::question::User;
+
+/// How long the agent may take at first, if nothing else is said.
+const STARTUP_SECONDS: u64 = 60;
+/// The folders of the policy, if nothing else is said.
+const POLICY_FOLDERS: &str = "/run/qubes/policy.d:/etc/qubes/policy.d";
+
+/// Serves the calls from and to one VM: decides by policy, and brings both ends together.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "qrexec-daemon", version)]
+pub struct Args {
+    /// Say nothing while waiting for the agent.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Folder of the daemons' sockets.
+    #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
+    pub socket_dir: PathBuf,
+    /// Program that decides about calls, in place of the policy files.
+    #[arg(short, long, value_name = "PATH")]
+    pub policy_program: Option<PathBuf>,
+    /// Stay in the foreground and log to standard error.
+    #[arg(short = 'D', long)]
+    pub direct: bool,
+    /// UUID of the VM, under which it is found too.
+    #[arg(short, long, value_name = "UUID", value_parser = uuid)]
+    pub uuid: Option<Target>,
+    /// Domain id of the VM.
+    pub id: NonZeroU32,
+    /// Name of the VM.
+    #[arg(value_parser = name)]
+    pub name: DomainName,
+    /// User for whom `DEFAULT` stands.
+    #[arg(default_value = "user", value_parser = user)]
+    pub default_user: User,
+}
+
+/// What the environment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// How long the agent may take at first (`QREXEC_STARTUP_TIMEOUT`); `None` for ever
+    /// (`QREXEC_STARTUP_NOWAIT`).
+    pub startup_limit: Option<Duration>,
+    /// Folder of the log (`QREXEC_LOG_DIR`).
+    pub log_dir: PathBuf,
+    /// Folders of the policy (`QREXEC_POLICY_DIR`).
+    pub policy_folders: Vec<PathBuf>,
+    /// The file that describes the system (`QREXEC_SYSTEM_INFO`).
+    pub system_info: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads the variables through `get`.
+    pub fn read(get: impl Fn(&str) -> Option<OsString>) -> Self {
+        let folders = get("QREXEC_POLICY_DIR").unwrap_or_else(|| POLICY_FOLDERS.into());
+        let folders = std::env::split_paths(&folders).filter(|path| !path.as_os_str().is_empty());
+        Self {
+            startup_limit: get("QREXEC_STARTUP_NOWAIT").is_none().then(|| startup_limit(&get)),
+            log_dir: get("QREXEC_LOG_DIR").map_or_else(|| "/var/log/qubes".into(), PathBuf::from),
+            policy_folders: folders.collect(),
+            system_info: get("QREXEC_SYSTEM_INFO").map(PathBuf::from),
+        }
+    }
+}
+
+/// A number of seconds; anything else counts as not said, as in the field.
+fn startup_limit(get: &impl Fn(&str) -> Option<OsString>) -> Duration {
+    let said = get("QREXEC_STARTUP_TIMEOUT");
+    let seconds = said.and_then(|text| text.to_str()?.trim().parse().ok()).filter(|seconds| *seconds > 0);
+    Duration::from_secs(seconds.unwrap_or(STARTUP_SECONDS))
+}
+
+fn uuid(text: &str) -> Result<Target, String> {
+    let digits = text.strip_prefix("uuid:").unwrap_or(text);
+    let fits = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    if digits.is_empty() || !digits.bytes().all(fits) {
+        return Err("a UUID has hexadecimal digits and dashes".to_owned());
+    }
+    Target::new(&format!("uuid:{digits}")).map_err(|error| error.to_string())
+}
+
+fn name(text: &str) -> Result<DomainName, String> {
+    DomainName::new(text).map_err(|error| error.to_string())
+}
+
+fn user(text: &str) -> Result<User, String> {
+    User::new(text).ok_or_else(|| "not a user name".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["qrexec-daemon"], args].concat())
+    }
+
+    #[test]
+    fn the_forms_of_the_field() {
+        let args =
+            parse(&["-D", "-q", "--socket-dir=/tmp/x", "-p", "/bin/p", "-u", "aa-11", "3", "work", "me"]);
+        let args = args.unwrap();
+        assert!(args.direct && args.quiet);
+        assert_eq!((args.id.get(), args.name.as_str(), args.default_user.as_str()), (3, "work", "me"));
+        assert_eq!(args.uuid.unwrap().as_str(), "uuid:aa-11");
+        assert_eq!(args.policy_program, Some("/bin/p".into()));
+        let args = parse(&["--socket-dir=/tmp/x", "3", "work"]).unwrap();
+        assert_eq!(args.default_user.as_str(), "user");
+        assert!(args.uuid.is_none() && args.policy_program.is_none());
+    }
+
+    #[test]
+    fn dom0_and_rubbish_have_no_daemon() {
+        for bad in [&["0", "work"][..], &["x", "work"], &["3"], &["3", "../x"], &["3", "w", "u", "x"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse(&["-u", "../x", "3", "work"]).is_err());
+        assert!(parse(&["3", "work", "a:b"]).is_err());
+    }
+
+    #[test]
+    fn the_environment_has_defaults() {
+        let plain = Environment::read(|_| None);
+        assert_eq!(plain.startup_limit, Some(Duration::from_secs(60)));
+        assert_eq!(plain.policy_folders.len(), 2);
+        let set = Environment::read(|name| match name {
+            "QREXEC_STARTUP_TIMEOUT" => Some("7".into()),
+            "QREXEC_POLICY_DIR" => Some("/a::/b".into()),
+            _ => None,
+        });
+        assert_eq!(set.startup_limit, Some(Duration::from_secs(7)));
+        assert_eq!(set.policy_folders, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        let rubbish = Environment::read(|name| (name == "QREXEC_STARTUP_TIMEOUT").then(|| "-3".into()));
+        assert_eq!(rubbish.startup_limit, Some(Duration::from_secs(60)));
+        assert_eq!(Environment::read(|_| Some("x".into())).startup_limit, None);
+    }
+}

@@ -1,0 +1,270 @@
+//! Calls that the VM asks for.
+
+use std::time::Duration;
+
+use wire::command::{Requested, ServiceCall};
+use wire::control::Message;
+use wire::frame::Frame;
+use wire::header::ty;
+use wire::names::{DomainId, ServiceName, Target};
+use wire::version::Version;
+
+use super::stage::{
+    OWN, Stage, allow, answer_frame, bytes, connect, endpoint, exec, frame, hello, refused, settings,
+    terminated, unframe,
+};
+use crate::core::{CallId, ClientId, Core, Level, LocalService, Output};
+use crate::question::{Allow, User, Verdict};
+
+fn stage() -> Stage {
+    Stage::with_agent(Version::V4)
+}
+
+fn change(verdict: Verdict, change: impl FnOnce(&mut Allow)) -> Verdict {
+    let Verdict::Allow(mut allow) = verdict else { return verdict };
+    change(&mut allow);
+    Verdict::Allow(allow)
+}
+
+/// What the target's daemon is asked after its HELLO.
+fn request_for(stage: &mut Stage, verdict: Verdict) -> (Target, Vec<u8>) {
+    let id = stage.call("@default", 1);
+    stage.core.decided(stage.now, id, verdict);
+    let outputs = stage.outputs();
+    let [Output::OpenTarget(_, to)] = outputs.as_slice() else { panic!("{outputs:?}") };
+    let to = to.clone();
+    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    match stage.outputs().as_slice() {
+        [Output::SendTarget(_, first), Output::SendTarget(_, request)] => {
+            assert_eq!(*first, hello(3));
+            (to, request.clone())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_denied_call_is_refused() {
+    let mut stage = stage();
+    let id = stage.call("vault", 3);
+    stage.core.decided(stage.now, id, Verdict::deny("it says\n no"));
+    let outputs = stage.all_outputs();
+    let [Output::Log(Level::Info, line), sent] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert_eq!(line, "work -> vault: demo.Add+1: refused, denied: it says\\x0a no");
+    assert_eq!(*sent, refused(3));
+}
+
+#[test]
+fn an_allowed_call_goes_through_the_targets_daemon() {
+    let mut stage = stage();
+    let (to, request) = request_for(&mut stage, allow("vault"));
+    assert_eq!(to.as_str(), "vault");
+    assert_eq!(request, bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+1 work")));
+}
+
+#[test]
+fn policy_may_change_user_target_service_and_source() {
+    let mut stage = stage();
+    let verdict = change(allow("relay"), |allow| {
+        allow.user = User::new("root").unwrap();
+        allow.target_uuid = Some(Target::new("uuid:11-22").unwrap());
+        allow.service = Some(ServiceName::new("qubesair.Ssh").unwrap());
+        allow.policy_source = Some(Target::new("far").unwrap());
+    });
+    let (to, request) = request_for(&mut stage, verdict);
+    assert_eq!(to.as_str(), "uuid:11-22");
+    assert_eq!(request, bytes(&exec(false, 5, 0, "root:QUBESRPC qubesair.Ssh+ far")));
+}
+
+#[test]
+fn the_port_of_the_target_reaches_the_caller_and_the_end_is_logged() {
+    let mut stage = stage();
+    let id = stage.running_call(4);
+    stage.now += Duration::from_millis(1500);
+    stage.core.target_closed(stage.now, id, "it closed the connection");
+    let outputs = stage.all_outputs();
+    let [Output::Log(Level::Debug, line)] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert!(line.contains("ended after 1.500 s"), "{line}");
+}
+
+#[test]
+fn what_fails_before_the_port_refuses_the_caller() {
+    type Step = fn(&mut Stage, CallId);
+    let steps: [(&str, bool, Step); 8] = [
+        ("not there", false, |s, id| s.core.target_closed(s.now, id, "it does not run")),
+        ("no HELLO", true, |s, _| s.passes(Duration::from_secs(11))),
+        ("old HELLO", true, |s, id| s.core.target_frame(s.now, id, &frame(&Message::Hello(2)))),
+        ("other HELLO", true, |s, id| {
+            s.core.target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 513))
+        }),
+        ("closed", false, |s, id| {
+            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.target_closed(s.now, id, "it closed the connection");
+        }),
+        ("no answer", true, |s, id| {
+            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.passes(Duration::from_secs(61));
+        }),
+        ("bad port", true, |s, id| {
+            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 512));
+        }),
+        ("bad answer", true, |s, id| {
+            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.target_frame(s.now, id, &Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 9] });
+        }),
+    ];
+    for (what, closes, step) in steps {
+        let mut stage = stage();
+        let id = stage.call("vault", 6);
+        stage.core.decided(stage.now, id, allow("vault"));
+        stage.outputs();
+        step(&mut stage, id);
+        let mut outputs = stage.outputs();
+        outputs.retain(|output| !matches!(output, Output::SendTarget(..)));
+        let mut expected = vec![refused(6)];
+        if closes {
+            expected.insert(0, Output::CloseTarget(id));
+        }
+        assert_eq!(outputs, expected, "{what}");
+        // Nothing is left that could be refused again.
+        stage.passes(Duration::from_secs(3600));
+        stage.core.target_closed(stage.now, id, "late");
+        assert!(stage.outputs().is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn a_disposable_is_refused_here() {
+    let mut stage = stage();
+    let id = stage.call("@dispvm", 1);
+    stage.core.decided(stage.now, id, allow("@dispvm:fedora"));
+    assert_eq!(stage.outputs(), [refused(1)]);
+}
+
+#[test]
+fn a_call_to_dom0_starts_a_service_and_only_then_answers() {
+    for (asked, requested) in [
+        ("dom0", Requested::Name(Target::new("dom0").unwrap())),
+        ("@adminvm", Requested::Keyword(Target::new("adminvm").unwrap())),
+    ] {
+        let mut stage = stage();
+        let id = stage.call(asked, 1);
+        stage.core.decided(stage.now, id, allow(asked));
+        let call = ServiceCall {
+            service: ServiceName::new("demo.Add+1").unwrap(),
+            source: Target::new("work").unwrap(),
+            requested: Some(requested),
+        };
+        let service = LocalService { endpoint: endpoint(5, 513), call };
+        assert_eq!(stage.outputs(), [Output::StartService(id, Box::new(service))]);
+        stage.core.service_started(id, Ok(()));
+        assert_eq!(stage.outputs(), [connect(0, 513, 1)]);
+    }
+}
+
+#[test]
+fn a_service_that_cannot_be_started_gives_its_port_back() {
+    let mut stage = stage();
+    let id = stage.call("dom0", 1);
+    stage.core.decided(stage.now, id, allow("dom0"));
+    stage.outputs();
+    stage.core.service_started(id, Err("no process".to_owned()));
+    assert_eq!(stage.outputs(), [refused(1)]);
+    stage.agent(&terminated(0, 513));
+    assert!(stage.outputs().is_empty());
+}
+
+#[test]
+fn the_port_of_a_dom0_call_is_free_when_the_agent_says_so() {
+    let mut settings = settings(OWN, "work");
+    settings.last_port = 513;
+    let mut stage = Stage { core: Core::new(settings), now: Duration::ZERO };
+    stage.agent_comes(4);
+    stage.outputs();
+    let call = |stage: &mut Stage, number| {
+        let id = stage.call("dom0", number);
+        stage.core.decided(stage.now, id, allow("dom0"));
+        stage.core.service_started(id, Ok(()));
+        (id, stage.outputs().pop().unwrap())
+    };
+    let (id, answer) = call(&mut stage, 1);
+    assert_eq!(answer, connect(0, 513, 1));
+    stage.core.service_ended(stage.now, id, 0);
+    assert_eq!(call(&mut stage, 2).1, refused(2));
+    stage.agent(&terminated(0, 513));
+    assert_eq!(call(&mut stage, 3).1, connect(0, 513, 3));
+}
+
+#[test]
+fn more_calls_than_are_watched_run_unwatched() {
+    let mut stage = stage();
+    for number in 0..4 {
+        stage.running_call(number);
+    }
+    let id = stage.call("vault", 9);
+    stage.core.decided(stage.now, id, allow("vault"));
+    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    stage.outputs();
+    stage.core.target_frame(stage.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 700));
+    assert_eq!(stage.outputs(), [connect(9, 700, 9), Output::CloseTarget(id)]);
+}
+
+#[test]
+fn verdicts_that_nobody_asked_for_do_nothing() {
+    let mut stage = stage();
+    let id = stage.running_call(1);
+    stage.core.decided(stage.now, id, Verdict::deny("late"));
+    stage.core.decided(stage.now, CallId(99), allow("vault"));
+    stage.core.service_started(id, Ok(()));
+    assert!(stage.outputs().is_empty());
+}
+
+/// Two daemons, each with an agent that is a script: the whole negotiation of a call between VMs.
+#[test]
+fn two_daemons_bring_a_call_together() {
+    let mut source = stage();
+    let mut target = Stage { core: Core::new(settings(DomainId(9), "vault")), now: source.now };
+    target.agent_comes(3);
+    target.outputs();
+    let id = source.call("vault", 1);
+    source.core.decided(source.now, id, allow("vault"));
+    source.outputs();
+    let client: ClientId = target.core.client_connected(target.now);
+    // Carry messages both ways until nobody has any left.
+    let (mut to_agents, mut busy) = (Vec::new(), true);
+    while busy {
+        busy = false;
+        for output in target.outputs() {
+            busy = true;
+            match output {
+                Output::SendClient(_, bytes) => {
+                    source.core.target_frame(source.now, id, &unframe(&bytes));
+                }
+                other => to_agents.push(other),
+            }
+        }
+        for output in source.outputs() {
+            busy = true;
+            match output {
+                Output::SendTarget(_, bytes) => {
+                    target.core.client_frame(target.now, client, &unframe(&bytes));
+                }
+                other => to_agents.push(other),
+            }
+        }
+    }
+    // VM 5 is the smaller one to VM 9, so the daemon of 9 counts from 513.
+    assert_eq!(
+        to_agents,
+        [Output::SendAgent(bytes(&exec(false, 5, 513, "user:QUBESRPC demo.Add+1 work"))), connect(9, 513, 1),]
+    );
+    // The end: the target's agent tells its daemon, which closes the connection.
+    target.agent(&terminated(5, 513));
+    assert_eq!(target.outputs(), [Output::CloseClient(client)]);
+    source.core.target_closed(source.now, id, "it closed the connection");
+    assert!(source.outputs().is_empty());
+    // The caller's agent tells of the same link; the port is not its daemon's.
+    source.agent(&terminated(9, 513));
+    assert!(source.outputs().is_empty());
+}

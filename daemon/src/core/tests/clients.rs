@@ -1,0 +1,247 @@
+//! Programs on the local socket.
+
+use std::time::Duration;
+
+use wire::control::{MAX_CONTROL_BODY, Message};
+use wire::frame::Frame;
+use wire::header::ty;
+use wire::version::Version;
+
+use super::stage::{
+    Stage, allow, answer_bytes, bytes, connect, connect_message, exec, hello, terminated, trigger,
+};
+use crate::core::{ClientId, Output};
+
+fn stage() -> Stage {
+    Stage::with_agent(Version::V4)
+}
+
+#[test]
+fn a_command_gets_a_port_and_goes_on() {
+    for (just, ty) in [(false, ty::EXEC_CMDLINE), (true, ty::JUST_EXEC)] {
+        let mut stage = stage();
+        let id = stage.greeted_client();
+        stage.client(id, &exec(just, 0, 0, "root:ls"));
+        assert_eq!(
+            stage.outputs(),
+            [
+                Output::SendClient(id, answer_bytes(ty, 5, 513)),
+                Output::SendAgent(bytes(&exec(just, 0, 513, "root:ls"))),
+            ]
+        );
+        stage.agent(&terminated(0, 513));
+        assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+    }
+}
+
+#[test]
+fn ports_between_vms_come_from_this_daemons_half() {
+    let mut stage = stage();
+    for (domain, port) in [(9, 514), (3, 513), (9, 516), (3, 515)] {
+        let id = stage.greeted_client();
+        stage.client(id, &exec(false, domain, 0, "u:c"));
+        assert_eq!(stage.outputs()[1], Output::SendAgent(bytes(&exec(false, domain, port, "u:c"))));
+    }
+}
+
+#[test]
+fn the_default_user_is_put_in() {
+    for (said, meant) in [
+        ("DEFAULT:QUBESRPC a+ b", "user:QUBESRPC a+ b"),
+        ("DEFAULT:", "user:"),
+        ("DEFAULT", "DEFAULT"),
+        ("root:DEFAULT:x", "root:DEFAULT:x"),
+    ] {
+        let mut stage = stage();
+        let id = stage.greeted_client();
+        stage.client(id, &exec(false, 0, 0, said));
+        assert_eq!(stage.outputs()[1], Output::SendAgent(bytes(&exec(false, 0, 513, meant))), "{said}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_early_keeps_its_port_reserved() {
+    let mut stage = stage();
+    let first = stage.greeted_client();
+    stage.client(first, &exec(false, 0, 0, "u:c"));
+    stage.core.client_closed(first);
+    let second = stage.greeted_client();
+    stage.client(second, &exec(false, 0, 0, "u:c"));
+    assert_eq!(stage.outputs().last(), Some(&Output::SendAgent(bytes(&exec(false, 0, 514, "u:c")))));
+    stage.agent(&terminated(0, 513));
+    assert!(stage.outputs().is_empty());
+    stage.agent(&terminated(0, 514));
+    assert_eq!(stage.outputs(), [Output::CloseClient(second)]);
+}
+
+#[test]
+fn only_the_client_of_the_port_is_closed() {
+    let mut stage = stage();
+    let ids: Vec<ClientId> = (0..3)
+        .map(|_| {
+            let id = stage.greeted_client();
+            stage.client(id, &exec(false, 0, 0, "u:c"));
+            id
+        })
+        .collect();
+    stage.outputs();
+    // A VM that claims the end of a call with another domain frees nothing.
+    stage.agent(&terminated(9, 514));
+    assert!(stage.outputs().is_empty());
+    stage.agent(&terminated(0, 514));
+    assert_eq!(stage.outputs(), [Output::CloseClient(ids[1])]);
+}
+
+#[test]
+fn a_port_that_the_client_brings_is_used_and_not_reserved() {
+    let mut stage = stage();
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 600, "u:c"));
+    assert_eq!(stage.outputs(), [Output::SendAgent(bytes(&exec(false, 0, 600, "u:c")))]);
+    stage.agent(&terminated(0, 600));
+    assert!(stage.outputs().is_empty());
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 512, "u:c"));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+}
+
+#[test]
+fn breaches_cost_a_client_its_connection() {
+    let breaches = [
+        Frame { ty: ty::HELLO, body: vec![3, 0, 0, 0] },
+        Frame { ty: 0x999, body: vec![] },
+        Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 7] },
+        Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 8] },
+        Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 9] },
+        Frame { ty: ty::EXEC_CMDLINE, body: [&[0; 8][..], b"u:c"].concat() },
+        Frame { ty: ty::SERVICE_CONNECT, body: [&[0; 8][..], &[0xff; 32]].concat() },
+        Frame { ty: ty::SERVICE_REFUSED, body: vec![0; 32] },
+        Frame { ty: ty::TRIGGER_SERVICE, body: vec![b'a'; 128] },
+        Frame { ty: ty::CONNECTION_TERMINATED, body: vec![0; 8] },
+    ];
+    for breach in breaches {
+        let mut stage = stage();
+        let id = stage.greeted_client();
+        stage.core.client_frame(stage.now, id, &breach);
+        assert_eq!(stage.outputs(), [Output::CloseClient(id)], "{breach:?}");
+    }
+}
+
+#[test]
+fn the_hello_must_come_first_and_in_time_and_be_new_enough() {
+    for version in [0, 1, 2] {
+        let mut stage = stage();
+        let id = stage.core.client_connected(stage.now);
+        stage.client(id, &Message::Hello(version));
+        assert_eq!(stage.outputs(), [Output::SendClient(id, hello(3)), Output::CloseClient(id)]);
+    }
+    let mut stage = stage();
+    let early = stage.core.client_connected(stage.now);
+    stage.client(early, &exec(false, 0, 0, "u:c"));
+    let silent = stage.core.client_connected(stage.now);
+    stage.outputs();
+    stage.passes(Duration::from_secs(11));
+    assert_eq!(stage.outputs(), [Output::CloseClient(silent)]);
+}
+
+#[test]
+fn idle_is_allowed_half_a_request_is_not() {
+    let mut stage = stage();
+    let idle = stage.greeted_client();
+    let slow = stage.greeted_client();
+    stage.core.client_read(stage.now, slow, true);
+    stage.passes(Duration::from_secs(3600));
+    assert_eq!(stage.outputs(), [Output::CloseClient(slow)]);
+    stage.client(idle, &exec(false, 0, 0, "u:c"));
+    stage.passes(Duration::from_secs(3600));
+    assert_eq!(stage.outputs().len(), 2);
+}
+
+#[test]
+fn there_is_one_request_per_connection() {
+    let mut stage = stage();
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 0, "u:c"));
+    stage.outputs();
+    stage.client(id, &exec(false, 0, 0, "u:c"));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+    stage.client(id, &exec(false, 0, 0, "u:c"));
+    assert!(stage.outputs().is_empty());
+}
+
+#[test]
+fn a_command_that_the_agent_could_not_read_is_refused_before_it_costs_a_port() {
+    let fits = MAX_CONTROL_BODY - 9;
+    let mut stage = stage();
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 0, &"x".repeat(fits + 1)));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 0, &"x".repeat(fits)));
+    assert_eq!(stage.outputs()[0], Output::SendClient(id, answer_bytes(ty::EXEC_CMDLINE, 5, 513)));
+    // The default user makes it longer.
+    let id = stage.greeted_client();
+    stage.client(id, &exec(false, 0, 0, &format!("DEFAULT:{}", "x".repeat(fits - "user:".len() + 1))));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+}
+
+#[test]
+fn when_no_port_is_left_one_call_is_refused_and_no_more() {
+    let mut settings = super::stage::settings(super::stage::OWN, "work");
+    settings.last_port = 513;
+    let mut stage = Stage { core: crate::core::Core::new(settings), now: Duration::ZERO };
+    stage.agent_comes(3);
+    stage.outputs();
+    let first = stage.greeted_client();
+    stage.client(first, &exec(false, 0, 0, "u:c"));
+    stage.outputs();
+    let second = stage.greeted_client();
+    stage.client(second, &exec(false, 0, 0, "u:c"));
+    assert_eq!(stage.outputs(), [Output::CloseClient(second)]);
+    stage.agent(&terminated(0, 513));
+    assert_eq!(stage.outputs(), [Output::CloseClient(first)]);
+    let third = stage.greeted_client();
+    stage.client(third, &exec(false, 0, 0, "u:c"));
+    assert_eq!(stage.outputs().len(), 2);
+}
+
+#[test]
+fn a_client_may_answer_a_call_that_waits() {
+    let mut stage = stage();
+    let call = stage.call("vault", 1);
+    let id = stage.greeted_client();
+    stage.client(id, &connect_message(9, 600, 1));
+    assert_eq!(stage.outputs(), [Output::CancelQuestion(call), connect(9, 600, 1)]);
+    // What policy says afterwards comes too late.
+    stage.core.decided(stage.now, call, allow("vault"));
+    assert!(stage.outputs().is_empty());
+    let again = stage.greeted_client();
+    stage.client(again, &connect_message(9, 600, 1));
+    assert_eq!(stage.outputs(), [Output::CloseClient(again)]);
+}
+
+#[test]
+fn a_client_that_answers_may_want_a_port() {
+    let mut stage = stage();
+    stage.agent(&Message::Trigger(trigger("dom0", 1)));
+    stage.outputs();
+    let id = stage.greeted_client();
+    stage.client(id, &connect_message(0, 0, 1));
+    let outputs = stage.outputs();
+    assert_eq!(outputs[0], Output::SendClient(id, answer_bytes(ty::SERVICE_CONNECT, 5, 513)));
+    assert_eq!(outputs[2], connect(0, 513, 1));
+    stage.agent(&terminated(0, 513));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+}
+
+#[test]
+fn an_answer_to_no_question_is_dropped() {
+    let mut stage = stage();
+    let running = stage.running_call(7);
+    for number in [1, 7] {
+        let id = stage.greeted_client();
+        stage.client(id, &connect_message(9, 600, number));
+        assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+    }
+    stage.core.target_closed(stage.now, running, "");
+}

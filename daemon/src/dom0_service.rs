@@ -1,0 +1,80 @@
+//! A service in dom0 that a VM calls: the whole life of its process.
+//!
+//! The process is a fork of the daemon without any of its descriptors. It outlives a restart of the
+//! daemon, and if it dies it takes one call with it.
+
+use engine::datalink::{self, WAIT_DOM0_SERVICE};
+use engine::exec::{ExecError, Services, Started, Stderr, Users};
+use engine::process::EXIT_TROUBLE;
+use engine::pump::{self, Call};
+use ring::{Channel, Kind, Transport};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use wire::command::{CommandKind, ServiceCall};
+use wire::stream::Role;
+use wire::version::Version;
+
+use crate::core::LocalService;
+
+/// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
+/// was told, 125 if it could not be told any.
+///
+/// `files` is the limit of open descriptors that services get, which the daemon may have raised for
+/// itself.
+pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit>) -> i32 {
+    if let Some(limit) = files {
+        // The raised limit would do no harm but to programs that use select(2).
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
+    match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
+        Ok((channel, version)) => run(&service.call, transport, channel, version),
+        Err(error) => {
+            tracing::warn!("{}: {error}", name(&service.call));
+            EXIT_TROUBLE
+        }
+    }
+}
+
+fn run(call: &ServiceCall, transport: &Transport, channel: Channel, version: Version) -> i32 {
+    let embedded = transport.kind() != Kind::Xen;
+    let services = Services::from_env(Users::Any, embedded);
+    match start(&services, call) {
+        Ok(started) => pump_to_end(call, started, channel, version),
+        Err(error) => {
+            tracing::warn!("{}: {error}", name(call));
+            if let Err(error) = pump::report(channel, version, error.code(), false) {
+                tracing::warn!("{}: {error}", name(call));
+            }
+            error.code()
+        }
+    }
+}
+
+fn start(services: &Services, call: &ServiceCall) -> Result<Started, ExecError> {
+    let config = services.config(&call.service)?;
+    let prepared = services.prepare(&CommandKind::Service(call.clone()), &config)?;
+    services.start(&prepared, None, Stderr::Ours)
+}
+
+fn pump_to_end(called: &ServiceCall, started: Started, channel: Channel, version: Version) -> i32 {
+    let mut call = Call::new(Role::Service, version);
+    call.stdin = Some(started.stdin);
+    call.stdout = Some(started.stdout);
+    call.stderr = started.stderr;
+    call.child = started.child;
+    call.exit_on_client_eof = started.exit_on_client_eof;
+    call.exit_on_service_eof = started.exit_on_service_eof;
+    let outcome = pump::run(channel, call);
+    for trouble in outcome.lost.iter().chain(&outcome.failed) {
+        tracing::warn!("{}: {trouble}", name(called));
+    }
+    match (&outcome.lost, &outcome.failed) {
+        (None, None) => outcome.local.unwrap_or(0),
+        _ => outcome.local.filter(|code| *code != 0).unwrap_or(EXIT_TROUBLE),
+    }
+}
+
+fn name(call: &ServiceCall) -> String {
+    let service = wire::escape::Escaped::new(call.service.as_str());
+    format!("service {service} for {}", call.source)
+}

@@ -1,0 +1,204 @@
+//! What calls need of the outside: policy, the daemons of targets, processes for services in dom0.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use engine::process::fork_pump;
+use engine::reactor::{Interest, Reactor};
+use wire::names::Target;
+
+use super::peers::{Heard, Peers, forget};
+use super::token::Token;
+use super::{Decider, Driver};
+use crate::core::{CallId, LocalService, Now};
+use crate::policy_source::Readiness;
+use crate::question::{Question, Verdict};
+use crate::{dom0_service, local_socket};
+
+/// Pause before a daemon whose queue of connections is full is tried again. The core's own limit for
+/// the HELLO ends that.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Connections to the daemons of targets.
+pub(super) struct Targets {
+    peers: Peers<CallId>,
+    /// Those that could not be connected to yet.
+    waiting: VecDeque<(CallId, Target)>,
+    retry_at: Option<Now>,
+}
+
+impl Targets {
+    pub(super) fn new() -> Self {
+        Self { peers: Peers::new(Token::Target), waiting: VecDeque::new(), retry_at: None }
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Now> {
+        self.retry_at
+    }
+
+    pub(super) fn close(&mut self, reactor: &Reactor, id: CallId) {
+        self.waiting.retain(|(waiting, _)| *waiting != id);
+        if self.waiting.is_empty() {
+            self.retry_at = None;
+        }
+        self.peers.close(reactor, id);
+    }
+
+    /// Connects. `false`: the daemon's queue is full.
+    fn connect(&mut self, reactor: &Reactor, folder: &Path, id: CallId, to: &Target) -> io::Result<bool> {
+        match ring::unix::connect_nonblocking(&local_socket::path(folder, to.as_str())) {
+            Ok(socket) => self.peers.insert(reactor, id, socket).map(|()| true).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn ask(&mut self, id: CallId, question: Question) {
+        match &mut self.decider {
+            Decider::Files(files) => {
+                let verdict = files.decide(&question);
+                self.core.decided(self.epoch.elapsed(), id, verdict);
+            }
+            Decider::Program(programs) => {
+                programs.ask(id, question);
+                self.start_programs();
+            }
+        }
+    }
+
+    pub(super) fn cancel_question(&mut self, id: CallId) {
+        let Decider::Program(programs) = &mut self.decider else { return };
+        programs.cancel(id);
+        // What it starts may outlive it and hold its output open; nobody reads that any more.
+        if let Some(output) = programs.descriptor(id, Readiness::Output) {
+            forget(&self.reactor, output);
+            programs.close_output(id);
+        }
+    }
+
+    /// Starts policy programs for the questions that wait for one.
+    pub(super) fn start_programs(&mut self) {
+        while let Decider::Program(programs) = &mut self.decider {
+            let Some((id, started)) = programs.start_next() else { return };
+            if let Err(verdict) = started.and_then(|()| self.watch_program(id)) {
+                self.core.decided(self.epoch.elapsed(), id, verdict);
+            }
+        }
+    }
+
+    fn watch_program(&mut self, id: CallId) -> Result<(), Verdict> {
+        let Decider::Program(programs) = &mut self.decider else { return Ok(()) };
+        let watched = programs.descriptors(id).into_iter().flatten().try_for_each(|(readiness, fd)| {
+            self.reactor.add(fd, Token::Program(id, readiness).encode(), Interest::Read)
+        });
+        watched.map_err(|error| {
+            programs.abandon(id);
+            Verdict::deny(format!("watching the policy program: {error}"))
+        })
+    }
+
+    pub(super) fn program_ready(&mut self, id: CallId, readiness: Readiness) {
+        let Decider::Program(programs) = &mut self.decider else { return };
+        let over = match readiness {
+            Readiness::Output => programs.read(id),
+            Readiness::End => programs.reap(id),
+        };
+        if !over {
+            return;
+        }
+        if let Some(fd) = programs.descriptor(id, readiness) {
+            forget(&self.reactor, fd);
+        }
+        if readiness == Readiness::Output {
+            programs.close_output(id);
+        }
+        if let Some(Some(verdict)) = programs.finished(id) {
+            self.core.decided(self.epoch.elapsed(), id, verdict);
+        }
+    }
+
+    pub(super) fn open_target(&mut self, id: CallId, to: Target) {
+        match self.targets.connect(&self.reactor, &self.socket_dir, id, &to) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.targets.waiting.push_back((id, to));
+                self.targets.retry_at = Some(self.now().saturating_add(RETRY));
+            }
+            Err(error) => self.core.target_closed(self.now(), id, &why_not(&error)),
+        }
+    }
+
+    /// Tries again to connect to daemons whose queue was full.
+    pub(super) fn retry_targets(&mut self) {
+        if self.targets.retry_at.is_none_or(|at| at > self.now()) {
+            return;
+        }
+        self.targets.retry_at = None;
+        for (id, to) in std::mem::take(&mut self.targets.waiting) {
+            self.open_target(id, to);
+        }
+    }
+
+    pub(super) fn send_target(&mut self, id: CallId, message: Vec<u8>) {
+        if let Err(error) = self.targets.peers.send(&self.reactor, id, message) {
+            self.targets.close(&self.reactor, id);
+            self.core.target_closed(self.now(), id, &error.to_string());
+        }
+    }
+
+    pub(super) fn target_ready(&mut self, id: CallId) {
+        if let Err(error) = self.targets.peers.on_ready(&self.reactor, id) {
+            self.targets.close(&self.reactor, id);
+            return self.core.target_closed(self.now(), id, &error.to_string());
+        }
+        while let Some(heard) = self.targets.peers.hear(&self.reactor, id) {
+            let now = self.now();
+            match heard {
+                Heard::Message(frame) => self.core.target_frame(now, id, &frame),
+                // The core has a limit for each answer as a whole.
+                Heard::Nothing { .. } => return,
+                Heard::Closed => return self.core.target_closed(now, id, "it closed the connection"),
+                Heard::Broken(error) => return self.core.target_closed(now, id, &error.to_string()),
+            }
+            self.settle();
+        }
+    }
+
+    pub(super) fn start_service(&mut self, id: CallId, service: &LocalService) {
+        let (transport, files) = (&self.transport, self.service_files);
+        let started = fork_pump(|| dom0_service::serve(service, transport, files)).and_then(|child| {
+            self.reactor.add(&child, Token::Service(id).encode(), Interest::Read)?;
+            self.services.insert(id, child);
+            Ok(())
+        });
+        self.core.service_started(id, started.map_err(|error| error.to_string()));
+    }
+
+    pub(super) fn service_ready(&mut self, id: CallId) {
+        let Some(child) = self.services.get_mut(&id) else { return };
+        let status = match child.try_wait() {
+            Ok(Some(status)) => status,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!("waiting for a service: {error}");
+                engine::process::EXIT_TROUBLE
+            }
+        };
+        if let Some(child) = self.services.remove(&id) {
+            forget(&self.reactor, &child);
+        }
+        self.core.service_ended(self.now(), id, status);
+    }
+}
+
+/// Why there is no connection to a daemon, in words for the log.
+fn why_not(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "it does not run".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,311 @@
+//! The thin side of the daemon: descriptors in, the core's decisions out.
+//!
+//! One thread, one loop. Every descriptor is watched by one reactor, but the local socket and its
+//! clients by one of their own, which is left unwatched while the agent does not read: then their
+//! requests wait in their own sockets and not in our memory.
+
+mod agent;
+mod calls;
+mod front;
+mod peers;
+mod token;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engine::process::{Child, Signals};
+use engine::reactor::{Event, Interest, Reactor};
+use ring::Transport;
+use rustix::process::{Rlimit, Signal};
+use wire::names::Target;
+
+use crate::core::{CallId, Core, Level, Now, Output, Settings};
+use crate::policy_source::{PolicyFiles, Programs};
+use crate::startup::{Outcome, Report};
+use agent::AgentLink;
+use calls::Targets;
+use front::Front;
+use peers::Heard;
+use token::Token;
+
+/// Bytes that may wait for the agent before local clients have to wait too.
+const AGENT_BACKLOG: usize = 64 << 10;
+/// Messages of the agent dealt with before everybody else has a turn.
+const AGENT_BATCH: usize = 64;
+
+/// Who decides about calls.
+#[derive(Debug)]
+pub enum Decider {
+    /// The policy files.
+    Files(Box<PolicyFiles>),
+    /// A program.
+    Program(Programs),
+}
+
+/// Everything that a daemon needs to run.
+pub struct Setup {
+    /// What the core is told.
+    pub settings: Settings,
+    /// `uuid:…` of the VM, if it is known.
+    pub uuid: Option<Target>,
+    /// The folder of the daemons' sockets.
+    pub socket_dir: PathBuf,
+    /// How agents and callers are reached.
+    pub transport: Transport,
+    /// Who decides.
+    pub decider: Decider,
+    /// How long the agent may take to appear at first; `None`: for ever.
+    pub startup_limit: Option<Duration>,
+    /// Who is told that the agent is there.
+    pub report: Report,
+    /// The limit of open descriptors for services in dom0, if it is not the daemon's own.
+    pub service_files: Option<Rlimit>,
+}
+
+/// A running daemon.
+pub struct Driver {
+    core: Core,
+    settings: Settings,
+    uuid: Option<Target>,
+    socket_dir: PathBuf,
+    transport: Transport,
+    service_files: Option<Rlimit>,
+    epoch: Instant,
+    reactor: Reactor,
+    signals: Signals,
+    agent: AgentLink,
+    /// The agent has more to say than one turn takes.
+    agent_due: bool,
+    front: Front,
+    targets: Targets,
+    decider: Decider,
+    services: BTreeMap<CallId, Child>,
+    startup_deadline: Option<Now>,
+    report: Report,
+    finished: Option<Outcome>,
+}
+
+impl Driver {
+    /// Prepares a daemon. Nothing is looked for yet.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn new(setup: Setup) -> io::Result<Self> {
+        let reactor = Reactor::new()?;
+        let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
+        reactor.add(&signals, Token::Signals.encode(), Interest::Read)?;
+        let front = Front::new(&reactor)?;
+        Ok(Self {
+            core: Core::new(setup.settings.clone()),
+            agent: AgentLink::new(setup.transport.clone(), setup.settings.id),
+            settings: setup.settings,
+            uuid: setup.uuid,
+            socket_dir: setup.socket_dir,
+            transport: setup.transport,
+            service_files: setup.service_files,
+            epoch: Instant::now(),
+            reactor,
+            signals,
+            agent_due: false,
+            front,
+            targets: Targets::new(),
+            decider: setup.decider,
+            services: BTreeMap::new(),
+            startup_deadline: setup.startup_limit,
+            report: setup.report,
+            finished: None,
+        })
+    }
+
+    /// Runs until a signal or a failure ends it.
+    pub fn run(mut self) -> Outcome {
+        let mut events = Vec::new();
+        loop {
+            let timeout = self.prepare_to_sleep();
+            if let Some(outcome) = self.finished {
+                return outcome;
+            }
+            if let Err(error) = self.reactor.wait(timeout, &mut events) {
+                tracing::error!("waiting for events: {error}");
+                return Outcome::Failed;
+            }
+            for event in &events {
+                self.dispatch(*event);
+                self.settle();
+            }
+            self.on_time();
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.epoch.elapsed()
+    }
+
+    /// What is to be done whether or not there was an event.
+    fn on_time(&mut self) {
+        let now = self.now();
+        if self.agent_due {
+            self.hear_agent();
+        }
+        self.look_for_agent(false);
+        self.resume_front();
+        self.retry_targets();
+        self.start_programs();
+        self.core.tick(now);
+        if self.startup_deadline.is_some_and(|at| at <= now) {
+            tracing::error!("no agent within the time for starting up, giving up");
+            self.finish(Outcome::NoAgent);
+        }
+        self.settle();
+    }
+
+    /// Sends what waits to be sent and tells how long to sleep at most.
+    fn prepare_to_sleep(&mut self) -> Option<Duration> {
+        match self.agent.arm(&self.reactor) {
+            Ok(busy) => self.agent_due |= busy,
+            Err(error) => self.agent_broken(&error.to_string(), true),
+        }
+        self.settle();
+        let open = self.agent.queued() < AGENT_BACKLOG;
+        if let Err(error) = self.front.set_open(&self.reactor, open) {
+            tracing::error!("watching the local socket: {error}");
+            self.finish(Outcome::Failed);
+        }
+        if self.agent_due {
+            return Some(Duration::ZERO);
+        }
+        let times = [
+            self.core.deadline(),
+            self.startup_deadline,
+            self.agent.look_at(),
+            self.front.accept_at(),
+            self.targets.retry_at(),
+        ];
+        let next = times.into_iter().flatten().min()?;
+        Some(next.saturating_sub(self.now()))
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match Token::decode(event.token) {
+            Some(Token::Agent) => self.agent_ready(),
+            Some(Token::Signals) => self.signalled(),
+            Some(Token::Front) => self.front_ready(),
+            Some(Token::Target(id)) => self.target_ready(id),
+            Some(Token::Program(id, readiness)) => self.program_ready(id, readiness),
+            Some(Token::Service(id)) => self.service_ready(id),
+            // These are watched by the front's own reactor.
+            Some(Token::Listener | Token::Client(_)) | None => {}
+        }
+    }
+
+    /// Does what the core wants done, until it wants nothing more.
+    fn settle(&mut self) {
+        while let Some(output) = self.core.next_output() {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::SendAgent(message) => self.send_agent(message),
+            Output::DropAgent(reason) => self.agent_dropped(&reason),
+            Output::Serve => self.serve(),
+            Output::Withdraw => self.front.withdraw(),
+            Output::SendClient(id, message) => self.send_client(id, message),
+            Output::CloseClient(id) => self.front.close_client(id),
+            Output::Ask(id, question) => self.ask(id, question),
+            Output::CancelQuestion(id) => self.cancel_question(id),
+            Output::OpenTarget(id, target) => self.open_target(id, target),
+            Output::SendTarget(id, message) => self.send_target(id, message),
+            Output::CloseTarget(id) => self.targets.close(&self.reactor, id),
+            Output::StartService(id, service) => self.start_service(id, &service),
+            Output::Log(Level::Debug, line) => tracing::debug!("{line}"),
+            Output::Log(Level::Info, line) => tracing::info!("{line}"),
+            Output::Log(Level::Warn, line) => tracing::warn!("{line}"),
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        let outcome = *self.finished.get_or_insert(outcome);
+        self.report.tell(outcome);
+    }
+
+    fn signalled(&mut self) {
+        while let Ok(Some(signal)) = self.signals.take_next() {
+            tracing::info!("ended by signal {signal}");
+            self.finish(Outcome::Ended);
+        }
+    }
+
+    /// The agent is there: local programs may come.
+    fn serve(&mut self) {
+        let Settings { id, name, .. } = &self.settings;
+        if let Err(error) = self.front.open(&self.socket_dir, *id, name, self.uuid.as_ref()) {
+            tracing::error!("the local socket in {}: {error}", self.socket_dir.display());
+            return self.finish(Outcome::Failed);
+        }
+        self.startup_deadline = None;
+        self.report.tell(Outcome::Ended);
+    }
+
+    fn send_agent(&mut self, message: Vec<u8>) {
+        if let Err(error) = self.agent.send(message) {
+            self.agent_broken(&error.to_string(), true);
+        }
+    }
+
+    fn agent_ready(&mut self) {
+        if self.look_for_agent(true) {
+            return;
+        }
+        match self.agent.on_ready() {
+            Ok(()) => self.hear_agent(),
+            Err(error) => self.agent_broken(&error.to_string(), true),
+        }
+    }
+
+    /// A step of the search for the agent. `true`: it has just been found.
+    fn look_for_agent(&mut self, event: bool) -> bool {
+        let now = self.now();
+        let found = self.agent.look(&self.reactor, now, event);
+        if found {
+            self.core.agent_connected(now);
+            self.agent_due = true;
+        }
+        found
+    }
+
+    fn hear_agent(&mut self) {
+        self.agent_due = false;
+        for _ in 0..AGENT_BATCH {
+            let now = self.now();
+            match self.agent.hear() {
+                Some(Heard::Message(frame)) => self.core.agent_frame(now, &frame),
+                Some(Heard::Nothing { mid_message }) => return self.core.agent_read(now, mid_message),
+                Some(Heard::Closed) => return self.agent_broken("it closed the control link", false),
+                Some(Heard::Broken(error)) => return self.agent_broken(&error.to_string(), true),
+                None => return,
+            }
+            self.settle();
+        }
+        self.agent_due = true;
+    }
+
+    /// The control link is gone without the core's doing.
+    fn agent_broken(&mut self, reason: &str, misbehaved: bool) {
+        tracing::warn!("the agent is gone: {reason}");
+        self.agent.drop_link(&self.reactor, self.epoch.elapsed(), misbehaved);
+        self.core.agent_lost();
+    }
+
+    /// The core wants no more of this agent. One that cannot even say HELLO at the start never will.
+    fn agent_dropped(&mut self, reason: &str) {
+        tracing::warn!("the agent was dropped: {reason}");
+        self.agent.drop_link(&self.reactor, self.epoch.elapsed(), true);
+        if !self.report.is_told() {
+            self.finish(Outcome::Failed);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What the reactor's tokens mean.
+
+use crate::core::{CallId, ClientId};
+use crate::policy_source::Readiness;
+
+/// Whose descriptor is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    /// The control link, or the search for it.
+    Agent,
+    /// SIGTERM or SIGINT.
+    Signals,
+    /// The reactor of the local socket and its clients.
+    Front,
+    /// The local socket.
+    Listener,
+    /// A program on the local socket.
+    Client(ClientId),
+    /// The daemon of a call's target.
+    Target(CallId),
+    /// A policy program's output or its end.
+    Program(CallId, Readiness),
+    /// The process of a service in dom0.
+    Service(CallId),
+}
+
+/// The low bits say what, the others which one.
+const KIND_BITS: u32 = 4;
+
+impl Token {
+    pub(super) fn encode(self) -> u64 {
+        let (kind, id) = match self {
+            Self::Agent => (0, 0),
+            Self::Signals => (1, 0),
+            Self::Front => (2, 0),
+            Self::Listener => (3, 0),
+            Self::Client(ClientId(id)) => (4, id),
+            Self::Target(CallId(id)) => (5, id),
+            Self::Program(CallId(id), Readiness::Output) => (6, id),
+            Self::Program(CallId(id), Readiness::End) => (7, id),
+            Self::Service(CallId(id)) => (8, id),
+        };
+        // The ids count events of one process: 2^60 of them do not happen.
+        (id << KIND_BITS) | kind
+    }
+
+    pub(super) fn decode(token: u64) -> Option<Self> {
+        let id = token >> KIND_BITS;
+        Some(match token & ((1 << KIND_BITS) - 1) {
+            0 => Self::Agent,
+            1 => Self::Signals,
+            2 => Self::Front,
+            3 => Self::Listener,
+            4 => Self::Client(ClientId(id)),
+            5 => Self::Target(CallId(id)),
+            6 => Self::Program(CallId(id), Readiness::Output),
+            7 => Self::Program(CallId(id), Readiness::End),
+            8 => Self::Service(CallId(id)),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_as_they_were() {
+        let call = CallId(77);
+        for token in [
+            Token::Agent,
+            Token::Signals,
+            Token::Front,
+            Token::Listener,
+            Token::Client(ClientId(u64::MAX >> KIND_BITS)),
+            Token::Target(call),
+            Token::Program(call, Readiness::Output),
+            Token::Program(call, Readiness::End),
+            Token::Service(call),
+        ] {
+            assert_eq!(Token::decode(token.encode()), Some(token));
+        }
+        assert_eq!(Token::decode(15), None);
+    }
+}
