@@ -1,1 +1,59 @@
-//! placeholder replaced in this commit series
+//! `qrexec-agent`, the VM's side of qrexec.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`core`] | all decisions, without I/O |
+//! | [`options`] | the command line |
+//! | `serve` | the event loop that carries the decisions out |
+//! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
+//! | `door` | the socket for programs of this VM |
+//! | `client` | one such program's connection |
+//! | `job` | what a command line and a service's configuration amount to |
+//! | `call` | the process of one call: data link, service, pump |
+//! | `fork_server` | handing a call to a user's fork server |
+//! | `session` | calls that wait for a graphical session |
+//!
+//! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
+//! which survives the agent and whose crash costs one call.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+
+mod call;
+mod client;
+mod control;
+pub mod core;
+mod door;
+mod fork_server;
+mod job;
+pub mod options;
+mod serve;
+mod session;
+
+pub use options::Options;
+
+/// Exit status: the agent ended because it was told to.
+const EXIT_DONE: i32 = 0;
+/// Exit status: the agent cannot do its work.
+const EXIT_FAILED: i32 = 1;
+
+/// Runs the agent with these arguments, the program's own name first; gives its exit status.
+#[must_use]
+pub fn main(args: Vec<OsString>) -> i32 {
+    match Options::from_args(args) {
+        Ok(options) => run(&options),
+        Err(status) => status,
+    }
+}
+
+/// Runs the agent until it is told to end; gives its exit status.
+#[must_use]
+pub fn run(options: &Options) -> i32 {
+    match serve::run(options) {
+        Ok(()) => EXIT_DONE,
+        Err(error) => {
+            tracing::error!("{error}");
+            EXIT_FAILED
+        }
+    }
+}

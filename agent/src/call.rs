@@ -1,0 +1,121 @@
+//! The process of one call: it opens the data link, starts the service, and pumps.
+
+use std::os::fd::AsFd;
+
+use engine::datalink::{self, WAIT_VM};
+use engine::exec::{ExecError, Prepared, Services, Started, Stderr, stderr_log};
+use engine::process::{EXIT_TROUBLE, Signals};
+use engine::pump::{self, Outcome};
+use ring::{Channel, Transport};
+use rustix::process::Signal;
+use wire::command::CommandKind;
+use wire::stream::Role;
+use wire::version::Version;
+
+use crate::job::{Job, Task};
+
+/// Exit status of a call's process whose link was lost. Only the log shows it.
+const EXIT_LOST: i32 = 255;
+
+/// Serves one call to its end, in a process of its own; gives that process's exit status.
+pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
+    // The service may send this signal to `QREXEC_AGENT_PID`, which is us.
+    let _signals = Signals::block(&[Signal::USR1]);
+    let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
+    let (channel, version) = match datalink::connect(transport, domain, port, WAIT_VM) {
+        Ok(link) => link,
+        Err(error) => {
+            tracing::error!("no data link to domain {domain}, port {port}: {error}");
+            return EXIT_LOST;
+        }
+    };
+    if job.just { just_exec(channel, version, services, job) } else { exec(channel, version, services, job) }
+}
+
+/// Starts it and reports at once whether that worked.
+fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) -> i32 {
+    let started = job.task.and_then(|task| {
+        let prepared = services.prepare(&task.kind, &task.config)?;
+        let log = log_of(&task);
+        services.start_detached(&prepared, Some(&task.user), log.as_ref().map(AsFd::as_fd))
+    });
+    let code = started.map_or_else(|error| failed(&job.label, &error), |()| 0);
+    report(channel, version, code, true)
+}
+
+fn exec(channel: Channel, version: Version, services: &Services, job: Job) -> i32 {
+    match job.task.and_then(|task| start(services, &task).map(|started| (started, log_of(&task)))) {
+        Ok((started, log)) => pumped(channel, version, started, log, &job.label),
+        Err(error) => {
+            let code = failed(&job.label, &error);
+            report(channel, version, code, false)
+        }
+    }
+}
+
+fn start(services: &Services, task: &Task) -> Result<Started, ExecError> {
+    let prepared: Prepared = services.prepare(&task.kind, &task.config)?;
+    services.start(&prepared, Some(&task.user), Stderr::Piped)
+}
+
+/// What a service says on its error output also goes to this machine's log; a command's does not.
+fn log_of(task: &Task) -> Option<std::os::fd::OwnedFd> {
+    let CommandKind::Service(call) = &task.kind else { return None };
+    stderr_log(&format!("{}-{}", call.service.with_plus(), call.source))
+        .inspect_err(|error| tracing::warn!("no log for {}: {error}", call.service))
+        .ok()
+}
+
+fn failed(label: &str, error: &ExecError) -> i32 {
+    tracing::error!("{label}: {error}");
+    error.code()
+}
+
+fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {
+    match pump::report(channel, version, code, just) {
+        Ok(()) => code,
+        Err(error) => {
+            tracing::warn!("the caller did not hear exit code {code}: {error}");
+            EXIT_LOST
+        }
+    }
+}
+
+fn pumped(
+    channel: Channel,
+    version: Version,
+    started: Started,
+    log: Option<std::os::fd::OwnedFd>,
+    label: &str,
+) -> i32 {
+    tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
+    let outcome = pump::run(
+        channel,
+        pump::Call {
+            stdin: Some(started.stdin),
+            stdout: Some(started.stdout),
+            log_stderr: started.stderr.as_ref().and(log),
+            stderr: started.stderr,
+            child: started.child,
+            exit_on_client_eof: started.exit_on_client_eof,
+            exit_on_service_eof: started.exit_on_service_eof,
+            ..pump::Call::new(Role::Service, version)
+        },
+    );
+    status(&outcome, label)
+}
+
+fn status(outcome: &Outcome, label: &str) -> i32 {
+    if let Some(why) = &outcome.failed {
+        tracing::error!("{label}: {why}");
+    }
+    match (&outcome.lost, outcome.local) {
+        (Some(why), _) => {
+            tracing::warn!("{label}: the link was lost: {why}");
+            EXIT_LOST
+        }
+        (None, Some(code)) => code,
+        (None, None) if outcome.failed.is_some() => EXIT_TROUBLE,
+        (None, None) => 0,
+    }
+}

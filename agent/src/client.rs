@@ -1,0 +1,169 @@
+//! One program's connection to the agent: one request, then one answer, then its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use wire::control::Endpoint;
+use wire::frame::LocalTriggerDecoder;
+use wire::trigger::{BadTrigger, Trigger};
+
+/// How long a client may take for its request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connected program.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: OwnedFd,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The request is not complete; it must be by then.
+    Asking(LocalTriggerDecoder, Instant),
+    /// It was; nothing more is to be said.
+    Asked,
+}
+
+/// What came from a client.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Nothing that means anything yet.
+    Nothing,
+    /// Its request.
+    Request(Result<Trigger, BadTrigger>),
+    /// It closed the connection.
+    Gone,
+    /// It broke the rules; the connection is to be closed.
+    Wrong(String),
+}
+
+impl Client {
+    /// Takes a connection that was just accepted.
+    pub(crate) fn new(socket: OwnedFd, now: Instant) -> Self {
+        Self { socket, stage: Stage::Asking(LocalTriggerDecoder::new(), now + REQUEST_LIMIT) }
+    }
+
+    /// Until when the client must have asked; `None` once it has.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Asking(_, deadline) => Some(deadline),
+            Stage::Asked => None,
+        }
+    }
+
+    /// Reads what is there.
+    pub(crate) fn hear(&mut self) -> Heard {
+        let mut buffer = [0_u8; 4096];
+        loop {
+            let bytes = match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(Errno::CONNRESET) => return Heard::Gone,
+                Ok((count, _)) => buffer.get(..count).unwrap_or_default(),
+                Err(Errno::AGAIN) => return Heard::Nothing,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Heard::Wrong(error.to_string()),
+            };
+            let Stage::Asking(decoder, _) = &mut self.stage else {
+                return Heard::Wrong("it says more than its request".to_owned());
+            };
+            match decoder.feed(bytes) {
+                Ok(None) => {}
+                Ok(Some(request)) => {
+                    self.stage = Stage::Asked;
+                    return Heard::Request(request);
+                }
+                Err(error) => return Heard::Wrong(error.to_string()),
+            }
+        }
+    }
+
+    /// Tells the client where its service will be met. One that does not listen loses its answer and
+    /// will be seen to end.
+    pub(crate) fn answer(&self, endpoint: Endpoint) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, &endpoint.to_bytes(), flags));
+        if let Err(error) = sent {
+            tracing::info!("a client did not take its answer: {error}");
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use wire::names::{DomainId, Ident, Port, ServiceName, Target};
+    use wire::version::Version;
+
+    fn pair() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        (Client::new(ours.into(), Instant::now()), theirs)
+    }
+
+    fn request() -> Trigger {
+        Trigger {
+            source: None,
+            target: Target::new("work").expect("name"),
+            service: ServiceName::new("test.Add").expect("name"),
+            ident: Ident::new("SOCKET").expect("ident"),
+        }
+    }
+
+    #[test]
+    fn a_request_of_any_age_in_any_pieces() {
+        for version in [Version::V2, Version::V3, Version::V4] {
+            let mut bytes = request().encode(version).expect("fits");
+            if version == Version::V2 {
+                // At that age there was no header.
+                bytes.drain(..wire::header::HEADER_LEN);
+            }
+            let (mut client, mut program) = pair();
+            let (first, second) = bytes.split_at(5);
+            program.write_all(first).expect("write");
+            assert!(matches!(client.hear(), Heard::Nothing));
+            assert!(client.deadline().is_some());
+            program.write_all(second).expect("write");
+            let heard = client.hear();
+            assert!(matches!(&heard, Heard::Request(Ok(asked)) if *asked == request()), "{heard:?}");
+            assert!(client.deadline().is_none());
+            assert!(matches!(client.hear(), Heard::Nothing));
+
+            client.answer(Endpoint { domain: DomainId(7), port: Port(514) });
+            let mut answer = [0; 8];
+            program.read_exact(&mut answer).expect("read");
+            assert_eq!(answer, [7, 0, 0, 0, 2, 2, 0, 0]);
+            drop(program);
+            assert!(matches!(client.hear(), Heard::Gone));
+        }
+    }
+
+    #[test]
+    fn a_client_that_says_something_else_is_wrong() {
+        let (mut client, mut program) = pair();
+        program.write_all(&wire::handshake::hello(Version::V4)).expect("write");
+        assert!(matches!(client.hear(), Heard::Wrong(_)));
+
+        let (mut client, mut program) = pair();
+        program.write_all(&request().encode(Version::V4).expect("fits")).expect("write");
+        assert!(matches!(client.hear(), Heard::Request(Ok(_))));
+        program.write_all(b"x").expect("write");
+        assert!(matches!(client.hear(), Heard::Wrong(_)));
+    }
+
+    #[test]
+    fn an_answer_to_nobody_is_no_trouble() {
+        let (mut client, program) = pair();
+        drop(program);
+        client.answer(Endpoint { domain: DomainId(7), port: Port(514) });
+        assert!(matches!(client.hear(), Heard::Gone));
+    }
+}

@@ -1,0 +1,268 @@
+//! The link to the daemon: meeting it, HELLO, messages, and meeting it again when it was lost.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use engine::link::{Framed, LinkError, MAX_QUEUED};
+use engine::reactor::{Interest, Reactor};
+use ring::{Channel, Listener, Sizes, Transport};
+use rustix::io::Errno;
+use wire::control::{MAX_LOCAL_BODY, Message};
+use wire::error::{Breach, PeerError};
+use wire::handshake;
+use wire::names::{DomainId, Port};
+use wire::version::Version;
+
+use crate::core::Violation;
+
+/// How long the daemon may take for its HELLO, and for the rest of a message that it began.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long to wait when listening failed, before trying again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Ring sizes of the control link, as the field has them.
+const RINGS: Sizes = Sizes { left: 4096, right: 4096 };
+
+/// Bytes that may wait for a daemon that does not read before further requests are refused. Half of
+/// what the link queues: the rest is for the ends of calls, which cannot be refused.
+const BACKLOG: usize = MAX_QUEUED / 2;
+
+/// The link, or the wait for it.
+#[derive(Debug)]
+pub(crate) struct Control {
+    transport: Transport,
+    token: u64,
+    state: State,
+}
+
+enum State {
+    /// No daemon yet.
+    Waiting(Listener),
+    /// One is there.
+    Linked(Box<Link>),
+    /// Listening failed; try again then.
+    Down(Instant),
+}
+
+struct Link {
+    framed: Framed<Channel>,
+    /// What was agreed on, once the daemon's HELLO was there.
+    version: Option<Version>,
+    /// When what the daemon owes us must be here.
+    deadline: Option<Instant>,
+    /// What the descriptor is watched for.
+    interest: Interest,
+}
+
+/// What happened on the link.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The daemon is there and the handshake is over.
+    Up(Version),
+    /// It said something.
+    Message(Message),
+}
+
+/// Why the link is lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    /// The daemon broke the protocol.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// The transport failed, or the daemon broke the framing.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The descriptor cannot be watched.
+    #[error("cannot watch the link: {0}")]
+    Watch(#[from] Errno),
+    /// The daemon closed the link.
+    #[error("dom0 closed the link")]
+    Closed,
+    /// The daemon owes us something for too long.
+    #[error("dom0 left a message half sent for {MESSAGE_LIMIT:?}")]
+    Late,
+}
+
+impl From<PeerError> for Lost {
+    fn from(error: PeerError) -> Self {
+        Self::Violation(error.into())
+    }
+}
+
+impl Control {
+    /// Begins to listen for the daemon; the descriptor is watched under `token`.
+    ///
+    /// # Errors
+    /// The transport does not allow it.
+    pub(crate) fn new(transport: Transport, reactor: &Reactor, token: u64) -> Result<Self, ring::Error> {
+        let state = State::Waiting(listen(&transport, reactor, token)?);
+        Ok(Self { transport, token, state })
+    }
+
+    /// To be called when the descriptor was reported ready.
+    pub(crate) fn on_ready(&mut self, reactor: &Reactor, now: Instant) -> Result<(), Lost> {
+        match &mut self.state {
+            State::Waiting(_) => {
+                self.meet(reactor, now);
+                Ok(())
+            }
+            State::Linked(link) => Ok(link.framed.on_ready()?),
+            State::Down(_) => Ok(()),
+        }
+    }
+
+    /// What has happened since the last call, until there is nothing more.
+    pub(crate) fn next(&mut self, now: Instant) -> Result<Option<Event>, Lost> {
+        let State::Linked(link) = &mut self.state else { return Ok(None) };
+        let Some(frame) = link.framed.next()? else {
+            link.owed(now);
+            return if link.framed.is_open() { Ok(None) } else { Err(Lost::Closed) };
+        };
+        link.deadline = None;
+        let message = Message::decode(frame.ty, &frame.body)?;
+        match (link.version, message) {
+            (Some(_), message) => Ok(Some(Event::Message(message))),
+            (None, Message::Hello(theirs)) => {
+                let version = Version::negotiate(theirs)?;
+                link.version = Some(version);
+                Ok(Some(Event::Up(version)))
+            }
+            (None, _) => Err(PeerError::from(Breach::UnexpectedType(frame.ty)).into()),
+        }
+    }
+
+    /// Queues a message.
+    pub(crate) fn send(&mut self, message: Vec<u8>) -> Result<(), Lost> {
+        if let State::Linked(link) = &mut self.state {
+            link.framed.send(message)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon has left much unread.
+    pub(crate) fn is_busy(&self) -> bool {
+        match &self.state {
+            State::Linked(link) => link.framed.queued() >= BACKLOG,
+            _ => false,
+        }
+    }
+
+    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already.
+    pub(crate) fn arm(&mut self, reactor: &Reactor) -> Result<bool, Lost> {
+        let State::Linked(link) = &mut self.state else { return Ok(false) };
+        let ready = link.framed.arm()?;
+        let interest = Interest::read_and(link.framed.wants_out());
+        if interest != link.interest {
+            reactor.modify(link.framed.as_fd(), self.token, interest)?;
+            link.interest = interest;
+        }
+        Ok(ready)
+    }
+
+    /// When [`Control::on_time`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting(_) => None,
+            State::Linked(link) => link.deadline,
+            State::Down(until) => Some(*until),
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_time(&mut self, reactor: &Reactor, now: Instant) -> Result<(), Lost> {
+        match &self.state {
+            State::Linked(link) if link.deadline.is_some_and(|deadline| deadline <= now) => Err(Lost::Late),
+            State::Down(until) if *until <= now => {
+                self.listen_again(reactor, now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the link and waits for another daemon.
+    pub(crate) fn lose(&mut self, reactor: &Reactor, now: Instant) {
+        if let Some(fd) = self.fd() {
+            // It is closed next, which takes it off as well unless somebody holds a copy.
+            let _ = reactor.remove(fd);
+        }
+        // The old link goes before the new listener comes: both have the same name.
+        self.state = State::Down(now);
+        self.listen_again(reactor, now);
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Waiting(listener) => Some(listener.as_fd()),
+            State::Linked(link) => Some(link.framed.as_fd()),
+            State::Down(_) => None,
+        }
+    }
+
+    fn listen_again(&mut self, reactor: &Reactor, now: Instant) {
+        self.state = match listen(&self.transport, reactor, self.token) {
+            Ok(listener) => State::Waiting(listener),
+            Err(error) => {
+                tracing::error!("cannot listen for dom0: {error}");
+                State::Down(now + PAUSE)
+            }
+        };
+    }
+
+    /// Takes the daemon in, if it is there.
+    fn meet(&mut self, reactor: &Reactor, now: Instant) {
+        let State::Waiting(listener) = &mut self.state else { return };
+        let channel = match listener.accept() {
+            Ok(None) => return,
+            Ok(Some(channel)) => channel,
+            Err(error) => {
+                tracing::error!("meeting dom0 failed: {error}");
+                let _ = reactor.remove(listener.as_fd());
+                self.state = State::Down(now + PAUSE);
+                return;
+            }
+        };
+        let _ = reactor.remove(listener.as_fd());
+        self.state = match Link::new(channel, reactor, self.token, now) {
+            Ok(link) => State::Linked(Box::new(link)),
+            Err(error) => {
+                tracing::error!("meeting dom0 failed: {error}");
+                State::Down(now + PAUSE)
+            }
+        };
+    }
+}
+
+impl Link {
+    /// Takes a fresh channel: the agent is the server of this link, so its HELLO comes first.
+    fn new(channel: Channel, reactor: &Reactor, token: u64, now: Instant) -> Result<Self, Lost> {
+        reactor.add(&channel, token, Interest::Read)?;
+        let mut framed = Framed::new(channel, MAX_LOCAL_BODY);
+        framed.send(handshake::hello(Version::OURS).to_vec())?;
+        Ok(Self { framed, version: None, deadline: Some(now + MESSAGE_LIMIT), interest: Interest::Read })
+    }
+
+    /// All that has come was taken: what is missing now has to come in time.
+    fn owed(&mut self, now: Instant) {
+        let owes = self.version.is_none() || self.framed.is_mid_message();
+        self.deadline = owes.then(|| self.deadline.unwrap_or(now + MESSAGE_LIMIT));
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Waiting(_) => "Waiting",
+            Self::Linked(_) => "Linked",
+            Self::Down(_) => "Down",
+        })
+    }
+}
+
+fn listen(transport: &Transport, reactor: &Reactor, token: u64) -> Result<Listener, ring::Error> {
+    let listener = transport.listen(DomainId::DOM0.0, Port::CONTROL.0, RINGS)?;
+    let watched = reactor.add(&listener, token, Interest::Read);
+    watched.map_err(|error| ring::Error::io("watching the control socket")(error.into()))?;
+    Ok(listener)
+}

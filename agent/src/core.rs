@@ -1,0 +1,255 @@
+//! The agent's decisions, without a file, a socket, a process or a clock.
+//!
+//! Events go in through the methods of [`Core`]; what is to be done comes back as a list of
+//! [`Action`]s, in order. The daemon is trusted no more than it needs to be: what it says is checked
+//! like anything from outside, and a breach costs it the link, nothing else.
+
+use std::collections::BTreeMap;
+
+use wire::control::{Endpoint, ExecParams, MAX_CONTROL_BODY, Message};
+use wire::error::{Breach, PeerError};
+use wire::header::ty;
+use wire::names::{Ident, Port};
+use wire::trigger::{BadTrigger, Trigger};
+use wire::version::Version;
+
+/// A program on the agent's socket. The number is also that of its request id, so it is never used
+/// twice, not even by the agent that comes after this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// A command or service that the daemon asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What the driver has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send the daemon these bytes, one whole message.
+    Send(Vec<u8>),
+    /// Tell a client where its service will be met. Its connection stays until it closes it.
+    Connect(ClientId, Endpoint),
+    /// Close a client's connection: its request is refused.
+    Refuse(ClientId, Refusal),
+    /// Start a call.
+    Start(CallId, Start),
+}
+
+/// What the daemon wants started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// `JUST_EXEC`: without streams.
+    pub just: bool,
+    /// Where to connect, and the command line.
+    pub params: ExecParams,
+}
+
+/// Why a client's request is refused. The client only sees its connection close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The daemon, that is, policy.
+    #[error("refused by dom0")]
+    Denied,
+    /// Nobody to ask.
+    #[error("there is no connection to dom0")]
+    NoLink,
+    /// The daemon went away before it answered.
+    #[error("the connection to dom0 was lost")]
+    LinkLost,
+    /// The request makes no sense.
+    #[error(transparent)]
+    Bad(#[from] BadTrigger),
+    /// The request is longer than the daemon takes.
+    #[error("the request is too long: {0}")]
+    TooLong(#[from] wire::error::TooLong),
+    /// The request names a source, which dom0 is too old to be told; without it policy would decide
+    /// about another call than the one that was meant.
+    #[error("dom0 speaks protocol {0}, which cannot pass on --source-qube")]
+    NoSource(Version),
+    /// More is waiting to be sent than the daemon reads.
+    #[error("dom0 does not read its requests")]
+    Busy,
+}
+
+/// What breaks the link, beyond what the messages themselves can get wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A message that is malformed or does not belong here.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// A port on which no data link can be.
+    #[error("port {0} is not for data links")]
+    Port(Port),
+}
+
+/// A client whose request was passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// Its answer has not come.
+    Waiting,
+    /// It was told where to go. `None`: by a link that is gone, so its end interests nobody.
+    Connected(Option<Endpoint>),
+}
+
+/// The state of one agent.
+#[derive(Debug, Default)]
+pub struct Core {
+    /// The version spoken with the daemon, while there is a link.
+    link: Option<Version>,
+    clients: BTreeMap<ClientId, Client>,
+    /// Running calls, with what the daemon is told when they end. Ports mean something only on the
+    /// link that named them: `None` after that one is gone.
+    calls: BTreeMap<CallId, Option<Endpoint>>,
+    next_call: u64,
+}
+
+impl Core {
+    /// The daemon is there and the handshake is over.
+    pub fn link_up(&mut self, version: Version) {
+        self.link = Some(version);
+    }
+
+    /// The daemon is gone, or broke the protocol. Whoever waits for its answer is refused; what runs
+    /// goes on.
+    pub fn link_lost(&mut self) -> Vec<Action> {
+        self.link = None;
+        self.calls.values_mut().for_each(|endpoint| *endpoint = None);
+        let mut actions = Vec::new();
+        self.clients.retain(|&id, client| match client {
+            Client::Waiting => {
+                actions.push(Action::Refuse(id, Refusal::LinkLost));
+                false
+            }
+            Client::Connected(endpoint) => {
+                *endpoint = None;
+                true
+            }
+        });
+        actions
+    }
+
+    /// The daemon said something.
+    ///
+    /// # Errors
+    /// What it said breaks the protocol: the link is to be closed, then [`Core::link_lost`] called.
+    pub fn message(&mut self, message: Message) -> Result<Vec<Action>, Violation> {
+        let unexpected = |ty| Err(PeerError::from(Breach::UnexpectedType(ty)).into());
+        match message {
+            Message::Exec { just, params } => self.exec(just, params),
+            Message::ServiceConnect(params) => self.connect(params.ident, params.endpoint),
+            Message::Refused(ident) => Ok(self.refused(ident)),
+            Message::Hello(_) => unexpected(ty::HELLO),
+            Message::Trigger(_) | Message::BadTrigger(_) => unexpected(ty::TRIGGER_SERVICE4),
+            Message::ConnectionTerminated(_) => unexpected(ty::CONNECTION_TERMINATED),
+        }
+    }
+
+    /// A client asks for a service; `busy`: the daemon has much to read already.
+    pub fn request(
+        &mut self,
+        client: ClientId,
+        request: Result<Trigger, BadTrigger>,
+        busy: bool,
+    ) -> Vec<Action> {
+        match self.forward(client, request, busy) {
+            Ok(message) => {
+                self.clients.insert(client, Client::Waiting);
+                vec![Action::Send(message)]
+            }
+            Err(refusal) => vec![Action::Refuse(client, refusal)],
+        }
+    }
+
+    /// A client closed its connection. Nothing is to be done for one that had no request.
+    pub fn client_gone(&mut self, client: ClientId) -> Vec<Action> {
+        match self.clients.remove(&client) {
+            Some(Client::Connected(endpoint)) => self.terminated(endpoint),
+            // The daemon's answer will find nobody, and be dropped.
+            Some(Client::Waiting) | None => Vec::new(),
+        }
+    }
+
+    /// A call has ended, or could not even be begun.
+    pub fn call_ended(&mut self, call: CallId) -> Vec<Action> {
+        let endpoint = self.calls.remove(&call).flatten();
+        self.terminated(endpoint)
+    }
+
+    fn exec(&mut self, just: bool, params: ExecParams) -> Result<Vec<Action>, Violation> {
+        let endpoint = params.endpoint();
+        check(endpoint)?;
+        let call = CallId(self.next_call);
+        self.next_call = self.next_call.wrapping_add(1);
+        self.calls.insert(call, Some(endpoint));
+        Ok(vec![Action::Start(call, Start { just, params })])
+    }
+
+    fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<Vec<Action>, Violation> {
+        check(endpoint)?;
+        match self.waiting(ident) {
+            Some((id, client)) => {
+                *client = Client::Connected(Some(endpoint));
+                Ok(vec![Action::Connect(id, endpoint)])
+            }
+            None => {
+                tracing::info!("dom0 allowed request {ident}, whose client is gone");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn refused(&mut self, ident: Ident) -> Vec<Action> {
+        match self.waiting(ident).map(|(id, _)| id) {
+            Some(id) => {
+                self.clients.remove(&id);
+                vec![Action::Refuse(id, Refusal::Denied)]
+            }
+            None => {
+                tracing::info!("dom0 refused request {ident}, whose client is gone");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The client whose request has this id and no answer yet.
+    fn waiting(&mut self, ident: Ident) -> Option<(ClientId, &mut Client)> {
+        let id = ClientId(ident.number()?);
+        let client = self.clients.get_mut(&id).filter(|client| **client == Client::Waiting)?;
+        Some((id, client))
+    }
+
+    /// The message that passes a request on.
+    fn forward(
+        &self,
+        client: ClientId,
+        request: Result<Trigger, BadTrigger>,
+        busy: bool,
+    ) -> Result<Vec<u8>, Refusal> {
+        let request = request?;
+        let version = self.link.ok_or(Refusal::NoLink)?;
+        if busy {
+            return Err(Refusal::Busy);
+        }
+        if request.source.is_some() && version < Version::V4 {
+            return Err(Refusal::NoSource(version));
+        }
+        let request = Trigger { ident: Ident::numbered(client.0), ..request };
+        Ok(Message::Trigger(request).encode_within(version, MAX_CONTROL_BODY)?)
+    }
+
+    /// Tells the daemon that a port is free again, if the link that named it is still there.
+    fn terminated(&self, endpoint: Option<Endpoint>) -> Vec<Action> {
+        let message = self.link.zip(endpoint).and_then(|(version, endpoint)| {
+            // Eight bytes always fit.
+            Message::ConnectionTerminated(endpoint).encode(version).ok()
+        });
+        message.map(Action::Send).into_iter().collect()
+    }
+}
+
+fn check(endpoint: Endpoint) -> Result<(), Violation> {
+    if endpoint.port.is_data() { Ok(()) } else { Err(Violation::Port(endpoint.port)) }
+}
+
+#[cfg(test)]
+mod tests;

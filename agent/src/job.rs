@@ -1,0 +1,133 @@
+//! What the daemon's request amounts to, before anything is started.
+
+use engine::exec::{ExecError, ServiceConfig, Services};
+use wire::command::{Command, CommandError, CommandKind, ServiceCall};
+use wire::control::Endpoint;
+use wire::escape::Escaped;
+
+use crate::core::Start;
+
+/// Bytes of a command line that a log line shows.
+const SHOWN: usize = 200;
+
+/// One call to be started.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Where the data link is.
+    pub(crate) endpoint: Endpoint,
+    /// Without streams.
+    pub(crate) just: bool,
+    /// The command line, fit for a log.
+    pub(crate) label: String,
+    /// What to run. An error is told to the caller over the data link, like any failure to start.
+    pub(crate) task: Result<Task, ExecError>,
+}
+
+/// What to run, and how.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// As whom.
+    pub(crate) user: String,
+    /// Without waiting for a session, and never by a fork server.
+    pub(crate) nogui: bool,
+    /// The command or service.
+    pub(crate) kind: CommandKind,
+    /// What its configuration says; nothing for commands.
+    pub(crate) config: ServiceConfig,
+}
+
+impl Job {
+    /// Reads the command line, and the configuration of the service if it names one.
+    pub(crate) fn new(services: &Services, start: Start) -> Self {
+        let Start { just, params } = start;
+        let shown = params.cmdline.get(..SHOWN).unwrap_or(&params.cmdline);
+        Self {
+            endpoint: params.endpoint(),
+            just,
+            label: Escaped::new(shown).to_string(),
+            task: Task::new(services, &params.cmdline),
+        }
+    }
+
+    /// The user and the caller for whose call a session has to be there first.
+    pub(crate) fn awaited_session(&self) -> Option<(&str, &ServiceCall)> {
+        let task = self.task.as_ref().ok()?;
+        match &task.kind {
+            CommandKind::Service(call) if task.config.wait_for_session && !task.nogui => {
+                Some((&task.user, call))
+            }
+            _ => None,
+        }
+    }
+
+    /// The user and the command line that a fork server may be given.
+    pub(crate) fn for_fork_server(&self) -> Option<(&str, Vec<u8>)> {
+        let task = self.task.as_ref().ok()?;
+        if task.nogui || !task.config.allows_fork_server() {
+            return None;
+        }
+        let command = Command { user: None, nogui: false, kind: task.kind.clone() };
+        Some((&task.user, command.to_cmdline()))
+    }
+}
+
+impl Task {
+    fn new(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
+        let Command { user, nogui, kind } = Command::parse(cmdline)?;
+        let mut config = match &kind {
+            CommandKind::Service(call) => services.config(&call.service)?,
+            CommandKind::Shell(_) => ServiceConfig::default(),
+        };
+        let user = config.force_user.take().or(user).ok_or(CommandError::NoUser)?;
+        Ok(Self { user, nogui, kind, config })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::exec::{SearchPath, Users};
+    use wire::control::ExecParams;
+    use wire::names::{DomainId, Port};
+
+    fn job(dir: &tempfile::TempDir, cmdline: &[u8]) -> Job {
+        let path = SearchPath::new(dir.path().as_os_str());
+        let users = Users::Own("joan".to_owned());
+        let services = Services { folders: path.clone(), configs: path, users, embedded: true };
+        let params =
+            ExecParams { connect_domain: DomainId(7), connect_port: Port(514), cmdline: cmdline.to_vec() };
+        Job::new(&services, Start { just: false, params })
+    }
+
+    #[test]
+    fn configuration_decides_about_sessions_users_and_fork_servers() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("write");
+        write("test.Gui", "wait-for-session=true\nforce-user='root'\n");
+        write("test.Socket", "skip-service-descriptor=true\n");
+        write("test.Bad", "rubbish\n");
+
+        let gui = job(&dir, b"joan:QUBESRPC test.Gui+ work");
+        assert_eq!(gui.awaited_session().map(|(user, _)| user), Some("root"));
+        let handed = gui.for_fork_server().expect("allowed");
+        assert_eq!(handed, ("root", b"QUBESRPC test.Gui+ work".to_vec()));
+        let nogui = job(&dir, b"joan:nogui:QUBESRPC test.Gui+ work");
+        assert!(nogui.awaited_session().is_none() && nogui.for_fork_server().is_none());
+        assert!(job(&dir, b"joan:QUBESRPC test.Socket+ work").for_fork_server().is_none());
+        let command = job(&dir, b"joan:echo 1");
+        assert_eq!(command.for_fork_server().expect("allowed"), ("joan", b"echo 1".to_vec()));
+        assert!(command.awaited_session().is_none());
+
+        let code = |cmdline: &[u8]| job(&dir, cmdline).task.map(|_| ()).expect_err("fails").code();
+        assert_eq!(code(b"joan:QUBESRPC test.Bad+ work"), 125);
+        assert_eq!(code(b"no colon"), 125);
+        assert_eq!(code(b""), 125);
+    }
+
+    #[test]
+    fn a_label_is_short_and_printable() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let label = job(&dir, &[b"joan:\x1b[31m".as_slice(), &[b'x'; 1000]].concat()).label;
+        assert!(label.len() < 300 && label.chars().all(|c| !c.is_control()), "{label:?}");
+    }
+}

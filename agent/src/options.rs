@@ -1,0 +1,92 @@
+//! The command line of `qrexec-agent`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+/// Where a user's fork server listens; `%s` is the user's name.
+const FORK_SERVER: &str = "/var/run/qubes/qrexec-server.%s.sock";
+
+/// Exit status for a command line without sense.
+const EXIT_USAGE: i32 = 2;
+
+/// Runs the services of this VM, and lets its programs call services of other VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "qrexec-agent", version)]
+pub struct Options {
+    /// Where programs of this VM ask for services
+    #[arg(short = 'a', long, value_name = "PATH", env = "QREXEC_AGENT_SOCKET")]
+    #[arg(default_value = "/var/run/qubes/qrexec-agent")]
+    pub agent_socket: PathBuf,
+
+    /// Where a user's fork server listens, %s is the user's name; empty: there is none. By default
+    /// there is one on Xen only, at /var/run/qubes/qrexec-server.%s.sock
+    #[arg(short = 's', long, value_name = "PATH")]
+    pub fork_server_socket: Option<OsString>,
+
+    /// Do not use fork servers
+    #[arg(short = 'S', long)]
+    pub no_fork_server: bool,
+}
+
+impl Options {
+    /// Reads the arguments, the program's own name first.
+    ///
+    /// # Errors
+    /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
+    /// message that says what is wrong.
+    pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
+        Self::try_parse_from(args).map_err(|error| {
+            // A closed stream is no reason for another status.
+            let _ = error.print();
+            match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => EXIT_USAGE,
+            }
+        })
+    }
+
+    /// Where fork servers listen, with `%s` for the user; `None`: they are not to be used.
+    ///
+    /// An embedded installation has none of its own, and the ones of the system around it belong to
+    /// another agent: only a path that was given counts there.
+    #[must_use]
+    pub fn fork_server(&self, embedded: bool) -> Option<&OsStr> {
+        let default = (!embedded).then_some(OsStr::new(FORK_SERVER));
+        let path = self.fork_server_socket.as_deref().or(default);
+        path.filter(|path| !self.no_fork_server && !path.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options, ErrorKind> {
+        Options::try_parse_from([&["qrexec-agent"], args].concat()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn every_option_has_its_field() {
+        let options =
+            parse(&["--agent-socket=/a", "--fork-server-socket=/b/%s", "--no-fork-server"]).expect("fine");
+        assert_eq!(options.agent_socket, PathBuf::from("/a"));
+        assert_eq!(options.fork_server_socket.as_deref(), Some(OsStr::new("/b/%s")));
+        assert!(options.no_fork_server);
+        assert_eq!(parse(&["--nonsense"]), Err(ErrorKind::UnknownArgument));
+        assert_eq!(parse(&["positional"]), Err(ErrorKind::UnknownArgument));
+    }
+
+    #[test]
+    fn fork_servers_are_used_where_they_belong() {
+        let options = parse(&["-a/a"]).expect("fine");
+        assert_eq!(options.fork_server(false), Some(OsStr::new(FORK_SERVER)));
+        assert_eq!(options.fork_server(true), None);
+        let given = parse(&["-a/a", "-s/b"]).expect("fine");
+        assert_eq!(given.fork_server(true), Some(OsStr::new("/b")));
+        assert_eq!(parse(&["-a/a", "-s/b", "-S"]).expect("fine").fork_server(true), None);
+        assert_eq!(parse(&["-a/a", "-s", ""]).expect("fine").fork_server(false), None);
+    }
+}

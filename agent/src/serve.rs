@@ -1,0 +1,400 @@
+//! The agent's event loop: carries out what [`Core`] decides.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::hash::BuildHasher;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engine::exec::{Services, Users};
+use engine::process::{Child, Signals};
+use engine::reactor::{Event, Interest, Reactor};
+use ring::{Kind, Transport};
+use rustix::io::Errno;
+use rustix::process::{Resource, Signal, getrlimit};
+
+use crate::client::{Client, Heard};
+use crate::control::{self, Control, Lost};
+use crate::core::{Action, CallId, ClientId, Core, Refusal};
+use crate::door::Door;
+use crate::job::Job;
+use crate::options::Options;
+use crate::session::Sessions;
+
+mod calls;
+
+const CONTROL: u64 = 0;
+const DOOR: u64 = 1;
+const SIGNALS: u64 = 2;
+/// The first token of anything else.
+const FIRST_TOKEN: u64 = 16;
+
+/// How long to wait for a descriptor to become free somewhere.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no way to reach dom0: {0}")]
+    Transport(#[from] ring::Error),
+    #[error("no event loop: {0}")]
+    Reactor(#[from] Errno),
+    #[error("no signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot listen at {}: {source}", path.display())]
+    Door { path: PathBuf, source: io::Error },
+}
+
+/// Runs the agent until a signal ends it.
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    Agent::new(options)?.run()
+}
+
+/// Whatever has a descriptor and a token of its own.
+#[derive(Debug)]
+enum Thing {
+    /// A program that asks for a service.
+    Client(Client),
+    /// The process of a call.
+    Process(CallId, Child),
+    /// A call that a fork server runs: its end is the connection's.
+    Handed(CallId, OwnedFd),
+    /// The wait for a user's session.
+    Session {
+        user: String,
+        child: Child,
+        /// Where the service may write; nobody reads it.
+        _output: OwnedFd,
+    },
+}
+
+impl AsFd for Thing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Client(client) => client.as_fd(),
+            Self::Process(_, child) | Self::Session { child, .. } => child.as_fd(),
+            Self::Handed(_, socket) => socket.as_fd(),
+        }
+    }
+}
+
+struct Agent {
+    transport: Transport,
+    services: Services,
+    fork_server: Option<OsString>,
+    agent_socket: PathBuf,
+    reactor: Reactor,
+    signals: Signals,
+    control: Control,
+    core: Core,
+    /// There from the first HELLO on.
+    door: Option<Door>,
+    /// Whether the door is watched: not while there is no room for more clients.
+    accepting: bool,
+    /// When to try again, after a client could not be taken for want of a descriptor.
+    try_door: Option<Instant>,
+    max_clients: usize,
+    clients: usize,
+    things: BTreeMap<u64, Thing>,
+    next_token: u64,
+    sessions: Sessions<(CallId, Job)>,
+}
+
+impl Agent {
+    fn new(options: &Options) -> Result<Self, Error> {
+        let transport = Transport::from_env()?;
+        let embedded = transport.kind() != Kind::Xen;
+        let reactor = Reactor::new()?;
+        let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
+        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        Ok(Self {
+            control: Control::new(transport.clone(), &reactor, CONTROL)?,
+            services: Services::from_env(Users::by_privilege(embedded), embedded),
+            fork_server: options.fork_server(embedded).map(OsString::from),
+            agent_socket: options.agent_socket.clone(),
+            core: Core::default(),
+            door: None,
+            accepting: false,
+            try_door: None,
+            max_clients: max_clients(),
+            clients: 0,
+            things: BTreeMap::new(),
+            next_token: first_token(),
+            sessions: Sessions::default(),
+            transport,
+            reactor,
+            signals,
+        })
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        loop {
+            let ready = self.control.arm(&self.reactor);
+            let ready = ready.unwrap_or_else(|why| {
+                self.link_lost(&why);
+                true
+            });
+            let timeout = if ready { Some(Duration::ZERO) } else { self.timeout(Instant::now()) };
+            self.reactor.wait(timeout, &mut events)?;
+            let now = Instant::now();
+            for event in &events {
+                if event.token == SIGNALS && self.signals.take_next().map_err(Error::Signals)?.is_some() {
+                    return Ok(());
+                }
+                self.on_event(event, now);
+            }
+            self.hear_daemon(now)?;
+            self.on_time(now);
+        }
+    }
+
+    fn on_event(&mut self, event: &Event, now: Instant) {
+        match event.token {
+            SIGNALS => {}
+            CONTROL => {
+                if let Err(why) = self.control.on_ready(&self.reactor, now) {
+                    self.link_lost(&why);
+                }
+            }
+            DOOR => self.accept(now),
+            token => self.on_thing(token),
+        }
+    }
+
+    // ---- the daemon -------------------------------------------------------------------------
+
+    /// Takes all that the daemon has said.
+    fn hear_daemon(&mut self, now: Instant) -> Result<(), Error> {
+        loop {
+            let heard = match self.control.next(now) {
+                Ok(Some(heard)) => heard,
+                Ok(None) => return Ok(()),
+                Err(why) => {
+                    self.link_lost(&why);
+                    return Ok(());
+                }
+            };
+            match heard {
+                control::Event::Up(version) => {
+                    tracing::info!("connected to dom0, protocol {version}");
+                    self.core.link_up(version);
+                    self.open_door()?;
+                }
+                control::Event::Message(message) => match self.core.message(message) {
+                    Ok(actions) => self.act(actions),
+                    Err(why) => self.link_lost(&Lost::Violation(why)),
+                },
+            }
+        }
+    }
+
+    fn link_lost(&mut self, why: &Lost) {
+        tracing::warn!("the link to dom0 is lost: {why}");
+        self.control.lose(&self.reactor, Instant::now());
+        let actions = self.core.link_lost();
+        self.act(actions);
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(message) => {
+                    if let Err(why) = self.control.send(message) {
+                        self.link_lost(&why);
+                    }
+                }
+                Action::Connect(ClientId(token), endpoint) => {
+                    if let Some(Thing::Client(client)) = self.things.get(&token) {
+                        client.answer(endpoint);
+                    }
+                }
+                Action::Refuse(ClientId(token), refusal) => {
+                    if refusal != Refusal::Denied {
+                        tracing::warn!("a request is refused: {refusal}");
+                    }
+                    self.forget(token);
+                }
+                Action::Start(call, start) => self.start(call, start),
+            }
+        }
+    }
+
+    // ---- programs of this VM ----------------------------------------------------------------
+
+    /// Lets programs in, once the daemon has been there for the first time.
+    fn open_door(&mut self) -> Result<(), Error> {
+        if self.door.is_some() {
+            return Ok(());
+        }
+        let door = Door::open(&self.agent_socket)
+            .map_err(|source| Error::Door { path: self.agent_socket.clone(), source })?;
+        self.reactor.add(&door, DOOR, Interest::Read)?;
+        self.accepting = true;
+        self.door = Some(door);
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while let Some(door) = &self.door {
+            if self.clients >= self.max_clients {
+                return self.watch_door(false);
+            }
+            match door.accept() {
+                Ok(Some(socket)) => self.admit(Client::new(socket, now)),
+                Ok(None) => return,
+                Err(error) => {
+                    // No descriptor left, here or in the whole system. The client stays where it is.
+                    tracing::error!("cannot take a client: {error}");
+                    self.try_door = Some(now + PAUSE);
+                    return self.watch_door(false);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, client: Client) {
+        match self.watch(Thing::Client(client)) {
+            // Its request is usually there already.
+            Ok(token) => self.on_thing(token),
+            Err(error) => tracing::error!("cannot watch a client: {error}"),
+        }
+    }
+
+    fn watch_door(&mut self, accepting: bool) {
+        let Some(door) = &self.door else { return };
+        let interest = if accepting { Interest::Read } else { Interest::Hangup };
+        if self.accepting != accepting && self.reactor.modify(door, DOOR, interest).is_ok() {
+            self.accepting = accepting;
+        }
+    }
+
+    fn on_client(&mut self, token: u64) {
+        let Some(Thing::Client(client)) = self.things.get_mut(&token) else { return };
+        let actions = match client.hear() {
+            Heard::Nothing => return,
+            Heard::Request(request) => self.core.request(ClientId(token), request, self.control.is_busy()),
+            Heard::Gone => self.client_gone(token),
+            Heard::Wrong(why) => {
+                tracing::warn!("a client broke the rules: {why}");
+                self.client_gone(token)
+            }
+        };
+        self.act(actions);
+    }
+
+    fn client_gone(&mut self, token: u64) -> Vec<Action> {
+        self.forget(token);
+        self.core.client_gone(ClientId(token))
+    }
+
+    // ---- everything with a token ------------------------------------------------------------
+
+    fn watch(&mut self, thing: Thing) -> Result<u64, Errno> {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
+        self.reactor.add(&thing, token, Interest::Read)?;
+        self.clients = self.clients.saturating_add(usize::from(matches!(thing, Thing::Client(_))));
+        self.things.insert(token, thing);
+        Ok(token)
+    }
+
+    /// Closes what has this token.
+    fn forget(&mut self, token: u64) -> Option<Thing> {
+        let thing = self.things.remove(&token)?;
+        let _ = self.reactor.remove(&thing);
+        self.clients = self.clients.saturating_sub(usize::from(matches!(thing, Thing::Client(_))));
+        self.watch_door(true);
+        Some(thing)
+    }
+
+    fn on_thing(&mut self, token: u64) {
+        match self.things.get_mut(&token) {
+            Some(Thing::Client(_)) => self.on_client(token),
+            Some(Thing::Process(call, child)) => {
+                let (call, ended) = (*call, child.try_wait());
+                if has_ended(&ended) {
+                    self.forget(token);
+                    self.call_ended(call);
+                }
+            }
+            // Whatever a fork server says, it means that the call is over.
+            Some(Thing::Handed(call, _)) => {
+                let call = *call;
+                self.forget(token);
+                self.call_ended(call);
+            }
+            Some(Thing::Session { user, child, .. }) => {
+                let (user, ended) = (user.clone(), child.try_wait());
+                if has_ended(&ended) {
+                    self.forget(token);
+                    self.session_ended(&user);
+                }
+            }
+            None => {}
+        }
+    }
+
+    // ---- time -------------------------------------------------------------------------------
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        let clients = self.things.values().filter_map(client_deadline);
+        let next = clients.chain(self.control.deadline()).chain(self.try_door).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        if let Err(why) = self.control.on_time(&self.reactor, now) {
+            self.link_lost(&why);
+        }
+        if self.try_door.take_if(|time| *time <= now).is_some() {
+            self.watch_door(true);
+        }
+        let late = |thing: &Thing| client_deadline(thing).is_some_and(|deadline| deadline <= now);
+        let tokens: Vec<u64> =
+            self.things.iter().filter(|(_, thing)| late(thing)).map(|(token, _)| *token).collect();
+        for token in tokens {
+            tracing::warn!("a client did not finish its request");
+            let actions = self.client_gone(token);
+            self.act(actions);
+        }
+    }
+}
+
+fn client_deadline(thing: &Thing) -> Option<Instant> {
+    match thing {
+        Thing::Client(client) => client.deadline(),
+        _ => None,
+    }
+}
+
+/// Whether a wait found the process ended. A wait that fails means a process that is not ours any
+/// more, so there is nothing to wait for either.
+fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
+    match waited {
+        Ok(status) => status.is_some(),
+        Err(error) => {
+            tracing::error!("cannot wait for a process: {error}");
+            true
+        }
+    }
+}
+
+/// Clients may have half of this process's descriptors; the rest is for calls.
+fn max_clients() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
+}
+
+/// Tokens are also the numbers of request ids. They start anywhere, so that an answer meant for a
+/// request of an earlier agent does not fit one of this.
+fn first_token() -> u64 {
+    let random = std::hash::RandomState::new().hash_one(std::process::id());
+    // Far from the end: they only ever grow.
+    (random >> 16).max(FIRST_TOKEN)
+}

@@ -1,0 +1,194 @@
+//! The agent as a whole, over shared memory: this program is the agent, too, because calls fork,
+//! which a test harness with its threads must not.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+
+use lab::{Answer, Lab};
+use wire::control::{Endpoint, Message, ServiceParams};
+use wire::names::{DomainId, Ident, Port, ServiceName, Target};
+use wire::trigger::Trigger;
+use wire::version::Version;
+
+mod lab;
+
+/// First argument: be the agent.
+const AS_AGENT: &str = "as-agent";
+
+fn main() {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|arg| arg == AS_AGENT) {
+        args.remove(1);
+        std::process::exit(agent::main(args));
+    }
+    let tests: [(&str, fn()); 7] = [
+        ("a_service_runs", a_service_runs),
+        ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
+        ("just_exec_answers_at_once", just_exec_answers_at_once),
+        ("requests_go_to_dom0_and_answers_come_back", requests_go_to_dom0_and_answers_come_back),
+        ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
+        ("calls_wait_for_the_session", calls_wait_for_the_session),
+        ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
+    ];
+    for (name, test) in tests {
+        test();
+        println!("{name} ... ok");
+    }
+}
+
+fn request(service: &str) -> Trigger {
+    Trigger {
+        source: None,
+        target: Target::new("work").expect("name"),
+        service: ServiceName::new(service).expect("name"),
+        ident: Ident::new("SOCKET").expect("ident"),
+    }
+}
+
+fn a_service_runs() {
+    let lab = Lab::start();
+    lab.service("test.Add", "read a b; echo $((a+b)) $QREXEC_REMOTE_DOMAIN $1; echo note >&2; exit 3");
+    let mut daemon = lab.daemon();
+    let answer = lab.call(&mut daemon, 513, "QUBESRPC test.Add+x work", "1 2\n");
+    let expected = Answer { out: "3 work x\n".into(), err: "note\n".into(), code: Some(3) };
+    assert_eq!(answer, expected);
+    daemon.expect_end(513);
+    let answer = lab.call(&mut daemon, 514, "nogui:cat; kill -TERM $$", "through\n");
+    assert_eq!((answer.out.as_str(), answer.code), ("through\n", Some(143)));
+    daemon.expect_end(514);
+}
+
+fn what_cannot_be_started_says_why() {
+    let lab = Lab::start();
+    let mut daemon = lab.daemon();
+    std::fs::write(lab.path("config").join("test.Bad"), "rubbish").expect("write");
+    for (command, code) in
+        [("QUBESRPC test.None+ work", 127), ("QUBESRPC test.Bad+ work", 125), ("QUBESRPC", 125)]
+    {
+        let answer = lab.call(&mut daemon, 513, command, "");
+        assert_eq!(answer, Answer { out: String::new(), err: String::new(), code: Some(code) });
+        daemon.expect_end(513);
+    }
+}
+
+fn just_exec_answers_at_once() {
+    let lab = Lab::start();
+    let mut daemon = lab.daemon();
+    let fifo = lab.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("fifo");
+    lab.service("test.Slow", &format!("cat; echo ran >{}", fifo.display()));
+    // It cannot have ended: nobody reads yet.
+    assert_eq!(lab.just(&mut daemon, 513, "QUBESRPC test.Slow+ dom0"), 0);
+    daemon.expect_end(513);
+    assert_eq!(std::fs::read_to_string(&fifo).expect("read"), "ran\n");
+    assert_eq!(lab.just(&mut daemon, 514, "QUBESRPC test.None+ dom0"), 127);
+    daemon.expect_end(514);
+}
+
+fn requests_go_to_dom0_and_answers_come_back() {
+    let lab = Lab::start();
+    let mut daemon = lab.daemon();
+    lab.wait_for_door();
+    let ask = |daemon: &mut lab::Daemon| {
+        let mut program = lab.program();
+        program.write_all(&request("test.Add+1").encode(Version::V4).expect("fits")).expect("write");
+        match daemon.hear() {
+            Some(Message::Trigger(asked)) => {
+                assert_eq!(asked, Trigger { ident: asked.ident, ..request("test.Add+1") });
+                (program, asked.ident)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (mut allowed, first) = ask(&mut daemon);
+    let (mut refused, second) = ask(&mut daemon);
+    assert_ne!(first, second);
+
+    daemon.send(&Message::Refused(second));
+    assert_eq!(refused.read(&mut [0; 9]).expect("read"), 0);
+    let endpoint = Endpoint { domain: DomainId(9), port: Port(600) };
+    daemon.send(&Message::ServiceConnect(ServiceParams { endpoint, ident: first }));
+    let mut answer = [0; 8];
+    allowed.read_exact(&mut answer).expect("read");
+    assert_eq!(Endpoint::from_bytes(answer), endpoint);
+    drop(allowed);
+    assert_eq!(daemon.hear(), Some(Message::ConnectionTerminated(endpoint)));
+
+    // Rubbish costs the program its connection, and nobody else anything.
+    let mut rubbish = lab.program();
+    rubbish.write_all(&[0x11; 200]).expect("write");
+    // Closed with bytes unread: an end or a reset.
+    assert!(matches!(rubbish.read(&mut [0; 9]), Ok(0) | Err(_)));
+    let (_program, third) = ask(&mut daemon);
+    assert_ne!(first, third);
+}
+
+fn a_lost_link_costs_only_who_waits() {
+    let lab = Lab::start();
+    lab.service("test.Echo", "exec cat");
+    let mut daemon = lab.daemon();
+    lab.wait_for_door();
+    let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Echo+ work");
+    running.say("before\n");
+    assert_eq!(running.hear(), "before\n");
+    let mut waiting = lab.program();
+    waiting.write_all(&request("test.Add").encode(Version::V4).expect("fits")).expect("write");
+    assert!(matches!(daemon.hear(), Some(Message::Trigger(_))));
+
+    drop(daemon);
+    assert_eq!(waiting.read(&mut [0; 9]).expect("read"), 0);
+    let mut daemon = lab.daemon();
+    running.say("after\n");
+    assert_eq!(running.hear(), "after\n");
+    assert_eq!(running.finish().code, Some(0));
+
+    // The end of that call was not for this daemon; the next one's is. A breach is like any loss.
+    lab.call(&mut daemon, 514, "true", "");
+    daemon.expect_end(514);
+    daemon.send(&Message::Hello(4));
+    assert_eq!(daemon.hear(), None);
+    let mut daemon = lab.daemon();
+    daemon.send_raw([0xff; 64].to_vec());
+    assert_eq!(daemon.hear(), None);
+    let mut daemon = lab.daemon();
+    assert_eq!(lab.call(&mut daemon, 515, "exit 5", "").code, Some(5));
+}
+
+fn calls_wait_for_the_session() {
+    let lab = Lab::start();
+    let (start, went) = (lab.path("start"), lab.path("went"));
+    rustix::fs::mknodat(rustix::fs::CWD, &start, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("fifo");
+    let wait = format!("read user; echo $user >{}; read go <{}; exit 1", went.display(), start.display());
+    lab.service("qubes.WaitForSession", &wait);
+    lab.service("test.Gui", &format!("cat {}", went.display()));
+    std::fs::write(lab.path("config").join("test.Gui"), "wait-for-session=true\n").expect("write");
+    let mut daemon = lab.daemon();
+    std::thread::scope(|threads| {
+        let calls = [513, 514].map(|port| lab.ask(&mut daemon, port, "QUBESRPC test.Gui+ work"));
+        // A call that does not wait overtakes those that do.
+        assert_eq!(lab.call(&mut daemon, 515, "echo now", "").out, "now\n");
+        daemon.expect_end(515);
+        threads.spawn(|| std::fs::write(&start, "go\n").expect("write"));
+        for call in calls {
+            let answer = call.accept().finish();
+            assert_eq!((answer.out, answer.code), (format!("{}\n", lab.user), Some(0)));
+        }
+    });
+}
+
+fn the_agent_ends_and_calls_go_on() {
+    let mut lab = Lab::start();
+    lab.service("test.Echo", "exec cat");
+    let mut daemon = lab.daemon();
+    lab.wait_for_door();
+    let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Echo+ work");
+    running.say("before\n");
+    assert_eq!(running.hear(), "before\n");
+    assert_eq!(lab.end(), Some(0));
+    assert!(!lab.path("agent").exists());
+    // The call's process holds nothing of the agent's: its end is seen at once.
+    assert_eq!(daemon.hear(), None);
+    running.say("after\n");
+    assert_eq!(running.hear(), "after\n");
+    assert_eq!(running.finish().code, Some(0));
+}
