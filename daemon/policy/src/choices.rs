@@ -18,7 +18,7 @@ pub(crate) fn collect(policy: &Policy, call: &Call<'_>) -> Result<Vec<String>, F
         return Err(Fault(format!("the source {:?} is not in the system", call.source.text)));
     };
     let mut choices = Choices::none(system);
-    for rule in policy.rules_for(call.service).rev() {
+    for rule in policy.for_source(call).rev() {
         if rule.matches_but_target(call).is_ok() {
             let target = rule.action.target.as_ref().unwrap_or(&rule.target);
             choices.set(system, target, rule.action.verb != Verb::Deny)?;
@@ -48,33 +48,54 @@ impl Choices {
         match token {
             Token::Any | Token::AnyVm => {
                 let all = *token == Token::Any;
-                mark(&mut self.qubes, system, on, |domain| all || !is_dom0(&domain.name));
-                mark(&mut self.templates, system, on, |domain| domain.template_for_dispvms);
+                for ((qube, template), domain) in
+                    self.qubes.iter_mut().zip(&mut self.templates).zip(system.domains())
+                {
+                    if all || !is_dom0(&domain.name) {
+                        *qube = on;
+                    }
+                    if domain.template_for_dispvms {
+                        *template = on;
+                    }
+                }
                 self.dispvm = on;
             }
             Token::AdminVm => self.admin = on,
             Token::Default => {}
             Token::DispVm => self.dispvm = on,
             Token::DispVmOf(name) => {
-                let Some(template) = system.get(name) else {
+                let Some(position) = system.position(name) else {
                     return Err(Fault(format!("a rule offers @dispvm:{name}, which is not in the system")));
                 };
-                if template.template_for_dispvms {
-                    mark_one(&mut self.templates, system, name, on);
-                }
+                self.set_templates(system, &[position], on);
             }
-            Token::DispVmTag(tag) => {
-                mark(&mut self.templates, system, on, |domain| {
-                    domain.template_for_dispvms && domain.has_tag(tag)
-                });
-            }
-            Token::Tag(tag) => mark(&mut self.qubes, system, on, |domain| domain.has_tag(tag)),
-            Token::Type(kind) => mark(&mut self.qubes, system, on, |domain| *domain.kind == **kind),
+            Token::DispVmTag(tag) => self.set_templates(system, system.tagged(tag), on),
+            Token::Tag(tag) => self.set_qubes(system.tagged(tag), on),
+            Token::Type(kind) => self.set_qubes(system.of_kind(kind), on),
             Token::Dom0(name) | Token::Uuid(name) | Token::Name(name) => {
-                mark_one(&mut self.qubes, system, name, on);
+                self.set_qubes(system.position(name).as_slice(), on);
             }
         }
         Ok(())
+    }
+
+    fn set_qubes(&mut self, positions: &[usize], on: bool) {
+        for &position in positions {
+            if let Some(slot) = self.qubes.get_mut(position) {
+                *slot = on;
+            }
+        }
+    }
+
+    /// Those of the qubes that are templates for disposables.
+    fn set_templates(&mut self, system: &SystemInfo, positions: &[usize], on: bool) {
+        for &position in positions {
+            let is_template =
+                system.domains().get(position).is_some_and(|domain| domain.template_for_dispvms);
+            if let Some(slot) = self.templates.get_mut(position).filter(|_| is_template) {
+                *slot = on;
+            }
+        }
     }
 
     /// Expands the keywords and leaves out what must not be offered.
@@ -110,19 +131,5 @@ impl Choices {
             }
         }
         Ok(offered)
-    }
-}
-
-fn mark(set: &mut [bool], system: &SystemInfo, on: bool, is_meant: impl Fn(&Domain) -> bool) {
-    for (slot, domain) in set.iter_mut().zip(system.domains()) {
-        if is_meant(domain) {
-            *slot = on;
-        }
-    }
-}
-
-fn mark_one(set: &mut [bool], system: &SystemInfo, name: &str, on: bool) {
-    if let Some(slot) = system.position(name).and_then(|position| set.get_mut(position)) {
-        *slot = on;
     }
 }

@@ -41,7 +41,8 @@ impl Policy {
         Self { rules: Vec::new(), index: Index::default(), broken: Some(error) }
     }
 
-    pub(crate) fn from_rules(rules: Vec<Rule>) -> Self {
+    pub(crate) fn from_rules(mut rules: Vec<Rule>) -> Self {
+        rules.shrink_to_fit();
         let index = Index::new(&rules);
         Self { rules, index, broken: None }
     }
@@ -56,8 +57,20 @@ impl Policy {
         &self.rules
     }
 
-    pub(crate) fn rules_for(&self, service: &str) -> RulesFor<'_> {
-        self.index.rules_for(&self.rules, service)
+    /// The rules for a service, all of them.
+    pub(crate) fn for_service(&self, service: &str) -> RulesFor<'_> {
+        self.index.rules_for(&self.rules, service, None, None)
+    }
+
+    /// The rules for a service without most of those for other sources.
+    pub(crate) fn for_source(&self, call: &Call<'_>) -> RulesFor<'_> {
+        self.index.rules_for(&self.rules, call.service, Some(call.source.text), None)
+    }
+
+    /// The rules for a call, without most of those for other sources or targets.
+    fn for_call(&self, call: &Call<'_>) -> RulesFor<'_> {
+        let target = call.target.map(|target| target.text);
+        self.index.rules_for(&self.rules, call.service, Some(call.source.text), target)
     }
 
     /// Decides a request on the system of this moment.
@@ -80,7 +93,7 @@ impl Policy {
             });
         }
         let call = Call::new(system, request)?;
-        for rule in self.rules_for(call.service) {
+        for rule in self.for_call(&call) {
             let outcome = rule.outcome(&call).map_err(|fault| Deny::by(rule, true, fault.0))?;
             if outcome == Outcome::Matched {
                 return self.apply(rule, &call, request);

@@ -40,7 +40,7 @@ impl Policy {
     /// Decides as [`decide`](Policy::decide) does, and says how it came to that.
     pub fn explain(&self, system: &SystemInfo, request: &Request<'_>) -> Explanation {
         let decision = self.decide(system, request);
-        let relevant = self.rules_for(request.service).count();
+        let relevant = self.for_service(request.service).count();
         let mut explanation = Explanation {
             notes: Vec::new(),
             steps: Vec::new(),
@@ -65,7 +65,7 @@ impl Policy {
         if call.source.domain.is_none() {
             explanation.notes.push(format!("the source {:?} is not in the system", call.source.text));
         }
-        for rule in self.rules_for(call.service) {
+        for rule in self.for_service(call.service) {
             let outcome = rule.outcome(call);
             let ends = !matches!(outcome, Ok(Outcome::Argument | Outcome::Source | Outcome::Target));
             let (matched, why) = match outcome {

@@ -62,6 +62,8 @@ impl Domain {
 pub struct SystemInfo {
     domains: Vec<Domain>,
     by_key: HashMap<String, usize>,
+    by_tag: HashMap<String, Vec<usize>>,
+    by_kind: HashMap<String, Vec<usize>>,
 }
 
 impl SystemInfo {
@@ -87,6 +89,10 @@ impl SystemInfo {
             }
         }
         for (index, domain) in system.domains.iter().enumerate() {
+            system.by_kind.entry(domain.kind.clone()).or_default().push(index);
+            for tag in &domain.tags {
+                system.by_tag.entry(tag.clone()).or_default().push(index);
+            }
             if let Some(uuid) = &domain.uuid {
                 system.by_key.insert(format!("uuid:{uuid}"), index);
             }
@@ -102,6 +108,16 @@ impl SystemInfo {
     /// Where in [`domains`](Self::domains) the qube with this name or `uuid:UUID` is.
     pub(crate) fn position(&self, key: &str) -> Option<usize> {
         self.by_key.get(key).copied()
+    }
+
+    /// Where the qubes with this tag are.
+    pub(crate) fn tagged(&self, tag: &str) -> &[usize] {
+        self.by_tag.get(tag).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Where the qubes of this type are.
+    pub(crate) fn of_kind(&self, kind: &str) -> &[usize] {
+        self.by_kind.get(kind).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// All qubes, in the order given.
