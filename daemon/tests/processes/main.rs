@@ -1,0 +1,44 @@
+//! Real daemons as processes, over shared memory, with agents and callers that are scripts.
+#![allow(missing_docs)]
+
+mod agent;
+mod client;
+mod scenarios;
+mod world;
+
+use std::ffi::OsString;
+use std::panic::catch_unwind;
+use std::time::Instant;
+
+/// As its first argument, this makes the suite a daemon.
+pub const DAEMON: &str = "be-a-daemon";
+
+fn main() {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|first| first == DAEMON) {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+            .without_time()
+            .init();
+        args[0] = "qrexec-daemon".into();
+        std::process::exit(daemon::main(args));
+    }
+    let filters: Vec<String> = args.into_iter().filter_map(|arg| arg.into_string().ok()).collect();
+    if filters.iter().any(|filter| filter == "--list") {
+        scenarios::ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let filters: Vec<&String> = filters.iter().filter(|filter| !filter.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
+    let failed = scenarios::ALL.iter().filter(|(name, _)| wanted(name)).filter(|(name, run)| {
+        let begun = Instant::now();
+        let ok = catch_unwind(run).is_ok();
+        println!("{name} … {} ({:.2} s)", if ok { "ok" } else { "FAILED" }, begun.elapsed().as_secs_f64());
+        !ok
+    });
+    if failed.count() > 0 {
+        std::process::exit(1);
+    }
+}

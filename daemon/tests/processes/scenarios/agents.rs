@@ -1,0 +1,96 @@
+//! The control link.
+
+use std::time::Duration;
+
+use wire::control::Message;
+use wire::header::{Header, ty};
+
+use crate::agent::Agent;
+use crate::world::{World, eventually};
+
+pub fn a_restart_is_survived() {
+    let world = World::new("* * work dom0 allow\n");
+    world.script("services/demo.Slow", "cat");
+    let (mut daemon, mut agent) = world.vm(3, "work");
+    let mut client = world.client("work");
+    client.exec(false, 0, "user:first");
+    client.port();
+    agent.exec();
+    drop(agent);
+    client.closed();
+    eventually("no local socket", || !world.socket("work").exists() && !world.socket("3").exists());
+    for round in 0..3 {
+        let mut agent = Agent::listen(&world, 3).greeted();
+        let mut client = world.client("work");
+        client.exec(false, 0, "user:again");
+        // What the old agents' calls had is still reserved.
+        assert_eq!(client.port().port.0, 514 + round);
+        agent.exec();
+    }
+    assert!(daemon.runs());
+}
+
+pub fn hostile_ones_are_dropped_and_may_come_back() {
+    let world = World::new("");
+    let (mut daemon, agent) = world.vm(3, "work");
+    world.client("work");
+    drop(agent);
+    let message = |ty: u32, body: &[u8]| [&Header::new(ty, body.len() as u32).to_bytes()[..], body].concat();
+    let breaches = [
+        vec![0xff; 100],
+        message(ty::EXEC_CMDLINE, &[0; 9]),
+        message(ty::TRIGGER_SERVICE4, &[0; 10]),
+        Header::new(ty::TRIGGER_SERVICE3, u32::MAX).to_bytes().to_vec(),
+        message(ty::HELLO, &[4, 0, 0, 0]),
+    ];
+    for breach in breaches {
+        let mut agent = Agent::listen(&world, 3).greeted();
+        eventually("the local socket", || world.socket("work").exists());
+        agent.send_bytes(breach);
+        assert_eq!(agent.next_within(Duration::from_secs(10)), None);
+        eventually("no local socket", || !world.socket("work").exists());
+    }
+    let mut agent = Agent::listen(&world, 3).met();
+    agent.send_bytes(vec![0xff; 12]);
+    assert_eq!(agent.next_within(Duration::from_secs(10)), None);
+    let _agent = Agent::listen(&world, 3).greeted();
+    world.client("work");
+    assert!(daemon.runs());
+}
+
+pub fn a_flood_of_calls_is_answered() {
+    let world = World::new("");
+    let (mut daemon, mut agent) = world.vm(3, "work");
+    for batch in 0..100 {
+        for number in 0..50 {
+            agent.ask("vault", "demo.Add", batch * 50 + number);
+        }
+        for number in 0..50 {
+            agent.refused(batch * 50 + number);
+        }
+    }
+    assert!(daemon.runs());
+}
+
+pub fn one_that_does_not_read_is_dropped() {
+    let world = World::new("");
+    let (mut daemon, mut agent) = world.vm(3, "work");
+    // More refusals than the daemon keeps for it: 40 bytes each, 1 MiB.
+    let ask = Message::Trigger(wire::trigger::Trigger {
+        source: None,
+        target: wire::names::Target::new("vault").unwrap(),
+        service: wire::names::ServiceName::new("a").unwrap(),
+        ident: wire::names::Ident::numbered(1),
+    });
+    for _ in 0..40_000 {
+        if !world.socket("work").exists() && daemon.log().contains("does not read") {
+            break;
+        }
+        agent.send_ignoring(&ask);
+    }
+    daemon.logged("does not read");
+    drop(agent);
+    let _agent = Agent::listen(&world, 3).greeted();
+    world.client("work");
+    assert!(daemon.runs());
+}

@@ -1,0 +1,91 @@
+//! Coming up and going away.
+
+use std::time::{Duration, Instant};
+
+use wire::control::Message;
+
+use crate::agent::Agent;
+use crate::world::{World, eventually};
+
+/// The pid of a daemon that is nobody's child any more.
+fn pid_of(world: &World) -> Option<rustix::process::Pid> {
+    let wanted = world.path("sockets").into_os_string().into_encoded_bytes();
+    let folders = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let mut pids = folders.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pid = pids.find(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        *pid != std::process::id() as i32 && environment.windows(wanted.len()).any(|window| window == wanted)
+    })?;
+    rustix::process::Pid::from_raw(pid)
+}
+
+pub fn in_the_background_until_told_to_end() {
+    let world = World::new("");
+    let agent = Agent::listen(&world, 3);
+    let command = world.command(&["-q", "-u", "aa-11", "3", "work"]);
+    let mut parent = world.spawn(command, "parent");
+    let mut agent = agent.greeted();
+    assert_eq!(parent.ended().code(), Some(0));
+    for name in ["3", "work", "uuid:aa-11"] {
+        world.client(name);
+    }
+    let log = std::fs::read_to_string(world.path("logs/qrexec.work.log")).unwrap();
+    assert!(log.contains("protocol 4"), "{log}");
+    let daemon = pid_of(&world).expect("a daemon in the background");
+    rustix::process::kill_process(daemon, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(agent.next_within(Duration::from_secs(10)), None);
+    eventually("no names left", || std::fs::read_dir(world.path("sockets")).unwrap().count() == 0);
+}
+
+pub fn without_an_agent_it_gives_up() {
+    let world = World::new("");
+    for direct in [true, false] {
+        let mut args = vec!["-q", "3", "work"];
+        if direct {
+            args.insert(0, "-D");
+        }
+        let mut command = world.command(&args);
+        command.env("QREXEC_STARTUP_TIMEOUT", "1");
+        let begun = Instant::now();
+        assert_eq!(world.spawn(command, "work").ended().code(), Some(3));
+        assert!(begun.elapsed() >= Duration::from_secs(1));
+    }
+}
+
+pub fn nowait_returns_at_once() {
+    let world = World::new("");
+    let mut command = world.command(&["3", "work"]);
+    command.env("QREXEC_STARTUP_NOWAIT", "1").env("QREXEC_STARTUP_TIMEOUT", "1");
+    assert_eq!(world.spawn(command, "work").ended().code(), Some(0));
+    std::thread::sleep(Duration::from_millis(1200));
+    let _agent = Agent::listen(&world, 3).greeted();
+    world.client("work");
+    rustix::process::kill_process(pid_of(&world).unwrap(), rustix::process::Signal::TERM).unwrap();
+    eventually("the end of the daemon", || pid_of(&world).is_none());
+}
+
+pub fn an_agent_too_old_fails_the_start() {
+    for direct in [true, false] {
+        let world = World::new("");
+        let agent = Agent::listen(&world, 3);
+        let args: &[&str] = if direct { &["-D", "3", "work"] } else { &["-q", "3", "work"] };
+        let mut daemon = world.spawn(world.command(args), "work");
+        let mut agent = agent.met();
+        agent.send(&Message::Hello(1));
+        assert_eq!(daemon.ended().code(), Some(1));
+        assert!(!world.socket("work").exists());
+    }
+}
+
+pub fn a_successor_takes_over() {
+    let world = World::new("");
+    let (mut first, agent) = world.vm(3, "work");
+    world.client("work");
+    first.kill();
+    drop(agent);
+    assert!(world.socket("work").exists(), "kill -9 leaves the socket");
+    let (second, _agent) = world.vm(3, "work");
+    second.logged("protocol 4");
+    eventually("the successor's socket", || std::os::unix::net::UnixStream::connect(world.socket("work")).is_ok());
+    world.client("work");
+}

@@ -1,0 +1,185 @@
+//! A machine in a folder: sockets, shared memory, policy, services, logs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use ring::{Kind, Transport};
+
+use crate::DAEMON;
+use crate::agent::Agent;
+use crate::client::Client;
+
+/// Longer than anything here takes, shorter than anybody's patience.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+const SYSTEM: &str = r#"{"domains": {
+    "dom0": {"type": "AdminVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
+    "work": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
+    "vault": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"}}}"#;
+
+pub struct World {
+    root: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(policy: &str) -> Self {
+        let world = Self { root: tempfile::tempdir().unwrap() };
+        for folder in ["shm", "sockets", "policy", "services", "configs", "logs"] {
+            let path = world.path(folder);
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        world.write("policy/30-test.policy", policy);
+        world.write("system.json", SYSTEM);
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// A program under this path, a script for `/bin/sh`.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        self.write(name, &format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+        self.path(name)
+    }
+
+    pub fn transport(&self, own: u32) -> Transport {
+        Transport::new(Kind::Shm, own, &self.path("shm"))
+    }
+
+    /// A daemon to be started; `args` ends with id and name.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .arg(DAEMON)
+            .args(args)
+            .stdin(Stdio::null())
+            .env("QREXEC_TRANSPORT", "shm")
+            .env("QREXEC_SHM_DIR", self.path("shm"))
+            .env("VCHAN_DOMAIN", "0")
+            .env("QREXEC_SOCKET_DIR", self.path("sockets"))
+            .env("QREXEC_POLICY_DIR", self.path("policy"))
+            .env("QREXEC_SYSTEM_INFO", self.path("system.json"))
+            .env("QREXEC_SERVICE_PATH", self.path("services"))
+            .env("QUBES_RPC_CONFIG_PATH", self.path("configs"))
+            .env("QREXEC_LOG_DIR", self.path("logs"))
+            .env("QREXEC_STARTUP_TIMEOUT", "20");
+        command
+    }
+
+    /// A daemon in the foreground.
+    pub fn daemon(&self, id: u32, name: &str) -> Daemon {
+        self.daemon_with(&[], id, name)
+    }
+
+    pub fn daemon_with(&self, options: &[&str], id: u32, name: &str) -> Daemon {
+        let id = id.to_string();
+        let args = [&["-D"][..], options, &[&id, name]].concat();
+        self.spawn(self.command(&args), name)
+    }
+
+    pub fn spawn(&self, mut command: Command, name: &str) -> Daemon {
+        let log = self.path(&format!("logs/{name}.stderr"));
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let child = command.stderr(file).spawn().unwrap();
+        Daemon { child, log }
+    }
+
+    /// A daemon with an agent that said HELLO.
+    pub fn vm(&self, id: u32, name: &str) -> (Daemon, Agent) {
+        let agent = Agent::listen(self, id);
+        let daemon = self.daemon(id, name);
+        (daemon, agent.greeted())
+    }
+
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.path("sockets").join(format!("qrexec.{name}"))
+    }
+
+    /// A local client after its HELLO.
+    pub fn client(&self, name: &str) -> Client {
+        eventually("the local socket", || self.socket(name).exists());
+        Client::connect(&self.socket(name)).greeted()
+    }
+}
+
+/// A process that does not outlive its test.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the end of the daemon", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the log has a line with this in it, and gives that line.
+    pub fn logged(&self, text: &str) -> String {
+        let mut found = None;
+        eventually(text, || {
+            found = self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(Path::new("/proc").join(self.pid().to_string()).join("fd")).unwrap().count()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}---", self.log.display(), self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for what another process is about to do, which nothing announces here.
+pub fn eventually(what: &str, mut there: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !there() {
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
