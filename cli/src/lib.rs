@@ -11,6 +11,7 @@ pub mod local_program;
 pub mod logging;
 pub mod multicall;
 pub mod number;
+pub mod policy_eval;
 pub mod status;
 pub mod stdio;
 pub mod usage;

@@ -57,13 +57,15 @@ fn look(path: &Path) -> (Identity, Option<SystemTime>) {
 
 /// Policy folders on disk. Notes everything that it is asked for.
 #[derive(Debug)]
-pub(super) struct Disk<'a> {
+pub struct Disk<'a> {
     folders: &'a [PathBuf],
     footprint: RefCell<Footprint>,
 }
 
 impl<'a> Disk<'a> {
-    pub(super) fn new(folders: &'a [PathBuf]) -> Self {
+    /// These folders, the one that hides the others first.
+    #[must_use]
+    pub fn new(folders: &'a [PathBuf]) -> Self {
         Self { folders, footprint: RefCell::default() }
     }
 

@@ -4,5 +4,6 @@ mod disk;
 mod files;
 mod program;
 
+pub use disk::Disk;
 pub use files::PolicyFiles;
 pub use program::{Programs, Readiness};
