@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -195,7 +196,9 @@ impl Builder {
 
     fn make_root(&self, folder: &Path) -> Result<PathBuf, Error> {
         let Some(name) = &self.name else {
-            let made = tempfile::Builder::new().prefix("run-").rand_bytes(8).tempdir_in(folder);
+            let mut unnamed = tempfile::Builder::new();
+            unnamed.prefix("run-").rand_bytes(8).permissions(PermissionsExt::from_mode(0o700));
+            let made = unnamed.tempdir_in(folder);
             return Ok(made.map_err(|error| Error::io("cannot make the lab's folder", error))?.keep());
         };
         check_vm_name(name).map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab")))?;
@@ -203,7 +206,7 @@ impl Builder {
         if let store::Found::Stale = store::look(&Layout::new(&root)) {
             store::bury(&Layout::new(&root));
         }
-        match fs::create_dir(&root) {
+        match fs::DirBuilder::new().mode(0o700).create(&root) {
             Ok(()) => Ok(root),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(Error::new(format!("the lab {name} is already there")))

@@ -26,7 +26,7 @@ const NO_NAMESPACE: i32 = 77;
 
 /// The signals of a terminal and of `down`. The keeper and the supervisor take them as events: the person at the
 /// terminal talks to the command, and whoever started the lab decides what that means.
-const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+pub(super) const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
 /// The keeper's main function. `root` is the lab's folder with its plan.
 pub(super) fn main(root: &Path) -> i32 {

@@ -152,11 +152,11 @@ impl Plan {
 
     /// The system as the policy engine wants it: dom0 and the VMs, all running.
     pub fn system_info(&self) -> serde_json::Value {
-        let domain = |name: &str, kind: &str, uuid: u32| {
+        let domain = |name: &str, kind: &str, id: u32| {
             serde_json::json!({
                 "name": name, "type": kind, "tags": [], "template_for_dispvms": false, "default_dispvm": null,
                 "power_state": "Running", "icon": "", "internal": false, "guivm": null, "label": "gray",
-                "relayvm": null, "transport_rpc": null, "uuid": format!("00000000-0000-0000-0000-{uuid:012x}"),
+                "relayvm": null, "transport_rpc": null, "uuid": uuid(id),
             })
         };
         let mut domains = serde_json::Map::new();
@@ -166,6 +166,11 @@ impl Plan {
         }
         serde_json::json!({ "domains": domains })
     }
+}
+
+/// The UUID of the machine with this id; dom0's is all zeros, as everywhere.
+pub(super) fn uuid(id: u32) -> String {
+    format!("00000000-0000-0000-0000-{id:012x}")
 }
 
 struct Environment(Vec<(OsString, Option<OsString>)>);

@@ -13,7 +13,7 @@ use rustix::process::{Pid, getpid};
 
 use super::Error;
 use super::control::{Answer, Part, Run};
-use super::plan::{DOM0, Layout, Plan, apply};
+use super::plan::{DOM0, Layout, Plan, apply, uuid};
 
 /// The socket that shows that a part is ready.
 pub(super) fn socket(layout: &Layout, part: Part, vm: &str) -> PathBuf {
@@ -50,7 +50,7 @@ fn agent(layout: &Layout, vm: &str) -> Command {
 fn daemon(layout: &Layout, plan: &Plan, vm: &str) -> Result<Command, Error> {
     let id = plan.id(vm).ok_or_else(|| Error::unknown_vm(vm))?;
     let mut command = Command::new(layout.bin().join("qrexec-daemon"));
-    command.arg("-D").arg(option("--socket-dir=", layout.sockets()));
+    command.arg("-D").arg(option("--socket-dir=", layout.sockets())).arg(format!("--uuid={}", uuid(id)));
     command.arg(id.to_string()).arg(vm).arg(&plan.user);
     Ok(command)
 }

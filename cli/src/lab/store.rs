@@ -118,6 +118,7 @@ pub(super) fn end(layout: &Layout) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn lab() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
@@ -150,9 +151,10 @@ mod tests {
     fn a_folder_open_to_others_is_refused() {
         let (dir, _) = lab();
         let uid = getuid().as_raw();
+        let mode = |mode| fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o700);
         private(dir.path(), uid).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        mode(0o755);
         assert!(private(dir.path(), uid).is_err());
     }
 }

@@ -19,7 +19,7 @@ use rustix::process::{
 };
 
 use super::control::{Answer, Connection, Part, Request, Run};
-use super::keeper::{read_plan, silence_stdout};
+use super::keeper::{SIGNALS, read_plan, silence_stdout};
 use super::plan::{Layout, Plan};
 use super::report::Report;
 use super::{Error, start, sweep};
@@ -32,8 +32,6 @@ const LIFELINE: u64 = 1;
 const LISTENER: u64 = 2;
 const FOLDERS: u64 = 3;
 const FIRST_CONNECTION: u64 = 16;
-
-const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
 /// The supervisor's main function.
 pub(super) fn main(root: &Path) -> i32 {

@@ -1,0 +1,394 @@
+//! Calls through the real programs: data, exit codes, policy, and what a caller finds unchanged afterwards.
+
+mod common;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cli::lab::{DOM0, Lab, Part};
+use common::{Said, call, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long the processes of a call may take to go after the caller has its exit code.
+const GONE: Duration = Duration::from_secs(5);
+
+/// The field's example of a service that adds: its two scripts as its documentation gives them.
+const ADD_CLIENT: &str = "#!/bin/sh
+echo $1 $2    # pass data to RPC server
+exec cat >&$SAVED_FD_1 # print result to the original stdout, not to the other RPC endpoint
+";
+const ADD_SERVER: &str = "#!/bin/sh
+read arg1 arg2 # read from stdin, which is received from the RPC client
+echo $(($arg1+$arg2)) # print to stdout - so, pass to the RPC client
+";
+
+/// The path of a program that the lab has put into a machine.
+fn program(lab: &Lab, vm: &str, name: &str) -> String {
+    lab.layout().programs(vm).join(name).to_str().unwrap().to_owned()
+}
+
+fn assert_said(said: &Said, code: i32, stdout: &str) {
+    assert_eq!((said.code, said.text().as_str()), (code, stdout), "{said:?}");
+}
+
+/// Nothing of finished calls is left, neither processes nor sockets.
+fn assert_quiet(lab: &Lab, before: &[String]) {
+    assert_eq!(leftovers(lab, GONE), []);
+    assert_eq!(meeting_places(lab), before);
+}
+
+#[test]
+fn the_fields_example_adds() {
+    within_deadline(|| {
+        let lab = lab()
+            .policy("test.Add * @anyvm @anyvm allow\n")
+            .program("work", "our_test_add_client", ADD_CLIENT)
+            .program("vault", "our_test_add_server", ADD_SERVER)
+            .script("vault", "test.Add", "#!/bin/sh\nexec our_test_add_server\n")
+            .start()
+            .unwrap();
+        let before = meeting_places(&lab);
+        let client = program(&lab, "work", "our_test_add_client");
+        let said = run(&lab, "work", &["qrexec-client-vm", "vault", "test.Add", &client, "1", "2"], b"");
+        assert_said(&said, 0, "3\n");
+        assert_quiet(&lab, &before);
+        assert_said(&call(&lab, "work", "vault", "test.Other", b""), 126, "");
+        lab.down().unwrap();
+    });
+}
+
+#[test]
+fn bytes_pass_unchanged_in_both_directions() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", "#!/bin/sh\nexec cat\n").start().unwrap();
+        let before = meeting_places(&lab);
+        let every: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+        for input in [&b""[..], b"x", &every[..4096], &every] {
+            let said = call(&lab, "work", "vault", "test.Cat", input);
+            assert_eq!(said.code, 0, "{}", said.stderr);
+            assert!(said.stdout == input, "{} bytes became {}", input.len(), said.stdout.len());
+        }
+        assert_quiet(&lab, &before);
+    });
+}
+
+#[test]
+fn the_service_knows_who_calls_and_with_what() {
+    within_deadline(|| {
+        let script = "#!/bin/sh
+echo \"$QREXEC_REMOTE_DOMAIN/$QREXEC_SERVICE_FULL_NAME/$QREXEC_SERVICE_ARGUMENT/$1/$QREXEC_REQUESTED_TARGET_TYPE\"
+echo complaint >&2
+";
+        let lab = lab().script("vault", "test.Who", script).start().unwrap();
+        let said = call(&lab, "work", "vault", "test.Who+some-arg", b"");
+        assert_said(&said, 0, "work/test.Who+some-arg/some-arg/some-arg/\n");
+        assert_eq!(said.stderr, "complaint\n");
+        assert_said(&call(&lab, "work", "vault", "test.Who", b""), 0, "work/test.Who+///\n");
+    });
+}
+
+#[test]
+fn the_exit_code_is_the_services() {
+    within_deadline(|| {
+        let lab = lab()
+            .script("vault", "test.Exit", "#!/bin/sh\nexit $1\n")
+            .script("vault", "test.Signal", "#!/bin/sh\nkill -$1 $$\n")
+            .start()
+            .unwrap();
+        for code in [0, 1, 77, 126, 255] {
+            assert_eq!(call(&lab, "work", "vault", &format!("test.Exit+{code}"), b"").code, code);
+        }
+        assert_eq!(call(&lab, "work", "vault", "test.Signal+TERM", b"").code, 143);
+        assert_eq!(call(&lab, "work", "vault", "test.Signal+KILL", b"").code, 137);
+    });
+}
+
+#[test]
+fn neither_the_programs_nor_the_services_failure_is_lost() {
+    within_deadline(|| {
+        let lab = lab()
+            .script("vault", "test.Exit", "#!/bin/sh\nexit $1\n")
+            .program("work", "leave", "#!/bin/sh\nexit $1\n")
+            .program("work", "die", "#!/bin/sh\nkill -TERM $$\n")
+            .start()
+            .unwrap();
+        let leave = program(&lab, "work", "leave");
+        for (own, service, expected) in [(0, 0, 0), (0, 3, 3), (4, 0, 4), (5, 6, 5)] {
+            let service = format!("test.Exit+{service}");
+            let said =
+                run(&lab, "work", &["qrexec-client-vm", "vault", &service, &leave, &own.to_string()], b"");
+            assert_eq!(said.code, expected, "{said:?}");
+        }
+        let die = program(&lab, "work", "die");
+        let said = run(&lab, "work", &["qrexec-client-vm", "vault", "test.Exit+0", &die], b"");
+        assert_eq!(said.code, 143, "{said:?}");
+    });
+}
+
+#[test]
+fn failures_have_their_codes() {
+    within_deadline(|| {
+        let lab = lab()
+            .policy("test.No * @anyvm @anyvm deny\n* * @anyvm @anyvm allow\n")
+            .service("vault", "test.Folder", "/")
+            .script("vault", "test.No", "#!/bin/sh\necho never\n")
+            .program("work", "mark", "#!/bin/sh\necho started >&$SAVED_FD_1\n")
+            .start()
+            .unwrap();
+        let before = meeting_places(&lab);
+        let refused = call(&lab, "work", "vault", "test.No", b"");
+        assert_said(&refused, 126, "");
+        assert!(refused.stderr.contains("Request refused"), "{refused:?}");
+        assert_said(&call(&lab, "work", "nobody", "test.Cat", b""), 126, "");
+        assert_said(&call(&lab, "work", "work", "test.Cat", b""), 126, "");
+        assert_said(&call(&lab, "work", "vault", "test.Missing", b""), 127, "");
+        assert_said(&call(&lab, "work", "vault", "test.Folder", b""), 125, "");
+
+        let mark = program(&lab, "work", "mark");
+        let said = run(&lab, "work", &["qrexec-client-vm", "vault", "test.No", &mark], b"");
+        assert_said(&said, 126, "");
+
+        let with = |args: &[&str]| run(&lab, "work", &[&["qrexec-client-vm"], args].concat(), b"");
+        assert_eq!(with(&[]).code, 2);
+        assert_eq!(with(&["vault"]).code, 2);
+        assert_eq!(with(&["--no-such-option", "vault", "test.Cat"]).code, 2);
+        assert_eq!(with(&["--buffer-size=rubbish", "vault", "test.Cat"]).code, 2);
+        assert_eq!(with(&["--buffer-size=1048577", "vault", "test.Cat"]).code, 125);
+        assert_eq!(with(&["--agent-socket=/nowhere/at/all", "vault", "test.Cat"]).code, 125);
+        assert_quiet(&lab, &before);
+    });
+}
+
+#[test]
+fn policy_redirects_and_names_targets() {
+    within_deadline(|| {
+        let policy = "\
+test.Where +to-third work vault allow target=third
+test.Where *         work @default allow target=vault
+test.Where *         work vault allow
+";
+        let lab = lab()
+            .vm("work")
+            .vm("vault")
+            .vm("third")
+            .policy(policy)
+            .script("vault", "test.Where", "#!/bin/sh\necho vault\n")
+            .script("third", "test.Where", "#!/bin/sh\necho third\n")
+            .start()
+            .unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.Where", b""), 0, "vault\n");
+        assert_said(&call(&lab, "work", "vault", "test.Where+to-third", b""), 0, "third\n");
+        assert_said(&call(&lab, "work", "", "test.Where", b""), 0, "vault\n");
+        assert_said(&call(&lab, "work", "@default", "test.Where", b""), 0, "vault\n");
+        assert_said(&call(&lab, "work", "$default", "test.Where", b""), 0, "vault\n");
+        assert_said(&call(&lab, "work", "third", "test.Where", b""), 126, "");
+        assert_said(&call(&lab, "vault", "third", "test.Where", b""), 126, "");
+    });
+}
+
+#[test]
+fn a_vm_calls_dom0_if_the_policy_says_so() {
+    within_deadline(|| {
+        let script = "#!/bin/sh
+read line
+echo \"$line from $QREXEC_REMOTE_DOMAIN $QREXEC_REQUESTED_TARGET_TYPE $QREXEC_REQUESTED_TARGET_KEYWORD\"
+exit 9
+";
+        let lab = lab()
+            .policy("test.Report * work @adminvm allow\n")
+            .script(DOM0, "test.Report", script)
+            .start()
+            .unwrap();
+        let before = meeting_places(&lab);
+        for name in ["@adminvm", "dom0"] {
+            let said = call(&lab, "work", name, "test.Report", b"news\n");
+            assert_eq!(said.code, 9, "{said:?}");
+            assert!(said.text().starts_with("news from work "), "{said:?}");
+        }
+        assert_eq!(call(&lab, "vault", "dom0", "test.Report", b"").code, 126);
+        assert_quiet(&lab, &before);
+    });
+}
+
+#[test]
+fn dom0_runs_commands_and_services_in_a_vm() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", "#!/bin/sh\ncat; exit 8\n").start().unwrap();
+        let before = meeting_places(&lab);
+        let client = |args: &[&str], input: &[u8]| {
+            run(&lab, DOM0, &[&["qrexec-client", "-d", "vault"], args].concat(), input)
+        };
+        assert_said(&client(&["DEFAULT:cat; exit 6"], b"abc"), 6, "abc");
+        assert_said(&client(&["DEFAULT:QUBESRPC test.Cat dom0"], b"abc"), 8, "abc");
+        assert_said(&client(&["-E", "DEFAULT:exit 6"], b""), 0, "");
+        assert_said(&client(&["-e", "DEFAULT:exit 6"], b""), 0, "");
+        assert_eq!(client(&["DEFAULT:QUBESRPC test.Missing dom0"], b"").code, 127);
+        assert_said(&client(&["-l", "echo local; exec cat >&2", "DEFAULT:cat"], b""), 0, "");
+        let absent = run(&lab, DOM0, &["qrexec-client", "-d", "nobody", "DEFAULT:true"], b"");
+        assert_eq!(absent.code, 125, "{absent:?}");
+        assert_quiet(&lab, &before);
+    });
+}
+
+#[test]
+fn agents_and_daemons_can_be_started_anew() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", "#!/bin/sh\nexec cat\n").start().unwrap();
+        for vm in ["work", "vault"] {
+            for part in [Part::Agent, Part::Daemon] {
+                lab.restart(vm, part).unwrap();
+                assert_said(&call(&lab, "work", "vault", "test.Cat", b"again"), 0, "again");
+            }
+        }
+    });
+}
+
+/// A call whose service says when it runs and then waits.
+fn waiting_call(lab: &Lab) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
+    let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Wait"]).unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "here\n");
+    (child, stdout)
+}
+
+#[test]
+fn a_lost_link_is_reported_never_a_silent_success() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Wait", "#!/bin/sh\necho here\nexec cat\n").start().unwrap();
+        let (mut child, _stdout) = waiting_call(&lab);
+        let in_vault = common::extras(&lab).into_iter().filter(|process| process.vm == "vault");
+        let call_process = in_vault.into_iter().find(|process| process.program == "qrexec-agent").unwrap();
+        kill_process(Pid::from_raw(call_process.pid).unwrap(), Signal::KILL).unwrap();
+        assert_eq!(wait_within(&mut child, Duration::from_secs(1)), Some(255));
+        let mut reason = String::new();
+        std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut reason).unwrap();
+        assert!(!reason.trim().is_empty(), "255 without a reason");
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
+fn the_service_ends_when_its_caller_is_killed() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Wait", "#!/bin/sh\necho here\nexec cat\n").start().unwrap();
+        let (mut child, _stdout) = waiting_call(&lab);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+/// A pseudoterminal: the side that a person sits at, and the side that programs are given.
+fn terminal() -> (OwnedFd, File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&outer).unwrap();
+    unlockpt(&outer).unwrap();
+    let name = ptsname(&outer, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let inner = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap();
+    (outer, File::from(inner))
+}
+
+/// File status flags and terminal settings, as text to compare.
+fn state(file: &File) -> String {
+    let flags = rustix::fs::fcntl_getfl(file).unwrap();
+    format!("{flags:?} {:?}", rustix::termios::tcgetattr(file).unwrap())
+}
+
+fn on_terminal(mut command: Command, inner: &File) -> std::process::Child {
+    let copy = || Stdio::from(inner.as_fd().try_clone_to_owned().unwrap());
+    command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap()
+}
+
+#[test]
+fn the_callers_terminal_is_left_as_it_was() {
+    within_deadline(|| {
+        let lab = lab()
+            .policy("test.No * @anyvm @anyvm deny\n* * @anyvm @anyvm allow\n")
+            .script("vault", "test.Exit", "#!/bin/sh\necho here\nexit $1\n")
+            .script("vault", "test.Die", "#!/bin/sh\nkill -KILL $$\n")
+            .script("vault", "test.Wait", "#!/bin/sh\necho here $1\nexec cat\n")
+            .start()
+            .unwrap();
+        let (outer, inner) = terminal();
+        let before = state(&inner);
+        let start = |service: &str| {
+            on_terminal(lab.command("work", ["qrexec-client-vm", "vault", service]).unwrap(), &inner)
+        };
+        for (service, code) in [
+            ("test.Exit+0", 0),
+            ("test.Exit+3", 3),
+            ("test.No", 126),
+            ("test.Missing", 127),
+            ("test.Die", 137),
+        ] {
+            let mut child = start(service);
+            assert_eq!(common::code(child.wait().unwrap()), code);
+            assert_eq!(state(&inner), before, "after {service}");
+        }
+        let mut screen = BufReader::new(File::from(outer));
+        for (name, signal) in [("INT", Signal::INT), ("TERM", Signal::TERM), ("KILL", Signal::KILL)] {
+            let mut child = start(&format!("test.Wait+{name}"));
+            // Earlier calls have left their words on the screen.
+            let mut line = String::new();
+            while line != format!("here {name}\r\n") {
+                line.clear();
+                screen.read_line(&mut line).unwrap();
+            }
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            child.wait().unwrap();
+            assert_eq!(state(&inner), before, "after {name}");
+        }
+    });
+}
+
+#[test]
+fn pipes_of_the_caller_are_left_as_they_were() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", "#!/bin/sh\nexec cat\n").start().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (answer, out) = std::io::pipe().unwrap();
+        let flags = |fd: &dyn AsFd| rustix::fs::fcntl_getfl(fd.as_fd()).unwrap();
+        let before = (flags(&reader), flags(&out));
+        let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Cat"]).unwrap();
+        command.stdin(reader.try_clone().unwrap()).stdout(out.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        (&writer).write_all(b"line\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(answer).read_line(&mut line).unwrap();
+        assert_eq!((flags(&reader), flags(&out)), before, "in the middle");
+        drop(writer);
+        assert!(child.wait().unwrap().success());
+        assert_eq!((flags(&reader), flags(&out)), before, "afterwards");
+    });
+}
+
+#[test]
+fn terminal_escapes_are_filtered_when_asked() {
+    within_deadline(|| {
+        let lab =
+            lab().script("vault", "test.Escape", "#!/bin/sh\nprintf 'a\\033[2Jb\\n'\n").start().unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.Escape", b""), 0, "a\x1b[2Jb\n");
+        let said = run(&lab, "work", &["qrexec-client-vm", "-t", "vault", "test.Escape"], b"");
+        assert_said(&said, 0, "a_[2Jb\n");
+    });
+}
+
+#[test]
+fn a_command_inside_the_lab_can_call_too() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", "#!/bin/sh\nexec cat\n").start().unwrap();
+        let script = "echo nested | qrexec-client-vm vault test.Cat";
+        assert_said(&talk(lab.command("work", ["sh", "-c", script]).unwrap(), b""), 0, "nested\n");
+    });
+}
