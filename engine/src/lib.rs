@@ -1,6 +1,20 @@
-//! placeholder replaced in this commit series
+//! The pump of one call, and what every program around it shares.
+//!
+//! | module | one job |
+//! |---|---|
+//! | [`pump`] | one call's data: local descriptors ⇄ ring, by poll or io_uring |
+//! | [`datalink`] | opening the data link of a call: meet, HELLO |
+//! | [`localfd`] | local descriptors that are never blocked on and never changed |
+//! | [`exec`] | service lookup, configuration, environment, start |
+//! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
+//! | [`namespace`] | process namespaces for labs |
+//! | [`reactor`], [`link`] | the event loop of agent and daemon, and their framed control links |
+
+pub mod datalink;
 pub mod exec;
 pub mod link;
+pub mod localfd;
 pub mod namespace;
 pub mod process;
+pub mod pump;
 pub mod reactor;

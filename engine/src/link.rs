@@ -99,7 +99,7 @@ impl ByteLink for ring::Channel {
     }
 
     fn arm(&mut self, data: bool, room: usize) -> Result<bool, LinkError> {
-        Ok(self.arm_for(data, room)?)
+        Ok(self.arm_for(data.then_some(0), room)?)
     }
 
     fn wants_out(&self) -> bool {

@@ -1,0 +1,114 @@
+#![forbid(unsafe_code)]
+//! Opening the data link of one call: meet, then HELLO both ways.
+//!
+//! Neither side waits for the other's HELLO before it sends its own: the version that holds is the
+//! lower one, whoever was first.
+
+use std::time::{Duration, Instant};
+
+use ring::{Channel, Sizes, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use wire::error::PeerError;
+use wire::handshake::Handshake;
+use wire::version::Version;
+
+/// How long `client-vm` and the agent wait for the other side of the data link.
+pub const WAIT_VM: Duration = Duration::from_secs(120);
+/// How long `qrexec-client` waits, unless `-w` says otherwise.
+pub const WAIT_CLIENT: Duration = Duration::from_secs(10);
+/// How long a service in dom0 waits for its caller.
+pub const WAIT_DOM0_SERVICE: Duration = Duration::from_secs(5);
+/// How long a HELLO may take once the link is there.
+pub const WAIT_HELLO: Duration = Duration::from_secs(10);
+
+/// Why there is no data link.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Meeting failed, or nobody came.
+    #[error(transparent)]
+    Ring(#[from] ring::Error),
+    /// The peer's HELLO is not one we can live with.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The peer left before its HELLO was complete.
+    #[error("the peer closed the data link before its HELLO")]
+    Closed,
+    /// The peer is there and says nothing.
+    #[error("the peer sent no HELLO within {0:?}")]
+    Silent(Duration),
+    /// Waiting itself failed.
+    #[error("waiting for the peer's HELLO: {0}")]
+    Wait(#[from] rustix::io::Errno),
+}
+
+/// Serves the data link on `port` for the domain `peer`, with rings of at least `min` bytes.
+pub fn serve(
+    transport: &Transport,
+    peer: u32,
+    port: u32,
+    min: Sizes,
+    limit: Duration,
+) -> Result<(Channel, Version), Error> {
+    greet(transport.listen(peer, port, min)?.accept_within(limit)?)
+}
+
+/// Connects to the data link on `port` of the domain `server`.
+pub fn connect(
+    transport: &Transport,
+    server: u32,
+    port: u32,
+    limit: Duration,
+) -> Result<(Channel, Version), Error> {
+    greet(transport.connect(server, port)?.connect_within(limit)?)
+}
+
+/// Exchanges HELLOs on a fresh channel.
+pub fn greet(mut channel: Channel) -> Result<(Channel, Version), Error> {
+    let mut handshake = Handshake::new(Version::OURS);
+    let deadline = Instant::now() + WAIT_HELLO;
+    let hello = handshake.hello();
+    let mut sent = 0;
+    let mut agreed = None;
+    loop {
+        if sent < hello.len() {
+            sent += channel.write(&hello[sent..])?;
+            channel.flush()?;
+        }
+        while agreed.is_none() {
+            let mut buf = [0u8; 16];
+            let wanted = handshake.wanted().min(buf.len());
+            match channel.read(&mut buf[..wanted])? {
+                0 => break,
+                n => agreed = handshake.feed(&buf[..n])?,
+            }
+        }
+        match agreed {
+            Some(version) if sent == hello.len() && channel.drained() => return Ok((channel, version)),
+            _ => sleep(&mut channel, agreed.is_none(), sent < hello.len(), deadline)?,
+        }
+    }
+}
+
+fn sleep(channel: &mut Channel, data: bool, room: bool, deadline: Instant) -> Result<(), Error> {
+    if !channel.is_open() && channel.readable()? == 0 {
+        return Err(Error::Closed);
+    }
+    if channel.arm(data, room)? {
+        return Ok(());
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Error::Silent(WAIT_HELLO));
+    }
+    let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
+    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    let ready = match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], Some(&timeout)) {
+        Ok(n) => n > 0,
+        Err(rustix::io::Errno::INTR) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if ready {
+        channel.on_ready()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+#![forbid(unsafe_code)]
+//! Local descriptors: pipes, sockets, terminals and files that somebody else may share with us.
+//!
+//! An inherited open file description belongs to the caller's shell as well: its flags are never
+//! changed. A pipe or terminal is reopened through `/proc/self/fd/N`, which gives a description of our
+//! own that can be non-blocking; a socket is used with `MSG_DONTWAIT`; a file never waits. What cannot
+//! be reopened is used with care: read once after `POLLIN`, written at most `PIPE_BUF` after `POLLOUT`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ring::{Access, Spans};
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::net::Shutdown;
+
+/// `PIPE_BUF` of Linux: a pipe that polls writable takes this much without blocking.
+const PIPE_BUF: usize = 4096;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// We read from it.
+    In,
+    /// We write to it.
+    Out,
+}
+
+/// How to treat a descriptor so that it never blocks this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// A description of our own, non-blocking.
+    Own,
+    /// Any socket.
+    Socket,
+    /// A regular file or a memory device: never waits for anybody.
+    File,
+    /// Shared and blocking.
+    Careful,
+}
+
+/// One local descriptor, ready to be pumped.
+#[derive(Debug)]
+pub struct LocalFd {
+    fd: OwnedFd,
+    kind: Kind,
+}
+
+impl LocalFd {
+    /// Takes charge of `fd`. `BrokenPipe` means that a pipe's reader is already gone.
+    pub fn adopt(fd: OwnedFd, direction: Direction) -> io::Result<LocalFd> {
+        let stat = fs::fstat(&fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Socket => Ok(LocalFd { fd, kind: Kind::Socket }),
+            FileType::RegularFile | FileType::BlockDevice => Ok(LocalFd { fd, kind: Kind::File }),
+            FileType::Fifo => Self::reopen(fd, direction),
+            FileType::CharacterDevice if rustix::termios::isatty(&fd) => Self::reopen(fd, direction),
+            FileType::CharacterDevice if is_memory_device(stat.st_rdev) => Ok(LocalFd { fd, kind: Kind::File }),
+            _ => Ok(LocalFd { fd, kind: Kind::Careful }),
+        }
+    }
+
+    fn reopen(fd: OwnedFd, direction: Direction) -> io::Result<LocalFd> {
+        let access = match direction {
+            Direction::In => OFlags::RDONLY,
+            Direction::Out => OFlags::WRONLY,
+        };
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        match fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty()) {
+            Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own }),
+            Err(rustix::io::Errno::NXIO) => Err(io::ErrorKind::BrokenPipe.into()),
+            // Somebody else's pipe or terminal, or no /proc: use what we were given.
+            Err(_) => Ok(LocalFd { fd, kind: Kind::Careful }),
+        }
+    }
+
+    /// Whether a transfer may be tried before poll said that the descriptor is ready.
+    pub fn may_try(&self) -> bool {
+        self.kind != Kind::Careful
+    }
+
+    /// Whether it never makes anybody wait, so that polling it means nothing: files.
+    pub fn is_always_ready(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Most bytes that one write may carry.
+    pub fn write_limit(&self) -> usize {
+        if self.kind == Kind::Careful { PIPE_BUF } else { usize::MAX }
+    }
+
+    /// How the ring's spans are to be moved.
+    pub fn access(&self) -> Access {
+        if self.kind == Kind::Socket { Access::Socket } else { Access::File }
+    }
+
+    /// Whether io_uring may carry the transfer: only where it cannot end up waiting in the kernel.
+    pub fn never_waits(&self) -> bool {
+        matches!(self.kind, Kind::Own | Kind::Socket)
+    }
+
+    /// Reads into ring spans.
+    pub fn fill(&self, spans: &Spans<'_>) -> io::Result<usize> {
+        eof_if_reset(spans.fill_from(self.fd.as_fd(), self.access()))
+    }
+
+    /// Writes ring spans.
+    pub fn drain(&self, spans: &Spans<'_>) -> io::Result<usize> {
+        spans.drain_to(self.fd.as_fd(), self.access())
+    }
+
+    /// Reads into private memory.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        eof_if_reset(match self.kind {
+            Kind::Socket => {
+                use rustix::net::{RecvFlags, recv};
+                recv(&self.fd, buf, RecvFlags::DONTWAIT).map(|(n, _)| n).map_err(io::Error::from)
+            }
+            _ => rustix::io::read(&self.fd, buf).map_err(io::Error::from),
+        })
+    }
+
+    /// Writes private memory, at most [`LocalFd::write_limit`] bytes of it.
+    pub fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        let buf = &buf[..buf.len().min(self.write_limit())];
+        Ok(match self.kind {
+            Kind::Socket => {
+                use rustix::net::{SendFlags, send};
+                send(&self.fd, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?
+            }
+            _ => rustix::io::write(&self.fd, buf)?,
+        })
+    }
+
+    /// Ends one direction. A socket that is ours to end is shut down, since its other direction, or a
+    /// copy of it in this process, may live on; everything else just closes.
+    pub fn finish(self, direction: Direction, shut_sockets: bool) {
+        if self.kind == Kind::Socket && shut_sockets {
+            let how = match direction {
+                Direction::In => Shutdown::Read,
+                Direction::Out => Shutdown::Write,
+            };
+            // A peer that is already gone has ended it for us.
+            let _ = rustix::net::shutdown(&self.fd, how);
+        }
+    }
+}
+
+impl AsFd for LocalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether an error of a local descriptor only means that its other end is gone.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
+/// A terminal whose other side was closed, and a connection that was reset, have ended.
+fn eof_if_reset(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(e) if is_gone(&e) || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(0),
+        other => other,
+    }
+}
+
+/// `/dev/null`, `/dev/zero` and their kin: major 1.
+fn is_memory_device(rdev: u64) -> bool {
+    rustix::fs::major(rdev) == 1
+}
+
+/// Takes this process's own stdin and stdout, leaving `/dev/null` in their places, so that whoever is
+/// at their other ends sees it at once when we close them.
+pub fn take_stdin_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
+    let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok((input, output))
+}
+
+/// A copy of this process's stderr.
+pub fn copy_stderr() -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_keeps_its_flags_and_ours_does_not_block() {
+        let (r, w) = rustix::pipe::pipe().unwrap();
+        let copy = r.try_clone().unwrap();
+        let ours = LocalFd::adopt(copy, Direction::In).unwrap();
+        assert!(ours.may_try());
+        let mut buf = [0u8; 8];
+        assert_eq!(ours.read(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(!fs::fcntl_getfl(&r).unwrap().contains(OFlags::NONBLOCK));
+        rustix::io::write(&w, b"abc").unwrap();
+        assert_eq!(ours.read(&mut buf).unwrap(), 3);
+        drop(w);
+        assert_eq!(ours.read(&mut buf).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_write_end_of_a_pipe_without_reader_is_broken() {
+        let (r, w) = rustix::pipe::pipe().unwrap();
+        drop(r);
+        let error = LocalFd::adopt(w, Direction::Out).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_socket_is_used_without_touching_its_flags() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let keep = a.try_clone().unwrap();
+        let ours = LocalFd::adopt(a.into(), Direction::In).unwrap();
+        assert_eq!(ours.read(&mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(!fs::fcntl_getfl(&keep).unwrap().contains(OFlags::NONBLOCK));
+        drop(b);
+        assert_eq!(ours.read(&mut [0; 4]).unwrap(), 0);
+    }
+}

@@ -1,0 +1,112 @@
+#![forbid(unsafe_code)]
+//! What the state machine needs of the system: transfers that never wait, and one place to sleep.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ring::Spans;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::localfd::LocalFd;
+
+/// The descriptors a call may sleep on, by place.
+pub(super) const LINK: usize = 0;
+/// Where outgoing bytes come from.
+pub(super) const SOURCE: usize = 1;
+/// The service's stderr.
+pub(super) const ERR_SOURCE: usize = 2;
+/// Where incoming bytes go.
+pub(super) const SINK: usize = 3;
+/// Where incoming stderr goes.
+pub(super) const ERR_SINK: usize = 4;
+/// The local process.
+pub(super) const CHILD: usize = 5;
+/// How many places there are.
+pub(super) const PLACES: usize = 6;
+
+/// What to sleep on: at each place a descriptor and the events wanted, or nothing. A descriptor with no
+/// events is still watched for its other end going away.
+pub(super) type Wants<'a> = [Option<(BorrowedFd<'a>, PollFlags)>; PLACES];
+
+/// What happened, by place.
+pub(super) type Ready = [PollFlags; PLACES];
+
+/// One transfer between ring memory and a local descriptor.
+pub(super) enum Transfer<'a> {
+    /// From the descriptor into reserved ring memory.
+    Fill(&'a LocalFd, &'a Spans<'a>),
+    /// From ring memory to the descriptor.
+    Drain(&'a LocalFd, &'a Spans<'a>),
+}
+
+/// The two transfers of a turn, and their results.
+pub(super) type Results = [Option<io::Result<usize>>; 2];
+
+/// The two ways to talk to the kernel.
+pub(super) trait Driver {
+    /// Carries out what is there. Each transfer is complete, or refused with `WouldBlock`, on return:
+    /// no reservation outlives a turn.
+    fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results;
+    /// Sleeps until something is ready.
+    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready>;
+    /// System calls made so far.
+    fn syscalls(&self) -> u64;
+    /// Name for counters and logs.
+    fn name(&self) -> &'static str;
+}
+
+impl Transfer<'_> {
+    /// By plain `readv`, `writev`, `recvmsg`, `sendmsg`.
+    pub(super) fn run(&self) -> io::Result<usize> {
+        match self {
+            Transfer::Fill(fd, spans) => fd.fill(spans),
+            Transfer::Drain(fd, spans) => fd.drain(spans),
+        }
+    }
+}
+
+/// Plain system calls and `poll`.
+#[derive(Default)]
+pub(super) struct Poll {
+    syscalls: u64,
+}
+
+impl Driver for Poll {
+    fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results {
+        transfers.map(|t| {
+            t.map(|t| {
+                self.syscalls += 1;
+                t.run()
+            })
+        })
+    }
+
+    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+        let mut places = [0usize; PLACES];
+        let mut fds = Vec::with_capacity(PLACES);
+        for (place, want) in wants.iter().enumerate() {
+            if let Some((fd, events)) = want {
+                places[fds.len()] = place;
+                fds.push(PollFd::from_borrowed_fd(fd.as_fd(), *events));
+            }
+        }
+        self.syscalls += 1;
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut ready = [PollFlags::empty(); PLACES];
+        for (fd, place) in fds.iter().zip(places) {
+            ready[place] = fd.revents();
+        }
+        Ok(ready)
+    }
+
+    fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+
+    fn name(&self) -> &'static str {
+        "poll"
+    }
+}

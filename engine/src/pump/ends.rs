@@ -1,0 +1,187 @@
+#![forbid(unsafe_code)]
+//! The local ends of a call: where its bytes come from and where they go.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::localfd::{Direction, LocalFd, is_gone};
+
+/// stderr that the local side does not take waits here while stdout goes on.
+pub(super) const SPILL: usize = 256 << 10;
+
+/// A descriptor that is read and sent.
+#[derive(Debug)]
+pub(super) struct Source {
+    fd: Option<LocalFd>,
+    /// Poll said so, or nothing has said otherwise yet.
+    ready: bool,
+    shut: bool,
+}
+
+impl Source {
+    /// `None` is a source that has already ended.
+    pub(super) fn new(fd: Option<OwnedFd>, shut: bool) -> io::Result<Source> {
+        let fd = fd.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
+        let ready = fd.as_ref().is_some_and(LocalFd::may_try);
+        Ok(Source { fd, ready, shut })
+    }
+
+    /// The descriptor, if a read is worth trying.
+    pub(super) fn readable(&self) -> Option<&LocalFd> {
+        self.fd.as_ref().filter(|_| self.ready)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.fd.is_some()
+    }
+
+    pub(super) fn set_ready(&mut self, ready: bool) {
+        self.ready = ready;
+    }
+
+    /// After a successful read of fewer bytes than asked for (`short`), or of as many.
+    pub(super) fn after_read(&mut self, short: bool) {
+        self.ready = self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try()));
+    }
+
+    /// The descriptor to sleep on.
+    pub(super) fn pollable(&self) -> Option<&LocalFd> {
+        self.fd.as_ref().filter(|fd| !fd.is_always_ready())
+    }
+
+    pub(super) fn close(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            fd.finish(Direction::In, self.shut);
+        }
+    }
+}
+
+/// A descriptor that is written with what arrives.
+#[derive(Debug)]
+pub(super) struct Sink {
+    fd: Option<LocalFd>,
+    /// The last write took less than offered: wait for poll.
+    blocked: bool,
+    shut: bool,
+    /// Replace what a terminal could be fooled by.
+    pub(super) filter: bool,
+    /// Bytes taken out of the ring that the local side has not taken yet.
+    spill: Vec<u8>,
+    /// How much of `spill` is already written.
+    spilt: usize,
+    /// The stream has ended; close once the spill is written.
+    ending: bool,
+}
+
+impl Sink {
+    /// `None` is a sink that nobody reads: what arrives for it is discarded.
+    pub(super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
+        let fd = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
+            Err(error) if is_gone(&error) => None,
+            other => other?,
+        };
+        let blocked = fd.as_ref().is_some_and(|fd| !fd.may_try());
+        Ok(Sink { fd, blocked, shut, filter, spill: Vec::new(), spilt: 0, ending: false })
+    }
+
+    /// The descriptor, if a write from the ring is worth trying: nothing older waits in the spill.
+    pub(super) fn writable(&self) -> Option<&LocalFd> {
+        self.fd.as_ref().filter(|_| !self.blocked && self.spill.is_empty())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.fd.is_some()
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.fd.is_some() && self.blocked
+    }
+
+    pub(super) fn set_blocked(&mut self, blocked: bool) {
+        self.blocked = blocked;
+    }
+
+    /// After a write of fewer bytes than offered (`short`), or of all.
+    pub(super) fn after_write(&mut self, short: bool) {
+        self.blocked = self.fd.as_ref().is_some_and(|fd| !fd.is_always_ready() && (short || !fd.may_try()));
+    }
+
+    /// The descriptor to sleep on.
+    pub(super) fn pollable(&self) -> Option<&LocalFd> {
+        self.fd.as_ref().filter(|fd| !fd.is_always_ready())
+    }
+
+    /// Room in the spill, in bytes.
+    pub(super) fn spill_room(&self) -> usize {
+        SPILL - self.spill.len().min(SPILL)
+    }
+
+    pub(super) fn has_spill(&self) -> bool {
+        !self.spill.is_empty()
+    }
+
+    /// Keeps bytes for later; they go out before anything newer.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.spill.extend_from_slice(bytes);
+    }
+
+    /// Writes what is kept. `true` if something moved or the sink changed.
+    pub(super) fn drain_spill(&mut self) -> io::Result<bool> {
+        let Some(fd) = self.fd.as_ref().filter(|_| !self.blocked && !self.spill.is_empty()) else {
+            return Ok(false);
+        };
+        let rest = &self.spill[self.spilt..];
+        match fd.write(rest) {
+            Ok(n) => {
+                let short = n < rest.len();
+                self.spilt += n;
+                if self.spilt == self.spill.len() {
+                    self.spill = Vec::new();
+                    self.spilt = 0;
+                }
+                self.after_write(short);
+                if self.ending && self.spill.is_empty() {
+                    self.close();
+                }
+                Ok(true)
+            }
+            Err(e) => self.on_error(e).map(|()| true),
+        }
+    }
+
+    /// Sorts a write error: not now, gone, or a failure that is nobody's end of stream.
+    pub(super) fn on_error(&mut self, error: io::Error) -> io::Result<()> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => self.blocked = true,
+            io::ErrorKind::Interrupted => {}
+            _ if is_gone(&error) => self.close(),
+            _ => {
+                self.close();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream has ended: close, now or when the spill is written.
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+        if self.spill.is_empty() {
+            self.close();
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        self.spill = Vec::new();
+        self.spilt = 0;
+        if let Some(fd) = self.fd.take() {
+            fd.finish(Direction::Out, self.shut);
+        }
+    }
+}
+
+/// Whether two descriptors are the same open socket or file.
+pub(super) fn same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
+    let id = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).ok().map(|s| (s.st_dev, s.st_ino));
+    id(a).is_some() && id(a) == id(b)
+}

@@ -1,0 +1,223 @@
+#![deny(unsafe_code)] // not forbid: the io_uring driver below opens it for itself
+//! The pump of one call: local descriptors ⇄ ring, until both sides are done.
+//!
+//! Every turn makes at most one transfer each way, in place on ring pages, then sees what has ended.
+//! When nothing moves, the pump asks the peer and the kernel to be woken, and sleeps. What the two
+//! drivers, poll and io_uring, differ in is only how they transfer and sleep.
+
+mod driver;
+mod ends;
+mod inbound;
+mod outbound;
+mod turn;
+mod uring;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use ring::Channel;
+use wire::stream::{Outgoing, Role};
+use wire::version::Version;
+
+use crate::process::Child;
+use driver::Driver;
+use turn::Pump;
+
+/// All that a call needs once its data link is open.
+#[derive(Debug)]
+pub struct Call {
+    /// Which side of the link this is.
+    pub role: Role,
+    /// What the HELLOs agreed on.
+    pub version: Version,
+    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere.
+    pub stdin: Option<OwnedFd>,
+    /// What is read and sent: the service's stdout, or the caller's stdin. `None`: it has ended.
+    pub stdout: Option<OwnedFd>,
+    /// The service's stderr, read and sent; or the caller's, written. `None`: ended, or discarded.
+    pub stderr: Option<OwnedFd>,
+    /// The local process: a service's exit code is the call's, a client's `PROGRAM` is waited for.
+    pub child: Option<Child>,
+    /// Replace unsafe bytes of what is written to [`Call::stdin`] (a client's stdout).
+    pub filter_stdout: bool,
+    /// Replace unsafe bytes of what is written to a client's stderr.
+    pub filter_stderr: bool,
+    /// Sent before anything is read from [`Call::stdout`].
+    pub prefix: Vec<u8>,
+    /// A copy of the service's stderr for the local log.
+    pub log_stderr: Option<OwnedFd>,
+    /// The service side ends the call with code 0 when the client's stdin ends.
+    pub exit_on_client_eof: bool,
+    /// The service side ends the call with code 0 when the service's stdout ends.
+    pub exit_on_service_eof: bool,
+}
+
+impl Call {
+    /// A call with nothing attached yet.
+    pub fn new(role: Role, version: Version) -> Call {
+        Call {
+            role,
+            version,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            child: None,
+            filter_stdout: false,
+            filter_stderr: false,
+            prefix: Vec::new(),
+            log_stderr: None,
+            exit_on_client_eof: false,
+            exit_on_service_eof: false,
+        }
+    }
+}
+
+/// How a call went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The service's exit code, as the client heard it.
+    pub remote: Option<i32>,
+    /// The local process's exit code, 128 + n for a signal.
+    pub local: Option<i32>,
+    /// Why the link was lost before the call was complete.
+    pub lost: Option<String>,
+    /// Why a local descriptor failed (not: was closed by its other end).
+    pub failed: Option<String>,
+    /// Payload bytes that arrived.
+    pub bytes_in: u64,
+    /// Payload bytes that were sent.
+    pub bytes_out: u64,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// Counts of what a call costs this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Transfers, sleeps and doorbells together: every system call of the pump's loop.
+    pub syscalls: u64,
+    /// Times the pump slept.
+    pub sleeps: u64,
+    /// Doorbells rung.
+    pub rings: u64,
+    /// Doorbells heard.
+    pub wakes: u64,
+    /// Which driver finished the call.
+    pub engine: &'static str,
+}
+
+/// Which driver to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Engine {
+    /// poll, and io_uring for calls that move much.
+    Auto,
+    Poll,
+    Uring,
+}
+
+/// A call that has moved this much, both ways together, is worth an io_uring instance. An ordinary
+/// user may have 1,024 of them at a memlock limit of 8 MiB, so idle calls have none.
+const WORTH_A_URING: u64 = 1 << 20;
+
+/// Pumps one call to its end.
+pub fn run(channel: Channel, call: Call) -> Outcome {
+    let engine = match engine_from_env() {
+        Ok(engine) => engine,
+        Err(text) => return Outcome { failed: Some(text), ..Outcome::default() },
+    };
+    match Pump::new(channel, call) {
+        Ok(pump) => drive(pump, engine),
+        Err(error) => {
+            Outcome { failed: Some(format!("preparing local descriptors: {error}")), ..Outcome::default() }
+        }
+    }
+}
+
+fn engine_from_env() -> Result<Engine, String> {
+    match std::env::var_os("QREXEC_ENGINE") {
+        None => Ok(Engine::Auto),
+        Some(name) => match name.to_str() {
+            Some("auto" | "") => Ok(Engine::Auto),
+            Some("poll") => Ok(Engine::Poll),
+            Some("uring") => Ok(Engine::Uring),
+            _ => Err(format!("QREXEC_ENGINE={name:?}: expected auto, poll or uring")),
+        },
+    }
+}
+
+fn drive(mut pump: Pump, engine: Engine) -> Outcome {
+    let mut driver: Box<dyn Driver> = Box::new(driver::Poll::default());
+    let mut may_switch = engine != Engine::Poll;
+    let threshold = if engine == Engine::Uring { 0 } else { WORTH_A_URING };
+    loop {
+        if may_switch && pump.moved() >= threshold {
+            may_switch = false;
+            // None to be had (limits, seccomp, an old kernel): poll does the same work.
+            if let Ok(uring) = uring::Uring::new(driver.syscalls()) {
+                driver = Box::new(uring);
+            }
+        }
+        match pump.turn(&mut *driver) {
+            Ok(turn::Turn::Moved) => {}
+            Ok(turn::Turn::Idle) => {
+                if let Err(error) = pump.sleep(&mut *driver) {
+                    return pump.finish(driver, Some(error));
+                }
+            }
+            Ok(turn::Turn::Done) => return pump.finish(driver, None),
+            Err(error) => return pump.finish(driver, Some(error)),
+        }
+    }
+}
+
+/// Why a pump stops early.
+#[derive(Debug)]
+enum Stop {
+    /// The link is gone or broken.
+    Lost(String),
+    /// A local descriptor failed.
+    Failed(String),
+}
+
+impl From<ring::Error> for Stop {
+    fn from(error: ring::Error) -> Stop {
+        Stop::Lost(error.to_string())
+    }
+}
+
+impl From<wire::error::PeerError> for Stop {
+    fn from(error: wire::error::PeerError) -> Stop {
+        Stop::Lost(error.to_string())
+    }
+}
+
+impl Stop {
+    fn local(what: &'static str) -> impl FnOnce(io::Error) -> Stop {
+        move |error| Stop::Failed(format!("{what}: {error}"))
+    }
+}
+
+/// Ends a service side that has no streams: both ends of stream unless `just_exec`, then the code.
+///
+/// For a service that could not be started (127, 125), and for `JUST_EXEC`.
+pub fn report(mut channel: Channel, version: Version, code: i32, just_exec: bool) -> Result<(), ring::Error> {
+    let mut out = if just_exec { Outgoing::just_exec(version) } else { Outgoing::new(Role::Service, version) };
+    let mut message = Vec::with_capacity(32);
+    for kind in [wire::stream::Kind::Stdout, wire::stream::Kind::Stderr] {
+        if let Ok(header) = out.eof(kind) {
+            message.extend_from_slice(&header.to_bytes());
+        }
+    }
+    if let Ok(exit) = out.exit_code(code) {
+        message.extend_from_slice(&exit);
+    }
+    let mut sent = 0;
+    while sent < message.len() || !channel.drained() {
+        sent += channel.write(&message[sent..])?;
+        channel.flush()?;
+        if (sent < message.len() || !channel.drained()) && !channel.arm(false, sent < message.len())? {
+            turn::wait_for_link(&mut channel)?;
+        }
+    }
+    Ok(())
+}

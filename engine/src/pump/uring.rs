@@ -1,0 +1,209 @@
+#![allow(unsafe_code)] // Pushes submission queue entries, whose memory must outlive their completion.
+//! The io_uring driver: one system call for a turn's two transfers, and one to sleep on everything.
+//!
+//! Polls stay armed from one sleep to the next. An armed poll holds its open file, so
+//! one whose place is no longer wanted is removed at the next sleep, which lets the file close.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use ring::Access;
+use rustix::event::PollFlags;
+
+use super::driver::{Driver, PLACES, Ready, Results, Transfer, Wants};
+use crate::localfd::LocalFd;
+
+/// Entries of the submission queue: at most an add and a remove for each place, and two transfers.
+const ENTRIES: u32 = 16;
+const _: () = assert!(ENTRIES as usize >= 2 * PLACES + 2);
+
+/// `user_data` of what needs no answer.
+const SILENT: u64 = u64::MAX;
+/// `user_data` of the two transfers of a turn.
+const TRANSFERS: [u64; 2] = [u64::MAX - 2, u64::MAX - 1];
+
+/// A poll that the kernel holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Armed {
+    fd: RawFd,
+    events: PollFlags,
+    tag: u64,
+}
+
+pub(super) struct Uring {
+    ring: IoUring,
+    armed: [Option<Armed>; PLACES],
+    /// Poll results that arrived while transfers were reaped.
+    early: Ready,
+    serial: u64,
+    syscalls: u64,
+}
+
+impl Uring {
+    /// An instance that continues the count of a driver before it. Fails where there is none to be had.
+    pub(super) fn new(syscalls: u64) -> io::Result<Uring> {
+        let ring = IoUring::builder().setup_clamp().build(ENTRIES)?;
+        Ok(Uring {
+            ring,
+            armed: [None; PLACES],
+            early: [PollFlags::empty(); PLACES],
+            serial: 0,
+            syscalls: syscalls + 3,
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: poll entries name descriptors only. Transfer entries name `iovec`s of `Spans` which
+        // `transfer` keeps borrowed until it has reaped both completions.
+        unsafe { self.ring.submission().push(entry) }
+            .map_err(|_| io::Error::other("the io_uring submission queue is full"))
+    }
+
+    fn enter(&mut self, wait: usize) -> io::Result<()> {
+        self.syscalls += 1;
+        match self.ring.submit_and_wait(wait) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Brings the kernel's polls in line with what is wanted.
+    fn arm(&mut self, wants: &Wants<'_>) -> io::Result<()> {
+        for (place, want) in wants.iter().enumerate() {
+            let wanted = want.map(|(fd, events)| (fd.as_raw_fd(), events));
+            let held = self.armed[place];
+            if held.map(|a| (a.fd, a.events)) == wanted {
+                continue;
+            }
+            if let Some(old) = held {
+                let remove = opcode::PollRemove::new(old.tag).build().user_data(SILENT);
+                self.push(&remove)?;
+                self.armed[place] = None;
+            }
+            if let Some((fd, events)) = wanted {
+                self.serial += 1;
+                let tag = self.serial << 3 | place as u64;
+                // Watched for its end only: io_uring also reports a half-closed socket, which does not pass,
+                // so a one-shot poll would fire again and again.
+                let lasting = events.is_empty();
+                let add = opcode::PollAdd::new(types::Fd(fd), u32::from(events.bits())).multi(lasting);
+                self.push(&add.build().user_data(tag))?;
+                self.armed[place] = Some(Armed { fd, events, tag });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes completions: polls into `ready`, transfers into `results`.
+    fn reap(&mut self, ready: &mut Ready, results: &mut Results) {
+        for entry in self.ring.completion() {
+            let tag = entry.user_data();
+            if let Some(i) = TRANSFERS.iter().position(|t| *t == tag) {
+                results[i] = Some(check(entry.result()));
+                continue;
+            }
+            let place = (tag & 7) as usize;
+            // Anything else is the end of a poll that was removed.
+            if tag != SILENT && place < PLACES && self.armed[place].is_some_and(|a| a.tag == tag) {
+                if !cqueue::more(entry.flags()) {
+                    self.armed[place] = None;
+                }
+                // A descriptor that cannot be polled is ready to be tried.
+                ready[place] |= match entry.result() {
+                    events if events > 0 => PollFlags::from_bits_retain(events as u16),
+                    _ => PollFlags::IN | PollFlags::OUT,
+                };
+            }
+        }
+    }
+
+    fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
+        for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
+            if let Some(transfer) = transfer {
+                self.push(&entry(transfer).user_data(tag))?;
+            }
+        }
+        let mut results: Results = [None, None];
+        let mut early = self.early;
+        while results.iter().any(Option::is_none) {
+            let missing = results.iter().filter(|r| r.is_none()).count();
+            self.enter(missing)?;
+            self.reap(&mut early, &mut results);
+        }
+        self.early = early;
+        Ok(results)
+    }
+}
+
+/// A transfer that io_uring completes at once: descriptors of our own that never wait.
+fn entry(transfer: &Transfer<'_>) -> squeue::Entry {
+    match transfer {
+        Transfer::Fill(fd, spans) => {
+            let (list, count) = spans.as_raw();
+            opcode::Readv::new(types::Fd(raw(fd)), list, count).offset(u64::MAX).build()
+        }
+        Transfer::Drain(fd, spans) => {
+            let (list, count) = spans.as_raw();
+            opcode::Writev::new(types::Fd(raw(fd)), list, count).offset(u64::MAX).build()
+        }
+    }
+}
+
+fn raw(fd: &LocalFd) -> RawFd {
+    use std::os::fd::AsFd;
+    fd.as_fd().as_raw_fd()
+}
+
+fn check(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Whether a transfer can be given to io_uring: a pipe or terminal of our own description. For it the
+/// kernel answers at once, with bytes or `EAGAIN`, because the description is non-blocking.
+fn suits(transfer: &Option<Transfer<'_>>) -> bool {
+    match transfer {
+        Some(Transfer::Fill(fd, _) | Transfer::Drain(fd, _)) => {
+            fd.never_waits() && fd.access() == Access::File
+        }
+        None => false,
+    }
+}
+
+impl Driver for Uring {
+    fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results {
+        // One transfer costs the same either way, and a plain call is the simpler one.
+        if transfers.iter().all(suits) {
+            match self.together(&transfers) {
+                Ok(results) => return results,
+                // `enter` fails only before anything was submitted, or for good.
+                Err(e) => return [Some(Err(e)), None],
+            }
+        }
+        transfers.map(|t| {
+            t.map(|t| {
+                self.syscalls += 1;
+                t.run()
+            })
+        })
+    }
+
+    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+        let mut ready = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
+        self.arm(wants)?;
+        while ready.iter().all(|r| r.is_empty()) {
+            self.enter(1)?;
+            self.reap(&mut ready, &mut [None, None]);
+        }
+        Ok(ready)
+    }
+
+    fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+}

@@ -1,0 +1,224 @@
+//! Two pumps against each other over every transport, with every driver's choice left to the
+//! environment (`QREXEC_ENGINE`), so that the same tests prove poll and io_uring.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use engine::datalink;
+use engine::pump::{Call, Outcome, run};
+use ring::{Channel, Kind, Sizes, Transport};
+use wire::stream::Role;
+use wire::version::Version;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
+
+/// Both ends of one data link: the client's (vchan server) and the service's.
+fn link(kind: Kind, dir: &Path, size: usize) -> [(Channel, Version); 2] {
+    let server = Transport::new(kind, 1, dir);
+    let client = Transport::new(kind, 2, dir);
+    let other = thread::spawn(move || datalink::connect(&client, 1, 513, LIMIT).unwrap());
+    let ours = datalink::serve(&server, 2, 513, Sizes::both(size), LIMIT).unwrap();
+    [ours, other.join().unwrap()]
+}
+
+/// The far ends of the descriptors that a side of the call pumps.
+struct Local {
+    call: Call,
+    /// What the call reads and sends.
+    feed: Option<File>,
+    /// What the call writes comes out here.
+    out: File,
+    /// The other end of its stderr.
+    err: Option<File>,
+}
+
+fn local(role: Role, version: Version) -> Local {
+    let (feed_r, feed_w) = rustix::pipe::pipe().unwrap();
+    let (out_r, out_w) = rustix::pipe::pipe().unwrap();
+    let (err_r, err_w) = rustix::pipe::pipe().unwrap();
+    let mut call = Call::new(role, version);
+    call.stdin = Some(out_w);
+    call.stdout = Some(feed_r);
+    let err = if role == Role::Service {
+        call.stderr = Some(err_r);
+        err_w
+    } else {
+        call.stderr = Some(err_w);
+        err_r
+    };
+    Local { call, feed: Some(feed_w.into()), out: out_r.into(), err: Some(err.into()) }
+}
+
+fn start(channel: Channel, call: Call) -> JoinHandle<Outcome> {
+    thread::spawn(move || run(channel, call))
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed | 1;
+    (0..len)
+        .map(|_| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        })
+        .collect()
+}
+
+fn feed(mut to: File, bytes: Vec<u8>) -> JoinHandle<()> {
+    thread::spawn(move || to.write_all(&bytes).unwrap())
+}
+
+fn drain(mut from: File) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).unwrap();
+        all
+    })
+}
+
+/// A whole call: both streams full of noise, stderr too, at every ring size and on every transport.
+#[test]
+fn every_byte_arrives_both_ways_at_once() {
+    for kind in KINDS {
+        for size in [1024, 4096, 65_536, 1 << 20] {
+            let dir = tempfile::tempdir().unwrap();
+            let [client, service] = link(kind, dir.path(), size);
+            let mut c = local(Role::Client, client.1);
+            let mut s = local(Role::Service, service.1);
+            let (up, down, err) = (noise(3 << 20, 1), noise(5 << 20, 2), noise(100_000, 3));
+            let running = [start(client.0, c.call), start(service.0, s.call)];
+            let feeding = [
+                feed(c.feed.take().unwrap(), up.clone()),
+                feed(s.feed.take().unwrap(), down.clone()),
+                feed(s.err.take().unwrap(), err.clone()),
+            ];
+            let got = [drain(c.out), drain(s.out), drain(c.err.take().unwrap())].map(|t| t.join().unwrap());
+            assert!(got[0] == down && got[1] == up && got[2] == err, "{kind:?} {size}");
+            for thread in feeding {
+                thread.join().unwrap();
+            }
+            let [client, service] = running.map(|t| t.join().unwrap());
+            assert_eq!(client.remote, Some(0), "{client:?}");
+            assert!(client.lost.is_none() && service.lost.is_none(), "{client:?} {service:?}");
+            assert_eq!(client.bytes_out, service.bytes_in);
+            assert_eq!(service.bytes_out, (down.len() + err.len()) as u64);
+        }
+    }
+}
+
+/// The link dies in the middle: what had arrived is delivered, and the loss is said.
+#[test]
+fn a_lost_link_is_never_a_silent_success() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let [client, service] = link(kind, dir.path(), 4096);
+        let c = local(Role::Client, client.1);
+        let running = start(client.0, c.call);
+        drop(service);
+        let outcome = running.join().unwrap();
+        assert!(outcome.lost.is_some() && outcome.remote.is_none(), "{kind:?} {outcome:?}");
+    }
+}
+
+/// stderr that nobody reads waits in the spill; stdout goes on past it.
+#[test]
+fn unread_stderr_does_not_stop_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, service] = link(Kind::Shm, dir.path(), 65_536);
+    let mut c = local(Role::Client, client.1);
+    let mut s = local(Role::Service, service.1);
+    let running = [start(client.0, c.call), start(service.0, s.call)];
+    // More than a pipe holds, less than pipe and spill.
+    let err = noise(200_000, 7);
+    feed(s.err.take().unwrap(), err.clone()).join().unwrap();
+    let down = noise(1 << 20, 8);
+    let feeding = feed(s.feed.take().unwrap(), down.clone());
+    drop(c.feed.take());
+    let mut got = vec![0u8; down.len()];
+    c.out.read_exact(&mut got).unwrap();
+    assert!(got == down);
+    feeding.join().unwrap();
+    assert!(drain(c.err.take().unwrap()).join().unwrap() == err);
+    assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
+}
+
+/// A reader that goes away ends its stream, not the call.
+#[test]
+fn a_closed_reader_discards_and_the_exit_code_still_comes() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let [client, service] = link(kind, dir.path(), 4096);
+        let mut c = local(Role::Client, client.1);
+        let mut s = local(Role::Service, service.1);
+        let running = [start(client.0, c.call), start(service.0, s.call)];
+        drop(c.out);
+        drop(c.feed.take());
+        let feeding = feed(s.feed.take().unwrap(), noise(1 << 20, 4));
+        drop(s.err.take());
+        feeding.join().unwrap();
+        assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0), "{kind:?}");
+    }
+}
+
+/// Socket ends: both directions on one descriptor, ended one by one by shutdown.
+#[test]
+fn one_socket_for_both_directions() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, service] = link(Kind::Shm, dir.path(), 65_536);
+    let mut c = local(Role::Client, client.1);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut call = Call::new(Role::Service, service.1);
+    call.stdin = Some(OwnedFd::from(theirs.try_clone().unwrap()));
+    call.stdout = Some(OwnedFd::from(theirs));
+    let running = [start(client.0, c.call), start(service.0, call)];
+    let up = noise(2 << 20, 5);
+    let feeding = feed(c.feed.take().unwrap(), up.clone());
+    let echo = thread::spawn(move || {
+        let mut all = Vec::new();
+        (&ours).read_to_end(&mut all).unwrap();
+        (&ours).write_all(&all).unwrap();
+        all
+    });
+    assert!(drain(c.out).join().unwrap() == up);
+    assert!(echo.join().unwrap() == up);
+    feeding.join().unwrap();
+    assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
+}
+
+#[test]
+fn the_terminal_filter_replaces_and_keeps_the_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, service] = link(Kind::Shm, dir.path(), 4096);
+    let mut c = local(Role::Client, client.1);
+    c.call.filter_stdout = true;
+    let mut s = local(Role::Service, service.1);
+    let running = [start(client.0, c.call), start(service.0, s.call)];
+    drop((c.feed.take(), s.err.take()));
+    feed(s.feed.take().unwrap(), b"a\x1b[31mred\xff\n".to_vec()).join().unwrap();
+    assert_eq!(drain(c.out).join().unwrap(), b"a_[31mred_\n");
+    assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
+}
+
+/// Half a header, then silence: the pump sleeps (it does not spin) until the link closes.
+#[test]
+fn half_a_header_costs_no_cpu_and_ends_with_the_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, mut service] = link(Kind::Shm, dir.path(), 4096);
+    let c = local(Role::Client, client.1);
+    let running = start(client.0, c.call);
+    service.0.write(&[0x91, 1, 0]).unwrap();
+    service.0.flush().unwrap();
+    // The pump has taken the wake-up once it asks to be rung again.
+    while service.0.arm(true, false).unwrap() {}
+    drop(service);
+    let outcome = running.join().unwrap();
+    assert!(outcome.lost.is_some());
+    assert!(outcome.cost.sleeps < 20, "{outcome:?}");
+}
