@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engine::process::Child;
+use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::failure::Failure;
@@ -23,17 +24,15 @@ pub struct LocalProgram {
     file: PathBuf,
     args: Vec<OsString>,
     env: Vec<(&'static str, OsString)>,
-    saves_streams: bool,
 }
 
 impl LocalProgram {
-    /// The program in `file`, which is a path and never searched for, with `args` behind its name. It
-    /// finds the caller's own streams in `SAVED_FD_0` and `SAVED_FD_1`.
+    /// The program in `file`, which is a path and never searched for, with `args` behind its name.
     pub fn new(file: &OsStr, args: Vec<OsString>) -> Self {
         // A name without slash would be looked up in PATH; it means the file in this folder.
         let file =
             if Path::new(file).components().count() == 1 { Path::new(".").join(file) } else { file.into() };
-        Self { file, args, env: Vec::new(), saves_streams: true }
+        Self { file, args, env: Vec::new() }
     }
 
     /// A shell command, as `qrexec-client -l` has it.
@@ -41,7 +40,7 @@ impl LocalProgram {
         let bash = Path::new("/bin/bash");
         let shell = if bash.exists() { bash } else { Path::new("/bin/sh") };
         let args = vec![OsString::from("-c"), command.to_owned()];
-        Self { file: shell.into(), args, env: Vec::new(), saves_streams: false }
+        Self { file: shell.into(), args, env: Vec::new() }
     }
 
     /// Sets a variable for the program.
@@ -65,14 +64,13 @@ impl LocalProgram {
     ///
     /// # Errors
     /// As for [`LocalProgram::check`].
-    pub fn start(&self) -> Result<(Child, Streams), Failure> {
-        self.spawn().map_err(|error| self.failure(&error))
+    pub fn start(&self, saved: &SavedStreams) -> Result<(Child, Streams), Failure> {
+        self.spawn(saved).map_err(|error| self.failure(&error))
     }
 
-    fn spawn(&self) -> io::Result<(Child, Streams)> {
+    fn spawn(&self, saved: &SavedStreams) -> io::Result<(Child, Streams)> {
         let (sink, stdin) = pair()?;
         let (source, stdout) = pair()?;
-        let saved = self.saved_streams()?;
         let mut command = Command::new(&self.file);
         command
             .arg0(self.file.file_name().unwrap_or(self.file.as_os_str()))
@@ -83,24 +81,11 @@ impl LocalProgram {
         for (name, value) in &self.env {
             command.env(name, value);
         }
-        for (number, copy) in &saved {
+        for (number, copy) in &saved.copies {
             command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
+            rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
         }
         Ok((Child::try_from(command.spawn()?)?, Streams { source, sink }))
-    }
-
-    /// Copies of the caller's streams that the program inherits: not close-on-exec, and only alive while
-    /// it is being started.
-    fn saved_streams(&self) -> io::Result<Vec<(u8, OwnedFd)>> {
-        let mut saved = Vec::new();
-        if self.saves_streams {
-            saved.push((0, rustix::io::dup(rustix::stdio::stdin())?));
-            saved.push((1, rustix::io::dup(rustix::stdio::stdout())?));
-            if std::env::var_os(PASS_STDERR).is_some() {
-                saved.push((2, rustix::io::dup(rustix::stdio::stderr())?));
-            }
-        }
-        Ok(saved)
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -110,6 +95,32 @@ impl LocalProgram {
         };
         Failure { status, message: format!("cannot start {}: {error}", self.file.display()) }
     }
+}
+
+/// The caller's own streams, which a program finds in `SAVED_FD_0`, `SAVED_FD_1` and perhaps `SAVED_FD_2`.
+#[derive(Debug, Default)]
+pub struct SavedStreams {
+    copies: Vec<(u8, OwnedFd)>,
+}
+
+impl SavedStreams {
+    /// Copies the streams. To be done before anything else is opened: `>&$SAVED_FD_1` works in every shell
+    /// only while the number has one digit.
+    ///
+    /// # Errors
+    /// One of the streams is closed, or the process is out of descriptors.
+    pub fn take() -> io::Result<Self> {
+        let mut copies = vec![(0, copy(rustix::stdio::stdin())?), (1, copy(rustix::stdio::stdout())?)];
+        if std::env::var_os(PASS_STDERR).is_some() {
+            copies.push((2, copy(rustix::stdio::stderr())?));
+        }
+        Ok(Self { copies })
+    }
+}
+
+/// The lowest free number behind the standard streams; closed on exec until the program is started.
+fn copy(stream: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -1,7 +1,5 @@
 //! Log lines on stderr.
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 
 /// Names the environment variable that chooses what is logged, in `tracing`'s own syntax.
@@ -19,7 +17,7 @@ pub fn init(program: &str) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .with_target(false)
         .without_time()
         .try_init();

@@ -13,7 +13,7 @@ use super::args::{Plan, Purpose};
 use super::daemon::Daemon;
 use super::{PROGRAM, about, dom0};
 use crate::failure::Failure;
-use crate::local_program::LocalProgram;
+use crate::local_program::{LocalProgram, SavedStreams};
 use crate::status;
 use crate::stdio::{self, Streams};
 
@@ -94,7 +94,9 @@ impl Local {
                 let streams = Streams::take(stdin_is_both).map_err(Failure::during("stdin and stdout"))?;
                 Ok((None, Some(streams)))
             }
-            Self::Program(program) => program.start().map(|(child, streams)| (Some(child), Some(streams))),
+            Self::Program(program) => {
+                program.start(&SavedStreams::default()).map(|(child, streams)| (Some(child), Some(streams)))
+            }
             Self::Service(services, prepared) => {
                 let started = services.start(&prepared, None, Stderr::Ours).map_err(dom0::failure)?;
                 let (child, streams) = connected(started);

@@ -13,6 +13,7 @@ use ring::{Sizes, Transport};
 use wire::stream::Role;
 
 use crate::failure::Failure;
+use crate::local_program::SavedStreams;
 use crate::stdio::{self, Streams};
 use crate::{status, usage};
 
@@ -53,6 +54,10 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     if let Some(program) = &plan.program {
         program.check()?;
     }
+    let saved = match &plan.program {
+        Some(_) => SavedStreams::take().map_err(Failure::during("stdin and stdout"))?,
+        None => SavedStreams::default(),
+    };
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let allowed = request::ask(&plan.agent_socket, &plan.request)?;
 
@@ -66,7 +71,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
     let (child, streams) = match &plan.program {
-        Some(program) => program.start().map(|(child, streams)| (Some(child), streams))?,
+        Some(program) => program.start(&saved).map(|(child, streams)| (Some(child), streams))?,
         None => (None, Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?),
     };
     let outcome = pump::run(
