@@ -17,40 +17,59 @@ use crate::world::{PATIENCE, World};
 const CONTROL: Sizes = Sizes { left: 4096, right: 4096 };
 
 /// An agent whose daemon is still to come.
-pub struct Listening {
+pub(crate) struct Listening {
     listener: Listener,
     transport: Transport,
 }
 
 /// An agent with its control link.
-pub struct Agent {
+pub(crate) struct Agent {
     link: Framed<Channel>,
     transport: Transport,
 }
 
 impl Agent {
-    pub fn listen(world: &World, id: u32) -> Listening {
+    pub(crate) fn listen(world: &World, id: u32) -> Listening {
         let transport = world.transport(id);
         let listener = transport.listen(0, Port::CONTROL.0, CONTROL).unwrap();
         Listening { listener, transport }
     }
 
-    pub fn send_bytes(&mut self, bytes: Vec<u8>) {
-        self.link.send(bytes).unwrap();
-        self.link.flush().unwrap();
+    /// Sends, and waits until the daemon has made room for all of it.
+    pub(crate) fn send_bytes(&mut self, bytes: Vec<u8>) {
+        self.try_send(bytes);
+        assert_eq!(self.link.queued(), 0, "the daemon does not read");
     }
 
-    pub fn send(&mut self, message: &Message) {
+    /// Sends, as long as the link is there.
+    fn try_send(&mut self, bytes: Vec<u8>) {
+        let deadline = Instant::now() + PATIENCE;
+        self.link.send(bytes).unwrap();
+        self.link.flush().unwrap();
+        while self.link.queued() > 0 && self.link.get_ref().is_open() {
+            // With something to be read there is no sleep; then this asks again and again.
+            if self.link.arm().unwrap() {
+                std::thread::yield_now();
+            } else {
+                sleep(&self.link, deadline);
+            }
+            self.link.on_ready().unwrap();
+        }
+    }
+
+    pub(crate) fn send(&mut self, message: &Message) {
         self.send_bytes(message.encode(Version::V4).unwrap());
     }
 
-    /// Sends into a link that may be full or gone.
-    pub fn send_ignoring(&mut self, message: &Message) {
-        let _ = self.link.send(message.encode(Version::V4).unwrap());
-        let _ = self.link.flush();
+    /// Sends the same again and again, and reads nothing, until the daemon has had enough.
+    pub(crate) fn send_until_dropped(&mut self, message: &Message) {
+        let bytes = message.encode(Version::V4).unwrap();
+        while self.link.get_ref().is_open() {
+            self.try_send(bytes.clone());
+        }
     }
 
-    pub fn ask(&mut self, target: &str, service: &str, number: u64) {
+    pub(crate) fn ask(&mut self, target: &str, service: &str, number: u64) {
         self.send(&Message::Trigger(Trigger {
             source: None,
             target: Target::sanitize(target.as_bytes()),
@@ -59,13 +78,13 @@ impl Agent {
         }));
     }
 
-    pub fn terminated(&mut self, domain: u32, port: u32) {
+    pub(crate) fn terminated(&mut self, domain: u32, port: u32) {
         let endpoint = Endpoint { domain: DomainId(domain), port: Port(port) };
         self.send(&Message::ConnectionTerminated(endpoint));
     }
 
     /// The daemon's next message; `None` once it has closed the link.
-    pub fn next_within(&mut self, limit: Duration) -> Option<Frame> {
+    pub(crate) fn next_within(&mut self, limit: Duration) -> Option<Frame> {
         let deadline = Instant::now() + limit;
         loop {
             match self.link.next() {
@@ -81,16 +100,16 @@ impl Agent {
         }
     }
 
-    pub fn next(&mut self) -> Message {
+    pub(crate) fn next(&mut self) -> Message {
         let frame = self.next_within(PATIENCE).expect("the control link is open");
         Message::decode(frame.ty, &frame.body).unwrap()
     }
 
-    pub fn refused(&mut self, number: u64) {
+    pub(crate) fn refused(&mut self, number: u64) {
         assert_eq!(self.next(), Message::Refused(Ident::numbered(number)));
     }
 
-    pub fn connected(&mut self, number: u64) -> Endpoint {
+    pub(crate) fn connected(&mut self, number: u64) -> Endpoint {
         match self.next() {
             Message::ServiceConnect(ServiceParams { endpoint, ident }) => {
                 assert_eq!(ident, Ident::numbered(number));
@@ -101,7 +120,7 @@ impl Agent {
     }
 
     /// What the daemon wants run, and where its data link is.
-    pub fn exec(&mut self) -> (String, Endpoint) {
+    pub(crate) fn exec(&mut self) -> (String, Endpoint) {
         match self.next() {
             Message::Exec { params, .. } => {
                 let endpoint = params.endpoint();
@@ -112,13 +131,12 @@ impl Agent {
     }
 
     /// The caller's end of the data link to a service in dom0: sends `input`, gives output and code.
-    pub fn call_dom0(&self, port: u32, input: &[u8]) -> (Vec<u8>, i32) {
+    pub(crate) fn call_dom0(&self, port: u32, input: &[u8]) -> (Vec<u8>, i32) {
         let listener = self.transport.listen(0, port, Sizes { left: 65_536, right: 65_536 }).unwrap();
         let (channel, _) = engine::datalink::greet(listener.accept_within(PATIENCE).unwrap()).unwrap();
         let mut link = Framed::new(channel, 65_536);
-        let chunk = |bytes: &[u8]| {
-            [&Header::new(ty::DATA_STDIN, bytes.len() as u32).to_bytes()[..], bytes].concat()
-        };
+        let chunk =
+            |bytes: &[u8]| [&Header::new(ty::DATA_STDIN, bytes.len() as u32).to_bytes()[..], bytes].concat();
         link.send(chunk(input)).unwrap();
         link.send(chunk(b"")).unwrap();
         let mut data = Self { link, transport: self.transport.clone() };
@@ -139,7 +157,7 @@ impl Agent {
 
 impl Listening {
     /// The daemon comes, both say HELLO.
-    pub fn greeted(self) -> Agent {
+    pub(crate) fn greeted(self) -> Agent {
         let mut agent = self.met();
         agent.send(&Message::Hello(4));
         assert_eq!(agent.next(), Message::Hello(4));
@@ -147,7 +165,7 @@ impl Listening {
     }
 
     /// The daemon comes; nobody has said anything.
-    pub fn met(self) -> Agent {
+    pub(crate) fn met(self) -> Agent {
         let channel = self.listener.accept_within(PATIENCE).unwrap();
         Agent { link: Framed::new(channel, 65_535), transport: self.transport }
     }

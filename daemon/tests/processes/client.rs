@@ -11,10 +11,10 @@ use wire::version::Version;
 
 use crate::world::PATIENCE;
 
-pub struct Client(pub UnixStream);
+pub(crate) struct Client(pub(crate) UnixStream);
 
 impl Client {
-    pub fn connect(path: &Path) -> Self {
+    pub(crate) fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -22,25 +22,25 @@ impl Client {
     }
 
     /// Both say HELLO.
-    pub fn greeted(mut self) -> Self {
+    pub(crate) fn greeted(mut self) -> Self {
         let (ty, body) = self.next().expect("a HELLO");
         assert_eq!(Message::decode(ty, &body), Ok(Message::Hello(3)));
         self.send(&Message::Hello(3));
         self
     }
 
-    pub fn send(&mut self, message: &Message) {
+    pub(crate) fn send(&mut self, message: &Message) {
         self.0.write_all(&message.encode(Version::V3).unwrap()).unwrap();
     }
 
-    pub fn exec(&mut self, just: bool, domain: u32, cmdline: &str) {
+    pub(crate) fn exec(&mut self, just: bool, domain: u32, cmdline: &str) {
         let cmdline = cmdline.as_bytes().to_vec();
         let params = ExecParams { connect_domain: DomainId(domain), connect_port: Port(0), cmdline };
         self.send(&Message::Exec { just, params });
     }
 
     /// The next message; `None` at the end.
-    pub fn next(&mut self) -> Option<(u32, Vec<u8>)> {
+    pub(crate) fn next(&mut self) -> Option<(u32, Vec<u8>)> {
         let mut header = [0; HEADER_LEN];
         match self.0.read_exact(&mut header) {
             Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
@@ -54,12 +54,12 @@ impl Client {
         Some((ty, body))
     }
 
-    pub fn port(&mut self) -> Endpoint {
+    pub(crate) fn port(&mut self) -> Endpoint {
         let (_, body) = self.next().expect("a port");
         Endpoint::from_bytes(body.try_into().unwrap())
     }
 
-    pub fn closed(&mut self) {
+    pub(crate) fn closed(&mut self) {
         assert_eq!(self.next(), None);
     }
 }

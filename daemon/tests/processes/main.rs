@@ -11,7 +11,7 @@ use std::panic::catch_unwind;
 use std::time::Instant;
 
 /// As its first argument, this makes the suite a daemon.
-pub const DAEMON: &str = "be-a-daemon";
+pub(crate) const DAEMON: &str = "be-a-daemon";
 
 fn main() {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -7,7 +7,7 @@ mod policy;
 mod startup;
 
 /// Every scenario by name.
-pub const ALL: &[(&str, fn())] = &[
+pub(crate) const ALL: &[(&str, fn())] = &[
     ("startup::in_the_background_until_told_to_end", startup::in_the_background_until_told_to_end),
     ("startup::without_an_agent_it_gives_up", startup::without_an_agent_it_gives_up),
     ("startup::nowait_returns_at_once", startup::nowait_returns_at_once),
@@ -19,7 +19,10 @@ pub const ALL: &[(&str, fn())] = &[
     ("clients::a_slow_agent_makes_them_wait", clients::a_slow_agent_makes_them_wait),
     ("clients::five_hundred_at_once", clients::five_hundred_at_once),
     ("agents::a_restart_is_survived", agents::a_restart_is_survived),
-    ("agents::hostile_ones_are_dropped_and_may_come_back", agents::hostile_ones_are_dropped_and_may_come_back),
+    (
+        "agents::hostile_ones_are_dropped_and_may_come_back",
+        agents::hostile_ones_are_dropped_and_may_come_back,
+    ),
     ("agents::a_flood_of_calls_is_answered", agents::a_flood_of_calls_is_answered),
     ("agents::one_that_does_not_read_is_dropped", agents::one_that_does_not_read_is_dropped),
     ("calls::between_vms", calls::between_vms),

@@ -13,19 +13,19 @@ use crate::agent::Agent;
 use crate::client::Client;
 
 /// Longer than anything here takes, shorter than anybody's patience.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const SYSTEM: &str = r#"{"domains": {
     "dom0": {"type": "AdminVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
     "work": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
     "vault": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"}}}"#;
 
-pub struct World {
+pub(crate) struct World {
     root: tempfile::TempDir,
 }
 
 impl World {
-    pub fn new(policy: &str) -> Self {
+    pub(crate) fn new(policy: &str) -> Self {
         let world = Self { root: tempfile::tempdir().unwrap() };
         for folder in ["shm", "sockets", "policy", "services", "configs", "logs"] {
             let path = world.path(folder);
@@ -37,27 +37,27 @@ impl World {
         world
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
     /// A program under this path, a script for `/bin/sh`.
-    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         self.write(name, &format!("#!/bin/sh\n{text}\n"));
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
         self.path(name)
     }
 
-    pub fn transport(&self, own: u32) -> Transport {
+    pub(crate) fn transport(&self, own: u32) -> Transport {
         Transport::new(Kind::Shm, own, &self.path("shm"))
     }
 
     /// A daemon to be started; `args` ends with id and name.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .arg(DAEMON)
@@ -77,17 +77,17 @@ impl World {
     }
 
     /// A daemon in the foreground.
-    pub fn daemon(&self, id: u32, name: &str) -> Daemon {
+    pub(crate) fn daemon(&self, id: u32, name: &str) -> Daemon {
         self.daemon_with(&[], id, name)
     }
 
-    pub fn daemon_with(&self, options: &[&str], id: u32, name: &str) -> Daemon {
+    pub(crate) fn daemon_with(&self, options: &[&str], id: u32, name: &str) -> Daemon {
         let id = id.to_string();
         let args = [&["-D"][..], options, &[&id, name]].concat();
         self.spawn(self.command(&args), name)
     }
 
-    pub fn spawn(&self, mut command: Command, name: &str) -> Daemon {
+    pub(crate) fn spawn(&self, mut command: Command, name: &str) -> Daemon {
         let log = self.path(&format!("logs/{name}.stderr"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = command.stderr(file).spawn().unwrap();
@@ -95,45 +95,45 @@ impl World {
     }
 
     /// A daemon with an agent that said HELLO.
-    pub fn vm(&self, id: u32, name: &str) -> (Daemon, Agent) {
+    pub(crate) fn vm(&self, id: u32, name: &str) -> (Daemon, Agent) {
         let agent = Agent::listen(self, id);
         let daemon = self.daemon(id, name);
         (daemon, agent.greeted())
     }
 
-    pub fn socket(&self, name: &str) -> PathBuf {
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
         self.path("sockets").join(format!("qrexec.{name}"))
     }
 
     /// A local client after its HELLO.
-    pub fn client(&self, name: &str) -> Client {
+    pub(crate) fn client(&self, name: &str) -> Client {
         eventually("the local socket", || self.socket(name).exists());
         Client::connect(&self.socket(name)).greeted()
     }
 }
 
 /// A process that does not outlive its test.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the end of the daemon", || {
             status = self.child.try_wait().unwrap();
@@ -142,16 +142,16 @@ impl Daemon {
         status.unwrap()
     }
 
-    pub fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Waits until the log has a line with this in it, and gives that line.
-    pub fn logged(&self, text: &str) -> String {
+    pub(crate) fn logged(&self, text: &str) -> String {
         let mut found = None;
         eventually(text, || {
             found = self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
@@ -160,7 +160,7 @@ impl Daemon {
         found.unwrap()
     }
 
-    pub fn descriptors(&self) -> usize {
+    pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(Path::new("/proc").join(self.pid().to_string()).join("fd")).unwrap().count()
     }
 }
@@ -176,7 +176,7 @@ impl Drop for Daemon {
 }
 
 /// Waits for what another process is about to do, which nothing announces here.
-pub fn eventually(what: &str, mut there: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut there: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !there() {
         assert!(Instant::now() < deadline, "waited in vain for: {what}");

@@ -8,7 +8,7 @@ use wire::header::{Header, ty};
 use crate::agent::Agent;
 use crate::world::{World, eventually};
 
-pub fn a_restart_is_survived() {
+pub(crate) fn a_restart_is_survived() {
     let world = World::new("* * work dom0 allow\n");
     world.script("services/demo.Slow", "cat");
     let (mut daemon, mut agent) = world.vm(3, "work");
@@ -30,19 +30,14 @@ pub fn a_restart_is_survived() {
     assert!(daemon.runs());
 }
 
-pub fn hostile_ones_are_dropped_and_may_come_back() {
+pub(crate) fn hostile_ones_are_dropped_and_may_come_back() {
     let world = World::new("");
     let (mut daemon, agent) = world.vm(3, "work");
     world.client("work");
     drop(agent);
     let message = |ty: u32, body: &[u8]| [&Header::new(ty, body.len() as u32).to_bytes()[..], body].concat();
-    let breaches = [
-        vec![0xff; 100],
-        message(ty::EXEC_CMDLINE, &[0; 9]),
-        message(ty::TRIGGER_SERVICE4, &[0; 10]),
-        Header::new(ty::TRIGGER_SERVICE3, u32::MAX).to_bytes().to_vec(),
-        message(ty::HELLO, &[4, 0, 0, 0]),
-    ];
+    // Each costs the daemon a pause; what breaks the protocol is a matter of the core's own tests.
+    let breaches = [vec![0xff; 100], message(ty::TRIGGER_SERVICE4, &[0; 10])];
     for breach in breaches {
         let mut agent = Agent::listen(&world, 3).greeted();
         eventually("the local socket", || world.socket("work").exists());
@@ -58,7 +53,7 @@ pub fn hostile_ones_are_dropped_and_may_come_back() {
     assert!(daemon.runs());
 }
 
-pub fn a_flood_of_calls_is_answered() {
+pub(crate) fn a_flood_of_calls_is_answered() {
     let world = World::new("");
     let (mut daemon, mut agent) = world.vm(3, "work");
     for batch in 0..100 {
@@ -72,7 +67,7 @@ pub fn a_flood_of_calls_is_answered() {
     assert!(daemon.runs());
 }
 
-pub fn one_that_does_not_read_is_dropped() {
+pub(crate) fn one_that_does_not_read_is_dropped() {
     let world = World::new("");
     let (mut daemon, mut agent) = world.vm(3, "work");
     // More refusals than the daemon keeps for it: 40 bytes each, 1 MiB.
@@ -82,12 +77,7 @@ pub fn one_that_does_not_read_is_dropped() {
         service: wire::names::ServiceName::new("a").unwrap(),
         ident: wire::names::Ident::numbered(1),
     });
-    for _ in 0..40_000 {
-        if !world.socket("work").exists() && daemon.log().contains("does not read") {
-            break;
-        }
-        agent.send_ignoring(&ask);
-    }
+    agent.send_until_dropped(&ask);
     daemon.logged("does not read");
     drop(agent);
     let _agent = Agent::listen(&world, 3).greeted();

@@ -5,9 +5,10 @@ use std::os::unix::net::UnixListener;
 
 use crate::world::{World, eventually};
 
-const ALLOW: &str = "demo.Add * work vault allow\ndemo.Add * vault work allow user=root\n* * work dom0 allow\n";
+const ALLOW: &str =
+    "demo.Add * work vault allow\ndemo.Add * vault work allow user=root\n* * work dom0 allow\n";
 
-pub fn between_vms() {
+pub(crate) fn between_vms() {
     let world = World::new(ALLOW);
     let (daemon, mut work) = world.vm(3, "work");
     let (_vault_daemon, mut vault) = world.vm(9, "vault");
@@ -21,7 +22,10 @@ pub fn between_vms() {
     let at_source = work.connected(0);
     assert_eq!((at_source.domain.0, at_source.port.0), (9, 513));
     let line = daemon.logged("allowed to vault");
-    assert!(line.contains("work -> vault: demo.Add+1: allowed to vault by") && line.contains("policy:1"), "{line}");
+    assert!(
+        line.contains("work -> vault: demo.Add+1: allowed to vault by") && line.contains("policy:1"),
+        "{line}"
+    );
     vault.terminated(3, 513);
     work.terminated(9, 513);
     daemon.logged("ended after");
@@ -30,7 +34,7 @@ pub fn between_vms() {
     assert_eq!(vault.connected(7).port.0, 514);
 }
 
-pub fn many_between_vms() {
+pub(crate) fn many_between_vms() {
     let world = World::new(ALLOW);
     let (daemon, mut work) = world.vm(3, "work");
     let (vault_daemon, mut vault) = world.vm(9, "vault");
@@ -50,11 +54,11 @@ pub fn many_between_vms() {
         assert_eq!(answered.len(), 32);
     }
     eventually("no descriptors of calls left", || {
-        (daemon.descriptors(), vault_daemon.descriptors()) == before
+        daemon.descriptors() <= before.0 && vault_daemon.descriptors() <= before.1
     });
 }
 
-pub fn refused_before_they_begin() {
+pub(crate) fn refused_before_they_begin() {
     let world = World::new(ALLOW);
     let (daemon, mut work) = world.vm(3, "work");
     world.client("work");
@@ -75,7 +79,7 @@ pub fn refused_before_they_begin() {
     assert!(daemon.log().bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)));
 }
 
-pub fn to_dom0() {
+pub(crate) fn to_dom0() {
     let world = World::new(ALLOW);
     world.script(
         "services/demo.Sum",
@@ -98,7 +102,7 @@ pub fn to_dom0() {
     assert!(line.contains("work -> dom0: demo.Sum+x: ended after"), "{line}");
 }
 
-pub fn to_dom0_without_service() {
+pub(crate) fn to_dom0_without_service() {
     let world = World::new(ALLOW);
     world.write("configs/demo.Broken", "nonsense\n");
     world.script("services/demo.Broken", "true");
@@ -111,7 +115,7 @@ pub fn to_dom0_without_service() {
     }
 }
 
-pub fn to_a_socket_in_dom0() {
+pub(crate) fn to_a_socket_in_dom0() {
     let world = World::new(ALLOW);
     let listener = UnixListener::bind(world.path("services/demo.Socket")).unwrap();
     let (_daemon, mut work) = world.vm(3, "work");

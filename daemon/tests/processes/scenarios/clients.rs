@@ -10,7 +10,7 @@ use crate::agent::Agent;
 use crate::client::Client;
 use crate::world::{World, eventually};
 
-pub fn a_command_reaches_the_agent() {
+pub(crate) fn a_command_reaches_the_agent() {
     let world = World::new("");
     let (_daemon, mut agent) = world.vm(3, "work");
     for (just, port) in [(false, 513), (true, 514)] {
@@ -25,7 +25,7 @@ pub fn a_command_reaches_the_agent() {
     }
 }
 
-pub fn hostile_ones_cost_only_themselves() {
+pub(crate) fn hostile_ones_cost_only_themselves() {
     let world = World::new("");
     let (mut daemon, mut agent) = world.vm(3, "work");
     world.client("work");
@@ -38,7 +38,9 @@ pub fn hostile_ones_cost_only_themselves() {
             client
         })
         .collect();
-    for garbage in [&[0xff_u8; 64][..], b"GET / HTTP/1.0\r\n\r\n", &[0; 8], &[0x90, 1, 0, 0, 0xff, 0xff, 0xff, 0xff]] {
+    for garbage in
+        [&[0xff_u8; 64][..], b"GET / HTTP/1.0\r\n\r\n", &[0; 8], &[0x90, 1, 0, 0, 0xff, 0xff, 0xff, 0xff]]
+    {
         let mut client = world.client("work");
         client.0.write_all(garbage).unwrap();
         client.closed();
@@ -59,7 +61,7 @@ pub fn hostile_ones_cost_only_themselves() {
     assert!(daemon.runs());
 }
 
-pub fn more_than_there_are_descriptors() {
+pub(crate) fn more_than_there_are_descriptors() {
     let world = World::new("");
     let agent = Agent::listen(&world, 3);
     let mut command = world.command(&["-D", "3", "work"]);
@@ -83,8 +85,17 @@ pub fn more_than_there_are_descriptors() {
 }
 
 /// The daemon with a hard limit of 40 descriptors, which it cannot raise.
-fn limited(world: &World, mut shell: std::process::Command, daemon: &std::process::Command) -> crate::world::Daemon {
-    shell.arg("-c").arg("ulimit -H -n 40; exec \"$@\"").arg("sh").arg(daemon.get_program()).args(daemon.get_args());
+fn limited(
+    world: &World,
+    mut shell: std::process::Command,
+    daemon: &std::process::Command,
+) -> crate::world::Daemon {
+    shell
+        .arg("-c")
+        .arg("ulimit -H -n 40; exec \"$@\"")
+        .arg("sh")
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
     for (name, value) in daemon.get_envs() {
         if let Some(value) = value {
             shell.env(name, value);
@@ -93,7 +104,7 @@ fn limited(world: &World, mut shell: std::process::Command, daemon: &std::proces
     world.spawn(shell, "work")
 }
 
-pub fn a_slow_agent_makes_them_wait() {
+pub(crate) fn a_slow_agent_makes_them_wait() {
     let world = World::new("");
     let (mut daemon, mut agent) = world.vm(3, "work");
     let command = format!("user:{}", "x".repeat(3000));
@@ -110,7 +121,7 @@ pub fn a_slow_agent_makes_them_wait() {
     assert!(daemon.runs());
 }
 
-pub fn five_hundred_at_once() {
+pub(crate) fn five_hundred_at_once() {
     let world = World::new("");
     let (_daemon, mut agent) = world.vm(3, "work");
     let mut clients: Vec<_> = (0..500).map(|_| world.client("work")).collect();
@@ -118,9 +129,8 @@ pub fn five_hundred_at_once() {
     let mut ports: Vec<u32> = (0..500).map(|_| agent.exec().1.port.0).collect();
     ports.sort_unstable();
     assert_eq!(ports, (513..1013).collect::<Vec<_>>());
-    for (client, port) in clients.iter_mut().zip(ports) {
-        assert_eq!(client.port().port.0, port);
-        agent.terminated(0, port);
+    for client in &mut clients {
+        agent.terminated(0, client.port().port.0);
         client.closed();
     }
 }

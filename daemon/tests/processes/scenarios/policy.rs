@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::agent::Agent;
 use crate::world::{Daemon, World, eventually};
 
-pub fn edits_count_at_once() {
+pub(crate) fn edits_count_at_once() {
     let world = World::new("demo.Add * work dom0 allow\n");
     let (_daemon, mut work) = world.vm(3, "work");
     world.client("work");
@@ -27,7 +27,7 @@ fn vm_with(world: &World, program: &Path) -> (Daemon, Agent) {
     (daemon, agent)
 }
 
-pub fn a_program_decides() {
+pub(crate) fn a_program_decides() {
     let world = World::new("");
     let program = world.script(
         "policy-program",
@@ -47,7 +47,7 @@ pub fn a_program_decides() {
     daemon.logged("denied: by the policy program");
 }
 
-pub fn a_program_that_misbehaves_refuses() {
+pub(crate) fn a_program_that_misbehaves_refuses() {
     let allow = "printf 'user=root\\nresult=allow\\ntarget=dom0\\nautostart=True\\nrequested_target=dom0'";
     let endless = "while :; do echo result=deny; done";
     let cases = [
@@ -73,7 +73,7 @@ pub fn a_program_that_misbehaves_refuses() {
     work.refused(0);
 }
 
-pub fn a_slow_program_holds_nobody_up() {
+pub(crate) fn a_slow_program_holds_nobody_up() {
     let world = World::new("");
     let pids = world.path("pids");
     let script = format!(

@@ -19,7 +19,7 @@ fn pid_of(world: &World) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(pid)
 }
 
-pub fn in_the_background_until_told_to_end() {
+pub(crate) fn in_the_background_until_told_to_end() {
     let world = World::new("");
     let agent = Agent::listen(&world, 3);
     let command = world.command(&["-q", "-u", "aa-11", "3", "work"]);
@@ -37,7 +37,7 @@ pub fn in_the_background_until_told_to_end() {
     eventually("no names left", || std::fs::read_dir(world.path("sockets")).unwrap().count() == 0);
 }
 
-pub fn without_an_agent_it_gives_up() {
+pub(crate) fn without_an_agent_it_gives_up() {
     let world = World::new("");
     for direct in [true, false] {
         let mut args = vec!["-q", "3", "work"];
@@ -52,7 +52,7 @@ pub fn without_an_agent_it_gives_up() {
     }
 }
 
-pub fn nowait_returns_at_once() {
+pub(crate) fn nowait_returns_at_once() {
     let world = World::new("");
     let mut command = world.command(&["3", "work"]);
     command.env("QREXEC_STARTUP_NOWAIT", "1").env("QREXEC_STARTUP_TIMEOUT", "1");
@@ -64,7 +64,7 @@ pub fn nowait_returns_at_once() {
     eventually("the end of the daemon", || pid_of(&world).is_none());
 }
 
-pub fn an_agent_too_old_fails_the_start() {
+pub(crate) fn an_agent_too_old_fails_the_start() {
     for direct in [true, false] {
         let world = World::new("");
         let agent = Agent::listen(&world, 3);
@@ -77,7 +77,7 @@ pub fn an_agent_too_old_fails_the_start() {
     }
 }
 
-pub fn a_successor_takes_over() {
+pub(crate) fn a_successor_takes_over() {
     let world = World::new("");
     let (mut first, agent) = world.vm(3, "work");
     world.client("work");
@@ -86,6 +86,8 @@ pub fn a_successor_takes_over() {
     assert!(world.socket("work").exists(), "kill -9 leaves the socket");
     let (second, _agent) = world.vm(3, "work");
     second.logged("protocol 4");
-    eventually("the successor's socket", || std::os::unix::net::UnixStream::connect(world.socket("work")).is_ok());
+    eventually("the successor's socket", || {
+        std::os::unix::net::UnixStream::connect(world.socket("work")).is_ok()
+    });
     world.client("work");
 }
