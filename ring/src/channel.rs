@@ -255,12 +255,9 @@ impl Channel {
     /// ring so cannot keep us awake.
     pub fn arm_for(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
         self.flush()?;
-        if self.is_there(data, room)? {
-            return Ok(true);
-        }
         let bits = if data.is_some() { NOTIFY_WRITE } else { 0 } | if room > 0 { NOTIFY_READ } else { 0 };
-        page::ask(&*self.region, self.side, bits);
-        self.is_there(data, room)
+        let (region, side) = (self.region.clone(), self.side);
+        page::arm(&*region, side, bits, || self.is_there(data, room))
     }
 
     fn is_there(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {

@@ -2,7 +2,7 @@
 //! The index halves and the notify protocol under loom: every interleaving and every value that the
 //! memory model lets a load return.
 //!
-//! [`TxIndex`], [`RxIndex`], [`must_ring`] and [`ask`] are the code that ships; only memory is loom's, and
+//! [`TxIndex`], [`RxIndex`], [`must_ring`] and [`arm`] are the code that ships; only memory is loom's, and
 //! a doorbell is loom's `Notify`. A lost wake-up shows as a deadlock, bytes used before or after their
 //! time as a data race. Each proof has mutants beside it, which must fail: a model that cannot fail
 //! proves nothing.
@@ -15,8 +15,9 @@ use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use loom::thread;
 
 use crate::consumer::RxIndex;
+use crate::error::Lie;
 use crate::layout::{CLOSED, CONNECTED, NOTIFY_READ, NOTIFY_WRITE};
-use crate::page::{Flag, Page, Side, Word, ask, must_ring};
+use crate::page::{Flag, Page, Side, Word, arm, must_ring};
 use crate::producer::TxIndex;
 
 /// Bytes in the model's ring: two, so that it can be empty, half full and full.
@@ -33,7 +34,7 @@ enum Mutation {
     RelaxedPublish,
     /// Indices are read without acquire.
     RelaxedIndex,
-    /// Whoever is about to sleep does not look again.
+    /// Whoever is about to sleep looks once only.
     NoSecondLook,
     /// Whoever finds nothing asks only then whether the peer is open.
     LiveAfterData,
@@ -101,6 +102,16 @@ impl Model {
             server_bell: Notify::new(),
             mutation,
         })
+    }
+
+    /// [`arm`], looking once only in the mutant that does so.
+    fn arm(&self, side: Side, bits: u8, mut is_there: impl FnMut() -> bool) -> bool {
+        let mut looks = 0;
+        let look = || -> Result<bool, Lie> {
+            looks += 1;
+            Ok((looks == 1 || self.mutation != Mutation::NoSecondLook) && is_there())
+        };
+        arm(self, side, bits, look).unwrap()
     }
 
     fn word(&self, word: Word) -> &AtomicU32 {
@@ -181,12 +192,10 @@ impl Receiver {
 
     /// As `Channel::arm`: `true` means do not sleep.
     fn arm(&mut self) -> bool {
-        if self.index.ready(&*self.model).unwrap() > 0 {
-            return true;
-        }
-        ask(&*self.model, Side::Server, NOTIFY_WRITE);
-        self.model.mutation != Mutation::NoSecondLook
-            && (self.index.ready(&*self.model).unwrap() > 0 || !self.is_open())
+        let model = self.model.clone();
+        model.arm(Side::Server, NOTIFY_WRITE, || {
+            self.index.ready(&*self.model).unwrap() > 0 || !self.is_open()
+        })
     }
 
     fn is_open(&self) -> bool {
@@ -267,8 +276,7 @@ fn room_arrives(mutation: Mutation) {
         });
         let room = |sender: &mut Sender| sender.index.room(&*sender.model).unwrap() > 0;
         while !room(&mut sender) {
-            ask(&*model, Side::Server, NOTIFY_READ);
-            if mutation == Mutation::NoSecondLook || !room(&mut sender) {
+            if !model.arm(Side::Server, NOTIFY_READ, || room(&mut sender)) {
                 model.client_bell.wait();
             }
         }

@@ -87,8 +87,23 @@ pub(crate) fn must_ring(page: &impl Page, side: Side, bits: u8) -> bool {
     page.flag(own) & bits != 0 && page.take_bits(own, bits) & bits != 0
 }
 
-/// Before sleeping: ask the peer to ring. The caller must look again afterwards.
-pub(crate) fn ask(page: &impl Page, side: Side, bits: u8) {
+/// Before sleeping for `bits`: looks, asks the peer to ring, looks again. `true`: do not sleep.
+///
+/// Without the second look, what the peer published between the first one and the request is slept over.
+pub(crate) fn arm<E>(
+    page: &impl Page,
+    side: Side,
+    bits: u8,
+    mut is_there: impl FnMut() -> Result<bool, E>,
+) -> Result<bool, E> {
+    if is_there()? {
+        return Ok(true);
+    }
+    ask(page, side, bits);
+    is_there()
+}
+
+fn ask(page: &impl Page, side: Side, bits: u8) {
     let other = side.other().own_notify();
     if page.flag(other) & bits != bits {
         page.set_bits(other, bits);

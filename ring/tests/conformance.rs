@@ -144,6 +144,7 @@ fn both_ways(mut channel: Channel, out: usize, inn: usize, chunk: usize, pattern
         if n == 0 && m == 0 && !channel.arm(got < inn, sent < out).unwrap() {
             sleep(&mut channel);
         }
+        assert!(got == inn || !channel.ended().unwrap(), "the peer ended after {got} of {inn} bytes");
     }
     channel.flush().unwrap();
     while !channel.drained() {

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ring::layout::offset;
@@ -216,12 +216,12 @@ fn pages_that_flicker_cause_lies_and_no_more() {
         let mut lies = 0;
         for port in 0..20 {
             let (mut server, raw) = Raw::client(&bed, port, SMALL);
-            let stop = Arc::new(AtomicBool::new(false));
+            let rounds = Arc::new(AtomicU32::new(0));
             let flicker = std::thread::spawn({
-                let stop = stop.clone();
+                let rounds = rounds.clone();
                 move || {
                     let mut dice = Dice::new(u64::from(port));
-                    while !stop.load(Ordering::Relaxed) {
+                    while rounds.fetch_add(1, Ordering::Relaxed) < 500 {
                         // Near the truth, so that some of it is believed.
                         let step = (dice.below(64) as u32).to_le_bytes();
                         raw.poke([raw.own().prod, raw.own().cons][dice.below(2)], &step);
@@ -237,10 +237,9 @@ fn pages_that_flicker_cause_lies_and_no_more() {
                     }
                 }
             });
-            for _ in 0..2000 {
+            while rounds.load(Ordering::Relaxed) < 500 {
                 lies += usize::from(use_channel(&mut server, 40).is_err());
             }
-            stop.store(true, Ordering::Relaxed);
             flicker.join().unwrap();
         }
         assert!(lies > 0, "nothing was tested");
