@@ -138,6 +138,7 @@ pub struct Core {
     agent: Agent,
     ports: Ports,
     clients: BTreeMap<ClientId, Client>,
+    clients_held: bool,
     /// Who is to be closed when the call on a port ends.
     waiting: BTreeMap<Port, ClientId>,
     calls: BTreeMap<CallId, Call>,
@@ -155,6 +156,7 @@ impl Core {
             settings,
             agent: Agent::Absent,
             clients: BTreeMap::new(),
+            clients_held: false,
             waiting: BTreeMap::new(),
             calls: BTreeMap::new(),
             timers: Timers::new(),
@@ -179,7 +181,7 @@ impl Core {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
                 Timer::Agent => self.agent_too_slow(),
-                Timer::Client(id) => self.client_too_slow(id),
+                Timer::Client(id) => self.client_too_slow(now, id),
                 Timer::Call(id) => self.target_too_slow(id),
             }
         }

@@ -52,6 +52,7 @@ impl AgentLink {
     }
 
     fn begin(&mut self, reactor: &Reactor, now: Now) {
+        tracing::debug!("looking for the agent of domain {}", self.domain);
         match self.transport.connect(self.domain.0, Port::CONTROL.0) {
             Ok(connector) => {
                 if let Err(error) = reactor.add(&connector, Token::Agent.encode(), Interest::Read) {

@@ -169,6 +169,7 @@ impl Driver {
         }
         self.settle();
         let open = self.agent.queued() < AGENT_BACKLOG;
+        self.core.hold_clients(!open);
         if let Err(error) = self.front.set_open(&self.reactor, open) {
             tracing::error!("watching the local socket: {error}");
             self.finish(Outcome::Failed);

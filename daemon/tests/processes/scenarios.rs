@@ -12,6 +12,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("startup::without_an_agent_it_gives_up", startup::without_an_agent_it_gives_up),
     ("startup::nowait_returns_at_once", startup::nowait_returns_at_once),
     ("startup::an_agent_too_old_fails_the_start", startup::an_agent_too_old_fails_the_start),
+    ("startup::a_signal_ends_it_cleanly", startup::a_signal_ends_it_cleanly),
     ("startup::a_successor_takes_over", startup::a_successor_takes_over),
     ("clients::a_command_reaches_the_agent", clients::a_command_reaches_the_agent),
     ("clients::hostile_ones_cost_only_themselves", clients::hostile_ones_cost_only_themselves),

@@ -158,6 +158,22 @@ fn idle_is_allowed_half_a_request_is_not() {
 }
 
 #[test]
+fn nobody_is_late_while_nobody_is_heard() {
+    let mut stage = stage();
+    let id = stage.core.client_connected(stage.now);
+    stage.outputs();
+    stage.core.hold_clients(true);
+    stage.passes(Duration::from_secs(11));
+    stage.passes(Duration::from_secs(11));
+    assert!(stage.outputs().is_empty());
+    stage.core.hold_clients(false);
+    stage.passes(Duration::from_secs(9));
+    assert!(stage.outputs().is_empty());
+    stage.passes(Duration::from_secs(2));
+    assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+}
+
+#[test]
 fn there_is_one_request_per_connection() {
     let mut stage = stage();
     let id = stage.greeted_client();

@@ -77,6 +77,22 @@ pub(crate) fn an_agent_too_old_fails_the_start() {
     }
 }
 
+pub(crate) fn a_signal_ends_it_cleanly() {
+    let world = World::new("");
+    let (mut daemon, mut agent) = world.vm(3, "work");
+    let mut client = world.client("work");
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+    client.closed();
+    assert_eq!(agent.next_within(Duration::from_secs(10)), None);
+    assert_eq!(std::fs::read_dir(world.path("sockets")).unwrap().count(), 0);
+    // While it still looks for its agent, too.
+    let mut daemon = world.daemon(3, "later");
+    daemon.logged("looking for the agent");
+    daemon.terminate();
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
 pub(crate) fn a_successor_takes_over() {
     let world = World::new("");
     let (mut first, agent) = world.vm(3, "work");
