@@ -155,7 +155,8 @@ impl Policy {
 fn allow(rule: &Rule, call: &Call<'_>, request: &Request<'_>) -> Result<Decision, Deny> {
     let action = &rule.action;
     let wanted = action.target.as_ref().and_then(Asked::redirected).unwrap_or(call.asked);
-    let target = match wanted.verify(call.system)? {
+    let known = wanted.verify(call.system).map_err(|deny| Deny::by(rule, true, deny.reason))?;
+    let target = match known {
         Asked::Default => {
             let reason = match wanted {
                 Asked::Qube(name) => format!("allowed, but {name:?} is not in the system"),

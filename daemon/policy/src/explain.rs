@@ -30,6 +30,9 @@ pub struct Explanation {
     pub notes: Vec<String>,
     /// The rules for this service in their order, up to the one that decided.
     pub steps: Vec<Step>,
+    /// If the user is asked and the choices were collected: the rules that had a part in that, in
+    /// their order. For each target the first of them decides.
+    pub offers: Vec<Step>,
     /// Rules that were not looked at because they are for other services.
     pub other_services: usize,
     /// The outcome.
@@ -44,6 +47,7 @@ impl Policy {
         let mut explanation = Explanation {
             notes: Vec::new(),
             steps: Vec::new(),
+            offers: Vec::new(),
             other_services: self.rules().len().saturating_sub(relevant),
             decision,
         };
@@ -79,9 +83,27 @@ impl Policy {
             };
             explanation.steps.push(Step { rule: RuleRef::of(rule), text: rule.to_string(), matched, why });
             if ends {
+                if matched && rule.action.verb == Verb::Ask && rule.action.target.is_none() {
+                    explanation.offers = self.offers(call);
+                }
                 return;
             }
         }
+    }
+
+    /// Which rules put targets among the choices, or keep them out.
+    fn offers(&self, call: &Call<'_>) -> Vec<Step> {
+        self.for_service(call.service)
+            .filter(|rule| rule.matches_but_target(call).is_ok())
+            .map(|rule| {
+                let target = rule.action.target.as_ref().unwrap_or(&rule.target);
+                let why = match rule.action.verb {
+                    Verb::Deny => format!("keeps {target} out"),
+                    Verb::Allow | Verb::Ask => format!("offers {target}"),
+                };
+                Step { rule: RuleRef::of(rule), text: rule.to_string(), matched: false, why }
+            })
+            .collect()
     }
 }
 
@@ -121,6 +143,12 @@ impl fmt::Display for Explanation {
         for step in &self.steps {
             let mark = if step.matched { "=>" } else { "  " };
             writeln!(f, "{mark} {}: {}\n     {}", step.rule, step.text, step.why)?;
+        }
+        for (number, step) in self.offers.iter().enumerate() {
+            if number == 0 {
+                writeln!(f, "   the choices come from these lines; for each target the first one decides:")?;
+            }
+            writeln!(f, "   {}: {}\n     {}", step.rule, step.text, step.why)?;
         }
         if self.other_services > 0 {
             writeln!(f, "   ({} rules for other services were not looked at)", self.other_services)?;

@@ -60,7 +60,7 @@ pub fn default_text() -> &'static str {
 }
 
 /// A policy text after "Yes to All": calls from `source` to `target` are allowed by its first line,
-/// which stands before the first `##` line and every rule.
+/// which stands before the first `##` line and every rule. Both are names, checked by the caller.
 pub fn always_allow(text: &str, source: &str, target: &str) -> String {
     format!("{source}\t{target}\tallow\n{text}")
 }

@@ -38,6 +38,17 @@ fn every_line_looked_at_has_a_reason() {
 }
 
 #[test]
+fn choices_are_traced_to_their_lines() {
+    let policy =
+        policy("* * * vault deny\n* * home * deny\n* * work home ask\n* * work * allow target=relay\n");
+    let explanation = policy.explain(&system(), &Request::new("work", "home", "a.B"));
+    let offers: Vec<_> =
+        explanation.offers.iter().map(|step| (step.rule.line.unwrap(), step.why.as_str())).collect();
+    assert_eq!(offers, [(1, "keeps vault out"), (3, "offers home"), (4, "offers relay")]);
+    assert!(explanation.to_string().ends_with("ask, choices home relay (10-test.policy:3)"));
+}
+
+#[test]
 fn what_is_decided_before_the_rules_is_said() {
     let system = system();
     let ask =
