@@ -1,0 +1,169 @@
+//! `qrexec-client`: commands and services in qubes, asked for from dom0.
+
+mod common;
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use cli::lab::{DOM0, Lab};
+use common::{Said, lab, run, talk, within_deadline};
+
+/// `qrexec-client` in dom0.
+fn client(lab: &Lab, args: &[&str], input: &[u8]) -> Said {
+    run(lab, DOM0, &[&["qrexec-client"], args].concat(), input)
+}
+
+/// A command line for the user that the lab's services run as.
+fn as_user(lab: &Lab, command: &str) -> String {
+    format!("{}:{command}", lab.plan().user)
+}
+
+fn assert_said(said: &Said, code: i32, stdout: &str) {
+    assert_eq!((said.code, said.text().as_str()), (code, stdout), "{said:?}");
+}
+
+/// A failure of the program itself: its code and one line that says why.
+fn assert_failed(said: &Said, code: i32) {
+    assert_eq!((said.code, said.stderr.lines().count()), (code, 1), "{said:?}");
+    assert!(said.stderr.starts_with("qrexec-client: "), "{said:?}");
+}
+
+#[test]
+fn commands_run_in_the_qube() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let user = |command| as_user(&lab, command);
+        let said = client(&lab, &["-d", "work", &user("echo out; echo err >&2; exit 5")], b"");
+        assert_said(&said, 5, "out\n");
+        assert_eq!(said.stderr, "err\n");
+        assert_said(&client(&lab, &["-d", "work", "DEFAULT:cat"], b"in"), 0, "in");
+        assert_said(&client(&lab, &["-d", "work", "-p", "<", "DEFAULT:cat"], b"in"), 0, "<in");
+        assert_said(&client(&lab, &["-d", "work", "-E", "DEFAULT:exit 9"], b""), 0, "");
+        assert_said(&client(&lab, &["-d", "work", "DEFAULT:kill -9 $$"], b""), 137, "");
+        let odd =
+            client(&lab, &["-d", "work", "-t", "-T", "DEFAULT:printf 'a\\033b'; printf 'c\\033' >&2"], b"");
+        assert_eq!((odd.text().as_str(), odd.stderr.as_str()), ("a_b", "c_"));
+        assert_said(&client(&lab, &["-d", "work", "no-such-user:ls"], b""), 125, "");
+        lab.down().unwrap();
+    });
+}
+
+#[test]
+fn services_run_in_the_qube() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN/$QREXEC_SERVICE_FULL_NAME/$1\"\ncat\nexit 3\n";
+        let lab = lab().script("work", "test.Who", script).start().unwrap();
+        let said = client(&lab, &["-d", "work", "DEFAULT:QUBESRPC test.Who+arg dom0"], b"in");
+        assert_said(&said, 3, "dom0/test.Who+arg/arg\nin");
+        let said = client(&lab, &["-d", "work", "DEFAULT:QUBESRPC test.Missing dom0"], b"");
+        assert_said(&said, 127, "");
+        let said = client(&lab, &["-d", "work", "DEFAULT:QUBESRPC"], b"");
+        assert_said(&said, 125, "");
+    });
+}
+
+#[test]
+fn only_starting_gives_the_code_of_the_start() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        assert_said(&client(&lab, &["-d", "work", "-e", "DEFAULT:echo unheard; exit 5"], b"unread"), 0, "");
+        assert_said(&client(&lab, &["-d", "work", "-e", "DEFAULT:QUBESRPC test.Missing dom0"], b""), 127, "");
+        assert_said(&client(&lab, &["-d", "work", "-e", "no-such-user:ls"], b""), 125, "");
+    });
+}
+
+#[test]
+fn a_local_command_or_service_is_the_other_end() {
+    within_deadline(|| {
+        let lab = lab()
+            .script(DOM0, "test.Upper", "#!/bin/sh\nread line\necho \"$line\" | tr a-z A-Z\nexit 4\n")
+            .start()
+            .unwrap();
+        let local = "read line; echo \"$line from $QREXEC_REMOTE_DOMAIN\" >&2; echo answer";
+        let command = "echo question; read line; test \"$line\" = answer";
+        let said = client(&lab, &["-d", "work", "-l", local, &as_user(&lab, command)], b"");
+        assert_said(&said, 0, "");
+        assert_eq!(said.stderr, "question from work\n");
+
+        let command = "echo word; read line; echo \"$line\" >&2";
+        let said =
+            client(&lab, &["-d", "work", "-l", "QUBESRPC test.Upper dom0", &as_user(&lab, command)], b"");
+        assert_eq!((said.code, said.stderr.as_str()), (4, "WORD\n"));
+
+        let said = client(&lab, &["-d", "work", "-l", "QUBESRPC test.Missing dom0", "DEFAULT:cat"], b"");
+        assert_failed(&said, 127);
+    });
+}
+
+#[test]
+fn dom0_calls_its_own_services() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN/$1\"\ncat\nexit 3\n";
+        let lab = lab().script(DOM0, "test.Own", script).start().unwrap();
+        for dom0 in ["dom0", "@adminvm", "uuid:00000000-0000-0000-0000-000000000000"] {
+            let said = client(&lab, &["-d", dom0, "DEFAULT:QUBESRPC test.Own+x dom0"], b"in");
+            assert_said(&said, 3, "dom0/x\nin");
+        }
+        for (command, code) in [
+            ("DEFAULT:QUBESRPC test.Missing dom0", 127),
+            ("DEFAULT:ls", 125),
+            ("user:QUBESRPC test.Own dom0", 125),
+        ] {
+            assert_failed(&client(&lab, &["-d", "dom0", command], b""), code);
+        }
+        assert_failed(
+            &client(&lab, &["-d", "dom0", "-l", "true", "DEFAULT:QUBESRPC test.Own dom0"], b""),
+            125,
+        );
+    });
+}
+
+#[test]
+fn one_socket_for_both_directions() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let argv = ["qrexec-client", "--use-stdin-socket", "-d", "work", "DEFAULT:tr a-z A-Z"];
+        let mut command: Command = lab.command(DOM0, &argv).unwrap();
+        let mut child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
+        drop(command);
+        ours.write_all(b"both ways").unwrap();
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut ours, &mut answer).unwrap();
+        assert_eq!(answer, "BOTH WAYS");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let said = client(&lab, &["--use-stdin-socket", "-d", "work", "DEFAULT:cat"], b"");
+        assert_failed(&said, 2);
+    });
+}
+
+#[test]
+fn a_qube_that_does_not_run_or_does_not_connect() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        assert_failed(&client(&lab, &["-d", "nobody", "DEFAULT:ls"], b""), 125);
+        let said = client(&lab, &["-d", "work", "-c", "SOCKET77,vault,99", "DEFAULT:ls"], b"");
+        assert_failed(&said, 137);
+        // Meeting in another folder than the agent's: nobody comes.
+        let mut command =
+            lab.command(DOM0, &["qrexec-client", "-w", "1", "-d", "work", "DEFAULT:ls"]).unwrap();
+        let elsewhere = lab.layout().root().join("elsewhere");
+        command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", elsewhere);
+        let said = talk(command, b"");
+        assert_eq!(said.code, 125, "{said:?}");
+    });
+}
+
+#[test]
+fn usage_errors_are_one_line() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        for args in [&[][..], &["-d", "work"], &["-d", "work", "-e", "-l", "x", "u:c"], &["-d", "a/b", "u:c"]]
+        {
+            assert_failed(&client(&lab, args, b""), 2);
+        }
+    });
+}
