@@ -126,7 +126,7 @@ fn one_socket_for_both_directions() {
         let lab = lab().start().unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let argv = ["qrexec-client", "--use-stdin-socket", "-d", "work", "DEFAULT:tr a-z A-Z"];
-        let mut command: Command = lab.command(DOM0, &argv).unwrap();
+        let mut command: Command = lab.command(DOM0, argv).unwrap();
         let mut child = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
         drop(command);
         ours.write_all(b"both ways").unwrap();
@@ -149,7 +149,7 @@ fn a_qube_that_does_not_run_or_does_not_connect() {
         assert_failed(&said, 137);
         // Meeting in another folder than the agent's: nobody comes.
         let mut command =
-            lab.command(DOM0, &["qrexec-client", "-w", "1", "-d", "work", "DEFAULT:ls"]).unwrap();
+            lab.command(DOM0, ["qrexec-client", "-w", "1", "-d", "work", "DEFAULT:ls"]).unwrap();
         let elsewhere = lab.layout().root().join("elsewhere");
         command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", elsewhere);
         let said = talk(command, b"");

@@ -1,0 +1,167 @@
+//! `qrexec-client -c`: answers to requests that wait in a qube. This test plays the daemons and the caller.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use engine::datalink;
+use engine::pump::{self, Call};
+use ring::{Kind, Sizes, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use wire::control::{Endpoint, ExecParams, Message, ServiceParams};
+use wire::frame::Decoder;
+use wire::handshake::{HELLO_LEN, hello};
+use wire::names::{DomainId, Ident, Port};
+use wire::stream::Role;
+use wire::version::Version;
+
+const SOURCE: u32 = 3;
+const TARGET: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn folder() -> tempfile::TempDir {
+    let private = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
+}
+
+fn start(folder: &Path, args: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_qrexec-client"))
+        .args(args)
+        .env("QREXEC_SOCKET_DIR", folder)
+        .env("QREXEC_SERVICE_PATH", folder.join("services"))
+        .env("QREXEC_TRANSPORT", "shm")
+        .env("QREXEC_SHM_DIR", folder)
+        .env("VCHAN_DOMAIN", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// A daemon's local socket.
+struct Daemon(UnixListener);
+
+impl Daemon {
+    fn listen(folder: &Path, qube: &str) -> Self {
+        Self(UnixListener::bind(folder.join(format!("qrexec.{qube}"))).unwrap())
+    }
+
+    /// Greets the next client and takes its request.
+    fn request(&self) -> (Message, UnixStream) {
+        let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&self.0.as_fd(), PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ready, 1, "nobody asks");
+        let (mut client, _) = self.0.accept().unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(&hello(Version::V3)).unwrap();
+        let mut greeting = [0; HELLO_LEN];
+        client.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, hello(Version::V3));
+        let mut decoder = Decoder::new(65_535);
+        loop {
+            let mut bytes = [0; 256];
+            let count = client.read(&mut bytes).unwrap();
+            assert_ne!(count, 0, "the client hung up");
+            decoder.push(&bytes[..count]);
+            if let Some(frame) = decoder.next().unwrap() {
+                return (Message::decode(frame.ty, &frame.body).unwrap(), client);
+            }
+        }
+    }
+}
+
+fn endpoint(domain: u32, port: u32) -> Endpoint {
+    Endpoint { domain: DomainId(domain), port: Port(port) }
+}
+
+fn answer(client: &mut UnixStream, ty: u32, told: Endpoint) {
+    client.write_all(&wire::Header::new(ty, 8).to_bytes()).unwrap();
+    client.write_all(&told.to_bytes()).unwrap();
+}
+
+#[test]
+fn two_qubes_are_introduced() {
+    let folder = folder();
+    let target = Daemon::listen(folder.path(), "work");
+    let source = Daemon::listen(folder.path(), "3");
+    let command = "user:QUBESRPC test.X+ vault";
+    let mut child = start(folder.path(), &["-d", "work", "-W", "-c", "SOCKET7,vault,3", command]);
+
+    let (request, mut waits) = target.request();
+    let params = ExecParams {
+        connect_domain: DomainId(SOURCE),
+        connect_port: Port(0),
+        cmdline: command.as_bytes().to_vec(),
+    };
+    assert_eq!(request, Message::Exec { just: false, params });
+    answer(&mut waits, wire::header::ty::EXEC_CMDLINE, endpoint(TARGET, 515));
+
+    let (told, _) = source.request();
+    let expected = ServiceParams { endpoint: endpoint(TARGET, 515), ident: Ident::numbered(7) };
+    assert_eq!(told, Message::ServiceConnect(expected));
+    assert_eq!(child.try_wait().unwrap(), None, "-W waits for the end");
+    drop(waits);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_failed_introduction_is_137() {
+    let folder = folder();
+    let target = Daemon::listen(folder.path(), "work");
+    let child = start(folder.path(), &["-d", "work", "-c", "SOCKET7,vault,3", "user:x"]);
+    let (_, mut waits) = target.request();
+    answer(&mut waits, wire::header::ty::EXEC_CMDLINE, endpoint(TARGET, 515));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(137));
+}
+
+/// Lets a request of the qube `vault` be served by dom0 and plays the caller; gives its exit code, what it
+/// read, and how the program ended.
+fn served(folder: &Path, service: &str, input: &[u8]) -> (Option<i32>, String, Output) {
+    let daemon = Daemon::listen(folder, "3");
+    let command = format!("QUBESRPC {service} vault name dom0");
+    let child = start(folder, &["-d", "dom0", "-c", "SOCKET7,vault,3", &command]);
+    let (told, mut client) = daemon.request();
+    let expected = ServiceParams { endpoint: endpoint(0, 0), ident: Ident::numbered(7) };
+    assert_eq!(told, Message::ServiceConnect(expected));
+    answer(&mut client, wire::header::ty::SERVICE_CONNECT, endpoint(SOURCE, 513));
+
+    let transport = Transport::new(Kind::Shm, SOURCE, folder);
+    let (channel, version) = datalink::serve(&transport, 0, 513, Sizes::both(65_536), PATIENCE).unwrap();
+    let (source, mut feed) = std::io::pipe().unwrap();
+    let (mut heard, sink) = std::io::pipe().unwrap();
+    feed.write_all(input).unwrap();
+    drop(feed);
+    let call =
+        Call { stdin: Some(sink.into()), stdout: Some(source.into()), ..Call::new(Role::Client, version) };
+    let outcome = pump::run(channel, call);
+    let mut text = String::new();
+    heard.read_to_string(&mut text).unwrap();
+    (outcome.remote, text, child.wait_with_output().unwrap())
+}
+
+#[test]
+fn dom0_serves_a_waiting_request() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("services")).unwrap();
+    let service = folder.path().join("services/test.Who");
+    let script =
+        "#!/bin/sh\nread line\necho \"$line $QREXEC_REMOTE_DOMAIN $1 $QREXEC_REQUESTED_TARGET\"\nexit 6\n";
+    std::fs::write(&service, script).unwrap();
+    std::fs::set_permissions(&service, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (code, heard, output) = served(folder.path(), "test.Who+arg", b"hi\n");
+    assert_eq!((code, heard.as_str()), (Some(6), "hi vault arg dom0\n"), "{output:?}");
+    assert_eq!(output.status.code(), Some(6));
+}
+
+#[test]
+fn a_service_that_dom0_lacks_ends_the_call_with_127() {
+    let folder = folder();
+    let (code, heard, output) = served(folder.path(), "test.Missing+", b"");
+    assert_eq!((code, heard.as_str()), (Some(127), ""));
+    assert_eq!(output.status.code(), Some(127), "{output:?}");
+}
