@@ -62,7 +62,7 @@ enum Evil {
 fn evil() -> impl Strategy<Value = Evil> {
     let bytes = prop::collection::vec(any::<u8>(), 1..16);
     prop_oneof![
-        (0_usize..4096, bytes).prop_map(|(at, bytes)| Evil::Poke { at, bytes }),
+        (0_usize..4080, bytes).prop_map(|(at, bytes)| Evil::Poke { at, bytes }),
         (0_usize..4, any::<u32>()).prop_map(|(which, value)| Evil::Index { which, value }),
         (0_usize..4, 0_u32..3000).prop_map(|(which, by)| Evil::Step { which, by }),
         Just(Evil::Ring),
