@@ -54,7 +54,9 @@ impl LocalFd {
             FileType::RegularFile | FileType::BlockDevice => Ok(LocalFd { fd, kind: Kind::File }),
             FileType::Fifo => Self::reopen(fd, direction),
             FileType::CharacterDevice if rustix::termios::isatty(&fd) => Self::reopen(fd, direction),
-            FileType::CharacterDevice if is_memory_device(stat.st_rdev) => Ok(LocalFd { fd, kind: Kind::File }),
+            FileType::CharacterDevice if is_memory_device(stat.st_rdev) => {
+                Ok(LocalFd { fd, kind: Kind::File })
+            }
             _ => Ok(LocalFd { fd, kind: Kind::Careful }),
         }
     }

@@ -222,3 +222,23 @@ fn half_a_header_costs_no_cpu_and_ends_with_the_link() {
     assert!(outcome.lost.is_some());
     assert!(outcome.cost.sleeps < 20, "{outcome:?}");
 }
+
+/// Regular files at both ends: nothing to poll, nothing cut short.
+#[test]
+fn files_as_source_and_sinks() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, service] = link(Kind::Shm, dir.path(), 65_536);
+    let mut c = local(Role::Client, client.1);
+    let mut s = local(Role::Service, service.1);
+    let (down, err) = (noise(3 << 20, 11), noise(300_000, 12));
+    let path = |name| dir.path().join(name);
+    std::fs::write(path("in"), &down).unwrap();
+    s.call.stdout = Some(File::open(path("in")).unwrap().into());
+    c.call.stdin = Some(File::create(path("out")).unwrap().into());
+    c.call.stderr = Some(File::create(path("err")).unwrap().into());
+    let running = [start(client.0, c.call), start(service.0, s.call)];
+    drop(c.feed.take());
+    feed(s.err.take().unwrap(), err.clone()).join().unwrap();
+    assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
+    assert!(std::fs::read(path("out")).unwrap() == down && std::fs::read(path("err")).unwrap() == err);
+}

@@ -97,6 +97,11 @@ impl Sink {
         self.fd.is_some() && self.blocked
     }
 
+    /// Whether what arrives has to wait for the local side.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.fd.is_some() && (self.blocked || !self.spill.is_empty())
+    }
+
     pub(super) fn set_blocked(&mut self, blocked: bool) {
         self.blocked = blocked;
     }

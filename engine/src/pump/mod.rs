@@ -201,7 +201,8 @@ impl Stop {
 ///
 /// For a service that could not be started (127, 125), and for `JUST_EXEC`.
 pub fn report(mut channel: Channel, version: Version, code: i32, just_exec: bool) -> Result<(), ring::Error> {
-    let mut out = if just_exec { Outgoing::just_exec(version) } else { Outgoing::new(Role::Service, version) };
+    let mut out =
+        if just_exec { Outgoing::just_exec(version) } else { Outgoing::new(Role::Service, version) };
     let mut message = Vec::with_capacity(32);
     for kind in [wire::stream::Kind::Stdout, wire::stream::Kind::Stderr] {
         if let Ok(header) = out.eof(kind) {

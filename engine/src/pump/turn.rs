@@ -16,6 +16,7 @@ use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::outbound::Layout;
 use super::{Call, Cost, Outcome, Stop};
+use crate::localfd::{Direction, LocalFd};
 use crate::process::Child;
 
 /// Bytes copied at once where bytes must be looked at: filtered, logged or spilt.
@@ -32,6 +33,17 @@ pub(super) enum Turn {
     Done,
 }
 
+/// What arrived bytes wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arrivals {
+    /// Nothing: the next turn moves them.
+    Movable,
+    /// For more bytes than the `usize` that are there.
+    Starved(usize),
+    /// For a local descriptor.
+    Blocked,
+}
+
 /// Everything about one running call.
 pub(super) struct Pump {
     channel: Channel,
@@ -42,7 +54,7 @@ pub(super) struct Pump {
     err_sink: Sink,
     source: Source,
     err_source: Source,
-    log: Option<std::fs::File>,
+    log: Option<LocalFd>,
     prefix: Vec<u8>,
     child: Option<Child>,
     /// Its descriptor said so: time to ask.
@@ -74,7 +86,7 @@ impl Pump {
             err_sink: Sink::new(err_out, false, call.filter_stderr)?,
             source: Source::new(call.stdout, shut)?,
             err_source: Source::new(err_in, false)?,
-            log: call.log_stderr.map(std::fs::File::from),
+            log: call.log_stderr.and_then(|fd| LocalFd::adopt(fd, Direction::Out).ok()),
             prefix: call.prefix,
             child: call.child,
             child_may_have_ended: false,
@@ -105,7 +117,7 @@ impl Pump {
             let said = self.role == Role::Client || self.cut || self.channel.drained();
             return Ok(if said { Turn::Done } else { Turn::Idle });
         }
-        if !moved && !self.channel.is_open() && self.wants_data()?.is_some() {
+        if !moved && !self.channel.is_open() && matches!(self.arrivals()?, Arrivals::Starved(_)) {
             self.on_link_closed()?;
         }
         Ok(if moved { Turn::Moved } else { Turn::Idle })
@@ -463,9 +475,9 @@ impl Pump {
             Ok(0) => self.err_source.close(),
             Ok(n) => {
                 self.err_source.after_read(n < bytes.len());
-                if let Some(log) = &mut self.log {
-                    // A log that fails must not fail the call.
-                    let _ = io::Write::write_all(log, &bytes[..n]);
+                if let Some(log) = self.log.as_ref().filter(|log| log.may_try()) {
+                    // A log that fails, or that nobody reads, must not stop the call.
+                    let _ = log.write(&bytes[..n]);
                 }
                 self.send_copy(Kind::Stderr, &bytes[..n])?;
             }
@@ -597,7 +609,11 @@ impl Pump {
     /// Sleeps until something can move, unless it already can.
     pub(super) fn sleep(&mut self, driver: &mut dyn Driver) -> Result<(), Stop> {
         let room = self.wants_room();
-        let data = self.wants_data()?;
+        let data = match self.arrivals()? {
+            Arrivals::Movable => return Ok(()),
+            Arrivals::Starved(have) => Some(have),
+            Arrivals::Blocked => None,
+        };
         let dead = !self.channel.is_open();
         if !dead && self.channel.arm_for(data, room)? {
             return Ok(());
@@ -612,18 +628,24 @@ impl Pump {
         self.woken(&ready)
     }
 
-    /// Bytes that are there already, if only more of them can move anything on; `None` while what is
-    /// there waits for a local descriptor.
-    fn wants_data(&mut self) -> Result<Option<usize>, Stop> {
+    /// What the bytes that have arrived, the latest included, are waiting for.
+    fn arrivals(&mut self) -> Result<Arrivals, Stop> {
         let ready = self.channel.readable()?;
-        let stuck = match self.inbound.head() {
+        let starved = match self.inbound.head() {
             Head::Empty => self.inbound.next_header(ready).is_none(),
             Head::Data(_) => self.inbound.pieces(ready).next().is_none(),
             Head::Exit { at, want } => at + want > ready,
             Head::Skip => ready == 0,
             Head::Eof(_) => false,
         };
-        Ok(stuck.then_some(ready))
+        Ok(match self.inbound.head() {
+            _ if starved => Arrivals::Starved(ready),
+            Head::Data(Kind::Stderr) if self.err_sink.is_stuck() && self.err_sink.spill_room() == 0 => {
+                Arrivals::Blocked
+            }
+            Head::Data(Kind::Stdin | Kind::Stdout) if self.sink.is_stuck() => Arrivals::Blocked,
+            _ => Arrivals::Movable,
+        })
     }
 
     /// Room that something waits for, in bytes; 0 for none.
@@ -665,8 +687,11 @@ impl Pump {
         wants[LINK] = link.map(|events| (self.channel.as_fd(), events));
         wants[SOURCE] =
             self.source.pollable().filter(|_| source(&self.source)).map(|fd| (fd.as_fd(), PollFlags::IN));
-        wants[ERR_SOURCE] =
-            self.err_source.pollable().filter(|_| source(&self.err_source)).map(|fd| (fd.as_fd(), PollFlags::IN));
+        wants[ERR_SOURCE] = self
+            .err_source
+            .pollable()
+            .filter(|_| source(&self.err_source))
+            .map(|fd| (fd.as_fd(), PollFlags::IN));
         wants[SINK] = self.sink.pollable().map(|fd| (fd.as_fd(), sink_events(&self.sink)));
         wants[ERR_SINK] = self.err_sink.pollable().map(|fd| (fd.as_fd(), sink_events(&self.err_sink)));
         wants[CHILD] = self
