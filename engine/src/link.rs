@@ -297,7 +297,11 @@ impl<T: ByteLink> Framed<T> {
             let open = self.link.is_open();
             let count = self.link.read(&mut buffer)?;
             if count == 0 {
-                self.ended = self.ended || !open || !self.link.is_open();
+                if open && !self.link.is_open() {
+                    // It went between the two looks, and may have written before it did.
+                    continue;
+                }
+                self.ended |= !open;
                 return Ok(None);
             }
             self.decoder.push(buffer.get(..count).unwrap_or_default());

@@ -100,6 +100,16 @@ impl LocalFd {
         matches!(self.kind, Kind::Own | Kind::Socket)
     }
 
+    /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
+    /// user's limits do not allow stays as it is; content and flags never change.
+    pub fn grow(&self, bytes: usize) {
+        if self.kind == Kind::Own
+            && rustix::pipe::fcntl_getpipe_size(&self.fd).is_ok_and(|now| now < bytes)
+        {
+            let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, bytes);
+        }
+    }
+
     /// Reads into ring spans.
     pub fn fill(&self, spans: &Spans<'_>) -> io::Result<usize> {
         eof_if_reset(spans.fill_from(self.fd.as_fd(), self.access()))
@@ -172,6 +182,21 @@ fn eof_if_reset(result: io::Result<usize>) -> io::Result<usize> {
 /// `/dev/null`, `/dev/zero` and their kin: major 1.
 fn is_memory_device(rdev: u64) -> bool {
     rustix::fs::major(rdev) == 1
+}
+
+/// What a local process's stdin or stdout holds before its writer waits: as much as the default ring.
+const SOCKET_BUFFER: usize = 256 << 10;
+
+/// Two connected sockets for a local process's stdin or stdout: sockets and not pipes, because a process
+/// may ask for one of them to carry both directions.
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+    let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    for end in [&pair.0, &pair.1] {
+        // The system's limit holds; less only means more wake-ups.
+        let _ = sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
+    }
+    Ok(pair)
 }
 
 /// Takes this process's own stdin and stdout, leaving `/dev/null` in their places, so that whoever is

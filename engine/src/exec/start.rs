@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use rustix::net::SendFlags;
 use rustix::pipe::PipeFlags;
 
 use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
@@ -163,8 +163,7 @@ fn streams(error: Errno) -> ExecError {
 
 /// Two connected sockets.
 fn pair() -> Result<(OwnedFd, OwnedFd), ExecError> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(streams)
+    crate::localfd::socket_pair().map_err(ExecError::Streams)
 }
 
 /// Connects to a unix socket and tells it what is called.

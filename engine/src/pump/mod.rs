@@ -115,9 +115,9 @@ enum Engine {
     Uring,
 }
 
-/// A call that has moved this much, both ways together, is worth an io_uring instance. An ordinary
-/// user may have 1,024 of them at a memlock limit of 8 MiB, so idle calls have none.
-const WORTH_A_URING: u64 = 1 << 20;
+/// A call that has moved this much, both ways together, is worth wider pipes and an io_uring instance.
+/// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
+const LARGE: u64 = 1 << 20;
 
 /// Pumps one call to its end.
 pub fn run(channel: Channel, call: Call) -> Outcome {
@@ -148,8 +148,13 @@ fn engine_from_env() -> Result<Engine, String> {
 fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut driver: Box<dyn Driver> = Box::new(driver::Poll::default());
     let mut may_switch = engine != Engine::Poll;
-    let threshold = if engine == Engine::Uring { 0 } else { WORTH_A_URING };
+    let threshold = if engine == Engine::Uring { 0 } else { LARGE };
+    let mut is_large = false;
     loop {
+        if !is_large && pump.moved() >= LARGE {
+            is_large = true;
+            pump.grow();
+        }
         if may_switch && pump.moved() >= threshold {
             may_switch = false;
             // None to be had (limits, seccomp, an old kernel): poll does the same work.

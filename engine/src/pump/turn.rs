@@ -106,6 +106,17 @@ impl Pump {
         self.outcome.bytes_in + self.outcome.bytes_out
     }
 
+    /// Widens the local pipes of a call that moves much.
+    pub(super) fn grow(&mut self) {
+        let (tx, rx) = (self.channel.tx().size(), self.channel.rx().size());
+        if let Some(fd) = self.source.pollable() {
+            fd.grow(tx);
+        }
+        if let Some(fd) = self.sink.pollable() {
+            fd.grow(rx);
+        }
+    }
+
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Stop> {
         let mut moved = self.look_at_child()?;
         moved |= self.take_headers()?;
