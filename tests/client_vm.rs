@@ -339,3 +339,13 @@ fn without_an_agent_there_is_trouble() {
         Caller::start_with(&["a", "b"], |command| command.env("QREXEC_AGENT_SOCKET", "/nonexistent/agent"));
     assert_eq!(caller.output().status.code(), Some(125));
 }
+
+#[test]
+fn asking_for_one_socket_does_not_end_the_call() {
+    let caller = Caller::start(&["a", "b", "/bin/sh", "-c", "kill -USR1 $QREXEC_AGENT_PID; echo still here"]);
+    let (mut service, _agent) = caller.allow();
+    assert_eq!(service.hear(), b"still here\n");
+    service.end(0);
+    let output = caller.output();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}

@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use engine::process::Child;
+use engine::exec::Started;
+use engine::process::{Child, Signals};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Signal;
 
 use crate::failure::Failure;
 use crate::status;
@@ -59,16 +61,16 @@ impl LocalProgram {
         folder.unwrap_or(access).map_err(|error| self.failure(&error.into()))
     }
 
-    /// Starts the program. The streams are the other ends of its stdin and stdout; both are sockets, so
-    /// that it can ask for one socket for both directions.
+    /// Starts the program with `saved` as its only other descriptors. Its stdin and stdout are sockets, so
+    /// that it can ask for one for both directions.
     ///
     /// # Errors
     /// As for [`LocalProgram::check`].
-    pub fn start(&self, saved: &SavedStreams) -> Result<(Child, Streams), Failure> {
+    pub fn start(&self, saved: &SavedStreams) -> Result<LocalEnd, Failure> {
         self.spawn(saved).map_err(|error| self.failure(&error))
     }
 
-    fn spawn(&self, saved: &SavedStreams) -> io::Result<(Child, Streams)> {
+    fn spawn(&self, saved: &SavedStreams) -> io::Result<LocalEnd> {
         let (sink, stdin) = pair()?;
         let (source, stdout) = pair()?;
         let mut command = Command::new(&self.file);
@@ -85,7 +87,9 @@ impl LocalProgram {
             command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
             rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
         }
-        Ok((Child::try_from(command.spawn()?)?, Streams { source, sink }))
+        expect_signal()?;
+        let child = Some(Child::try_from(command.spawn()?)?);
+        Ok(LocalEnd { child, streams: Streams { source, sink } })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -95,6 +99,42 @@ impl LocalProgram {
         };
         Failure { status, message: format!("cannot start {}: {error}", self.file.display()) }
     }
+}
+
+/// What a call is connected to on this side.
+#[derive(Debug)]
+pub struct LocalEnd {
+    /// The process, if it is one that was started for the call.
+    pub child: Option<Child>,
+    /// The other ends of its stdin and stdout, or our own.
+    pub streams: Streams,
+}
+
+impl LocalEnd {
+    /// A service of this machine, started by `start`.
+    ///
+    /// # Errors
+    /// Those of `start`.
+    pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
+        expect_signal().map_err(Failure::during("signals"))?;
+        let Started { stdin, stdout, child, .. } = start()?;
+        Ok(Self { child, streams: Streams { source: stdout, sink: stdin } })
+    }
+}
+
+impl From<Streams> for LocalEnd {
+    /// The streams of whoever started us.
+    fn from(streams: Streams) -> Self {
+        Self { child: None, streams }
+    }
+}
+
+/// A program asks for one socket for both directions by sending SIGUSR1 to `QREXEC_AGENT_PID`, which is
+/// us: from now on that does not end us.
+fn expect_signal() -> io::Result<()> {
+    // Unblocked at the end of the call, a signal that came late would decide how this process ends.
+    std::mem::forget(Signals::block(&[Signal::USR1])?);
+    Ok(())
 }
 
 /// The caller's own streams, which a program finds in `SAVED_FD_0`, `SAVED_FD_1` and perhaps `SAVED_FD_2`.

@@ -1,7 +1,6 @@
 //! A command in a qube, with its data here.
 
-use engine::exec::{Prepared, Services, Started, Stderr};
-use engine::process::Child;
+use engine::exec::{Prepared, Services, Stderr};
 use engine::pump::Call;
 use engine::{datalink, localfd, pump};
 use ring::{Sizes, Transport};
@@ -13,7 +12,7 @@ use super::args::{Plan, Purpose};
 use super::daemon::Daemon;
 use super::{PROGRAM, about, dom0};
 use crate::failure::Failure;
-use crate::local_program::{LocalProgram, SavedStreams};
+use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
 use crate::status;
 use crate::stdio::{self, Streams};
 
@@ -39,7 +38,10 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
             .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let (child, streams) = local.start()?;
+    let (child, streams) = match local.start()? {
+        Some(LocalEnd { child, streams }) => (child, Some(streams)),
+        None => (None, None),
+    };
     let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
     let outcome = pump::run(
         channel,
@@ -87,26 +89,18 @@ impl Local {
         }
     }
 
-    fn start(self) -> Result<(Option<Child>, Option<Streams>), Failure> {
+    fn start(self) -> Result<Option<LocalEnd>, Failure> {
         match self {
-            Self::Nothing => Ok((None, None)),
+            Self::Nothing => Ok(None),
             Self::Stdio { stdin_is_both } => {
                 let streams = Streams::take(stdin_is_both).map_err(Failure::during("stdin and stdout"))?;
-                Ok((None, Some(streams)))
+                Ok(Some(streams.into()))
             }
-            Self::Program(program) => {
-                program.start(&SavedStreams::default()).map(|(child, streams)| (Some(child), Some(streams)))
-            }
+            Self::Program(program) => program.start(&SavedStreams::default()).map(Some),
             Self::Service(services, prepared) => {
-                let started = services.start(&prepared, None, Stderr::Ours).map_err(dom0::failure)?;
-                let (child, streams) = connected(started);
-                Ok((child, Some(streams)))
+                let start = || services.start(&prepared, None, Stderr::Ours).map_err(dom0::failure);
+                LocalEnd::service(start).map(Some)
             }
         }
     }
-}
-
-/// The streams of a started service.
-pub(super) fn connected(started: Started) -> (Option<Child>, Streams) {
-    (started.child, Streams { source: started.stdout, sink: started.stdin })
 }

@@ -17,10 +17,10 @@ use wire::names::{DomainId, Port, ServiceName, Target};
 use wire::stream::Role;
 
 use super::args::{Plan, Waiting};
-use super::call::connected;
 use super::daemon::Daemon;
 use super::{PROGRAM, about};
 use crate::failure::Failure;
+use crate::local_program::LocalEnd;
 use crate::status;
 
 /// What stands in front of a command for dom0 by a caller in dom0, where there is no user to choose.
@@ -136,19 +136,23 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
 
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
+    let mut ends_early = (false, false);
     let started = found.and_then(|(prepared, config)| {
-        services.start(&prepared, config.force_user.as_deref(), Stderr::Ours).map_err(failure)
+        LocalEnd::service(|| {
+            let user = config.force_user.as_deref();
+            let started = services.start(&prepared, user, Stderr::Ours).map_err(failure)?;
+            ends_early = (started.exit_on_client_eof, started.exit_on_service_eof);
+            Ok(started)
+        })
     });
-    let started = match started {
-        Ok(started) => started,
+    let LocalEnd { child, streams } = match started {
+        Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
             let _ = pump::report(channel, version, failure.status, false);
             return Err(failure);
         }
     };
-    let (exit_on_client_eof, exit_on_service_eof) = (started.exit_on_client_eof, started.exit_on_service_eof);
-    let (child, streams) = connected(started);
     let outcome = pump::run(
         channel,
         Call {
@@ -156,8 +160,8 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
             stdout: Some(streams.source),
             child,
             prefix: plan.prefix.clone(),
-            exit_on_client_eof,
-            exit_on_service_eof,
+            exit_on_client_eof: ends_early.0,
+            exit_on_service_eof: ends_early.1,
             ..Call::new(Role::Service, version)
         },
     );

@@ -13,7 +13,7 @@ use ring::{Sizes, Transport};
 use wire::stream::Role;
 
 use crate::failure::Failure;
-use crate::local_program::SavedStreams;
+use crate::local_program::{LocalEnd, SavedStreams};
 use crate::stdio::{self, Streams};
 use crate::{status, usage};
 
@@ -70,10 +70,11 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());
     let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let (child, streams) = match &plan.program {
-        Some(program) => program.start(&saved).map(|(child, streams)| (Some(child), streams))?,
-        None => (None, Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?),
+    let LocalEnd { child, streams } = match &plan.program {
+        Some(program) => program.start(&saved)?,
+        None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
+    drop(saved);
     let outcome = pump::run(
         channel,
         Call {
