@@ -25,6 +25,7 @@ pub mod layout;
 #[cfg(test)]
 mod loom_tests;
 mod page;
+mod peer;
 pub mod producer;
 mod region;
 pub mod spans;

@@ -142,7 +142,7 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 
 /// The user id of whoever is at the other end.
 pub fn peer_uid(fd: &OwnedFd) -> io::Result<u32> {
-    Ok(net::sockopt::socket_peercred(fd)?.uid.as_raw())
+    crate::peer::uid(fd)
 }
 
 #[cfg(test)]
