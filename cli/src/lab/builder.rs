@@ -311,7 +311,8 @@ impl Lab {
         let env = self.plan.environment(vm)?;
         let mut argv = argv.into_iter();
         let program = argv.next().ok_or_else(|| Error::new("a command is needed"))?;
-        let mut command = Command::new(start::find(program.as_ref(), &env));
+        let found = start::find(program.as_ref(), &env);
+        let mut command = Command::new(found.as_deref().map_or(program.as_ref(), Path::as_os_str));
         command.args(argv).current_dir(self.layout().home(vm));
         apply(&mut command, &env);
         Ok(command)

@@ -88,8 +88,10 @@ pub(super) fn command(plan: &Plan, run: &Run, stdio: [OwnedFd; 3]) -> Result<Chi
     let trouble = |why: String| Answer::Failed { code: 125, why };
     let (program, args) = run.argv.split_first().ok_or_else(|| trouble("a command is needed".into()))?;
     let env = plan.environment(&run.vm).map_err(|error| trouble(error.to_string()))?;
+    let found = find(program.os(), &env);
+    let found = found.ok_or_else(|| failed(127, program.os(), "not found"))?;
     let [stdin, stdout, stderr] = stdio;
-    let mut command = Command::new(find(program.os(), &env));
+    let mut command = Command::new(found);
     command.arg0(program.os()).args(args.iter().map(|arg| arg.os())).env_clear();
     command.envs(run.env.iter().map(|(name, value)| (name.os(), value.os())));
     apply(&mut command, &env);
@@ -101,23 +103,26 @@ pub(super) fn command(plan: &Plan, run: &Run, stdio: [OwnedFd; 3]) -> Result<Chi
         // In a namespace this process is in the caller's group already, and has no number for it.
         command.process_group(run.group);
     }
-    command.spawn().map_err(|error| Answer::Failed {
-        code: if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 },
-        why: format!("{}: {error}", program.os().display()),
+    command.spawn().map_err(|error| {
+        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        failed(code, program.os(), error)
     })
 }
 
-/// The program that a shell in the machine would find: a plain name is looked for in the machine's search path.
-pub(super) fn find(name: &OsStr, env: &[(OsString, Option<OsString>)]) -> PathBuf {
-    let given = PathBuf::from(name);
+fn failed(code: i32, program: &OsStr, why: impl std::fmt::Display) -> Answer {
+    Answer::Failed { code, why: format!("{}: {why}", program.display()) }
+}
+
+/// The program that a shell in the machine would find: a plain name is looked for in the machine's search path, and a
+/// folder of that path that the user may not enter is passed over.
+pub(super) fn find(name: &OsStr, env: &[(OsString, Option<OsString>)]) -> Option<PathBuf> {
     if name.as_encoded_bytes().contains(&b'/') {
-        return given;
+        return Some(PathBuf::from(name));
     }
     let path = env.iter().rev().find(|(key, _)| key == "PATH").and_then(|(_, value)| value.as_deref());
     let executable =
         |path: &PathBuf| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-    let mut candidates = path.into_iter().flat_map(std::env::split_paths).map(|folder| folder.join(name));
-    candidates.find(executable).unwrap_or(given)
+    path.into_iter().flat_map(std::env::split_paths).map(|folder| folder.join(name)).find(executable)
 }
 
 /// Whether a socket is at `path`, perhaps behind a link.
@@ -137,9 +142,9 @@ mod tests {
     #[test]
     fn finds_programs_as_a_shell_does() {
         let env = [("PATH".into(), Some("/nowhere:/bin:/usr/bin".into()))];
-        let found = find(OsStr::new("sh"), &env);
+        let found = find(OsStr::new("sh"), &env).unwrap();
         assert!(found.ends_with("sh") && found.is_absolute(), "{found:?}");
-        assert_eq!(find(OsStr::new("./sh"), &env), Path::new("./sh"));
-        assert_eq!(find(OsStr::new("no-such-program"), &env), Path::new("no-such-program"));
+        assert_eq!(find(OsStr::new("./sh"), &env).as_deref(), Some(Path::new("./sh")));
+        assert_eq!(find(OsStr::new("no-such-program"), &env), None);
     }
 }
