@@ -103,9 +103,7 @@ impl LocalFd {
     /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
     /// user's limits do not allow stays as it is; content and flags never change.
     pub fn grow(&self, bytes: usize) {
-        if self.kind == Kind::Own
-            && rustix::pipe::fcntl_getpipe_size(&self.fd).is_ok_and(|now| now < bytes)
-        {
+        if self.kind == Kind::Own && rustix::pipe::fcntl_getpipe_size(&self.fd).is_ok_and(|now| now < bytes) {
             let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, bytes);
         }
     }

@@ -126,8 +126,6 @@ impl Channel {
         &mut self.rx
     }
 
-    #[doc(hidden)] pub fn tx_ref(&self) -> &Producer { &self.tx }
-    #[doc(hidden)] pub fn rx_ref(&self) -> &Consumer { &self.rx }
     /// Both halves at once.
     pub fn halves(&mut self) -> (&mut Producer, &mut Consumer) {
         (&mut self.tx, &mut self.rx)

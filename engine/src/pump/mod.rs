@@ -9,6 +9,9 @@ mod driver;
 mod ends;
 mod inbound;
 mod outbound;
+mod receive;
+mod send;
+mod sleep;
 mod turn;
 mod uring;
 
@@ -222,7 +225,7 @@ pub fn report(mut channel: Channel, version: Version, code: i32, just_exec: bool
         sent += channel.write(&message[sent..])?;
         channel.flush()?;
         if (sent < message.len() || !channel.drained()) && !channel.arm(false, sent < message.len())? {
-            turn::wait_for_link(&mut channel)?;
+            sleep::wait_for_link(&mut channel)?;
         }
     }
     Ok(())

@@ -1,0 +1,145 @@
+#![forbid(unsafe_code)]
+//! Going to sleep: what is waited for, and what a wake-up means.
+
+use std::os::fd::AsFd;
+
+use ring::Channel;
+use rustix::event::{PollFd, PollFlags, poll};
+use wire::header::HEADER_LEN;
+use wire::stream::{Kind, Role};
+
+use super::Stop;
+use super::driver::{CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, Ready, SINK, SOURCE, Wants};
+use super::ends::{Sink, Source};
+use super::inbound::Head;
+use super::receive::Arrivals;
+use super::turn::Pump;
+
+impl Pump {
+    /// Sleeps until something can move, unless it already can.
+    pub(super) fn sleep(&mut self, driver: &mut dyn Driver) -> Result<(), Stop> {
+        let room = self.wants_room();
+        let data = match self.arrivals()? {
+            Arrivals::Movable => return Ok(()),
+            Arrivals::Starved(have) => Some(have),
+            Arrivals::Blocked => None,
+        };
+        let dead = !self.channel.is_open();
+        if !dead && self.channel.arm_for(data, room)? {
+            return Ok(());
+        }
+        self.sleeps += 1;
+        let link = self.link_events(dead);
+        let wants = self.wants(link, room > 0);
+        if wants.iter().all(Option::is_none) {
+            return Err(Stop::Lost("the link is gone and nothing else is left to wait for".into()));
+        }
+        let ready = driver.wait(&wants).map_err(Stop::local("waiting"))?;
+        self.woken(&ready)
+    }
+
+    /// What the bytes that have arrived, the latest included, are waiting for.
+    pub(super) fn arrivals(&mut self) -> Result<Arrivals, Stop> {
+        let ready = self.channel.readable()?;
+        let starved = match self.inbound.head() {
+            Head::Empty => self.inbound.next_header(ready).is_none(),
+            Head::Data(_) => self.inbound.pieces(ready).next().is_none(),
+            Head::Exit { at, want } => at + want > ready,
+            Head::Skip => ready == 0,
+            Head::Eof(_) => false,
+        };
+        Ok(match self.inbound.head() {
+            _ if starved => Arrivals::Starved(ready),
+            Head::Data(Kind::Stderr) if self.err_sink.is_stuck() && self.err_sink.spill_room() == 0 => {
+                Arrivals::Blocked
+            }
+            Head::Data(Kind::Stdin | Kind::Stdout) if self.sink.is_stuck() => Arrivals::Blocked,
+            _ => Arrivals::Movable,
+        })
+    }
+
+    /// Room that something waits for, in bytes; 0 for none.
+    fn wants_room(&mut self) -> usize {
+        let ended = |source: &Source, kind| !source.is_open() && self.outgoing.is_open(kind);
+        let eof = ended(&self.source, self.role.sends())
+            || (self.role == Role::Service && ended(&self.err_source, Kind::Stderr));
+        if self.cut {
+            0
+        } else if !self.prefix.is_empty() || self.logs_stderr() {
+            HEADER_LEN + 1
+        } else if self.source.readable().is_some() || self.err_source.readable().is_some() {
+            self.useful_room()
+        } else if eof {
+            HEADER_LEN
+        } else if self.role == Role::Service && self.is_last_word() {
+            HEADER_LEN + 4
+        } else {
+            0
+        }
+    }
+
+    fn link_events(&mut self, dead: bool) -> Option<PollFlags> {
+        let mut events = PollFlags::empty();
+        if !dead && self.channel.wants_in() {
+            events |= PollFlags::IN;
+        }
+        if self.channel.wants_out() {
+            events |= PollFlags::OUT;
+        }
+        (!events.is_empty()).then_some(events)
+    }
+
+    /// While room is waited for, a readable source would only keep waking us.
+    fn wants(&self, link: Option<PollFlags>, waits_for_room: bool) -> Wants<'_> {
+        let source = |s: &'_ Source| !waits_for_room && s.is_open();
+        let sink_events = |s: &Sink| if s.is_blocked() { PollFlags::OUT } else { PollFlags::empty() };
+        let mut wants: Wants<'_> = [None; PLACES];
+        wants[LINK] = link.map(|events| (self.channel.as_fd(), events));
+        wants[SOURCE] =
+            self.source.pollable().filter(|_| source(&self.source)).map(|fd| (fd.as_fd(), PollFlags::IN));
+        wants[ERR_SOURCE] = self
+            .err_source
+            .pollable()
+            .filter(|_| source(&self.err_source))
+            .map(|fd| (fd.as_fd(), PollFlags::IN));
+        wants[SINK] = self.sink.pollable().map(|fd| (fd.as_fd(), sink_events(&self.sink)));
+        wants[ERR_SINK] = self.err_sink.pollable().map(|fd| (fd.as_fd(), sink_events(&self.err_sink)));
+        wants[CHILD] = self
+            .child
+            .as_ref()
+            .filter(|_| self.outcome.local.is_none())
+            .map(|child| (child.as_fd(), PollFlags::IN));
+        wants
+    }
+
+    fn woken(&mut self, ready: &Ready) -> Result<(), Stop> {
+        let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        if !ready[LINK].is_empty() {
+            self.channel.on_ready()?;
+        }
+        for (source, place) in [(&mut self.source, SOURCE), (&mut self.err_source, ERR_SOURCE)] {
+            if !ready[place].is_empty() {
+                source.set_ready(true);
+            }
+        }
+        for (sink, place) in [(&mut self.sink, SINK), (&mut self.err_sink, ERR_SINK)] {
+            if ready[place].intersects(gone) {
+                sink.close();
+            } else if ready[place].contains(PollFlags::OUT) {
+                sink.set_blocked(false);
+            }
+        }
+        self.child_may_have_ended |= !ready[CHILD].is_empty();
+        Ok(())
+    }
+}
+
+/// Sleeps until the link's descriptor is ready, and takes the wake-up.
+pub(super) fn wait_for_link(channel: &mut Channel) -> Result<(), ring::Error> {
+    let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
+    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], None) {
+        Ok(_) => channel.on_ready(),
+        Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(ring::Error::io("waiting for the link")(error.into())),
+    }
+}
