@@ -14,9 +14,6 @@ use super::{Call, Cost, Outcome, Stop};
 use crate::localfd::{Direction, LocalFd};
 use crate::process::Child;
 
-/// Bytes copied at once where bytes must be looked at: filtered, logged or spilt.
-const BOUNCE: usize = 16 << 10;
-
 /// What a turn achieved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
