@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use cli::lab::{Layout, Plan, processes};
-use common::{ended_within, exe, readable_within, within_deadline};
+use common::{EXE, ended_within, readable_within, within_deadline};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// How long a dying lab may take to take everything along.
@@ -24,7 +24,7 @@ const CLINGING: &str = "setsid sleep 1000 & env -i setsid sleep 1000 & echo ther
 
 /// A lab whose folder of labs is a folder of this test.
 fn qrexec_lab(home: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(exe());
+    let mut command = Command::new(EXE);
     command.args(args).env("XDG_RUNTIME_DIR", home).env_remove("QUBES_LAB_NO_NAMESPACE");
     command
 }

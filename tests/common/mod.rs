@@ -5,7 +5,6 @@
 
 mod pattern;
 
-use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,11 +19,8 @@ use rustix::process::{Pid, PidfdFlags, getpgid, pidfd_open};
 #[allow(unused_imports)]
 pub use pattern::Pattern;
 
-/// The executable under test; it plays every role. `QREXEC_TEST_EXE` names a copy for a user who cannot read the
-/// original.
-pub fn exe() -> OsString {
-    std::env::var_os("QREXEC_TEST_EXE").unwrap_or_else(|| env!("CARGO_BIN_EXE_qrexec-lab").into())
-}
+/// The executable under test; it plays every role.
+pub const EXE: &str = env!("CARGO_BIN_EXE_qrexec-lab");
 
 /// How long one test may take. Far more than any needs: it turns a hang into a failure.
 pub const DEADLINE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 600 });
@@ -58,7 +54,7 @@ pub fn lab() -> Builder {
     let socket = std::env::var("QREXEC_TEST_TRANSPORT").is_ok_and(|value| value == "socket");
     let transport = if socket { Transport::Socket } else { Transport::Shm };
     let namespace = std::env::var_os("QUBES_LAB_NO_NAMESPACE").is_none();
-    Lab::builder().exe(exe()).transport(transport).namespace(namespace)
+    Lab::builder().exe(EXE).transport(transport).namespace(namespace)
 }
 
 /// What a finished command said.
