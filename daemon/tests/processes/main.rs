@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use std::panic::catch_unwind;
 use std::time::Instant;
 
+use ring::Kind;
+
 /// As its first argument, this makes the suite a daemon.
 pub(crate) const DAEMON: &str = "be-a-daemon";
 
@@ -32,10 +34,17 @@ fn main() {
     }
     let filters: Vec<&String> = filters.iter().filter(|filter| !filter.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(*filter));
-    let failed = scenarios::ALL.iter().filter(|(name, _)| wanted(name)).filter(|(name, run)| {
+    let names = scenarios::ALL.iter().filter(|(name, _)| wanted(name));
+    let on_shm = names.clone().map(|(name, run)| (Kind::Shm, *name, *run));
+    // Start-up and local clients are no matter of the transport.
+    let both = |name: &str| name.starts_with("agents::") || name.starts_with("calls::");
+    let on_socket = names.filter(|(name, _)| both(name)).map(|(name, run)| (Kind::Socket, *name, *run));
+    let failed = on_shm.chain(on_socket).filter(|(kind, name, run)| {
+        world::KIND.set(*kind);
         let begun = Instant::now();
         let ok = catch_unwind(run).is_ok();
-        println!("{name} … {} ({:.2} s)", if ok { "ok" } else { "FAILED" }, begun.elapsed().as_secs_f64());
+        let time = begun.elapsed().as_secs_f64();
+        println!("{name} on {kind:?} … {} ({time:.2} s)", if ok { "ok" } else { "FAILED" });
         !ok
     });
     if failed.count() > 0 {

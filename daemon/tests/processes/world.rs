@@ -1,5 +1,6 @@
 //! A machine in a folder: sockets, shared memory, policy, services, logs.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,19 @@ const SYSTEM: &str = r#"{"domains": {
     "work": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
     "vault": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"}}}"#;
 
+thread_local! {
+    /// The transport of the machines that scenarios make.
+    pub(crate) static KIND: Cell<Kind> = const { Cell::new(Kind::Shm) };
+}
+
 pub(crate) struct World {
     root: tempfile::TempDir,
+    kind: Kind,
 }
 
 impl World {
     pub(crate) fn new(policy: &str) -> Self {
-        let world = Self { root: tempfile::tempdir().unwrap() };
+        let world = Self { root: tempfile::tempdir().unwrap(), kind: KIND.get() };
         for folder in ["shm", "sockets", "policy", "services", "configs", "logs"] {
             let path = world.path(folder);
             fs::create_dir(&path).unwrap();
@@ -53,7 +60,7 @@ impl World {
     }
 
     pub(crate) fn transport(&self, own: u32) -> Transport {
-        Transport::new(Kind::Shm, own, &self.path("shm"))
+        Transport::new(self.kind, own, &self.path("shm"))
     }
 
     /// A daemon to be started; `args` ends with id and name.
@@ -63,8 +70,9 @@ impl World {
             .arg(DAEMON)
             .args(args)
             .stdin(Stdio::null())
-            .env("QREXEC_TRANSPORT", "shm")
+            .env("QREXEC_TRANSPORT", if self.kind == Kind::Shm { "shm" } else { "socket" })
             .env("QREXEC_SHM_DIR", self.path("shm"))
+            .env("VCHAN_SOCKET_DIR", self.path("shm"))
             .env("VCHAN_DOMAIN", "0")
             .env("QREXEC_SOCKET_DIR", self.path("sockets"))
             .env("QREXEC_POLICY_DIR", self.path("policy"))
