@@ -19,10 +19,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that compute and nothing else: what they may use besides.
-const PURE: &[(&str, &[&str])] = &[
-    ("qrexec-wire", &["thiserror", "zerocopy"]),
-    ("qrexec-policy", &["serde", "serde_json", "thiserror"]),
-];
+const PURE: &[(&str, &[&str])] =
+    &[("qrexec-wire", &["thiserror", "zerocopy"]), ("qrexec-policy", &["serde", "serde_json", "thiserror"])];
 
 pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     let members: Vec<_> = metadata.packages.iter().filter(|package| package.source.is_none()).collect();
@@ -52,10 +50,12 @@ mod tests {
     use crate::metadata::{Dependency, Package};
 
     fn package(name: &str, uses: &[(&str, Option<&str>)]) -> Package {
-        let dependency =
-            |(name, kind): &(&str, Option<&str>)| Dependency { name: (*name).into(), kind: kind.map(str::to_owned) };
+        let dependency = |(name, kind): &(&str, Option<&str>)| Dependency {
+            name: (*name).into(),
+            kind: kind.map(str::to_owned),
+        };
         let dependencies = uses.iter().map(dependency).collect();
-        Package { name: name.into(), license: None, source: None, dependencies }
+        Package { name: name.into(), dependencies, ..Package::default() }
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
             package("qrexec-ring", &[("qrexec-wire", Some("dev")), ("libc", None)]),
             package("stranger", &[]),
         ];
-        let complaints = check(&Metadata { packages });
+        let complaints = check(&Metadata { packages, ..Metadata::default() });
         assert_eq!(complaints.len(), 3, "{complaints:?}");
     }
 }

@@ -15,14 +15,17 @@ const SAFE_CRATES: &[&str] = &["wire", "daemon/policy", "agent", "daemon", "cli"
 const PURE_CRATES: &[&str] = &["wire/src", "daemon/policy/src"];
 
 /// What a pure crate must not name.
-const IMPURE: &[&str] = &["std::fs", "std::net", "std::process", "std::time", "std::env", "std::thread", "std::os"];
+const IMPURE: &[&str] =
+    &["std::fs", "std::net", "std::process", "std::time", "std::env", "std::thread", "std::os"];
 
 pub(crate) fn check() -> Result<Vec<String>, Failure> {
     let root = root();
-    let safety = fs::read_to_string(root.join("docs/safety.md")).map_err(|error| format!("docs/safety.md: {error}"))?;
+    let safety = fs::read_to_string(root.join("docs/safety.md"))
+        .map_err(|error| format!("docs/safety.md: {error}"))?;
     let mut complaints = Vec::new();
     for name in SAFE_CRATES {
-        let text = fs::read_to_string(root.join(name).join("src/lib.rs")).map_err(|error| format!("{name}: {error}"))?;
+        let text = fs::read_to_string(root.join(name).join("src/lib.rs"))
+            .map_err(|error| format!("{name}: {error}"))?;
         if !text.contains("#![forbid(unsafe_code)]") {
             complaints.push(format!("{name}/src/lib.rs does not forbid unsafe code"));
         }
