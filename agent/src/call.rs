@@ -37,7 +37,7 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
     let started = job.task.and_then(|task| {
         let prepared = services.prepare(&task.kind, &task.config)?;
         let log = log_of(&task);
-        services.start_detached(&prepared, Some(&task.user), log.as_ref().map(AsFd::as_fd))
+        services.start_detached(&prepared, task.user.as_deref(), log.as_ref().map(AsFd::as_fd))
     });
     let code = started.map_or_else(|error| failed(&job.label, &error), |()| 0);
     report(channel, version, code, true)
@@ -55,7 +55,7 @@ fn exec(channel: Channel, version: Version, services: &Services, job: Job) -> i3
 
 fn start(services: &Services, task: &Task) -> Result<Started, ExecError> {
     let prepared: Prepared = services.prepare(&task.kind, &task.config)?;
-    services.start(&prepared, Some(&task.user), Stderr::Piped)
+    services.start(&prepared, task.user.as_deref(), Stderr::Piped)
 }
 
 /// What a service says on its error output also goes to this machine's log; a command's does not.

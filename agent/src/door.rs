@@ -1,14 +1,18 @@
-//! The socket on which programs of this VM ask for services.
+//! A socket on which others ask: programs of this VM for services, the agent for calls.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Everybody may ask; who may enter the folder decides more.
-const MODE: u32 = 0o777;
+use engine::reactor::{Interest, Reactor};
+use rustix::process::{Resource, getrlimit};
 
-/// The listening socket. Its file goes with it, unless another agent has put its own in that place.
+/// How long to wait for a descriptor to become free somewhere.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The listening socket. Its file goes with it, unless a successor has put its own in that place.
 #[derive(Debug)]
 pub(crate) struct Door {
     socket: OwnedFd,
@@ -17,16 +21,75 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Listens at `path`.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let socket = ring::unix::listen(path, MODE)?;
+    /// Listens at `path`, which gets these permissions.
+    pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
+        let socket = ring::unix::listen(path, mode)?;
         Ok(Self { socket, path: path.to_owned(), file: identity(path) })
     }
 
-    /// The next connection, non-blocking; `None`: nobody is waiting.
-    pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
-        ring::unix::accept(&self.socket)
+    /// Closes it here and leaves the file: another process holds the socket.
+    pub(crate) fn leave(mut self) {
+        self.file = None;
     }
+
+    /// Removes the file: nobody comes in any more.
+    pub(crate) fn remove_file(&self) {
+        if self.file.is_some() && identity(&self.path) == self.file {
+            // A stale file would be replaced by the next one who listens.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a door is watched: not while there is no room, nor for a moment after nobody could be let
+/// in for want of a descriptor.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    open: bool,
+    again: Option<Instant>,
+}
+
+/// Open, for a door that was just given to the reactor.
+impl Default for Gate {
+    fn default() -> Self {
+        Self { open: true, again: None }
+    }
+}
+
+impl Gate {
+    /// The next connection, non-blocking; `None`: nobody is waiting, or nobody can be let in now.
+    pub(crate) fn let_in(&mut self, door: &Door, now: Instant) -> Option<OwnedFd> {
+        match ring::unix::accept(&door.socket) {
+            Ok(client) => client,
+            Err(error) => {
+                // No descriptor left, here or in the whole system. The client stays where it is.
+                tracing::error!("cannot take a client: {error}");
+                self.again = Some(now + PAUSE);
+                None
+            }
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Watches the door as long as somebody can come in.
+    pub(crate) fn adjust(&mut self, reactor: &Reactor, door: &Door, token: u64, room: bool, now: Instant) {
+        self.again = self.again.filter(|time| *time > now);
+        let open = room && self.again.is_none();
+        let interest = if open { Interest::Read } else { Interest::Hangup };
+        if self.open != open && reactor.modify(door, token, interest).is_ok() {
+            self.open = open;
+        }
+    }
+}
+
+/// Guests may have half of this process's descriptors; the rest is for calls.
+pub(crate) fn max_guests() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -42,10 +105,7 @@ impl AsFd for Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if self.file.is_some() && identity(&self.path) == self.file {
-            // A stale file would be replaced by the next agent.
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.remove_file();
     }
 }
 
@@ -58,13 +118,13 @@ mod tests {
     fn the_file_is_open_to_all_and_goes_with_the_door() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("agent");
-        let door = Door::open(&path).expect("listens");
+        let door = Door::open(&path, 0o777).expect("listens");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o777);
-        assert!(door.accept().expect("nobody").is_none());
+        assert!(ring::unix::accept(&door.socket).expect("nobody").is_none());
         let _client = std::os::unix::net::UnixStream::connect(&path).expect("connects");
-        assert!(door.accept().expect("somebody").is_some());
+        assert!(ring::unix::accept(&door.socket).expect("somebody").is_some());
 
-        let successor = Door::open(&path).expect("replaces it");
+        let successor = Door::open(&path, 0o777).expect("replaces it");
         drop(door);
         assert!(path.exists());
         drop(successor);

@@ -26,8 +26,8 @@ pub(crate) struct Job {
 /// What to run, and how.
 #[derive(Debug)]
 pub(crate) struct Task {
-    /// As whom.
-    pub(crate) user: String,
+    /// As whom; `None` in a session, which has a user already.
+    pub(crate) user: Option<String>,
     /// Without waiting for a session, and never by a fork server.
     pub(crate) nogui: bool,
     /// The command or service.
@@ -40,13 +40,13 @@ impl Job {
     /// Reads the command line, and the configuration of the service if it names one.
     pub(crate) fn new(services: &Services, start: Start) -> Self {
         let Start { just, params } = start;
-        let shown = params.cmdline.get(..SHOWN).unwrap_or(&params.cmdline);
-        Self {
-            endpoint: params.endpoint(),
-            just,
-            label: Escaped::new(shown).to_string(),
-            task: Task::new(services, &params.cmdline),
-        }
+        let task = Task::new(services, &params.cmdline);
+        Self { endpoint: params.endpoint(), just, label: label(&params.cmdline), task }
+    }
+
+    /// The same for a call that the agent handed over: its command line has no user any more.
+    pub(crate) fn in_session(services: &Services, just: bool, endpoint: Endpoint, cmdline: &[u8]) -> Self {
+        Self { endpoint, just, label: label(cmdline), task: Task::in_session(services, cmdline) }
     }
 
     /// The user and the caller for whose call a session has to be there first.
@@ -54,7 +54,7 @@ impl Job {
         let task = self.task.as_ref().ok()?;
         match &task.kind {
             CommandKind::Service(call) if task.config.wait_for_session && !task.nogui => {
-                Some((&task.user, call))
+                Some((task.user.as_deref()?, call))
             }
             _ => None,
         }
@@ -67,20 +67,34 @@ impl Job {
             return None;
         }
         let command = Command { user: None, nogui: false, kind: task.kind.clone() };
-        Some((&task.user, command.to_cmdline()))
+        Some((task.user.as_deref()?, command.to_cmdline()))
     }
 }
 
 impl Task {
     fn new(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
         let Command { user, nogui, kind } = Command::parse(cmdline)?;
-        let mut config = match &kind {
-            CommandKind::Service(call) => services.config(&call.service)?,
-            CommandKind::Shell(_) => ServiceConfig::default(),
-        };
+        let mut config = config(services, &kind)?;
         let user = config.force_user.take().or(user).ok_or(CommandError::NoUser)?;
-        Ok(Self { user, nogui, kind, config })
+        Ok(Self { user: Some(user), nogui, kind, config })
     }
+
+    fn in_session(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
+        let Command { nogui, kind, .. } = Command::parse_without_user(cmdline)?;
+        let config = config(services, &kind)?;
+        Ok(Self { user: None, nogui, kind, config })
+    }
+}
+
+fn config(services: &Services, kind: &CommandKind) -> Result<ServiceConfig, ExecError> {
+    match kind {
+        CommandKind::Service(call) => services.config(&call.service),
+        CommandKind::Shell(_) => Ok(ServiceConfig::default()),
+    }
+}
+
+fn label(cmdline: &[u8]) -> String {
+    Escaped::new(cmdline.get(..SHOWN).unwrap_or(cmdline)).to_string()
 }
 
 #[cfg(test)]

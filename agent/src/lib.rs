@@ -1,4 +1,4 @@
-//! `qrexec-agent`, the VM's side of qrexec.
+//! `qrexec-agent` and `qrexec-fork-server`, the VM's side of qrexec.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -6,11 +6,11 @@
 //! | [`options`] | the command line |
 //! | `serve` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
-//! | `door` | the socket for programs of this VM |
+//! | `door` | the sockets on which others ask |
 //! | `client` | one such program's connection |
 //! | `job` | what a command line and a service's configuration amount to |
 //! | `call` | the process of one call: data link, service, pump |
-//! | `fork_server` | handing a call to a user's fork server |
+//! | [`fork_server`] | handing a call to a user's fork server, and that server |
 //! | `session` | calls that wait for a graphical session |
 //!
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
@@ -24,7 +24,7 @@ mod client;
 mod control;
 pub mod core;
 mod door;
-mod fork_server;
+pub mod fork_server;
 mod job;
 pub mod options;
 mod serve;

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// Where a user's fork server listens; `%s` is the user's name.
-const FORK_SERVER: &str = "/var/run/qubes/qrexec-server.%s.sock";
+use crate::fork_server;
 
 /// Exit status for a command line without sense.
 const EXIT_USAGE: i32 = 2;
@@ -38,14 +37,7 @@ impl Options {
     /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
-        Self::try_parse_from(args).map_err(|error| {
-            // A closed stream is no reason for another status.
-            let _ = error.print();
-            match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-                _ => EXIT_USAGE,
-            }
-        })
+        Self::try_parse_from(args).map_err(|error| explain(&error))
     }
 
     /// Where fork servers listen, with `%s` for the user; `None`: they are not to be used.
@@ -54,9 +46,19 @@ impl Options {
     /// another agent: only a path that was given counts there.
     #[must_use]
     pub fn fork_server(&self, embedded: bool) -> Option<&OsStr> {
-        let default = (!embedded).then_some(OsStr::new(FORK_SERVER));
+        let default = (!embedded).then_some(OsStr::new(fork_server::SOCKET));
         let path = self.fork_server_socket.as_deref().or(default);
         path.filter(|path| !self.no_fork_server && !path.is_empty())
+    }
+}
+
+/// Says what clap has to say; gives the exit status that goes with it.
+pub(crate) fn explain(error: &clap::Error) -> i32 {
+    // A closed stream is no reason for another status.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        _ => EXIT_USAGE,
     }
 }
 
@@ -82,7 +84,7 @@ mod tests {
     #[test]
     fn fork_servers_are_used_where_they_belong() {
         let options = parse(&["-a/a"]).expect("fine");
-        assert_eq!(options.fork_server(false), Some(OsStr::new(FORK_SERVER)));
+        assert_eq!(options.fork_server(false), Some(OsStr::new(fork_server::SOCKET)));
         assert_eq!(options.fork_server(true), None);
         let given = parse(&["-a/a", "-s/b"]).expect("fine");
         assert_eq!(given.fork_server(true), Some(OsStr::new("/b")));

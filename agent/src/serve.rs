@@ -13,12 +13,12 @@ use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use ring::{Kind, Transport};
 use rustix::io::Errno;
-use rustix::process::{Resource, Signal, getrlimit};
+use rustix::process::Signal;
 
 use crate::client::{Client, Heard};
 use crate::control::{self, Control, Lost};
 use crate::core::{Action, CallId, ClientId, Core, Refusal};
-use crate::door::Door;
+use crate::door::{Door, Gate, max_guests};
 use crate::job::Job;
 use crate::options::Options;
 use crate::session::Sessions;
@@ -31,8 +31,8 @@ const SIGNALS: u64 = 2;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
-/// How long to wait for a descriptor to become free somewhere.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Everybody in the VM may ask; who may enter the socket's folder decides more.
+const DOOR_MODE: u32 = 0o777;
 
 /// Why the agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +91,7 @@ struct Agent {
     core: Core,
     /// There from the first HELLO on.
     door: Option<Door>,
-    /// Whether the door is watched: not while there is no room for more clients.
-    accepting: bool,
-    /// When to try again, after a client could not be taken for want of a descriptor.
-    try_door: Option<Instant>,
-    max_clients: usize,
+    gate: Gate,
     clients: usize,
     things: BTreeMap<u64, Thing>,
     next_token: u64,
@@ -116,9 +112,7 @@ impl Agent {
             agent_socket: options.agent_socket.clone(),
             core: Core::default(),
             door: None,
-            accepting: false,
-            try_door: None,
-            max_clients: max_clients(),
+            gate: Gate::default(),
             clients: 0,
             things: BTreeMap::new(),
             next_token: first_token(),
@@ -229,10 +223,9 @@ impl Agent {
         if self.door.is_some() {
             return Ok(());
         }
-        let door = Door::open(&self.agent_socket)
+        let door = Door::open(&self.agent_socket, DOOR_MODE)
             .map_err(|source| Error::Door { path: self.agent_socket.clone(), source })?;
         self.reactor.add(&door, DOOR, Interest::Read)?;
-        self.accepting = true;
         self.door = Some(door);
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
@@ -241,20 +234,10 @@ impl Agent {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Some(door) = &self.door {
-            if self.clients >= self.max_clients {
-                return self.watch_door(false);
-            }
-            match door.accept() {
-                Ok(Some(socket)) => self.admit(Client::new(socket, now)),
-                Ok(None) => return,
-                Err(error) => {
-                    // No descriptor left, here or in the whole system. The client stays where it is.
-                    tracing::error!("cannot take a client: {error}");
-                    self.try_door = Some(now + PAUSE);
-                    return self.watch_door(false);
-                }
-            }
+        while let Some(door) = self.door.as_ref().filter(|_| self.clients < max_guests())
+            && let Some(socket) = self.gate.let_in(door, now)
+        {
+            self.admit(Client::new(socket, now));
         }
     }
 
@@ -263,14 +246,6 @@ impl Agent {
             // Its request is usually there already.
             Ok(token) => self.on_thing(token),
             Err(error) => tracing::error!("cannot watch a client: {error}"),
-        }
-    }
-
-    fn watch_door(&mut self, accepting: bool) {
-        let Some(door) = &self.door else { return };
-        let interest = if accepting { Interest::Read } else { Interest::Hangup };
-        if self.accepting != accepting && self.reactor.modify(door, DOOR, interest).is_ok() {
-            self.accepting = accepting;
         }
     }
 
@@ -309,7 +284,6 @@ impl Agent {
         let thing = self.things.remove(&token)?;
         let _ = self.reactor.remove(&thing);
         self.clients = self.clients.saturating_sub(usize::from(matches!(thing, Thing::Client(_))));
-        self.watch_door(true);
         Some(thing)
     }
 
@@ -344,16 +318,13 @@ impl Agent {
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let clients = self.things.values().filter_map(client_deadline);
-        let next = clients.chain(self.control.deadline()).chain(self.try_door).min()?;
+        let next = clients.chain(self.control.deadline()).chain(self.gate.deadline()).min()?;
         Some(next.saturating_duration_since(now))
     }
 
     fn on_time(&mut self, now: Instant) {
         if let Err(why) = self.control.on_time(&self.reactor, now) {
             self.link_lost(&why);
-        }
-        if self.try_door.take_if(|time| *time <= now).is_some() {
-            self.watch_door(true);
         }
         let late = |thing: &Thing| client_deadline(thing).is_some_and(|deadline| deadline <= now);
         let tokens: Vec<u64> =
@@ -362,6 +333,9 @@ impl Agent {
             tracing::warn!("a client did not finish its request");
             let actions = self.client_gone(token);
             self.act(actions);
+        }
+        if let Some(door) = &self.door {
+            self.gate.adjust(&self.reactor, door, DOOR, self.clients < max_guests(), now);
         }
     }
 }
@@ -383,12 +357,6 @@ fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
             true
         }
     }
-}
-
-/// Clients may have half of this process's descriptors; the rest is for calls.
-fn max_clients() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
 }
 
 /// Tokens are also the numbers of request ids. They start anywhere, so that an answer meant for a

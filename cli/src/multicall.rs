@@ -19,6 +19,7 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-client", client::main),
     ("qrexec-client-vm", client_vm::main),
     ("qrexec-daemon", daemon::main),
+    ("qrexec-fork-server", agent::fork_server::main),
     ("qrexec-lab", lab::main),
     ("qrexec-policy-eval", policy_eval::main),
 ];

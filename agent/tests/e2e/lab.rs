@@ -1,10 +1,11 @@
 //! An agent in a process of its own, and a daemon that the test plays itself.
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use wire::version::Version;
 /// The domain id of the VM.
 const VM: u32 = 7;
 /// Longest wait for anything that must come.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const RINGS: Sizes = Sizes { left: 4096, right: 4096 };
 
 /// One VM with its agent.
@@ -37,6 +38,11 @@ pub(crate) struct Lab {
 impl Lab {
     /// A VM without services; the agent waits for its daemon.
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// The same, with these further arguments for the agent; they may depend on the lab's folder.
+    pub(crate) fn start_with(args: impl FnOnce(&Path) -> Vec<OsString>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         for name in ["shm", "services", "config"] {
             std::fs::create_dir(dir.path().join(name)).expect("mkdir");
@@ -44,19 +50,18 @@ impl Lab {
         std::fs::set_permissions(dir.path().join("shm"), PermissionsExt::from_mode(0o700)).expect("chmod");
         let uid = rustix::process::geteuid();
         let user = engine::exec::Account::by_uid(uid).map_or(uid.as_raw().to_string(), |a| a.name);
-        let agent = Command::new(std::env::current_exe().expect("this program"))
-            .arg(super::AS_AGENT)
+        let agent = program(dir.path(), super::AS_AGENT)
             .arg(format!("--agent-socket={}", dir.path().join("agent").display()))
-            .env("QREXEC_TRANSPORT", "shm")
-            .env("QREXEC_SHM_DIR", dir.path().join("shm"))
-            .env("QREXEC_SERVICE_PATH", dir.path().join("services"))
-            .env("QUBES_RPC_CONFIG_PATH", dir.path().join("config"))
-            .env("VCHAN_DOMAIN", VM.to_string())
-            .stdin(Stdio::null())
+            .args(args(dir.path()))
             .spawn()
             .expect("agent");
         let dom0 = Transport::new(Kind::Shm, 0, &dir.path().join("shm"));
         Self { dir, agent, dom0, user }
+    }
+
+    /// A fork server of this VM, not started yet.
+    pub(crate) fn fork_server(&self) -> Command {
+        program(self.dir.path(), super::AS_FORK_SERVER)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -87,9 +92,14 @@ impl Lab {
 
     /// Waits until the agent has its socket, which it makes after the handshake.
     pub(crate) fn wait_for_door(&self) {
+        self.wait_for("agent", true);
+    }
+
+    /// Waits until a file of the lab is there, or is not there any more.
+    pub(crate) fn wait_for(&self, name: &str, there: bool) {
         let start = std::time::Instant::now();
-        while !self.path("agent").exists() {
-            assert!(start.elapsed() < LIMIT, "no agent socket");
+        while self.path(name).exists() != there {
+            assert!(start.elapsed() < LIMIT, "{name}: not in time");
             std::thread::yield_now();
         }
     }
@@ -139,6 +149,17 @@ impl Lab {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
         self.agent.wait().expect("wait").code()
     }
+}
+
+/// This program in another role, as part of the VM whose files are below `dir`.
+fn program(dir: &Path, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg(role).stdin(Stdio::null());
+    command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", dir.join("shm"));
+    command.env("QREXEC_SERVICE_PATH", dir.join("services"));
+    command.env("QUBES_RPC_CONFIG_PATH", dir.join("config"));
+    command.env("VCHAN_DOMAIN", VM.to_string());
+    command
 }
 
 impl Drop for Lab {

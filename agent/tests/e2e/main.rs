@@ -10,18 +10,21 @@ use wire::names::{DomainId, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
+mod fork_server;
 mod lab;
 
 /// First argument: be the agent.
 const AS_AGENT: &str = "as-agent";
+/// First argument: be a fork server.
+const AS_FORK_SERVER: &str = "as-fork-server";
 
 fn main() {
     let mut args: Vec<OsString> = std::env::args_os().collect();
-    if args.get(1).is_some_and(|arg| arg == AS_AGENT) {
+    if let Some(role) = args.get(1).and_then(|arg| arg.to_str()).and_then(role) {
         args.remove(1);
-        std::process::exit(agent::main(args));
+        std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 10] = [
         ("a_service_runs", a_service_runs),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
         ("just_exec_answers_at_once", just_exec_answers_at_once),
@@ -29,10 +32,21 @@ fn main() {
         ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
         ("calls_wait_for_the_session", calls_wait_for_the_session),
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
+        ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
+        ("the_fork_server_ends_and_calls_go_on", fork_server::it_ends_and_calls_go_on),
+        ("rubbish_costs_one_connection", fork_server::rubbish_costs_one_connection),
     ];
     for (name, test) in tests {
         test();
         println!("{name} ... ok");
+    }
+}
+
+fn role(name: &str) -> Option<fn(Vec<OsString>) -> i32> {
+    match name {
+        AS_AGENT => Some(agent::main),
+        AS_FORK_SERVER => Some(agent::fork_server::main),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
 
@@ -22,6 +22,8 @@ pub enum Users {
     Own(String),
     /// As this process's own user, whatever the command line says: services in dom0.
     Any,
+    /// As this process's own user, in whose login session it is; commands run under this shell.
+    Session(PathBuf),
     /// As the user that the call names, with a login shell of his. Only root can do that.
     Login {
         /// Calls for this user, our own, run as we are and without a login: in an embedded
@@ -41,6 +43,22 @@ impl Users {
         }
     }
 
+    /// As we are, in this login session and under its shell.
+    #[must_use]
+    pub fn session() -> Self {
+        let shell = std::env::var_os("SHELL").map(PathBuf::from).filter(|shell| shell.is_absolute());
+        Self::Session(shell.unwrap_or_else(|| "/bin/sh".into()))
+    }
+
+    /// The shell for commands that run as we are.
+    #[must_use]
+    pub fn shell(&self) -> &Path {
+        match self {
+            Self::Session(shell) => shell,
+            _ => Path::new("/bin/sh"),
+        }
+    }
+
     /// The account to log in as; `None` to run as we are.
     ///
     /// # Errors
@@ -48,7 +66,7 @@ impl Users {
     pub fn account(&self, wanted: Option<&str>) -> Result<Option<Account>, ExecError> {
         let refuse = |reason| Err(ExecError::User { wanted: wanted.unwrap_or_default().to_owned(), reason });
         match self {
-            Self::Any => Ok(None),
+            Self::Any | Self::Session(_) => Ok(None),
             Self::Own(name) | Self::Login { direct: Some(name) } if wanted == Some(name) => Ok(None),
             Self::Own(_) => refuse("only root can start programs as somebody else"),
             Self::Login { .. } => match wanted.and_then(Account::by_name) {
@@ -186,6 +204,7 @@ mod tests {
         assert_eq!(users.account(Some("root")).expect_err("somebody else").code(), 125);
         assert_eq!(users.account(None).expect_err("nobody").code(), 125);
         assert_eq!(Users::Any.account(Some("anybody")).expect("us"), None);
+        assert_eq!(Users::session().account(None).expect("us"), None);
         let login = Users::Login { direct: Some("root".to_owned()) };
         assert_eq!(login.account(Some("no-such-user-here")).expect_err("unknown").code(), 125);
         assert_eq!(login.account(Some("root")).expect("direct"), None);

@@ -15,7 +15,7 @@ use rustix::pipe::PipeFlags;
 use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
 use crate::process::{self, Child, Program};
 
-/// The shell for texts and commands.
+/// The shell for texts.
 pub(super) const SHELL: &CStr = c"/bin/sh";
 
 /// Bytes of a path that fit a socket address on every system.
@@ -116,18 +116,23 @@ impl Services {
                 if let Some(call) = &what.call {
                     environment.describe(call);
                 }
-                spawn(what, &environment.to_strings(), streams)
+                spawn(what, self.users.shell(), &environment.to_strings(), streams)
             }
         }
         .map_err(|source| {
-            let file = what.image.path().unwrap_or(Path::new("/bin/sh"));
+            let file = what.image.path().unwrap_or(self.users.shell());
             ExecError::Spawn { file: file.to_owned(), source }
         })
     }
 }
 
 /// Starts a program as we are, without any shell unless it is a text.
-fn spawn(what: &Executable, env: &[CString], streams: [BorrowedFd<'_>; 3]) -> io::Result<Child> {
+fn spawn(
+    what: &Executable,
+    shell: &Path,
+    env: &[CString],
+    streams: [BorrowedFd<'_>; 3],
+) -> io::Result<Child> {
     let argument = argument(what)?;
     let start = |args: Vec<CString>| {
         let file = args.first().cloned().unwrap_or_default();
@@ -136,7 +141,7 @@ fn spawn(what: &Executable, env: &[CString], streams: [BorrowedFd<'_>; 3]) -> io
     let text =
         |path: &Path| Ok::<_, io::Error>([vec![SHELL.to_owned(), c_path(path)?], argument.clone()].concat());
     match &what.image {
-        Image::Shell(command) => start(vec![SHELL.to_owned(), c"-c".to_owned(), command.clone()]),
+        Image::Shell(command) => start(vec![c_path(shell)?, c"-c".to_owned(), command.clone()]),
         Image::Text(path) => start(text(path)?),
         Image::Program(path) => match start([vec![c_path(path)?], argument.clone()].concat()) {
             // Executable, but neither a binary nor with a first line that names its interpreter.

@@ -1,0 +1,275 @@
+//! The server: takes requests and runs each in a process of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engine::exec::{Services, Users};
+use engine::process::{Child, Signals, fork_keeping};
+use engine::reactor::{Event, Interest, Reactor};
+use ring::{Kind, Transport};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::process::Signal;
+
+use super::Options;
+use super::request::{Decoder, Request};
+use crate::door::{Door, Gate, max_guests};
+use crate::job::Job;
+use crate::{EXIT_DONE, EXIT_FAILED, call};
+
+const SIGNALS: u64 = 0;
+const DOOR: u64 = 1;
+/// The first token of anything else.
+const FIRST_TOKEN: u64 = 2;
+
+/// Only the user himself, and root, whose agent it is.
+const MODE: u32 = 0o600;
+
+/// How long a request may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the fork server with these arguments, the program's own name first; gives its exit status.
+#[must_use]
+pub fn main(args: Vec<OsString>) -> i32 {
+    let options = match Options::from_args(args) {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
+    status(run(&options))
+}
+
+fn status(served: Result<(), Error>) -> i32 {
+    match served {
+        Ok(()) => EXIT_DONE,
+        Err(error) => {
+            tracing::error!("{error}");
+            EXIT_FAILED
+        }
+    }
+}
+
+/// Why there is no fork server.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("no way to reach other machines: {0}")]
+    Transport(#[from] ring::Error),
+    #[error("this user has no name: say where to listen")]
+    NoUser,
+    #[error("cannot listen at {}: {source}", path.display())]
+    Door { path: PathBuf, source: io::Error },
+    #[error("cannot go into the background: {0}")]
+    Background(io::Error),
+    #[error("no event loop: {0}")]
+    Reactor(#[from] Errno),
+    #[error("no signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Listens, then serves: in the background unless told otherwise.
+fn run(options: &Options) -> Result<(), Error> {
+    let transport = Transport::from_env()?;
+    let path = options.socket().ok_or(Error::NoUser)?;
+    let door = Door::open(&path, MODE).map_err(|source| Error::Door { path, source })?;
+    if options.foreground {
+        return serve(&door, transport);
+    }
+    let in_background = || {
+        let served = serve(&door, transport);
+        // This process drops nothing.
+        door.remove_file();
+        status(served)
+    };
+    fork_keeping(&[door.as_fd()], in_background).map_err(Error::Background)?;
+    door.leave();
+    Ok(())
+}
+
+fn serve(door: &Door, transport: Transport) -> Result<(), Error> {
+    let reactor = Reactor::new()?;
+    let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
+    reactor.add(&signals, SIGNALS, Interest::Read)?;
+    reactor.add(door, DOOR, Interest::Read)?;
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("cannot tell the service manager that the fork server is ready: {error}");
+    }
+    let embedded = transport.kind() != Kind::Xen;
+    let services = Services::from_env(Users::session(), embedded);
+    let server = Server {
+        transport,
+        services,
+        reactor,
+        signals,
+        gate: Gate::default(),
+        things: BTreeMap::new(),
+        asking: 0,
+        next_token: FIRST_TOKEN,
+    };
+    server.run(door)
+}
+
+/// Whatever has a descriptor and a token of its own.
+#[derive(Debug)]
+enum Thing {
+    /// A connection whose request is not complete; it must be by then.
+    Asking(OwnedFd, Decoder, Instant),
+    /// The process of a call, which holds the connection.
+    Process(Child),
+}
+
+impl AsFd for Thing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Asking(socket, ..) => socket.as_fd(),
+            Self::Process(child) => child.as_fd(),
+        }
+    }
+}
+
+struct Server {
+    transport: Transport,
+    services: Services,
+    reactor: Reactor,
+    signals: Signals,
+    gate: Gate,
+    things: BTreeMap<u64, Thing>,
+    asking: usize,
+    next_token: u64,
+}
+
+impl Server {
+    /// Serves until a signal ends it. Calls that run go on.
+    fn run(mut self, door: &Door) -> Result<(), Error> {
+        let mut events = Vec::new();
+        loop {
+            let now = Instant::now();
+            let deadlines = self.things.values().filter_map(deadline).chain(self.gate.deadline());
+            let timeout = deadlines.min().map(|next| next.saturating_duration_since(now));
+            self.reactor.wait(timeout, &mut events)?;
+            let now = Instant::now();
+            for Event { token, .. } in &events {
+                match *token {
+                    SIGNALS if self.signals.take_next().map_err(Error::Signals)?.is_some() => return Ok(()),
+                    SIGNALS => {}
+                    DOOR => self.accept(door, now),
+                    token => self.on_thing(token),
+                }
+            }
+            self.on_time(now);
+            let room = self.asking < max_guests();
+            self.gate.adjust(&self.reactor, door, DOOR, room, now);
+        }
+    }
+
+    fn accept(&mut self, door: &Door, now: Instant) {
+        while self.asking < max_guests()
+            && let Some(socket) = self.gate.let_in(door, now)
+        {
+            let trusted = ring::unix::peer_uid(&socket)
+                .is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
+            if !trusted {
+                tracing::warn!("another user asked for a call: refused");
+            } else if let Some(token) =
+                self.watch(Thing::Asking(socket, Decoder::default(), now + REQUEST_LIMIT))
+            {
+                // Its request is usually there already.
+                self.on_thing(token);
+            }
+        }
+    }
+
+    fn on_thing(&mut self, token: u64) {
+        match self.things.get_mut(&token) {
+            Some(Thing::Asking(socket, decoder, _)) => match hear(socket, decoder) {
+                Ok(None) => {}
+                Ok(Some(request)) => {
+                    if let Some(Thing::Asking(socket, ..)) = self.forget(token) {
+                        self.start(socket, request);
+                    }
+                }
+                Err(why) => {
+                    tracing::warn!("a request for a call: {why}");
+                    self.forget(token);
+                }
+            },
+            Some(Thing::Process(child)) => match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) => {
+                    self.forget(token);
+                }
+            },
+            None => {}
+        }
+    }
+
+    /// Runs a call. Its process holds the connection, and the agent sees it end with that process.
+    fn start(&mut self, socket: OwnedFd, request: Request) {
+        let Request { just, endpoint, command } = request;
+        let job = Job::in_session(&self.services, just, endpoint, &command);
+        tracing::info!("{}", job.label);
+        match fork_keeping(&[socket.as_fd()], || call::run(&self.transport, &self.services, job)) {
+            Ok(child) => {
+                self.watch(Thing::Process(child));
+            }
+            Err(error) => tracing::error!("cannot run a call: {error}"),
+        }
+    }
+
+    fn watch(&mut self, thing: Thing) -> Option<u64> {
+        let token = self.next_token;
+        self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
+        if let Err(error) = self.reactor.add(&thing, token, Interest::Read) {
+            tracing::error!("cannot watch a call: {error}");
+            return None;
+        }
+        self.asking = self.asking.saturating_add(usize::from(matches!(thing, Thing::Asking(..))));
+        self.things.insert(token, thing);
+        Some(token)
+    }
+
+    fn forget(&mut self, token: u64) -> Option<Thing> {
+        let thing = self.things.remove(&token)?;
+        let _ = self.reactor.remove(&thing);
+        self.asking = self.asking.saturating_sub(usize::from(matches!(thing, Thing::Asking(..))));
+        Some(thing)
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        let late = |thing: &Thing| deadline(thing).is_some_and(|deadline| deadline <= now);
+        let tokens: Vec<u64> =
+            self.things.iter().filter(|(_, thing)| late(thing)).map(|(token, _)| *token).collect();
+        for token in tokens {
+            tracing::warn!("a request for a call was not finished");
+            self.forget(token);
+        }
+    }
+}
+
+fn deadline(thing: &Thing) -> Option<Instant> {
+    match thing {
+        Thing::Asking(.., deadline) => Some(*deadline),
+        Thing::Process(_) => None,
+    }
+}
+
+/// Reads what is there.
+fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, String> {
+    let mut buffer = [0_u8; 4096];
+    loop {
+        let bytes = match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Err("it ended before it was complete".to_owned()),
+            Ok((count, _)) => buffer.get(..count).unwrap_or_default(),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.to_string()),
+        };
+        match decoder.feed(bytes) {
+            Ok(None) => {}
+            Ok(Some(request)) => return Ok(Some(request)),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The agent with a fork server.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::lab::{LIMIT, Lab};
+
+/// Where it listens; the agent is told with `%s`.
+fn socket(lab: &Lab) -> String {
+    format!("session.{}", lab.user)
+}
+
+fn lab() -> Lab {
+    let lab = Lab::start_with(|dir| {
+        let mut option = std::ffi::OsString::from("--fork-server-socket=");
+        option.push(dir.join("session.%s"));
+        vec![option]
+    });
+    lab.service("test.Where", "echo ${SESSION-none} $QREXEC_REMOTE_DOMAIN $1; echo note >&2; exit 4");
+    lab
+}
+
+fn server(lab: &Lab) -> Command {
+    let mut command = lab.fork_server();
+    command.arg(lab.path(&socket(lab))).env("SESSION", "mine").env("QREXEC_REMOTE_DOMAIN", "forged");
+    command
+}
+
+/// A fork server that ends with the test.
+struct Foreground(Child);
+
+impl Foreground {
+    fn start(lab: &Lab) -> Self {
+        let child = server(lab).arg("--foreground").spawn().expect("fork server");
+        lab.wait_for(&socket(lab), true);
+        Self(child)
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn calls_run_in_the_session() {
+    let lab = lab();
+    let mut daemon = lab.daemon();
+    let out = |daemon: &mut super::lab::Daemon, command: &str| {
+        let answer = lab.call(daemon, 513, command, "");
+        daemon.expect_end(513);
+        (answer.out, answer.err, answer.code)
+    };
+    let said = |out: &str| (format!("{out}\n"), "note\n".to_owned(), Some(4));
+    // There is none yet: the call runs all the same.
+    assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("none work a"));
+    let _server = Foreground::start(&lab);
+    assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("mine work a"));
+    assert_eq!(out(&mut daemon, "nogui:QUBESRPC test.Where+ work"), said("none work"));
+    assert_eq!(out(&mut daemon, "echo $SESSION").0, "mine\n");
+    assert_eq!(out(&mut daemon, "QUBESRPC test.None+ work").2, Some(127));
+    assert_eq!(lab.just(&mut daemon, 514, "QUBESRPC test.Where+ work"), 0);
+    daemon.expect_end(514);
+    // What is only for sockets keeps a service out of the session.
+    std::fs::write(lab.path("config").join("test.Where"), "exit-on-client-eof=true\n").expect("write");
+    assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("none work a"));
+}
+
+pub(crate) fn it_ends_and_calls_go_on() {
+    let lab = lab();
+    lab.service(
+        "test.Server",
+        "read pid comm state ppid rest </proc/$QREXEC_AGENT_PID/stat; echo $ppid; exec cat",
+    );
+    let mut daemon = lab.daemon();
+    // It listens before the one who started it goes on.
+    assert_eq!(server(&lab).status().expect("fork server").code(), Some(0));
+    assert!(lab.path(&socket(&lab)).exists());
+    let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Server+ work");
+    let pid = running.hear().trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::TERM).expect("kill");
+    lab.wait_for(&socket(&lab), false);
+    running.say("after\n");
+    assert_eq!(running.hear(), "after\n");
+    assert_eq!(running.finish().code, Some(0));
+    daemon.expect_end(513);
+}
+
+pub(crate) fn rubbish_costs_one_connection() {
+    let lab = lab();
+    let _server = Foreground::start(&lab);
+    let ask = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(lab.path(&socket(&lab))).expect("connect");
+        stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+        stream.write_all(bytes).expect("write");
+        stream
+    };
+    let _silent = ask(&[]);
+    let _half = ask(&[0, 2, 0]);
+    for rubbish in [vec![0xff; 64], vec![0x11; 16], [&0x200_u32.to_ne_bytes()[..], &[0; 12]].concat()] {
+        // Closed with bytes unread: an end or a reset.
+        assert!(matches!(ask(&rubbish).read(&mut [0; 9]), Ok(0) | Err(_)));
+    }
+    let mut daemon = lab.daemon();
+    assert_eq!(lab.call(&mut daemon, 513, "QUBESRPC test.Where+ work", "").out, "mine work\n");
+}
