@@ -1,0 +1,40 @@
+//! Local descriptors, in a program of their own: a process that another test starts would hold copies of these pipes.
+
+use std::io;
+
+use engine::localfd::{Direction, LocalFd};
+use rustix::fs::{self, OFlags};
+
+#[test]
+fn a_pipe_keeps_its_flags_and_ours_does_not_block() {
+    let (r, w) = rustix::pipe::pipe().unwrap();
+    let copy = r.try_clone().unwrap();
+    let ours = LocalFd::adopt(copy, Direction::In).unwrap();
+    assert!(ours.may_try());
+    let mut buf = [0u8; 8];
+    assert_eq!(ours.read(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert!(!fs::fcntl_getfl(&r).unwrap().contains(OFlags::NONBLOCK));
+    rustix::io::write(&w, b"abc").unwrap();
+    assert_eq!(ours.read(&mut buf).unwrap(), 3);
+    drop(w);
+    assert_eq!(ours.read(&mut buf).unwrap(), 0);
+}
+
+#[test]
+fn the_write_end_of_a_pipe_without_reader_is_broken() {
+    let (r, w) = rustix::pipe::pipe().unwrap();
+    drop(r);
+    let error = LocalFd::adopt(w, Direction::Out).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_socket_is_used_without_touching_its_flags() {
+    let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+    let keep = a.try_clone().unwrap();
+    let ours = LocalFd::adopt(a.into(), Direction::In).unwrap();
+    assert_eq!(ours.read(&mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert!(!fs::fcntl_getfl(&keep).unwrap().contains(OFlags::NONBLOCK));
+    drop(b);
+    assert_eq!(ours.read(&mut [0; 4]).unwrap(), 0);
+}
