@@ -21,9 +21,18 @@ fn a_pipe_keeps_its_flags_and_ours_does_not_block() {
 }
 
 #[test]
-fn the_write_end_of_a_pipe_without_reader_is_broken() {
+fn without_a_reader_a_pipe_breaks_at_the_write_and_a_fifo_at_once() {
     let (r, w) = rustix::pipe::pipe().unwrap();
     drop(r);
+    let pipe = LocalFd::adopt(w, Direction::Out).unwrap();
+    assert_eq!(pipe.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    fs::mknodat(fs::CWD, &path, fs::FileType::Fifo, fs::Mode::RWXU, 0).unwrap();
+    let both = fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, fs::Mode::empty()).unwrap();
+    let w = fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, fs::Mode::empty()).unwrap();
+    drop(both);
     let error = LocalFd::adopt(w, Direction::Out).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
