@@ -14,6 +14,8 @@ use crate::question::User;
 const STARTUP_SECONDS: u64 = 60;
 /// The folders of the policy, if nothing else is said.
 const POLICY_FOLDERS: &str = "/run/qubes/policy.d:/etc/qubes/policy.d";
+/// The policy daemon's socket, if nothing else is said.
+const POLICY_SOCKET: &str = "/run/qubes/policy.sock";
 
 /// Serves the calls from and to one VM: decides by policy, and brings both ends together.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -25,7 +27,7 @@ pub struct Args {
     /// Folder of the daemons' sockets.
     #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
     pub socket_dir: PathBuf,
-    /// Program that decides about calls, in place of the policy files.
+    /// Program that decides about calls where no policy daemon does.
     #[arg(short, long, value_name = "PATH")]
     pub policy_program: Option<PathBuf>,
     /// Stay in the foreground and log to standard error.
@@ -56,6 +58,9 @@ pub struct Environment {
     pub policy_folders: Vec<PathBuf>,
     /// The file that describes the system (`QREXEC_SYSTEM_INFO`).
     pub system_info: Option<PathBuf>,
+    /// The policy daemon's socket (`QREXEC_POLICY_SOCKET`); an empty name is none. A system described
+    /// by a file has none unless one is named: it is not the system that the policy daemon knows.
+    pub policy_socket: Option<PathBuf>,
 }
 
 impl Environment {
@@ -67,6 +72,10 @@ impl Environment {
             startup_limit: get("QREXEC_STARTUP_NOWAIT").is_none().then(|| startup_limit(&get)),
             log_dir: get("QREXEC_LOG_DIR").map_or_else(|| "/var/log/qubes".into(), PathBuf::from),
             policy_folders: folders.collect(),
+            policy_socket: match get("QREXEC_POLICY_SOCKET") {
+                Some(path) => Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty()),
+                None => get("QREXEC_SYSTEM_INFO").is_none().then(|| POLICY_SOCKET.into()),
+            },
             system_info: get("QREXEC_SYSTEM_INFO").map(PathBuf::from),
         }
     }

@@ -13,7 +13,7 @@
 //! | [`ports`] | which data ports calls use |
 //! | [`question`] | what policy is asked and what it may answer |
 //! | [`answer`] | the answer lines of a policy program |
-//! | [`policy_source`] | decisions, from files or from a program |
+//! | [`policy_source`] | decisions, from files, from the policy daemon or from a program |
 //! | [`local_socket`] | the socket for dom0 and its names |
 //! | [`driver`] | descriptors and processes: what the core decides is done here |
 //! | [`dom0_service`] | the process of one service in dom0 |
@@ -31,6 +31,7 @@ pub mod startup;
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 
 use clap::Parser;
 use ring::Transport;
@@ -40,9 +41,11 @@ use wire::names::DomainId;
 use crate::cli::{Args, Environment};
 use crate::core::Settings;
 use crate::driver::{Decider, Driver, Setup};
-use crate::policy_source::{PolicyFiles, Programs};
+use crate::policy_source::{PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};
 
+/// The program that decides where nothing else is said and no policy daemon runs.
+const POLICY_PROGRAM: &str = "/usr/lib/qubes/qrexec-policy-exec";
 /// Calls of one VM that may wait for an answer, or be served in dom0, at once.
 const MAX_OPEN: usize = 1024;
 /// Calls between VMs that are watched to their end at once, each with a descriptor.
@@ -99,13 +102,7 @@ fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
 }
 
 fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {
-    let decider = match &args.policy_program {
-        Some(path) => Decider::Program(Programs::new(path)?),
-        None => {
-            let files = PolicyFiles::new(environment.policy_folders, environment.system_info);
-            Decider::Files(Box::new(files))
-        }
-    };
+    let decider = decider(args, &environment)?;
     Ok(Setup {
         settings: Settings {
             id: DomainId(args.id.get()),
@@ -123,4 +120,19 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
         report,
         service_files: Some(files),
     })
+}
+
+/// Who decides: the files, in this process, where the environment describes the system (in a lab);
+/// else the policy daemon, and a program where that is not there.
+fn decider(args: &Args, environment: &Environment) -> io::Result<Decider> {
+    let lab = environment.system_info.is_some();
+    let program = match &args.policy_program {
+        Some(path) => PolicyProgram::at(path)?,
+        None if lab => PolicyProgram::own()?,
+        None => PolicyProgram::at(Path::new(POLICY_PROGRAM))?,
+    };
+    let here = lab && environment.policy_socket.is_none() && args.policy_program.is_none();
+    let files = here
+        .then(|| PolicyFiles::new(environment.policy_folders.clone(), environment.system_info.clone()));
+    Ok(Decider { files, programs: Programs::new(environment.policy_socket.clone(), Some(program)) })
 }

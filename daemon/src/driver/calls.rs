@@ -11,7 +11,7 @@ use wire::names::Target;
 
 use super::peers::{Heard, Peers, forget};
 use super::token::Token;
-use super::{Decider, Driver};
+use super::Driver;
 use crate::core::{CallId, LocalService, Now};
 use crate::policy_source::Readiness;
 use crate::question::{Question, Verdict};
@@ -58,32 +58,28 @@ impl Targets {
 
 impl Driver {
     pub(super) fn ask(&mut self, id: CallId, question: Question) {
-        match &mut self.decider {
-            Decider::Files(files) => {
-                let verdict = files.decide(&question);
-                self.core.decided(self.epoch.elapsed(), id, verdict);
-            }
-            Decider::Program(programs) => {
-                programs.ask(id, question);
-                self.start_programs();
-            }
+        if let Some(verdict) = self.decider.files.as_mut().and_then(|files| files.decide(&question)) {
+            return self.core.decided(self.epoch.elapsed(), id, verdict);
         }
+        self.decider.programs.ask(id, question);
+        self.start_programs();
     }
 
     pub(super) fn cancel_question(&mut self, id: CallId) {
-        let Decider::Program(programs) = &mut self.decider else { return };
+        let programs = &mut self.decider.programs;
         programs.cancel(id);
         // What it starts may outlive it and hold its output open; nobody reads that any more.
         if let Some(output) = programs.descriptor(id, Readiness::Output) {
             forget(&self.reactor, output);
             programs.close_output(id);
         }
+        // A connection is gone with that, a program has yet to be reaped.
+        let _ = programs.finished(id);
     }
 
-    /// Starts policy programs for the questions that wait for one.
+    /// Asks the questions that wait for their turn.
     pub(super) fn start_programs(&mut self) {
-        while let Decider::Program(programs) = &mut self.decider {
-            let Some((id, started)) = programs.start_next() else { return };
+        while let Some((id, started)) = self.decider.programs.start_next() {
             if let Err(verdict) = started.and_then(|()| self.watch_program(id)) {
                 self.core.decided(self.epoch.elapsed(), id, verdict);
             }
@@ -91,8 +87,8 @@ impl Driver {
     }
 
     fn watch_program(&mut self, id: CallId) -> Result<(), Verdict> {
-        let Decider::Program(programs) = &mut self.decider else { return Ok(()) };
-        let watched = programs.descriptors(id).into_iter().flatten().try_for_each(|(readiness, fd)| {
+        let programs = &mut self.decider.programs;
+        let watched = programs.descriptors(id).try_for_each(|(readiness, fd)| {
             self.reactor.add(fd, Token::Program(id, readiness).encode(), Interest::Read)
         });
         watched.map_err(|error| {
@@ -102,7 +98,7 @@ impl Driver {
     }
 
     pub(super) fn program_ready(&mut self, id: CallId, readiness: Readiness) {
-        let Decider::Program(programs) = &mut self.decider else { return };
+        let programs = &mut self.decider.programs;
         let over = match readiness {
             Readiness::Output => programs.read(id),
             Readiness::End => programs.reap(id),

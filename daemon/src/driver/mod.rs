@@ -37,11 +37,11 @@ const AGENT_BATCH: usize = 64;
 
 /// Who decides about calls.
 #[derive(Debug)]
-pub enum Decider {
-    /// The policy files.
-    Files(Box<PolicyFiles>),
-    /// A program.
-    Program(Programs),
+pub struct Decider {
+    /// The policy files, if they are read in this process.
+    pub files: Option<PolicyFiles>,
+    /// Who is asked otherwise, and where a person has to be asked or told.
+    pub programs: Programs,
 }
 
 /// Everything that a daemon needs to run.

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use policy::{Source, SourceError};
 
+use super::watch::Watch;
+
 /// The clock that stamps files ticks as rarely as this: two changes within one tick look alike.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -18,22 +20,50 @@ type Identity = Option<[i64; 7]>;
 #[derive(Debug, Default)]
 pub(super) struct Footprint {
     seen: Vec<(PathBuf, Identity)>,
+    /// How many of those are folders that were listed; they come first.
+    folders: usize,
     /// Something changed so shortly before it was read that a further change might not show.
     unsettled: bool,
+    /// Tells of changes, as long as everything that was looked at can be watched.
+    watch: Option<Watch>,
 }
 
 impl Footprint {
+    /// Nothing was looked at yet; what will be is watched, as far as that is possible.
+    pub(super) fn watched() -> Self {
+        Self { watch: Watch::new(), ..Self::default() }
+    }
+
     /// Notes the state of `path`. To be called before it is read: a change in between then shows.
     pub(super) fn note(&mut self, path: &Path) {
+        self.watch = self.watch.take().filter(|watch| watch.add(path));
         let (identity, changed) = look(path);
         let horizon = SystemTime::now().checked_sub(TICK).unwrap_or(SystemTime::UNIX_EPOCH);
         self.unsettled |= changed.is_some_and(|at| at >= horizon);
         self.seen.push((path.to_owned(), identity));
     }
 
-    /// Whether everything is as it was found.
+    /// Notes a folder that is about to be listed.
+    pub(super) fn note_folder(&mut self, path: &Path) {
+        self.note(path);
+        let last = self.seen.len().saturating_sub(1);
+        self.seen.swap(self.folders, last);
+        self.folders = self.folders.saturating_add(1);
+    }
+
+    /// Whether changes are told by the kernel, so that files need not be looked at.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// Whether everything is as it was found. Folders are looked at in any case: another one may have
+    /// been mounted over them, of which no watch tells.
     pub(super) fn holds(&self) -> bool {
-        !self.unsettled && self.seen.iter().all(|(path, identity)| look(path).0 == *identity)
+        let (settled, looked_at) = match &self.watch {
+            Some(watch) => (watch.is_quiet(), self.folders),
+            None => (!self.unsettled, self.seen.len()),
+        };
+        settled && self.seen.iter().take(looked_at).all(|(path, identity)| look(path).0 == *identity)
     }
 }
 
@@ -67,6 +97,11 @@ impl<'a> Disk<'a> {
     #[must_use]
     pub fn new(folders: &'a [PathBuf]) -> Self {
         Self { folders, footprint: RefCell::default() }
+    }
+
+    /// The same, watched from before it is read.
+    pub(super) fn watched(folders: &'a [PathBuf]) -> Self {
+        Self { folders, footprint: RefCell::new(Footprint::watched()) }
     }
 
     /// What was looked at so far.
@@ -103,7 +138,7 @@ impl Source for Disk<'_> {
 
     fn list(&self, folder: &str) -> Result<Vec<String>, SourceError> {
         let folder = Path::new(folder);
-        self.note(folder);
+        self.footprint.borrow_mut().note_folder(folder);
         let entries = std::fs::read_dir(folder).map_err(|error| failed(folder, &error))?;
         let mut names = Vec::new();
         for entry in entries {

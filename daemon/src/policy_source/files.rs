@@ -1,21 +1,20 @@
 //! Decisions from the policy folders and the system information, both always as they are now.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use policy::{Decision, Policy, Request, SystemInfo};
+use policy::{Decision, Request, SystemInfo};
 use wire::names::{ServiceName, Target};
 
-use super::disk::{Disk, Footprint};
+use super::store::{PolicyStore, SystemFile};
 use crate::question::{Allow, Question, User, Verdict};
 
 /// The policy of this machine. Every question is answered from the files of this moment: before it
-/// is used, each file and folder that was read is looked at again, which costs microseconds.
+/// is used, each file and folder that was read is looked at again, which costs microseconds. (A
+/// system has many daemons but few inotify instances, so the kernel is not asked to tell.)
 #[derive(Debug)]
 pub struct PolicyFiles {
-    folders: Vec<PathBuf>,
-    policy: Option<(Policy, Footprint)>,
-    system_path: Option<PathBuf>,
-    system: Option<(SystemInfo, Footprint)>,
+    policy: PolicyStore,
+    system: Option<SystemFile>,
 }
 
 impl PolicyFiles {
@@ -23,61 +22,44 @@ impl PolicyFiles {
     /// `system` describes. Nothing is read yet; what is missing denies.
     #[must_use]
     pub fn new(folders: Vec<PathBuf>, system: Option<PathBuf>) -> Self {
-        Self { folders, policy: None, system_path: system, system: None }
+        Self { policy: PolicyStore::new(folders), system: system.map(SystemFile::new) }
     }
 
-    /// Decides. Whatever goes wrong on the way denies.
-    pub fn decide(&mut self, question: &Question) -> Verdict {
-        match self.decision(question) {
-            Ok(Decision::Allow(allow)) => allowed(allow),
-            Ok(Decision::Ask(ask)) => {
-                Verdict::deny(format!("{} asks the user, and there is nobody to ask", ask.rule))
+    /// Decides, unless a person has to be asked, or told: then the question needs a program that can.
+    /// Whatever goes wrong on the way denies.
+    pub fn decide(&mut self, question: &Question) -> Option<Verdict> {
+        let (decision, told) = match self.decision(question) {
+            Ok(decision) => decision,
+            Err(reason) => return Some(Verdict::Deny(reason)),
+        };
+        match decision {
+            Decision::Ask(ask) if !told => {
+                Some(Verdict::deny(format!("{} asks the user, and the caller has no guivm", ask.rule)))
             }
-            Ok(Decision::Deny(deny)) => Verdict::Deny(deny.reason),
-            Err(reason) => Verdict::Deny(reason),
+            Decision::Allow(allow) if !(told && allow.notify) => Some(allowed(allow)),
+            Decision::Deny(deny) if !(told && deny.notify) => Some(Verdict::Deny(deny.reason)),
+            _ => None,
         }
     }
 
-    fn decision(&mut self, question: &Question) -> Result<Decision, String> {
-        let path = self.system_path.as_deref().ok_or("no system information is configured")?;
-        let (system, _) = fresh(&mut self.system, || read_system(path))?;
-        let (policy, _) = fresh(&mut self.policy, || Ok(read_policy(&self.folders)))?;
+    /// The decision, and whether there is somebody to ask and to tell.
+    fn decision(&mut self, question: &Question) -> Result<(Decision, bool), String> {
+        let system = self.system.as_mut().ok_or("no system information is configured")?.current()?;
         let service = question.service.as_str();
         let mut request = Request::new(question.source.as_str(), question.target.as_str(), service);
         request.requested_source = question.requested_source.as_ref().map(Target::as_str);
-        Ok(policy.decide(system, &request))
+        let decision = self.policy.current().decide(&system, &request);
+        let asked = match &decision {
+            Decision::Ask(ask) => ask.source(),
+            _ => question.source.as_str(),
+        };
+        let told = has_guivm(&system, asked);
+        Ok((decision, told))
     }
 }
 
-/// What is in the slot if it still holds, else what `read` gives.
-fn fresh<T>(
-    slot: &mut Option<(T, Footprint)>,
-    read: impl FnOnce() -> Result<(T, Footprint), String>,
-) -> Result<&(T, Footprint), String> {
-    let kept = slot.take().filter(|(_, footprint)| footprint.holds());
-    let value = match kept {
-        Some(value) => value,
-        None => read()?,
-    };
-    Ok(slot.insert(value))
-}
-
-fn read_policy(folders: &[PathBuf]) -> (Policy, Footprint) {
-    let disk = Disk::new(folders);
-    let policy = Policy::compile_or_deny(&disk);
-    match policy.error() {
-        Some(error) => tracing::error!("every call is denied until the policy is mended: {error}"),
-        None => tracing::debug!("policy read: {} rules", policy.rules().len()),
-    }
-    (policy, disk.into_footprint())
-}
-
-fn read_system(path: &Path) -> Result<(SystemInfo, Footprint), String> {
-    let mut footprint = Footprint::default();
-    footprint.note(path);
-    let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let system = SystemInfo::from_json(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok((system, footprint))
+fn has_guivm(system: &SystemInfo, qube: &str) -> bool {
+    system.get(qube).is_some_and(|domain| domain.guivm.is_some())
 }
 
 /// The engine's permission in the daemon's types. A name that no qube or service can have, which only
@@ -138,7 +120,7 @@ mod tests {
                 target: Target::new(target).unwrap(),
                 service: ServiceName::new("demo.Add").unwrap(),
             };
-            match self.files.decide(&question) {
+            match self.files.decide(&question).expect("nobody is to be asked") {
                 Verdict::Allow(allow) => Ok(allow.daemon().to_string()),
                 Verdict::Deny(reason) => Err(reason),
             }
@@ -153,7 +135,7 @@ mod tests {
     fn decides_by_the_files() {
         let mut machine = Machine::new("demo.Add * work vault allow\ndemo.Add * work dom0 ask\n");
         assert_eq!(machine.ask("vault"), Ok("vault".to_owned()));
-        assert!(machine.ask("dom0").unwrap_err().contains("nobody to ask"));
+        assert!(machine.ask("dom0").unwrap_err().contains("no guivm"));
         assert!(machine.ask("@default").is_err());
     }
 

@@ -3,7 +3,10 @@
 mod disk;
 mod files;
 mod program;
+mod store;
+mod watch;
 
 pub use disk::Disk;
 pub use files::PolicyFiles;
-pub use program::{Programs, Readiness};
+pub use program::{PolicyProgram, Programs, Readiness};
+pub use store::{PolicyStore, SystemFile};

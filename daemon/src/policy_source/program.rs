@@ -1,14 +1,16 @@
-//! Decisions from a program: `PROGRAM -- SOURCE TARGET SERVICE`, whose output is the answer.
+//! Decisions from somebody else: the policy daemon on its socket, or a program,
+//! `PROGRAM -- SOURCE TARGET SERVICE`, whose output is the answer.
 //!
-//! The programs run beside the daemon's loop, which they never hold up, and are killed when their
-//! question is of no interest any more. The form of the command line is that of R4.1 and later.
+//! Both work beside this daemon's loop, which they never hold up. A program is killed, and a
+//! connection closed, when the question is of no interest any more. The forms of the command line
+//! and of the request are those of R4.1 and later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::process::{Child, Program, spawn};
 use rustix::io::Errno;
@@ -33,58 +35,95 @@ pub enum Readiness {
     End,
 }
 
-/// The questions that are with a program, and those that wait for one.
-#[derive(Debug)]
-pub struct Programs {
+/// A program that decides.
+#[derive(Debug, Clone)]
+pub struct PolicyProgram {
     file: CString,
-    running: BTreeMap<CallId, Running>,
-    waiting: VecDeque<(CallId, Question)>,
+    /// The name that it is called by.
+    called: CString,
+    /// It is one of this build, so it can be told of a requested source.
+    ours: bool,
 }
 
-/// One process.
+impl PolicyProgram {
+    /// The program at `path`.
+    ///
+    /// # Errors
+    /// A path with a NUL in it.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let file = CString::new(path.as_os_str().as_bytes())?;
+        Ok(Self { called: file.clone(), file, ours: false })
+    }
+
+    /// The executable of this process, under the name of the policy program.
+    ///
+    /// # Errors
+    /// The system does not tell which executable that is.
+    pub fn own() -> io::Result<Self> {
+        let program = Self::at(&std::env::current_exe()?)?;
+        Ok(Self { called: c"qrexec-policy-exec".to_owned(), ours: true, ..program })
+    }
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Socket,
+    Program,
+}
+
+/// The questions that are with somebody, and those that wait for their turn.
+#[derive(Debug)]
+pub struct Programs {
+    socket: Option<PathBuf>,
+    program: Option<PolicyProgram>,
+    running: BTreeMap<CallId, Running>,
+    waiting: VecDeque<(CallId, Question, Way)>,
+}
+
+/// One question that somebody works on.
 #[derive(Debug)]
 struct Running {
-    child: Child,
+    /// `None` for a connection.
+    child: Option<Child>,
     output: Option<OwnedFd>,
     said: Vec<u8>,
     status: Option<i32>,
     /// Nobody waits for the answer any more; only the process has still to be reaped.
     cancelled: bool,
+    question: Question,
 }
 
 impl Programs {
-    /// Asks the program at `path`.
-    ///
-    /// # Errors
-    /// A path with a NUL in it.
-    pub fn new(path: &Path) -> io::Result<Self> {
-        let file = CString::new(path.as_os_str().as_bytes())?;
-        Ok(Self { file, running: BTreeMap::new(), waiting: VecDeque::new() })
+    /// Asks the policy daemon on `socket`; where that is not there or talks nonsense, the program;
+    /// where there is none, nobody, and every question is denied.
+    #[must_use]
+    pub fn new(socket: Option<PathBuf>, program: Option<PolicyProgram>) -> Self {
+        Self { socket, program, running: BTreeMap::new(), waiting: VecDeque::new() }
     }
 
-    /// Takes a question; [`Programs::start_next`] then starts programs for as many as may run.
+    /// Takes a question; [`Programs::start_next`] then asks as many as may be asked at once.
     pub fn ask(&mut self, id: CallId, question: Question) {
-        self.waiting.push_back((id, question));
+        let way = if self.socket.is_some() { Way::Socket } else { Way::Program };
+        self.waiting.push_back((id, question, way));
     }
 
-    /// Starts a program for a question that waits, if one may be started. An error is the verdict.
+    /// Asks a question that waits, if it is its turn. An error is the verdict.
     pub fn start_next(&mut self) -> Option<(CallId, Result<(), Verdict>)> {
         if self.running.len() >= MAX_RUNNING {
             return None;
         }
-        let (id, question) = self.waiting.pop_front()?;
-        let started = self.start(&question).map(|running| {
+        let (id, question, way) = self.waiting.pop_front()?;
+        let started = self.start(question, way).map(|running| {
             self.running.insert(id, running);
         });
         Some((id, started.map_err(|error| Verdict::deny(format!("the policy program: {error}")))))
     }
 
-    /// The descriptors of a program that was started: its output and its end.
-    #[must_use]
-    pub fn descriptors(&self, id: CallId) -> Option<[(Readiness, BorrowedFd<'_>); 2]> {
-        let running = self.running.get(&id)?;
-        let output = running.output.as_ref()?;
-        Some([(Readiness::Output, output.as_fd()), (Readiness::End, running.child.as_fd())])
+    /// The descriptors of a question that was asked: the answer's and, of a program, its end's.
+    pub fn descriptors(&self, id: CallId) -> impl Iterator<Item = (Readiness, BorrowedFd<'_>)> {
+        let both = [Readiness::Output, Readiness::End];
+        both.into_iter().filter_map(move |readiness| Some((readiness, self.descriptor(id, readiness)?)))
     }
 
     /// The descriptor of one kind, as long as it is open.
@@ -93,13 +132,13 @@ impl Programs {
         let running = self.running.get(&id)?;
         match readiness {
             Readiness::Output => running.output.as_ref().map(AsFd::as_fd),
-            Readiness::End => Some(running.child.as_fd()),
+            Readiness::End => running.child.as_ref().map(AsFd::as_fd),
         }
     }
 
     /// Nobody wants to know any more: the question is dropped, or its program killed.
     pub fn cancel(&mut self, id: CallId) {
-        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.waiting.retain(|(waiting, ..)| *waiting != id);
         if let Some(running) = self.running.get_mut(&id) {
             running.cancelled = true;
             running.kill();
@@ -110,7 +149,7 @@ impl Programs {
     pub fn abandon(&mut self, id: CallId) {
         if let Some(mut running) = self.running.remove(&id) {
             running.kill();
-            if let Err(error) = running.child.wait() {
+            if let Some(Err(error)) = running.child.as_mut().map(Child::wait) {
                 tracing::warn!("waiting for the policy program: {error}");
             }
         }
@@ -132,29 +171,74 @@ impl Programs {
     /// Looks whether a program has ended. `true`: its descriptor need not be watched any more.
     pub fn reap(&mut self, id: CallId) -> bool {
         let Some(running) = self.running.get_mut(&id) else { return true };
-        if running.status.is_none() {
-            running.status = running.child.try_wait().unwrap_or(Some(-1));
+        if let (None, Some(child)) = (running.status, &mut running.child) {
+            running.status = child.try_wait().unwrap_or(Some(-1));
         }
         running.status.is_some()
     }
 
-    /// The verdict of a program that has said all and has ended. `None` while it has not; a verdict
-    /// of `None` inside if nobody waits for it.
+    /// The verdict of somebody who has said all and has ended. `None` while that is not so; a verdict
+    /// of `None` inside if nobody waits for it, or if the question waits for the program now because
+    /// the policy daemon talked nonsense.
     pub fn finished(&mut self, id: CallId) -> Option<Option<Verdict>> {
         let running = self.running.get(&id)?;
         let status = running.status.filter(|_| running.output.is_none())?;
         let running = self.running.remove(&id)?;
-        Some((!running.cancelled).then(|| running.verdict(status)))
+        if running.cancelled {
+            return Some(None);
+        }
+        Some(match running.verdict(status) {
+            Ok(verdict) => Some(verdict),
+            Err(reason) if running.child.is_none() && self.program.is_some() => {
+                tracing::warn!("the policy daemon: {reason}; asking the policy program");
+                self.waiting.push_back((id, running.question, Way::Program));
+                None
+            }
+            Err(reason) => Some(Verdict::deny(format!("the policy program: {reason}"))),
+        })
     }
 
-    fn start(&self, question: &Question) -> io::Result<Running> {
-        if let Some(source) = &question.requested_source {
-            // The program's command line has no place for it; it decides about the real source.
-            tracing::debug!("the policy program is not told of the requested source {source}");
+    fn start(&self, question: Question, way: Way) -> io::Result<Running> {
+        if let (Way::Socket, Some(socket)) = (way, &self.socket) {
+            match connect(socket, &question) {
+                Ok(connection) => return Ok(Running::new(None, connection, question)),
+                Err(error) if self.program.is_none() => return Err(error),
+                Err(error) => tracing::info!("the policy daemon: {error}; asking the policy program"),
+            }
         }
-        let words = ["--", question.source.as_str(), question.target.as_str(), question.service.as_str()];
-        let mut args = vec![self.file.clone()];
-        for word in words {
+        match &self.program {
+            Some(program) => program.start(question),
+            None => Err(io::Error::other("there is none")),
+        }
+    }
+}
+
+/// Asks the policy daemon; what can be read then is its answer.
+fn connect(socket: &Path, question: &Question) -> io::Result<OwnedFd> {
+    let connection = ring::unix::connect_nonblocking(socket)?;
+    let Question { source, target, service, .. } = question;
+    let mut request = format!("source={source}\nintended_target={target}\nservice_and_arg={service}\n");
+    if let Some(source) = &question.requested_source {
+        request.push_str(&format!("requested_source={source}\n"));
+    }
+    request.push('\n');
+    // A new connection has room for more than any request.
+    match rustix::io::retry_on_intr(|| rustix::io::write(&connection, request.as_bytes()))? {
+        sent if sent == request.len() => Ok(connection),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
+impl PolicyProgram {
+    fn start(&self, question: Question) -> io::Result<Running> {
+        let mut args = vec![self.called.clone()];
+        match &question.requested_source {
+            Some(source) if self.ours => args.push(CString::new(format!("--requested-source={source}"))?),
+            // The program's command line has no place for it; it decides about the real source.
+            Some(source) => tracing::debug!("the policy program is not told of the requested source {source}"),
+            None => {}
+        }
+        for word in ["--", question.source.as_str(), question.target.as_str(), question.service.as_str()] {
             args.push(CString::new(word)?);
         }
         let null = std::fs::File::open("/dev/null")?;
@@ -168,11 +252,17 @@ impl Programs {
             env: &env,
             streams: [null.as_fd(), input.as_fd(), rustix::stdio::stderr()],
         })?;
-        Ok(Running { child, output: Some(output), said: Vec::new(), status: None, cancelled: false })
+        Ok(Running::new(Some(child), output, question))
     }
 }
 
 impl Running {
+    fn new(child: Option<Child>, output: OwnedFd, question: Question) -> Self {
+        // A connection has no end beside that of its answer.
+        let status = child.is_none().then_some(0);
+        Self { child, output: Some(output), said: Vec::new(), status, cancelled: false, question }
+    }
+
     fn read(&mut self) -> bool {
         let Some(output) = &self.output else { return true };
         let mut buffer = [0_u8; MAX_ANSWER];
@@ -192,24 +282,24 @@ impl Running {
     }
 
     fn kill(&self) {
-        if let Err(error) = self.child.signal(Signal::KILL) {
+        if let Some(Err(error)) = self.child.as_ref().map(|child| child.signal(Signal::KILL)) {
             tracing::warn!("killing the policy program: {error}");
         }
     }
 
-    fn verdict(self, status: i32) -> Verdict {
-        if status != 0 && self.said.len() < MAX_ANSWER {
-            return Verdict::deny(format!("the policy program ended with {status}"));
+    /// What was decided, or why that cannot be told.
+    fn verdict(&self, status: i32) -> Result<Verdict, String> {
+        let said = answer::parse(&self.said);
+        let refused = self.said.strip_suffix(b"\n").unwrap_or(&self.said) == b"result=deny";
+        // The field's program ends with 1 where it denies.
+        if status != 0 && !(status == 1 && refused) && self.said.len() < MAX_ANSWER {
+            return Err(format!("it ended with {status}"));
         }
-        match answer::parse(&self.said) {
-            Ok(answer) => {
-                for key in answer.unknown {
-                    tracing::warn!("the policy program's answer has an unknown key {}", Escaped::new(&key));
-                }
-                answer.verdict
-            }
-            Err(error) => Verdict::deny(format!("the policy program: {error}")),
+        let answer = said.map_err(|error| error.to_string())?;
+        for key in answer.unknown {
+            tracing::warn!("the policy program's answer has an unknown key {}", Escaped::new(&key));
         }
+        Ok(answer.verdict)
     }
 }
 
