@@ -3,6 +3,7 @@
 //! All of them are one executable under several names, see [`multicall`].
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod client;
 pub mod client_vm;
 pub mod failure;
@@ -12,6 +13,8 @@ pub mod logging;
 pub mod multicall;
 pub mod number;
 pub mod policy_eval;
+pub mod policy_tools;
+pub mod qubesd;
 pub mod status;
 pub mod stdio;
 pub mod usage;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{client, client_vm, lab, logging, policy_eval, status};
+use crate::{bench, client, client_vm, lab, logging, policy_eval, status};
 
 /// A program: its name and its main function, which takes the arguments with the name first and gives
 /// the exit status.
@@ -16,12 +16,14 @@ type Program = (&'static str, fn(Vec<OsString>) -> i32);
 /// Every program that can be called by name.
 const PROGRAMS: &[Program] = &[
     ("qrexec-agent", agent::main),
+    ("qrexec-bench", bench::main),
     ("qrexec-client", client::main),
     ("qrexec-client-vm", client_vm::main),
     ("qrexec-daemon", daemon::main),
     ("qrexec-fork-server", agent::fork_server::main),
     ("qrexec-lab", lab::main),
     ("qrexec-policy-eval", policy_eval::main),
+    ("qubes-rpc-multiplexer", agent::multiplexer::main),
 ];
 
 /// Runs the program that the executable was called as, or `default` if that is none of ours.

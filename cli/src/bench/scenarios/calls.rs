@@ -1,0 +1,174 @@
+//! How long a call takes that has nothing to do, and how many there are in a second.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::roles::Role;
+use super::super::scenario::{Case, Metric, Sample, Scenario};
+use super::super::settings::Settings;
+use super::super::stage::{Stage, silent};
+use super::super::stats::Durations;
+use crate::failure::Failure;
+
+const RATE: Metric = Metric::higher("rate", "calls/s");
+const MEDIAN: Metric = Metric::lower("p50", "ms");
+const TAIL: Metric = Metric::lower("p99", "ms");
+
+/// How many calls are under way at a time.
+const ABREAST: [u32; 4] = [1, 4, 16, 64];
+
+/// The scenario.
+pub(in super::super) struct Calls;
+
+impl Scenario for Calls {
+    fn name(&self) -> &'static str {
+        "calls"
+    }
+
+    fn title(&self) -> &'static str {
+        "calls of a service that ends at once, N at a time"
+    }
+
+    fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
+        let mut cases: Vec<Box<dyn Case>> = Vec::new();
+        for kind in [Kind::Floor, Kind::Program, Kind::Socket] {
+            for abreast in ABREAST.into_iter().take(if settings.quick { 2 } else { ABREAST.len() }) {
+                cases.push(Box::new(Storm { kind, abreast, calls: settings.calls.max(2 * abreast) }));
+            }
+        }
+        cases
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The executables of a call without a call: client and service, one after the other.
+    Floor,
+    /// The service is a program.
+    Program,
+    /// The service is a socket that somebody listens on.
+    Socket,
+}
+
+impl Kind {
+    fn label(self, abreast: u32) -> String {
+        let kind = match self {
+            Self::Floor => "bare client and service",
+            Self::Program => "call of a program",
+            Self::Socket => "call of a socket",
+        };
+        format!("{kind}, {abreast}")
+    }
+}
+
+struct Storm {
+    kind: Kind,
+    abreast: u32,
+    calls: u32,
+}
+
+impl Case for Storm {
+    fn label(&self) -> String {
+        self.kind.label(self.abreast)
+    }
+
+    fn yardstick(&self) -> Option<String> {
+        (self.kind == Kind::Program).then(|| Kind::Floor.label(self.abreast))
+    }
+
+    fn run(&self, stage: &Stage) -> Result<Vec<Sample>, Failure> {
+        let (durations, elapsed) = self.storm(stage)?;
+        let lost = u64::from(self.calls).checked_sub(durations.count());
+        if lost != Some(0) {
+            return Err(Failure::trouble(format!("{lost:?} of {} calls are lost", self.calls)));
+        }
+        Ok(vec![
+            (RATE, f64::from(self.calls) / elapsed.as_secs_f64()),
+            (MEDIAN, durations.quantile(0.5) * 1e3),
+            (TAIL, durations.quantile(0.99) * 1e3),
+        ])
+    }
+}
+
+impl Storm {
+    fn storm(&self, stage: &Stage) -> Result<(Durations, Duration), Failure> {
+        let errors = tempfile::tempfile().map_err(Failure::during("a temporary file"))?;
+        let callers: Vec<Caller> =
+            (0..self.abreast).map(|_| Caller::new(self.kind, stage, &errors)).collect::<Result<_, _>>()?;
+        let next = AtomicU32::new(0);
+        let start = Instant::now();
+        let done: Vec<_> = thread::scope(|scope| {
+            let caller = |caller: Caller| scope.spawn(|| caller.work(&next, self.calls));
+            let threads: Vec<_> = callers.into_iter().map(caller).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(panicked()))).collect()
+        });
+        let elapsed = start.elapsed();
+        let mut durations = Durations::new()?;
+        for part in done {
+            durations.merge(&part.map_err(|failure| with_words(failure, errors.try_clone().ok()))?)?;
+        }
+        Ok((durations, elapsed))
+    }
+}
+
+fn panicked() -> Failure {
+    Failure::trouble("a caller panicked")
+}
+
+/// Adds what the failed programs said.
+fn with_words(mut failure: Failure, errors: Option<File>) -> Failure {
+    use std::io::Seek;
+    let mut said = String::new();
+    if let Some(mut errors) = errors
+        && errors.rewind().is_ok()
+    {
+        let _ = errors.take(4096).read_to_string(&mut said);
+    }
+    failure.message = format!("{}\n{}", failure.message, said.trim());
+    failure
+}
+
+/// Makes one call after the other.
+struct Caller {
+    commands: Vec<Command>,
+    /// The bare client has nothing to do and says so.
+    may_fail: bool,
+}
+
+impl Caller {
+    fn new(kind: Kind, stage: &Stage, errors: &File) -> Result<Self, Failure> {
+        let mut commands = match kind {
+            Kind::Floor => vec![stage.idle_client()?, stage.role(Role::True)?],
+            Kind::Program => vec![stage.call_role(None, Role::True)?],
+            Kind::Socket => vec![stage.call_socket()?],
+        };
+        for command in &mut commands {
+            silent(command);
+            if kind != Kind::Floor {
+                let errors = errors.try_clone().map_err(Failure::during("a temporary file"))?;
+                command.stderr(Stdio::from(errors));
+            }
+        }
+        Ok(Self { commands, may_fail: kind == Kind::Floor })
+    }
+
+    fn work(mut self, next: &AtomicU32, calls: u32) -> Result<Durations, Failure> {
+        let mut durations = Durations::new()?;
+        while next.fetch_add(1, Ordering::Relaxed) < calls {
+            let start = Instant::now();
+            for command in &mut self.commands {
+                let ended = command.spawn().and_then(|mut child| child.wait());
+                let status = ended.map_err(Failure::during("a call"))?;
+                if !status.success() && !self.may_fail {
+                    return Err(Failure::trouble(format!("a call failed: {status}")));
+                }
+            }
+            durations.add(start.elapsed());
+        }
+        Ok(durations)
+    }
+}

@@ -1,0 +1,16 @@
+//! Everything that can be measured.
+
+mod calls;
+mod cpu;
+mod latency;
+mod scale;
+mod throughput;
+
+use super::scenario::Scenario;
+
+/// All scenarios, in the order in which they are run.
+pub(super) const ALL: &[&dyn Scenario] =
+    &[&throughput::Throughput, &cpu::Cpu, &latency::Latency, &calls::Calls, &scale::Scale];
+
+/// The ones that are run unless others are named.
+pub(super) const DEFAULT: [&str; 3] = ["throughput", "latency", "calls"];

@@ -1,0 +1,128 @@
+//! What calls cost that have nothing to do at the moment.
+
+use std::io::Write;
+use std::process::{ChildStderr, ChildStdin, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::procfs;
+use super::super::report::Reports;
+use super::super::roles::{Load, Role};
+use super::super::scenario::{Case, Metric, Sample, Scenario};
+use super::super::settings::Settings;
+use super::super::stage::{Running, Stage};
+use crate::failure::Failure;
+
+const OWN: Metric = Metric::lower("USS per call", "KiB");
+const OWN_CLIENT: Metric = Metric::lower("client", "KiB");
+const OWN_SERVICE: Metric = Metric::lower("agent", "KiB");
+const ALL: Metric = Metric::lower("PSS per call", "KiB");
+const IDLE: Metric = Metric::lower("CPU of all", "ms/s");
+
+/// What each call has carried before it is idle, in bytes.
+const CARRIED: usize = 1 << 20;
+
+/// How long the idle calls are watched.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// The scenario.
+pub(in super::super) struct Scale;
+
+impl Scenario for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn title(&self) -> &'static str {
+        "memory and processor time of idle calls that have carried 1 MiB, client and agent's process together"
+    }
+
+    fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
+        vec![Box::new(Idle { calls: settings.idle_calls })]
+    }
+}
+
+struct Idle {
+    calls: usize,
+}
+
+impl Case for Idle {
+    fn label(&self) -> String {
+        format!("{} calls", self.calls)
+    }
+
+    fn run(&self, stage: &Stage) -> Result<Vec<Sample>, Failure> {
+        let open = (0..self.calls).map(|_| Open::new(stage)).collect::<Result<Vec<_>, _>>()?;
+        let clients: Vec<i32> = open.iter().filter_map(|call| call.client.pid()).collect();
+        let pumps = stage.pumps();
+        if clients.len() != self.calls || pumps.len() < self.calls {
+            return Err(Failure::trouble(format!("only {} of {} calls are open", pumps.len(), self.calls)));
+        }
+        let (client, pump) = (memory(&clients)?, memory(&pumps)?);
+        let idle = idle_cpu(&[clients, pumps].concat())?;
+        for call in open {
+            call.close()?;
+        }
+        let per_call = |bytes: u64| bytes as f64 / 1024.0 / self.calls as f64;
+        Ok(vec![
+            (OWN, per_call(client.own + pump.own)),
+            (OWN_CLIENT, per_call(client.own)),
+            (OWN_SERVICE, per_call(pump.own)),
+            (ALL, per_call(client.proportional + pump.proportional)),
+            (IDLE, idle * 1e3),
+        ])
+    }
+}
+
+/// A call that has carried its bytes and waits.
+struct Open {
+    client: Running,
+    stdin: ChildStdin,
+    _reports: Reports<ChildStderr>,
+}
+
+impl Open {
+    fn new(stage: &Stage) -> Result<Self, Failure> {
+        let mut command =
+            stage.call_role(None, Role::Sink(Load { bytes: CARRIED as u64, checked: false }))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut client = Running::start(&mut command, "qrexec-client-vm")?;
+        let child = client.child();
+        let (Some(mut stdin), Some(errors)) = (child.stdin.take(), child.stderr.take()) else {
+            return Err(Failure::trouble("a process without streams"));
+        };
+        let mut reports = Reports::new(errors);
+        reports.ready()?;
+        stdin.write_all(&vec![0; CARRIED]).map_err(Failure::during("sending"))?;
+        reports.sink()?;
+        Ok(Self { client, stdin, _reports: reports })
+    }
+
+    fn close(self) -> Result<(), Failure> {
+        drop(self.stdin);
+        self.client.finish()
+    }
+}
+
+fn memory(pids: &[i32]) -> Result<procfs::Memory, Failure> {
+    let mut sum = procfs::Memory::default();
+    for pid in pids {
+        let one = procfs::memory(*pid).ok_or_else(|| Failure::trouble("cannot see a process's memory"))?;
+        sum.own += one.own;
+        sum.proportional += one.proportional;
+    }
+    Ok(sum)
+}
+
+/// Seconds of processor time per second that these processes use.
+fn idle_cpu(pids: &[i32]) -> Result<f64, Failure> {
+    let used = || pids.iter().map(|pid| procfs::cpu_seconds(*pid)).sum::<Option<f64>>();
+    let (start, before) = (Instant::now(), used());
+    // That nothing happens in this time is what is measured.
+    thread::sleep(WATCHED);
+    let (after, elapsed) = (used(), start.elapsed());
+    match (before, after) {
+        (Some(before), Some(after)) => Ok((after - before).max(0.0) / elapsed.as_secs_f64()),
+        _ => Err(Failure::trouble("an idle call ended")),
+    }
+}

@@ -1,0 +1,119 @@
+//! How much goes through one call.
+
+use super::super::roles::Load;
+use super::super::scenario::{Case, Metric, Sample, Scenario};
+use super::super::settings::{Buffer, Settings};
+use super::super::stage::Stage;
+use super::super::transfer::{Moved, Way, direct, through_call};
+use crate::failure::Failure;
+
+const BANDWIDTH: Metric = Metric::higher("bandwidth", "GiB/s");
+const CPU_CLIENT: Metric = Metric::lower("client CPU", "s/GiB");
+const CPU_SERVICE: Metric = Metric::lower("agent CPU", "s/GiB");
+
+/// What the yardstick is called.
+const DIRECT: &str = "direct pipe of 1 MiB";
+
+/// Bytes in a GiB.
+pub(super) const GIB: f64 = (1 << 30) as f64;
+
+/// The scenario.
+pub(in super::super) struct Throughput;
+
+impl Scenario for Throughput {
+    fn name(&self) -> &'static str {
+        "throughput"
+    }
+
+    fn title(&self) -> &'static str {
+        "bandwidth of one call, by --buffer-size"
+    }
+
+    fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
+        let mut cases: Vec<Box<dyn Case>> = vec![Box::new(Direct { bytes: settings.size })];
+        for way in [Way::Send, Way::Receive, Way::Both] {
+            for buffer in &settings.buffers {
+                cases.push(Box::new(Through { way, buffer: buffer.clone(), bytes: settings.size }));
+            }
+        }
+        cases
+    }
+}
+
+/// Words for a way.
+pub(super) fn words(way: Way) -> &'static str {
+    match way {
+        Way::Send => "client sends",
+        Way::Receive => "client receives",
+        Way::Both => "both at once",
+    }
+}
+
+struct Direct {
+    bytes: u64,
+}
+
+impl Case for Direct {
+    fn label(&self) -> String {
+        DIRECT.to_owned()
+    }
+
+    fn is_yardstick(&self) -> bool {
+        true
+    }
+
+    fn rehearse(&self, stage: &Stage) -> Result<(), Failure> {
+        direct(stage, Load { bytes: self.bytes, checked: true }).map(drop)
+    }
+
+    fn run(&self, stage: &Stage) -> Result<Vec<Sample>, Failure> {
+        let moved = direct(stage, Load { bytes: self.bytes, checked: false })?;
+        Ok(vec![(BANDWIDTH, moved.bytes_per_second() / GIB)])
+    }
+}
+
+/// One transfer through a call.
+#[derive(Clone, Debug)]
+pub(super) struct Through {
+    pub(super) way: Way,
+    pub(super) buffer: Buffer,
+    pub(super) bytes: u64,
+}
+
+impl Through {
+    pub(super) fn name(&self) -> String {
+        format!("{}, {}", words(self.way), self.buffer)
+    }
+
+    pub(super) fn check(&self, stage: &Stage) -> Result<(), Failure> {
+        self.moved(stage, true).map(drop)
+    }
+
+    pub(super) fn moved(&self, stage: &Stage, checked: bool) -> Result<Moved, Failure> {
+        through_call(stage, self.way, self.buffer.size(), Load { bytes: self.bytes, checked })
+    }
+}
+
+impl Case for Through {
+    fn label(&self) -> String {
+        self.name()
+    }
+
+    fn yardstick(&self) -> Option<String> {
+        Some(DIRECT.to_owned())
+    }
+
+    fn rehearse(&self, stage: &Stage) -> Result<(), Failure> {
+        self.check(stage)
+    }
+
+    fn run(&self, stage: &Stage) -> Result<Vec<Sample>, Failure> {
+        let moved = self.moved(stage, false)?;
+        let mut samples = vec![(BANDWIDTH, moved.bytes_per_second() / GIB)];
+        if let Some((client, service)) = moved.cpu {
+            let gib = moved.bytes as f64 / GIB;
+            samples.extend([(CPU_CLIENT, client / gib), (CPU_SERVICE, service / gib)]);
+        }
+        Ok(samples)
+    }
+}

@@ -1,0 +1,243 @@
+//! What is to be measured, and the command line that says so.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use super::scenario::Scenario;
+use super::{PROGRAM, scenarios};
+use crate::failure::Failure;
+use crate::lab::Transport;
+use crate::number;
+
+/// Most bytes of one transfer.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// Measures qrexec: a lab of its own, real calls from one VM to another.
+///
+/// Every call goes the whole way: client, agent, daemon, policy, the other agent, service. A figure counts only if every
+/// byte arrived; one transfer of each kind is compared byte by byte before it is measured.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) action: Option<Action>,
+    #[command(flatten)]
+    pub(super) options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Shows how the figures of NEW relate to those of OLD
+    Compare {
+        /// A file that --json has written
+        old: PathBuf,
+        /// Another one
+        new: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// What to measure: throughput, cpu, latency, calls, scale [default: throughput, latency, calls]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// How much one transfer moves, with K or M behind
+    #[arg(long, value_name = "BYTES", default_value = "256M")]
+    size: String,
+    /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "default,64K,1M")]
+    buffer_size: Vec<String>,
+    /// What carries the bytes
+    #[arg(long, value_enum, default_value = "shm")]
+    transport: Transport,
+    /// How the programs wait and move bytes
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: Engine,
+    /// How many idle calls the scenario scale has
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
+    idle_calls: u16,
+    /// Takes the programs that this folder has from there
+    #[arg(long, value_name = "DIR")]
+    pub(super) bin_dir: Option<PathBuf>,
+    /// Measures the programs of this folder too, in turn, and shows how much faster the others are
+    #[arg(long, value_name = "DIR")]
+    pub(super) vs: Option<PathBuf>,
+    /// Shows what transfers cost the programs in system calls, sleeps and doorbells, where they tell
+    #[arg(long)]
+    counters: bool,
+    /// Writes everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Measures next to nothing: whether everything works
+    #[arg(long)]
+    quick: bool,
+}
+
+/// `QREXEC_ENGINE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Auto,
+    Poll,
+    Uring,
+}
+
+/// A minimum for the rings of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Buffer(Option<String>);
+
+impl Buffer {
+    /// What `--buffer-size` is given; `None`: the option is left away.
+    pub(super) fn size(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Display for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.size().unwrap_or("default"))
+    }
+}
+
+/// How measurements are made.
+pub(super) struct Settings {
+    pub(super) scenarios: Vec<&'static dyn Scenario>,
+    /// How often each case is run, at most.
+    pub(super) runs: u32,
+    /// How long all runs together may take, after which a case is run no more than [`Settings::FEWEST`] times.
+    pub(super) budget: Option<Duration>,
+    /// Bytes of one transfer.
+    pub(super) size: u64,
+    pub(super) buffers: Vec<Buffer>,
+    pub(super) transport: Transport,
+    /// Rounds of one run of ping-pong.
+    pub(super) rounds: u32,
+    /// Calls of one run.
+    pub(super) calls: u32,
+    /// Calls that are open at once in the scenario `scale`.
+    pub(super) idle_calls: usize,
+    /// Whether the programs are to say what a transfer cost them.
+    pub(super) counters: bool,
+    pub(super) quick: bool,
+    /// Additional environment of all programs.
+    pub(super) environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Runs without which a median is none.
+    pub(super) const FEWEST: u32 = 3;
+
+    /// Default for the number of runs.
+    const RUNS: u32 = 5;
+
+    /// Default for all runs together, a minute with what is around them.
+    const BUDGET: Duration = Duration::from_secs(40);
+}
+
+impl Options {
+    /// Checks everything that can be checked before anything is started.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let size = number::parse_size(&self.size, MAX_SIZE)
+            .map_err(|error| Failure::usage(format!("--size={}: {error}", self.size)))?;
+        let buffers = self.buffer_size.iter().map(|text| buffer(text)).collect::<Result<_, _>>()?;
+        let quick = |quick: u32, usual: u32| if self.quick { quick } else { usual };
+        Ok(Settings {
+            scenarios: chosen(&self.scenario)?,
+            runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
+            budget: self.runs.is_none().then_some(Settings::BUDGET),
+            size: if self.quick { size.min(4 << 20) } else { size }.max(1),
+            buffers,
+            transport: self.transport,
+            rounds: quick(20, 3000),
+            calls: quick(4, 100),
+            idle_calls: usize::from(if self.quick { self.idle_calls.min(3) } else { self.idle_calls }),
+            counters: self.counters,
+            quick: self.quick,
+            environment: self.environment(),
+        })
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let engine = match self.engine {
+            Engine::Auto => "auto",
+            Engine::Poll => "poll",
+            Engine::Uring => "uring",
+        };
+        let mut environment = vec![("QREXEC_ENGINE".to_owned(), engine.to_owned())];
+        if self.counters {
+            environment.push((crate::logging::VARIABLE.to_owned(), "warn,engine::pump=debug".to_owned()));
+        }
+        environment
+    }
+
+    /// What matters for a comparison of two recordings.
+    pub(super) fn command() -> Vec<String> {
+        std::env::args_os().skip(1).map(|arg: OsString| arg.to_string_lossy().into_owned()).collect()
+    }
+}
+
+fn buffer(text: &str) -> Result<Buffer, Failure> {
+    if text == "default" {
+        return Ok(Buffer(None));
+    }
+    match number::parse_size(text, ring::layout::MAX_RING as u64) {
+        Ok(_) => Ok(Buffer(Some(text.to_owned()))),
+        Err(error) => Err(Failure::usage(format!("--buffer-size={text}: {error}"))),
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static dyn Scenario>, Failure> {
+    let default = scenarios::DEFAULT.map(str::to_owned);
+    let names = if names.is_empty() { default.as_slice() } else { names };
+    if let Some(unknown) = names.iter().find(|name| !scenarios::ALL.iter().any(|one| one.name() == *name)) {
+        return Err(Failure::usage(format!("there is no scenario {unknown}")));
+    }
+    let wanted = |scenario: &&&dyn Scenario| names.iter().any(|name| scenario.name() == name);
+    Ok(scenarios::ALL.iter().filter(wanted).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Result<Settings, String> {
+        let cli = Cli::try_parse_from([&[PROGRAM], args].concat()).map_err(|error| error.to_string())?;
+        cli.options.settings().map_err(|failure| failure.message)
+    }
+
+    fn names(args: &[&str]) -> Vec<&'static str> {
+        settings(args).unwrap().scenarios.iter().map(|scenario| scenario.name()).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+        let compare = Cli::try_parse_from([PROGRAM, "compare", "a", "b"]).unwrap();
+        assert!(matches!(compare.action, Some(Action::Compare { .. })));
+    }
+
+    #[test]
+    fn scenarios_are_chosen_by_name() {
+        assert_eq!(names(&[]), scenarios::DEFAULT);
+        assert_eq!(names(&["--scenario", "scale", "cpu", "--quick"]), ["cpu", "scale"]);
+        assert_eq!(names(&["--scenario=cpu,latency"]), ["cpu", "latency"]);
+        assert!(settings(&["--scenario", "speed"]).is_err());
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let default = settings(&[]).unwrap();
+        assert_eq!((default.size, default.buffers.len(), default.runs), (256 << 20, 3, 5));
+        let buffers = settings(&["--buffer-size=4096,default"]).unwrap().buffers;
+        assert_eq!(buffers.iter().map(Buffer::size).collect::<Vec<_>>(), [Some("4096"), None]);
+        assert!(settings(&["--buffer-size=1T"]).is_err());
+        assert!(settings(&["--size=much"]).is_err());
+        assert!(settings(&["--runs=0"]).is_err());
+    }
+}

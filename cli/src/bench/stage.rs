@@ -1,0 +1,218 @@
+//! A lab for measurements: two VMs, one that calls and one that serves, with the programs of one build.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::PROGRAM;
+use super::roles::Role;
+use super::settings::Settings;
+use crate::failure::Failure;
+use crate::lab::{Lab, Process};
+
+/// The VM that calls.
+const CALLER: &str = "work";
+/// The VM that serves.
+const SERVER: &str = "vault";
+
+/// The service behind the socket.
+const SOCKET_SERVICE: &str = "bench.Socket";
+
+/// How long a socket service waits for the description of its call.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A running lab and the name of the build in it.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// What the build is called in results.
+    pub(super) name: String,
+    lab: Lab,
+    exe: PathBuf,
+    agents: HashSet<i32>,
+    _socket_service: SocketService,
+}
+
+impl Stage {
+    /// Starts a lab with the programs in `bin_dir`, as far as it has them, else with this executable's.
+    /// `folder` is for files of the measurements.
+    pub(super) fn start(
+        name: &str,
+        bin_dir: Option<&Path>,
+        settings: &Settings,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
+        let folder = tempfile::tempdir_in(folder).map_err(Failure::during("a temporary folder"))?.keep();
+        let socket = folder.join("socket");
+        let socket_service = SocketService::start(&socket)?;
+        let mut builder = Lab::builder()
+            .vm(CALLER)
+            .vm(SERVER)
+            .transport(settings.transport)
+            .service(SERVER, PROGRAM, &exe)
+            .service(SERVER, SOCKET_SERVICE, &socket);
+        if let Some(bin_dir) = bin_dir {
+            builder = builder.bin_dir(bin_dir);
+        }
+        for (name, value) in &settings.environment {
+            builder = builder.env(name, value);
+        }
+        let lab = builder.start().map_err(Failure::during("the lab"))?;
+        let mut stage =
+            Self { name: name.to_owned(), lab, exe, agents: HashSet::new(), _socket_service: socket_service };
+        stage.agents = stage.serving().iter().map(|process| process.pid).collect();
+        Ok(stage)
+    }
+
+    /// `qrexec-client-vm` in the calling VM, asking for `service` of the other with rings of at least `buffer`.
+    pub(super) fn call(&self, buffer: Option<&str>, service: &str) -> Result<Command, Failure> {
+        let buffer = buffer.map(|size| format!("--buffer-size={size}"));
+        let argv = ["qrexec-client-vm"].into_iter().chain(buffer.as_deref()).chain([SERVER, service]);
+        self.lab.command(CALLER, argv).map_err(Failure::during("the lab"))
+    }
+
+    /// A call of a role of this executable, started by the serving VM's agent.
+    pub(super) fn call_role(&self, buffer: Option<&str>, role: Role) -> Result<Command, Failure> {
+        self.call(buffer, &format!("{PROGRAM}+{}", role.words().join("+")))
+    }
+
+    /// A call of a service behind a socket, which hangs up at once.
+    pub(super) fn call_socket(&self) -> Result<Command, Failure> {
+        self.call(None, SOCKET_SERVICE)
+    }
+
+    /// A role of this executable without any qrexec, in the calling VM.
+    pub(super) fn role(&self, role: Role) -> Result<Command, Failure> {
+        let mut command = Command::new(&self.exe);
+        command.arg0(PROGRAM).args(role.words());
+        for (name, value) in self.lab.environment(CALLER).map_err(Failure::during("the lab"))? {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Ok(command)
+    }
+
+    /// `qrexec-client-vm` that has nothing to do and says so.
+    pub(super) fn idle_client(&self) -> Result<Command, Failure> {
+        self.lab.command(CALLER, ["qrexec-client-vm"]).map_err(Failure::during("the lab"))
+    }
+
+    /// The processes that the serving VM's agent has started for the calls under way.
+    pub(super) fn pumps(&self) -> Vec<i32> {
+        self.serving().iter().map(|process| process.pid).filter(|pid| !self.agents.contains(pid)).collect()
+    }
+
+    fn serving(&self) -> Vec<Process> {
+        let processes = self.lab.processes().into_iter();
+        processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
+    }
+
+    /// What the serving VM's agent has logged so far.
+    pub(super) fn agent_log(&self) -> String {
+        let log = std::fs::read(self.lab.layout().log(SERVER).join("agent.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Ends the lab.
+    pub(super) fn down(self) -> Result<(), Failure> {
+        self.lab.down().map_err(Failure::during("the lab"))
+    }
+}
+
+/// A process of a measurement: ends with it, whatever happens.
+#[derive(Debug)]
+pub(super) struct Running {
+    child: Child,
+    what: &'static str,
+}
+
+impl Running {
+    /// Starts `command`; `what` it is for an error message.
+    pub(super) fn start(command: &mut Command, what: &'static str) -> Result<Self, Failure> {
+        let child = command.spawn().map_err(Failure::during(format_args!("starting {what}")))?;
+        Ok(Self { child, what })
+    }
+
+    pub(super) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        i32::try_from(self.child.id()).ok()
+    }
+
+    /// Waits for the end, which must be a success.
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
+        let status = self.child.wait().map_err(Failure::during(format_args!("waiting for {}", self.what)))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure::trouble(format!("{}: {status}", self.what)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Accepts connections, reads the description of the call, and hangs up.
+#[derive(Debug)]
+struct SocketService {
+    path: PathBuf,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SocketService {
+    fn start(path: &Path) -> Result<Self, Failure> {
+        let listener = UnixListener::bind(path).map_err(Failure::during("a socket for a service"))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+                let _ = connection.set_read_timeout(Some(DESCRIBED_WITHIN));
+                // To hang up on bytes that were not read would be an error for the other side.
+                let mut bytes = [0; 512];
+                while let Ok(got) = connection.read(&mut bytes) {
+                    if got == 0 || bytes.get(..got).is_some_and(|bytes| bytes.contains(&0)) {
+                        break;
+                    }
+                }
+            }
+        });
+        Ok(Self { path: path.to_owned(), ended, thread: Some(thread) })
+    }
+}
+
+impl Drop for SocketService {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // A connection of our own is what the thread waits for.
+        let woken = std::os::unix::net::UnixStream::connect(&self.path);
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Streams for a process that needs none.
+pub(super) fn silent(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
+}

@@ -1,0 +1,202 @@
+//! Results as a person reads them.
+
+use std::fmt::Write;
+
+use super::results::{Chapter, Measured, Numbers, Recording};
+use super::scenario::Better;
+
+/// Blanks between columns.
+const GAP: usize = 2;
+
+/// The whole text; `bold` marks titles for a terminal.
+pub(super) fn text(recording: &Recording, bold: bool) -> String {
+    let mut text = head(recording);
+    for chapter in &recording.scenarios {
+        let title = format!("{}: {}", chapter.name, chapter.title);
+        let title = if bold { format!("\x1b[1m{title}\x1b[0m") } else { title };
+        let _ = write!(text, "\n{title}\n{}", chapter_table(chapter, &recording.builds).text());
+    }
+    text
+}
+
+fn head(recording: &Recording) -> String {
+    let machine = &recording.machine;
+    let transport = format!("{:?}", recording.transport).to_lowercase();
+    let mut text = format!(
+        "qrexec-bench {} on {} × {}, {}, {}\n",
+        recording.version, machine.cores, machine.cpu, machine.kernel, recording.date
+    );
+    let _ = write!(text, "transport {transport}, {} MiB a transfer", recording.size >> 20);
+    if recording.builds.len() > 1 {
+        let _ = write!(text, ", {} against the others", recording.builds.first().map_or("", String::as_str));
+    }
+    text.push('\n');
+    text
+}
+
+/// Text in columns: the first one to the left, all others to the right.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    pub(super) fn text(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match column {
+                    0 => line.push_str(&format!("  {cell:<width$}")),
+                    _ => line.push_str(&format!("{:GAP$}{cell:>width$}", "")),
+                }
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
+    let mut table = Table::default();
+    let Some(fullest) = chapter.results.iter().max_by_key(|measured| measured.metrics.len()) else {
+        return table;
+    };
+    let Some(first) = fullest.first() else { return table };
+    let several = builds.len() > 1;
+    let yardstick = chapter.results.iter().any(|measured| measured.yardstick.is_some());
+    let others = || fullest.metrics.iter().skip(1);
+    let mut names = vec![String::new(), first.name.clone(), first.unit.clone(), String::new()];
+    let mut units = ["", "min", "median", "max"].map(str::to_owned).to_vec();
+    let optional = [(several, "gain", "factor"), (yardstick, "against", "yardstick")];
+    for (_, name, unit) in optional.iter().filter(|(shown, ..)| *shown) {
+        names.push((*name).to_owned());
+        units.push((*unit).to_owned());
+    }
+    names.extend(others().map(|numbers| numbers.name.clone()));
+    units.extend(others().map(|numbers| numbers.unit.clone()));
+    table.row(names);
+    table.row(units);
+    for measured in &chapter.results {
+        let mut cells = vec![label(measured, builds)];
+        let Some(numbers) = measured.first() else { continue };
+        cells.extend([numbers.min, numbers.median, numbers.max].map(number));
+        if several {
+            cells.push(gain(chapter, measured, builds).unwrap_or_default());
+        }
+        if yardstick {
+            cells.push(against(chapter, measured).unwrap_or_default());
+        }
+        cells.extend(measured.metrics.iter().skip(1).map(|numbers| number(numbers.median)));
+        table.row(cells);
+    }
+    table
+}
+
+/// The case; for all but the first build, its name below it.
+fn label(measured: &Measured, builds: &[String]) -> String {
+    match &measured.build {
+        Some(build) if builds.first() != Some(build) => format!("  {build}"),
+        _ => measured.case.clone(),
+    }
+}
+
+/// By how much the first build is better than this one.
+fn gain(chapter: &Chapter, measured: &Measured, builds: &[String]) -> Option<String> {
+    let first = builds.first()?;
+    if measured.build.as_ref()? == first {
+        return None;
+    }
+    let same = |other: &&Measured| other.case == measured.case && other.build.as_ref() == Some(first);
+    let reference = chapter.results.iter().find(same)?.first()?;
+    reference.gain_over(measured.first()?).map(factor)
+}
+
+/// How the median relates to the yardstick's best run.
+fn against(chapter: &Chapter, measured: &Measured) -> Option<String> {
+    let wanted = measured.yardstick.as_ref()?;
+    let same =
+        |other: &&Measured| other.case == *wanted && (other.build.is_none() || other.build == measured.build);
+    let best = chapter.results.iter().find(same)?.first()?.best();
+    let numbers = measured.first()?;
+    (best > 0.0).then(|| match numbers.better {
+        Better::Higher => format!("{:.0} %", 100.0 * numbers.median / best),
+        Better::Lower => factor(numbers.median / best),
+    })
+}
+
+/// A factor, as it is shown.
+pub(super) fn factor(value: f64) -> String {
+    format!("{} ×", number(value))
+}
+
+/// Three digits.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 99.95 => format!("{value:.0}"),
+        size if size >= 9.995 => format!("{value:.1}"),
+        size if size >= 0.0995 || size == 0.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Name and unit of a metric.
+pub(super) fn named(numbers: &Numbers) -> String {
+    format!("{}, {}", numbers.name, numbers.unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenario::Metric;
+    use super::*;
+
+    fn measured(case: &str, build: Option<&str>, yardstick: Option<&str>, values: &[f64]) -> Measured {
+        let mut measured = Measured {
+            case: case.into(),
+            build: build.map(Into::into),
+            yardstick: yardstick.map(Into::into),
+            metrics: Vec::new(),
+        };
+        for value in values {
+            measured.add(vec![(Metric::higher("speed", "m/s"), *value), (Metric::lower("cost", "s"), 1.0)]);
+        }
+        measured
+    }
+
+    #[test]
+    fn three_digits() {
+        let texts = [1234.0, 99.96, 99.9, 9.999, 1.0, 0.1, 0.012, 0.0].map(number);
+        assert_eq!(texts, ["1234", "100", "99.9", "10.0", "1.00", "0.10", "0.012", "0.00"]);
+    }
+
+    #[test]
+    fn builds_and_yardsticks_are_compared() {
+        let chapter = Chapter {
+            name: "race".into(),
+            title: String::new(),
+            results: vec![
+                measured("walk", None, None, &[1.0, 4.0]),
+                measured("run", Some("new"), Some("walk"), &[2.0]),
+                measured("run", Some("old"), Some("walk"), &[1.0]),
+            ],
+        };
+        let text = chapter_table(&chapter, &["new".into(), "old".into()]).text();
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["speed", "m/s", "gain", "against", "cost"]);
+        assert_eq!(rows[1], ["min", "median", "max", "factor", "yardstick", "s"]);
+        assert_eq!(rows[2], ["walk", "1.00", "2.50", "4.00", "1.00"]);
+        assert_eq!(rows[3], ["run", "2.00", "2.00", "2.00", "50", "%", "1.00"]);
+        assert_eq!(rows[4], ["old", "1.00", "1.00", "1.00", "2.00", "×", "25", "%", "1.00"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! Moves bytes through one call, or through a plain pipe, and measures it.
+//!
+//! Source and sink run and have said so before the first byte is written; the time is from the source's first write to
+//! the sink's last byte, so neither a program's start nor a call's is in it. Both then wait, so that the processes
+//! between them are still there when their use of the processor is read.
+
+use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::process::{ChildStderr, Stdio};
+
+use super::procfs;
+use super::report::{Reports, Span};
+use super::roles::{Load, Role};
+use super::stage::{Running, Stage};
+use crate::failure::Failure;
+
+/// The yardstick's pipe holds this much.
+const YARDSTICK_PIPE: usize = 1 << 20;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the client to the service.
+    Send,
+    /// From the service to the client.
+    Receive,
+    /// Both at once, a full load each way.
+    Both,
+}
+
+/// How a transfer went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved {
+    /// From the first write to the last byte.
+    pub(super) seconds: f64,
+    /// Both ways together.
+    pub(super) bytes: u64,
+    /// Processor time of the client's and of the service's qrexec process, in seconds.
+    pub(super) cpu: Option<(f64, f64)>,
+}
+
+impl Moved {
+    pub(super) fn bytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.seconds
+    }
+
+    fn new(sources: &[Span], sinks: &[Span], bytes: u64) -> Result<Self, Failure> {
+        let moved: u64 = sinks.iter().map(|span| span.bytes).sum();
+        let start = sources.iter().map(|span| span.start).min().unwrap_or(0);
+        let end = sinks.iter().map(|span| span.end).max().unwrap_or(0);
+        match end.checked_sub(start) {
+            Some(time) if time > 0 && moved == bytes => {
+                Ok(Self { seconds: time as f64 / 1e9, bytes, cpu: None })
+            }
+            Some(_) => Err(Failure::trouble(format!("{moved} of {bytes} bytes arrived"))),
+            None => Err(Failure::trouble("the bytes arrived before they were sent")),
+        }
+    }
+}
+
+/// A role at our side of a call.
+struct Local {
+    process: Running,
+    reports: Reports<ChildStderr>,
+}
+
+impl Local {
+    fn start(stage: &Stage, role: Role, stdin: PipeReader, stdout: Stdio) -> Result<Self, Failure> {
+        let mut command = stage.role(role)?;
+        let mut process =
+            Running::start(command.stdin(stdin).stdout(stdout).stderr(Stdio::piped()), "a local role")?;
+        let reports = reports_of(&mut process)?;
+        Ok(Self { process, reports })
+    }
+}
+
+fn reports_of(process: &mut Running) -> Result<Reports<ChildStderr>, Failure> {
+    let stderr = process.child().stderr.take();
+    stderr.map(Reports::new).ok_or_else(|| Failure::trouble("a process without a standard error"))
+}
+
+fn new_pipe() -> Result<(PipeReader, PipeWriter), Failure> {
+    pipe().map_err(Failure::during("a pipe"))
+}
+
+/// Tells a source to begin.
+fn go(mut to: &PipeWriter) -> Result<(), Failure> {
+    to.write_all(b"!").map_err(Failure::during("starting the source"))
+}
+
+/// From one role to another through one pipe, without any qrexec.
+pub(super) fn direct(stage: &Stage, load: Load) -> Result<Moved, Failure> {
+    let (start, starter) = new_pipe()?;
+    let (from_pipe, to_pipe) = new_pipe()?;
+    let _ = rustix::pipe::fcntl_setpipe_size(&to_pipe, YARDSTICK_PIPE);
+    let mut sink = Local::start(stage, Role::Sink(load), from_pipe, Stdio::null())?;
+    let mut source = Local::start(stage, Role::Source(load), start, to_pipe.into())?;
+    sink.reports.ready()?;
+    source.reports.ready()?;
+    go(&starter)?;
+    let moved = Moved::new(&[source.reports.source()?], &[sink.reports.sink()?], load.bytes)?;
+    drop(starter);
+    source.process.finish()?;
+    sink.process.finish()?;
+    Ok(moved)
+}
+
+/// Through a call.
+pub(super) fn through_call(
+    stage: &Stage,
+    way: Way,
+    buffer: Option<&str>,
+    load: Load,
+) -> Result<Moved, Failure> {
+    let mut call = Call::start(stage, way, buffer, load)?;
+    let mut moved = call.transfer(way, load)?;
+    moved.cpu = call.cpu(stage);
+    call.finish()?;
+    Ok(moved)
+}
+
+/// A call and the roles beside it, ready to move bytes.
+struct Call {
+    client: Running,
+    remote: Reports<ChildStderr>,
+    source: Option<Local>,
+    sink: Option<Local>,
+    /// Starts the source, wherever it is; its end ends the call.
+    starter: PipeWriter,
+}
+
+impl Call {
+    fn start(stage: &Stage, way: Way, buffer: Option<&str>, load: Load) -> Result<Self, Failure> {
+        let (start, starter) = new_pipe()?;
+        let (stdin, to_stdin) = new_pipe()?;
+        let (from_stdout, stdout) = new_pipe()?;
+        let role = match way {
+            Way::Send => Role::Sink(load),
+            Way::Receive => Role::Source(load),
+            Way::Both => Role::Duplex(load),
+        };
+        let mut command = stage.call_role(buffer, role)?;
+        command.stderr(Stdio::piped());
+        let (mut source, mut sink) = (None, None);
+        if way == Way::Receive {
+            command.stdin(start);
+        } else {
+            command.stdin(stdin);
+            source = Some(Local::start(stage, Role::Source(load), start, to_stdin.into())?);
+        }
+        if way == Way::Send {
+            command.stdout(Stdio::null());
+        } else {
+            command.stdout(stdout);
+            sink = Some(Local::start(stage, Role::Sink(load), from_stdout, Stdio::null())?);
+        }
+        let mut client = Running::start(&mut command, "qrexec-client-vm")?;
+        let mut remote = reports_of(&mut client)?;
+        for reports in [source.as_mut(), sink.as_mut()].into_iter().flatten().map(|local| &mut local.reports)
+        {
+            reports.ready()?;
+        }
+        remote.ready()?;
+        Ok(Self { client, remote, source, sink, starter })
+    }
+
+    fn transfer(&mut self, way: Way, load: Load) -> Result<Moved, Failure> {
+        go(&self.starter)?;
+        let (mut sources, mut sinks) = (Vec::new(), Vec::new());
+        if way != Way::Receive {
+            sinks.push(self.remote.sink()?);
+        }
+        if way != Way::Send {
+            sources.push(self.remote.source()?);
+        }
+        if let Some(local) = &mut self.sink {
+            sinks.push(local.reports.sink()?);
+        }
+        if let Some(local) = &mut self.source {
+            sources.push(local.reports.source()?);
+        }
+        Moved::new(&sources, &sinks, load.bytes * sinks.len() as u64)
+    }
+
+    /// What the two processes of the call have used so far, which is what they used for the transfer.
+    fn cpu(&self, stage: &Stage) -> Option<(f64, f64)> {
+        let client = procfs::cpu_seconds(self.client.pid()?)?;
+        let pumps = stage.pumps().into_iter().map(procfs::cpu_seconds);
+        let server = pumps.sum::<Option<f64>>().filter(|seconds| *seconds > 0.0)?;
+        Some((client, server))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        drop(self.starter);
+        if let Some(source) = self.source {
+            source.process.finish()?;
+        }
+        let said = self.remote.rest();
+        self.client.finish().map_err(|mut failure| {
+            failure.message = format!("{}: {}", failure.message, said.trim());
+            failure
+        })?;
+        self.sink.map_or(Ok(()), |sink| sink.process.finish())
+    }
+}
