@@ -11,6 +11,7 @@
 //! | `job` | what a command line and a service's configuration amount to |
 //! | `call` | the process of one call: data link, service, pump |
 //! | [`fork_server`] | handing a call to a user's fork server, and that server |
+//! | [`multiplexer`] | the old entry of a service |
 //! | `session` | calls that wait for a graphical session |
 //!
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
@@ -26,6 +27,7 @@ pub mod core;
 mod door;
 pub mod fork_server;
 mod job;
+pub mod multiplexer;
 pub mod options;
 mod serve;
 mod session;

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use crate::fork_server;
 
 /// Exit status for a command line without sense.
-const EXIT_USAGE: i32 = 2;
+pub(crate) const EXIT_USAGE: i32 = 2;
 
 /// Runs the services of this VM, and lets its programs call services of other VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]

@@ -22,6 +22,8 @@ mod environment;
 mod login;
 mod lookup;
 mod paths;
+#[cfg(feature = "pam")]
+mod session;
 mod start;
 mod stderr_log;
 mod tcp;

@@ -14,6 +14,8 @@ mod fork;
 mod signals;
 mod spawn;
 
+#[cfg(feature = "pam")]
+pub(crate) use fork::close_inherited;
 pub use fork::{fork_keeping, fork_pump};
 pub use signals::Signals;
 pub use spawn::{Program, spawn};

@@ -64,6 +64,11 @@ impl Lab {
         program(self.dir.path(), super::AS_FORK_SERVER)
     }
 
+    /// The multiplexer of this VM, without arguments yet.
+    pub(crate) fn multiplexer(&self) -> Command {
+        program(self.dir.path(), super::AS_MULTIPLEXER)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

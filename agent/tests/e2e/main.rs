@@ -12,11 +12,14 @@ use wire::version::Version;
 
 mod fork_server;
 mod lab;
+mod multiplexer;
 
 /// First argument: be the agent.
 const AS_AGENT: &str = "as-agent";
 /// First argument: be a fork server.
 const AS_FORK_SERVER: &str = "as-fork-server";
+/// First argument: be the multiplexer.
+const AS_MULTIPLEXER: &str = "as-multiplexer";
 
 fn main() {
     let mut args: Vec<OsString> = std::env::args_os().collect();
@@ -24,7 +27,7 @@ fn main() {
         args.remove(1);
         std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
         ("a_service_runs", a_service_runs),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
         ("just_exec_answers_at_once", just_exec_answers_at_once),
@@ -35,6 +38,7 @@ fn main() {
         ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
         ("the_fork_server_ends_and_calls_go_on", fork_server::it_ends_and_calls_go_on),
         ("rubbish_costs_one_connection", fork_server::rubbish_costs_one_connection),
+        ("the_multiplexer_runs_a_service", multiplexer::it_runs_a_service),
     ];
     for (name, test) in tests {
         test();
@@ -46,6 +50,7 @@ fn role(name: &str) -> Option<fn(Vec<OsString>) -> i32> {
     match name {
         AS_AGENT => Some(agent::main),
         AS_FORK_SERVER => Some(agent::fork_server::main),
+        AS_MULTIPLEXER => Some(agent::multiplexer::main),
         _ => None,
     }
 }

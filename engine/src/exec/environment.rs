@@ -47,6 +47,12 @@ impl Environment {
         self.0.retain(|(old, _)| old != name.as_ref());
     }
 
+    /// Leaves nothing but our own variables: a session brings the others.
+    #[cfg(feature = "pam")]
+    pub(super) fn keep_own(&mut self) {
+        self.0.retain(|(name, _)| name.as_bytes().starts_with(PREFIX));
+    }
+
     /// Adds what a service is told about its call.
     pub fn describe(&mut self, call: &ServiceCall) {
         for (name, value) in description(call) {

@@ -20,7 +20,8 @@ const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", 
 /// Starts `what` as the user: in a session of its own, in his home folder if that can be entered.
 ///
 /// A service runs under `/bin/sh -lc` with nothing but literals in the script; a command runs under
-/// the user's own shell, as a login shell.
+/// the user's own shell, as a login shell. With the feature `pam` there is a PAM session around it,
+/// held open by a process that waits for the user's.
 ///
 /// # Errors
 /// No process, or no groups for the user. What fails in the new process (the exec itself) becomes
@@ -28,21 +29,79 @@ const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", 
 pub(super) fn start(
     account: &Account,
     what: &Executable,
-    mut environment: Environment,
+    environment: Environment,
     streams: [BorrowedFd<'_>; 3],
 ) -> io::Result<Child> {
     let groups = account.groups().ok_or_else(|| io::Error::other("cannot read the user's groups"))?;
-    describe_user(account, &mut environment);
-    let mut command = command(account, what)?;
-    command.env_clear().envs(environment.iter());
-    fork_keeping(&streams, || {
-        let error = match enter(account, &groups, streams) {
+    let command = command(account, what)?;
+    let login = Login { account, groups, streams };
+    fork_keeping(&streams, || login.run(command, environment))
+}
+
+/// What the new process becomes.
+struct Login<'a> {
+    account: &'a Account,
+    groups: Vec<Gid>,
+    streams: [BorrowedFd<'a>; 3],
+}
+
+impl Login<'_> {
+    /// In the new process: becomes the program.
+    #[cfg(not(feature = "pam"))]
+    fn run(&self, command: Command, mut environment: Environment) -> i32 {
+        describe_user(self.account, &mut environment);
+        self.exec(command, &environment)
+    }
+
+    /// In the new process: opens a session, runs the program in another process, closes the session
+    /// when that has ended.
+    #[cfg(feature = "pam")]
+    fn run(&self, command: Command, mut environment: Environment) -> i32 {
+        match self.attend(command, &mut environment) {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::error!("no session for user {}: {error}", self.account.name);
+                EXIT_TROUBLE
+            }
+        }
+    }
+
+    #[cfg(feature = "pam")]
+    fn attend(&self, command: Command, environment: &mut Environment) -> io::Result<i32> {
+        use std::os::fd::{AsFd, OwnedFd};
+        // Copies that this process can close: the call would else wait for the end of its streams
+        // until the session is closed. PAM's modules open what they need after that.
+        let [stdin, stdout, stderr] = self.streams;
+        let copy = |stream: BorrowedFd<'_>| -> io::Result<OwnedFd> { stream.try_clone_to_owned() };
+        let streams = [copy(stdin)?, copy(stdout)?, copy(stderr)?];
+        crate::process::close_inherited(&streams.each_ref().map(AsFd::as_fd))?;
+        let session =
+            super::session::Session::open(&self.account.name, &self.groups).map_err(io::Error::other)?;
+        environment.keep_own();
+        for (name, value) in session.environment() {
+            environment.set(name, value);
+        }
+        describe_user(self.account, environment);
+        let child = {
+            let streams = streams.each_ref().map(AsFd::as_fd);
+            let login = Login { account: self.account, groups: self.groups.clone(), streams };
+            fork_keeping(&streams, || login.exec(command, environment))
+        };
+        drop(streams);
+        let status = child.and_then(|mut child| child.wait());
+        session.close();
+        status
+    }
+
+    fn exec(&self, mut command: Command, environment: &Environment) -> i32 {
+        command.env_clear().envs(environment.iter());
+        let error = match enter(self.account, &self.groups, self.streams) {
             Ok(()) => command.exec(),
             Err(error) => error,
         };
-        tracing::error!("cannot start a program for user {}: {error}", account.name);
+        tracing::error!("cannot start a program for user {}: {error}", self.account.name);
         if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_TROUBLE }
-    })
+    }
 }
 
 fn describe_user(account: &Account, environment: &mut Environment) {

@@ -102,6 +102,22 @@ impl Services {
         }
     }
 
+    /// Starts a program on streams that are there already, for a call whose data another process
+    /// moves: `QREXEC_AGENT_PID` stays what it was.
+    ///
+    /// # Errors
+    /// Nothing runs then, and [`ExecError::code`] is the exit code of the call. A socket service
+    /// cannot be put on streams.
+    pub fn start_on(&self, what: &Prepared, streams: [BorrowedFd<'_>; 3]) -> Result<Child, ExecError> {
+        match what {
+            Prepared::Executable(what) => {
+                self.run_in(Environment::inherited(self.embedded), what, None, streams)
+            }
+            Prepared::Socket(path, _) => Err(ExecError::NoService(path.clone())),
+            Prepared::Tcp(address, _) => Err(ExecError::NoService(address.to_string().into())),
+        }
+    }
+
     fn run(
         &self,
         what: &Executable,
@@ -110,6 +126,16 @@ impl Services {
     ) -> Result<Child, ExecError> {
         let mut environment = Environment::inherited(self.embedded);
         environment.set("QREXEC_AGENT_PID", std::process::id().to_string());
+        self.run_in(environment, what, user, streams)
+    }
+
+    fn run_in(
+        &self,
+        mut environment: Environment,
+        what: &Executable,
+        user: Option<&str>,
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<Child, ExecError> {
         match self.users.account(user)? {
             Some(account) => login::start(&account, what, environment, streams),
             None => {

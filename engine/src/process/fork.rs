@@ -43,8 +43,7 @@ pub fn fork_keeping(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::
     if !is_single_threaded()? {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "fork from a process with several threads"));
     }
-    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
-    kept.sort_unstable();
+    let kept = numbers(keep);
     // SAFETY: this process has one thread (checked above), so the child is a full copy in a
     // consistent state: no lock is held by a thread that does not exist in it, and all of libc may
     // be used there.
@@ -93,6 +92,21 @@ fn close_all_but(kept: &[u32]) -> io::Result<()> {
         from = from.max(fd.saturating_add(1));
     }
     close_range(from, u32::MAX, 0)
+}
+
+/// Closes every descriptor but the standard streams and those in `keep`, in a process that
+/// [`fork_keeping`] started: `body` may not use what it has closed, as it may not use anything else
+/// that was open before.
+#[cfg(feature = "pam")]
+pub(crate) fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    close_all_but(&numbers(keep))
+}
+
+/// The numbers of descriptors, sorted.
+fn numbers(fds: &[BorrowedFd<'_>]) -> Vec<u32> {
+    let mut numbers: Vec<u32> = fds.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// Makes every descriptor from 3 upward close on exec, those that this process inherited included.
