@@ -10,11 +10,13 @@
 //! | [`layout`] | where everything is, orders and sizes |
 //! | [`index`] | free-running indices: distances, spans, lies |
 //! | `page` | the shared words behind a trait, so that loom can stand in for memory |
-//! | `region` | one raw mapping |
+//! | `region` | the raw mappings |
 //! | [`producer`], [`consumer`] | reserve/commit and peek/release |
 //! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
+//! | `trim` | giving the memory of an empty ring back |
 //! | [`channel`] | both rings, the notify protocol, liveness |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
+//! | `xendev` | the devices of a Xen guest, by plain ioctls |
 //! | [`unix`] | unix sockets at paths of any length |
 
 pub mod channel;
@@ -30,7 +32,10 @@ pub mod producer;
 mod region;
 pub mod spans;
 pub mod transport;
+mod trim;
 pub mod unix;
+#[cfg(feature = "xen")]
+mod xendev;
 
 pub use channel::{Channel, Counters};
 pub use consumer::Consumer;

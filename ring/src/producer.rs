@@ -8,6 +8,7 @@ use crate::index;
 use crate::page::{Page, Word};
 use crate::region::Region;
 use crate::spans::Spans;
+use crate::trim;
 
 /// Index half: everything a producer knows, apart from where the bytes are.
 #[derive(Debug)]
@@ -111,6 +112,14 @@ impl Producer {
     /// When `n` is more than the known room (an error of the caller).
     pub fn commit(&mut self, n: usize) {
         self.index.commit(&*self.region, n);
+    }
+
+    /// Gives the ring's memory back to the system, if the peer has taken everything that was in it.
+    pub fn trim(&mut self) -> Result<(), Lie> {
+        if self.room()? == self.size() {
+            trim::discard(&self.region, self.base, self.size());
+        }
+        Ok(())
     }
 
     fn pieces(&self, at: usize, len: usize) -> [(usize, usize); 2] {

@@ -1,83 +1,34 @@
 #![forbid(unsafe_code)]
-//! Servers and clients finding each other on the file system.
-//!
-//! A client may come before its server. It watches the folder and tries again when the name appears;
-//! what no event announces (a listener of the field's that is bound but does not listen yet, or no
-//! inotify instance to be had) is retried after a few milliseconds.
+//! Both ends of a meeting, whatever the transport, and waiting for it.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::fs::inotify;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Kind, shm, stream};
+use super::files::{FileConnector, FileListener};
+use super::xen;
 use crate::channel::Channel;
 use crate::error::Error;
-use crate::layout::Orders;
-use crate::unix;
-
-/// Pause before a retry that no event announces.
-const RETRY: Duration = Duration::from_millis(5);
 
 /// A server that waits for its one client.
-pub struct Listener {
-    fd: OwnedFd,
-    path: PathBuf,
-    identity: unix::Identity,
-    offer: Offer,
-}
+pub struct Listener(pub(super) Server);
 
-/// What the client will be given.
-enum Offer {
-    Shm(shm::Offer),
-    Stream(Orders),
-    /// The client has it.
-    Taken,
+pub(super) enum Server {
+    Files(FileListener),
+    Xen(xen::Server),
 }
 
 impl Listener {
-    pub(super) fn new(kind: Kind, path: PathBuf, orders: Orders) -> Result<Listener, Error> {
-        let offer = match kind {
-            Kind::Shm => Offer::Shm(shm::Offer::new(orders)?),
-            Kind::Socket => Offer::Stream(orders),
-            Kind::Xen => return Err(super::no_xen()),
-        };
-        let (fd, identity) = unix::listen_identified(&path, 0o600)
-            .map_err(Error::io(format!("listening at {}", path.display())))?;
-        Ok(Listener { fd, path, identity, offer })
-    }
-
     /// Takes the client if it is there. Strangers are turned away and waiting goes on.
     ///
     /// Once a channel was returned this listener has served its purpose: drop it. Its pages are that
     /// client's, so a further call is [`Error::Closed`].
     pub fn accept(&mut self) -> Result<Option<Channel>, Error> {
-        loop {
-            if matches!(self.offer, Offer::Taken) {
-                return Err(Error::Closed);
-            }
-            let accepted = unix::accept(&self.fd);
-            let Some(peer) = accepted.map_err(Error::io(format!("accepting at {}", self.path.display())))?
-            else {
-                return Ok(None);
-            };
-            if !trusted(&peer) {
-                continue;
-            }
-            let channel = match &mut self.offer {
-                Offer::Shm(offer) => match offer.give(peer) {
-                    Ok(channel) => channel,
-                    Err(_) => continue, // it left again before it was greeted
-                },
-                Offer::Stream(orders) => stream::channel(peer, orders.swapped())?,
-                Offer::Taken => return Err(Error::Closed),
-            };
-            self.offer = Offer::Taken;
-            return Ok(Some(channel));
+        match &mut self.0 {
+            Server::Files(listener) => listener.accept(),
+            Server::Xen(server) => server.accept(),
         }
     }
 
@@ -95,92 +46,36 @@ impl Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.0 {
+            Server::Files(listener) => listener.as_fd(),
+            Server::Xen(server) => server.as_fd(),
+        }
     }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Only what this listener made. A file that cannot be removed is stale, and a stale one is
-        // replaced by the next listener.
-        let _ = unix::withdraw(&self.path, self.identity);
-    }
-}
-
-/// Peers run as the same user, or as root, who could do anything anyway.
-fn trusted(peer: &OwnedFd) -> bool {
-    unix::peer_uid(peer).is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
-        || rustix::process::geteuid().is_root()
 }
 
 /// A client that looks for its server.
-pub struct Connector {
-    kind: Kind,
-    path: PathBuf,
-    state: State,
-    /// Holds whatever is waited for, so that callers may register one descriptor for all states.
-    events: OwnedFd,
-    /// No event will tell: look again after [`RETRY`].
-    timed: bool,
-}
+pub struct Connector(pub(super) Client);
 
-enum State {
-    /// Not tried yet: the watch is not needed if the server is already there.
-    Fresh,
-    /// The server was not there.
-    Watching(Option<OwnedFd>),
-    /// Connected, waiting for the offer.
-    Greeting(OwnedFd),
-    /// The channel was handed out.
-    Done,
+pub(super) enum Client {
+    Files(FileConnector),
+    Xen(xen::Client),
 }
 
 impl Connector {
-    pub(super) fn new(kind: Kind, path: PathBuf) -> Result<Connector, Error> {
-        if kind == Kind::Xen {
-            return Err(super::no_xen());
-        }
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
-        Ok(Connector { kind, path, state: State::Fresh, events, timed: false })
-    }
-
-    /// One step, never blocking. Call when the descriptor is ready or [`Connector::retry_after`] has passed.
+    /// One step, which does not wait for the server. Call when the descriptor is ready or
+    /// [`Connector::retry_after`] has passed.
     pub fn poll(&mut self) -> Result<Option<Channel>, Error> {
-        loop {
-            match &mut self.state {
-                State::Fresh => match self.try_connect()? {
-                    true => {}
-                    false => self.watch(),
-                },
-                State::Watching(watch) => {
-                    if let Some(fd) = watch {
-                        forget_events(fd);
-                    }
-                    if !self.try_connect()? {
-                        return Ok(None);
-                    }
-                }
-                State::Greeting(_) => match self.greet()? {
-                    Greeting::Wait => return Ok(None),
-                    Greeting::Again => {
-                        // After a pause: a server that hangs up at once must not make this a busy loop.
-                        self.watch();
-                        self.timed = true;
-                        return Ok(None);
-                    }
-                    Greeting::Met(channel) => return Ok(Some(*channel)),
-                },
-                State::Done => return Err(Error::Closed),
-            }
+        match &mut self.0 {
+            Client::Files(connector) => connector.poll(),
+            Client::Xen(client) => client.poll(),
         }
     }
 
     /// How long to wait at most before the next [`Connector::poll`], if no event announces a change.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.state {
-            State::Fresh => Some(Duration::ZERO),
-            _ => self.timed.then_some(RETRY),
+        match &self.0 {
+            Client::Files(connector) => connector.retry_after(),
+            Client::Xen(client) => client.retry_after(),
         }
     }
 
@@ -194,105 +89,31 @@ impl Connector {
             sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }
-
-    /// Tries once. `false`: the server is not there (yet).
-    fn try_connect(&mut self) -> Result<bool, Error> {
-        self.timed = match unix::connect_nonblocking(&self.path) {
-            Ok(fd) if !trusted(&fd) => {
-                return Err(self.misbehaved("it belongs to another user"));
-            }
-            Ok(fd) => {
-                self.register(&fd)?;
-                self.state = State::Greeting(fd);
-                return Ok(true);
-            }
-            // A name that appears raises an event; a listener of the field's that is not ready yet does not.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => self.kind != Kind::Shm,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
-            Err(e) => return Err(Error::io(format!("connecting to {}", self.path.display()))(e)),
-        } || matches!(self.state, State::Watching(None));
-        Ok(false)
-    }
-
-    fn watch(&mut self) {
-        let watch = watch_folder(self.kind, &self.path).filter(|fd| self.register(fd).is_ok());
-        self.timed = watch.is_none();
-        self.state = State::Watching(watch);
-    }
-
-    fn register(&self, fd: &OwnedFd) -> Result<(), Error> {
-        epoll::add(&self.events, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-            .map_err(|e| Error::io("watching a descriptor")(e.into()))
-    }
-
-    fn greet(&mut self) -> Result<Greeting, Error> {
-        let State::Greeting(fd) = std::mem::replace(&mut self.state, State::Done) else {
-            return Err(Error::Closed);
-        };
-        if self.kind != Kind::Shm {
-            // The listening side of a stream chose its own staging; ours is a matter of this process.
-            return stream::channel(fd, stream::client_orders()?).map(Box::new).map(Greeting::Met);
-        }
-        match shm::receive(&fd) {
-            Ok(region) => Ok(Greeting::Met(Box::new(shm::join(fd, region)))),
-            Err(shm::Refusal::NotYet) => {
-                self.state = State::Greeting(fd);
-                Ok(Greeting::Wait)
-            }
-            Err(shm::Refusal::Gone) => Ok(Greeting::Again),
-            Err(shm::Refusal::Bad(what)) => Err(self.misbehaved(what)),
-            Err(shm::Refusal::Failed(error)) => Err(error),
-        }
-    }
-
-    fn misbehaved(&self, what: &'static str) -> Error {
-        Error::BadMeeting { path: self.path.clone(), what }
-    }
-}
-
-enum Greeting {
-    Wait,
-    Again,
-    Met(Box<Channel>),
 }
 
 impl AsFd for Connector {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+        match &self.0 {
+            Client::Files(connector) => connector.as_fd(),
+            Client::Xen(client) => client.as_fd(),
+        }
     }
-}
-
-fn watch_folder(kind: Kind, path: &Path) -> Option<OwnedFd> {
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-    // Our own listeners appear by rename; the field's are bound in place.
-    let what = match kind {
-        Kind::Shm => inotify::WatchFlags::MOVED_TO,
-        _ => inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE,
-    };
-    inotify::add_watch(&fd, path.parent()?, what).ok()?;
-    Some(fd)
-}
-
-fn forget_events(fd: &OwnedFd) {
-    let mut buf = [0u8; 4096];
-    while rustix::io::read(fd, &mut buf).is_ok_and(|n| n == buf.len()) {}
 }
 
 /// When waiting ends.
 #[derive(Clone, Copy)]
-struct Deadline {
+pub(super) struct Deadline {
     start: Instant,
     limit: Duration,
 }
 
 impl Deadline {
-    fn after(limit: Duration) -> Deadline {
+    pub(super) fn after(limit: Duration) -> Deadline {
         Deadline { start: Instant::now(), limit }
     }
 
     /// What remains, an hour at most (so that any limit, "for ever" too, fits a system call).
-    fn left(self) -> Result<Duration, Error> {
+    pub(super) fn left(self) -> Result<Duration, Error> {
         match self.limit.checked_sub(self.start.elapsed()) {
             Some(left) if !left.is_zero() => Ok(left.min(Duration::from_secs(3600))),
             _ => Err(Error::Timeout(self.limit)),
@@ -301,7 +122,7 @@ impl Deadline {
 }
 
 /// Sleeps until `fd` is readable, `retry` has passed, or fails once `deadline` has.
-fn sleep_on(fd: BorrowedFd<'_>, deadline: Deadline, retry: Option<Duration>) -> Result<(), Error> {
+pub(super) fn sleep_on(fd: BorrowedFd<'_>, deadline: Deadline, retry: Option<Duration>) -> Result<(), Error> {
     let left = deadline.left()?;
     let wait = retry.map_or(left, |r| r.min(left));
     let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };

@@ -3,9 +3,15 @@
 //!
 //! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present.
 
+mod files;
 mod meet;
 mod shm;
 mod stream;
+#[cfg(feature = "xen")]
+mod xen;
+#[cfg(not(feature = "xen"))]
+#[path = "no_xen.rs"]
+mod xen;
 
 use std::env;
 use std::ffi::OsString;
@@ -16,6 +22,8 @@ use rustix::fs::{self, FileType, Mode};
 use crate::error::Error;
 use crate::layout::{Orders, Sizes};
 
+use files::{FileConnector, FileListener};
+use meet::{Client, Server};
 pub use meet::{Connector, Listener};
 
 /// The transports.
@@ -49,13 +57,12 @@ impl Transport {
             Some(name) => named(&name)?,
             None => present()?,
         };
-        let own = own_domain()?;
         let dir = match kind {
             Kind::Socket => env::var_os("VCHAN_SOCKET_DIR").map_or("/var/run/vchan".into(), PathBuf::from),
             Kind::Shm => shm_dir()?,
-            Kind::Xen => return Err(no_xen()),
+            Kind::Xen => return Ok(Transport { kind, own: xen::own_domain()?, dir: PathBuf::new() }),
         };
-        Ok(Transport { kind, own, dir })
+        Ok(Transport { kind, own: own_domain()?, dir })
     }
 
     /// An explicit choice, for labs and tests.
@@ -83,22 +90,27 @@ impl Transport {
 
     /// Offers a channel on `port` to the domain `peer`, with rings of at least `min` bytes.
     pub fn listen(&self, peer: u32, port: u32, min: Sizes) -> Result<Listener, Error> {
-        Listener::new(self.kind, self.path(self.own, peer, port), Orders::choose(min)?)
+        let orders = Orders::choose(min)?;
+        let server = match self.kind {
+            Kind::Xen => Server::Xen(xen::Server::new(self.own, peer, port, orders)?),
+            kind => Server::Files(FileListener::new(kind, self.path(self.own, peer, port), orders)?),
+        };
+        Ok(Listener(server))
     }
 
     /// Begins to connect to `port` of the domain `server`, which need not be there yet.
     pub fn connect(&self, server: u32, port: u32) -> Result<Connector, Error> {
-        Connector::new(self.kind, self.path(server, self.own, port))
+        let client = match self.kind {
+            Kind::Xen => Client::Xen(xen::Client::new(self.own, server, port)?),
+            kind => Client::Files(FileConnector::new(kind, self.path(server, self.own, port))?),
+        };
+        Ok(Connector(client))
     }
 
     fn path(&self, server: u32, client: u32, port: u32) -> PathBuf {
         let prefix = if self.kind == Kind::Shm { "shm" } else { "vchan" };
         self.dir.join(format!("{prefix}.{server}.{client}.{port}.sock"))
     }
-}
-
-fn no_xen() -> Error {
-    Error::Config("this build has no Xen transport; set QREXEC_TRANSPORT to shm or socket".into())
 }
 
 fn named(name: &OsString) -> Result<Kind, Error> {

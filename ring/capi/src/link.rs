@@ -1,0 +1,284 @@
+#![forbid(unsafe_code)]
+//! A connected vchan, and what keeps a caller that polls from sleeping through anything.
+//!
+//! # No lost wake-up
+//!
+//! A caller looks ([`Link::data_ready`], [`Link::buffer_space`]) and then polls the descriptor, whenever it likes. So
+//! between any two calls this must hold: *what is newer than what the caller was told makes the descriptor readable*.
+//!
+//! - A look asks the peer first (unless it is asked already), and looks then: the peer rings for whatever comes later.
+//! - A request stays good until the doorbell is answered: the peer has it before it, or it has taken it and rung, and
+//!   then the descriptor stays readable. So requests are renewed where the doorbell is answered and nowhere else. That
+//!   is what keeps a busy peer from ringing for every piece it writes.
+//! - [`Link::wait`] answers the doorbell and asks for data again at once; of room the caller must look anew.
+//! - A call that blocks answers the doorbell too, behind the caller's back. Before it returns, [`Link::settle`] asks
+//!   again and compares with what the caller was told: what came meanwhile becomes a kick of the descriptor.
+//!
+//! On a stream nothing is asked: its descriptor is readable for as long as something has not been fetched.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use ring::{Channel, Error, Spans};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::failure::Failure;
+use crate::memory::{Source, Target};
+
+/// How long closing waits for a peer that takes nothing, before what it did not take is lost.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// How much a transfer moves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// At least one byte.
+    Some,
+    /// Everything or nothing.
+    All,
+}
+
+/// See the module.
+pub(crate) struct Link {
+    channel: Channel,
+    /// Unread bytes that the caller knows of.
+    told_data: usize,
+    /// Room that the caller knows of, if it ever looked.
+    told_room: Option<usize>,
+    /// The peer is asked to ring for room.
+    asked_room: bool,
+    /// The doorbell was answered by a call that the caller made for something else.
+    unsettled: bool,
+    /// The caller was told by [`Link::wait`] that the peer is gone: the descriptor has nothing more to say.
+    buried: bool,
+}
+
+impl Link {
+    pub(crate) fn new(channel: Channel) -> Result<Link, Error> {
+        let mut link = Link {
+            channel,
+            told_data: 0,
+            told_room: None,
+            asked_room: false,
+            unsettled: false,
+            buried: false,
+        };
+        link.ask_data()?;
+        Ok(link)
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.is_open()
+    }
+
+    /// Bytes that can be read at once.
+    pub(crate) fn data_ready(&mut self) -> Result<usize, Error> {
+        self.told_data = self.channel.readable()?;
+        Ok(self.told_data)
+    }
+
+    /// Bytes that can be written at once.
+    pub(crate) fn buffer_space(&mut self) -> Result<usize, Error> {
+        if !self.is_open() {
+            return Ok(0);
+        }
+        let room = self.look_for_room()?;
+        self.told_room = Some(room);
+        Ok(room)
+    }
+
+    /// Copies bytes in. Without `blocking`, `Ok(0)` if there is no room for that amount.
+    pub(crate) fn write(&mut self, from: &Source<'_>, amount: Amount, blocking: bool) -> Result<usize, Failure> {
+        let least = least(amount, from.len(), self.channel.tx().size())?;
+        if least == 0 {
+            return Ok(0);
+        }
+        loop {
+            let room = self.channel.writable()?;
+            if room >= least {
+                return Ok(self.put(from, room.min(from.len()))?);
+            }
+            if !blocking {
+                return Ok(0);
+            }
+            self.sleep(None, least)?;
+        }
+    }
+
+    fn put(&mut self, from: &Source<'_>, n: usize) -> Result<usize, Error> {
+        let mut spans = Spans::new();
+        self.channel.tx().spans(0, n, &mut spans);
+        from.fill(&spans);
+        self.channel.commit(n);
+        self.told_room = self.told_room.map(|room| room.saturating_sub(n));
+        self.channel.flush()?;
+        Ok(n)
+    }
+
+    /// Copies bytes out. Without `blocking`, `Ok(0)` if there are not so many.
+    pub(crate) fn read(&mut self, to: &mut Target<'_>, amount: Amount, blocking: bool) -> Result<usize, Failure> {
+        let least = least(amount, to.len(), self.channel.rx().size())?;
+        if least == 0 {
+            return Ok(0);
+        }
+        loop {
+            // Liveness first: what was written before the close is there once the close is seen.
+            let open = self.is_open();
+            let ready = self.channel.readable()?;
+            if ready >= least {
+                return Ok(self.take(to, ready.min(to.len()))?);
+            }
+            if !open {
+                return Err(Failure::Closed);
+            }
+            if !blocking {
+                return Ok(0);
+            }
+            self.sleep(Some(ready), 0)?;
+        }
+    }
+
+    fn take(&mut self, to: &mut Target<'_>, n: usize) -> Result<usize, Error> {
+        let mut spans = Spans::new();
+        self.channel.rx().spans(0, n, &mut spans);
+        to.drain(&spans);
+        self.channel.release(n);
+        self.told_data = self.told_data.saturating_sub(n);
+        self.channel.flush()?;
+        Ok(n)
+    }
+
+    /// Answers the doorbell; waits for it first, unless the descriptor was `kicked` anyway.
+    pub(crate) fn wait(&mut self, kicked: bool) -> Result<(), Failure> {
+        if self.buried {
+            return Err(Failure::Closed);
+        }
+        if !kicked && self.is_open() && !self.ready_for().is_empty() {
+            self.poll(None)?;
+        }
+        self.answer()?;
+        self.ask_data()?;
+        self.unsettled = false;
+        self.buried = !self.is_open();
+        Ok(())
+    }
+
+    /// After any call: whether the descriptor must be kicked, so that the caller hears of what came meanwhile.
+    pub(crate) fn settle(&mut self) -> Result<bool, Error> {
+        if !std::mem::take(&mut self.unsettled) {
+            return Ok(false);
+        }
+        self.ask_data()?;
+        let more = self.channel.readable()? > self.told_data;
+        if !self.is_open() {
+            return Ok(true);
+        }
+        let wider = match self.told_room {
+            Some(told) => self.look_for_room()? > told,
+            None => false,
+        };
+        Ok(more || wider)
+    }
+
+    /// What the descriptor should be watched for, toward a caller that polls.
+    pub(crate) fn interest(&mut self) -> EventFlags {
+        if self.buried {
+            return EventFlags::empty();
+        }
+        if !self.is_open() {
+            return EventFlags::IN;
+        }
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, self.channel.wants_in());
+        interest.set(EventFlags::OUT, self.channel.wants_out());
+        interest
+    }
+
+    /// Before closing: waits until what was written has left this process, if it must. On shared memory it need not.
+    pub(crate) fn linger(&mut self) {
+        let flushed = self.channel.flush().is_ok();
+        while flushed && !self.channel.drained() {
+            // Whatever fails here, nobody is left to tell, and nothing more can be done for the bytes.
+            if !self.poll(Some(LINGER)).is_ok_and(|ready| ready) || self.channel.on_ready().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks the peer to ring for data. A wish that no amount satisfies makes this a request without a look.
+    fn ask_data(&mut self) -> Result<(), Error> {
+        if !self.channel.is_stream() {
+            self.channel.arm_for(Some(usize::MAX), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Room, with the peer asked to ring for more if there can be more.
+    fn look_for_room(&mut self) -> Result<usize, Error> {
+        if !self.asked_room && !self.channel.is_stream() {
+            self.channel.arm_for(None, usize::MAX)?;
+            self.asked_room = true;
+        }
+        let size = self.channel.tx().size();
+        match self.channel.writable() {
+            // A ring that is all free was not asked for: writing into it makes the next look ask.
+            Ok(room) => {
+                self.asked_room &= room < size;
+                Ok(room)
+            }
+            Err(Error::Closed) => Ok(0),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Sleeps until there is more than `data` to read, or `room` to write, or the peer is gone, or for no reason.
+    fn sleep(&mut self, data: Option<usize>, room: usize) -> Result<(), Error> {
+        if self.channel.arm_for(data, room)? {
+            return Ok(());
+        }
+        self.poll(None)?;
+        self.unsettled = true;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<(), Error> {
+        self.asked_room = false;
+        self.channel.on_ready()
+    }
+
+    fn ready_for(&mut self) -> PollFlags {
+        let mut what = PollFlags::empty();
+        what.set(PollFlags::IN, self.channel.wants_in());
+        what.set(PollFlags::OUT, self.channel.wants_out());
+        what
+    }
+
+    /// Waits for the doorbell, or the stream. `false`: `limit` has passed.
+    fn poll(&mut self, limit: Option<Duration>) -> Result<bool, Error> {
+        let limit = limit.map(|l| Timespec { tv_sec: l.as_secs() as i64, tv_nsec: l.subsec_nanos().into() });
+        let what = self.ready_for();
+        loop {
+            match poll(&mut [PollFd::new(&self.channel, what)], limit.as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("waiting for the vchan peer")(errno.into())),
+            }
+        }
+    }
+}
+
+/// How many bytes must be there at least. All of more than the ring holds would never be.
+fn least(amount: Amount, len: usize, ring: usize) -> Result<usize, Failure> {
+    match amount {
+        Amount::All if len > ring => Err(Failure::Invalid),
+        Amount::All => Ok(len),
+        Amount::Some => Ok(len.min(1)),
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}

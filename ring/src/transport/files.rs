@@ -1,0 +1,250 @@
+#![forbid(unsafe_code)]
+//! Servers and clients finding each other on the file system.
+//!
+//! A client may come before its server. It watches the folder and tries again when the name appears;
+//! what no event announces (a listener of the field's that is bound but does not listen yet, or no
+//! inotify instance to be had) is retried after a few milliseconds.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::fs::inotify;
+
+use super::{Kind, shm, stream};
+use crate::channel::Channel;
+use crate::error::Error;
+use crate::layout::Orders;
+use crate::unix;
+
+/// Pause before a retry that no event announces.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A server that waits for its one client.
+pub(super) struct FileListener {
+    fd: OwnedFd,
+    path: PathBuf,
+    identity: unix::Identity,
+    offer: Offer,
+}
+
+/// What the client will be given.
+enum Offer {
+    Shm(shm::Offer),
+    Stream(Orders),
+    /// The client has it.
+    Taken,
+}
+
+impl FileListener {
+    pub(super) fn new(kind: Kind, path: PathBuf, orders: Orders) -> Result<FileListener, Error> {
+        let offer = match kind {
+            Kind::Shm => Offer::Shm(shm::Offer::new(orders)?),
+            _ => Offer::Stream(orders),
+        };
+        let (fd, identity) = unix::listen_identified(&path, 0o600)
+            .map_err(Error::io(format!("listening at {}", path.display())))?;
+        Ok(FileListener { fd, path, identity, offer })
+    }
+
+    /// Takes the client if it is there. Strangers are turned away and waiting goes on.
+    pub(super) fn accept(&mut self) -> Result<Option<Channel>, Error> {
+        loop {
+            if matches!(self.offer, Offer::Taken) {
+                return Err(Error::Closed);
+            }
+            let accepted = unix::accept(&self.fd);
+            let Some(peer) = accepted.map_err(Error::io(format!("accepting at {}", self.path.display())))?
+            else {
+                return Ok(None);
+            };
+            if !trusted(&peer) {
+                continue;
+            }
+            let channel = match &mut self.offer {
+                Offer::Shm(offer) => match offer.give(peer) {
+                    Ok(channel) => channel,
+                    Err(_) => continue, // it left again before it was greeted
+                },
+                Offer::Stream(orders) => stream::channel(peer, orders.swapped())?,
+                Offer::Taken => return Err(Error::Closed),
+            };
+            self.offer = Offer::Taken;
+            return Ok(Some(channel));
+        }
+    }
+}
+
+impl AsFd for FileListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for FileListener {
+    fn drop(&mut self) {
+        // Only what this listener made. A file that cannot be removed is stale, and a stale one is
+        // replaced by the next listener.
+        let _ = unix::withdraw(&self.path, self.identity);
+    }
+}
+
+/// Peers run as the same user, or as root, who could do anything anyway.
+fn trusted(peer: &OwnedFd) -> bool {
+    unix::peer_uid(peer).is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
+        || rustix::process::geteuid().is_root()
+}
+
+/// A client that looks for its server.
+pub(super) struct FileConnector {
+    kind: Kind,
+    path: PathBuf,
+    state: State,
+    /// Holds whatever is waited for, so that callers may register one descriptor for all states.
+    events: OwnedFd,
+    /// No event will tell: look again after [`RETRY`].
+    timed: bool,
+}
+
+enum State {
+    /// Not tried yet: the watch is not needed if the server is already there.
+    Fresh,
+    /// The server was not there.
+    Watching(Option<OwnedFd>),
+    /// Connected, waiting for the offer.
+    Greeting(OwnedFd),
+    /// The channel was handed out.
+    Done,
+}
+
+impl FileConnector {
+    pub(super) fn new(kind: Kind, path: PathBuf) -> Result<FileConnector, Error> {
+        let events = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
+        Ok(FileConnector { kind, path, state: State::Fresh, events, timed: false })
+    }
+
+    /// One step, never blocking. Call when the descriptor is ready or [`FileConnector::retry_after`] has passed.
+    pub(super) fn poll(&mut self) -> Result<Option<Channel>, Error> {
+        loop {
+            match &mut self.state {
+                State::Fresh => match self.try_connect()? {
+                    true => {}
+                    false => self.watch(),
+                },
+                State::Watching(watch) => {
+                    if let Some(fd) = watch {
+                        forget_events(fd);
+                    }
+                    if !self.try_connect()? {
+                        return Ok(None);
+                    }
+                }
+                State::Greeting(_) => match self.greet()? {
+                    Greeting::Wait => return Ok(None),
+                    Greeting::Again => {
+                        // After a pause: a server that hangs up at once must not make this a busy loop.
+                        self.watch();
+                        self.timed = true;
+                        return Ok(None);
+                    }
+                    Greeting::Met(channel) => return Ok(Some(*channel)),
+                },
+                State::Done => return Err(Error::Closed),
+            }
+        }
+    }
+
+    /// How long to wait at most before the next [`FileConnector::poll`], if no event announces a change.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self.state {
+            State::Fresh => Some(Duration::ZERO),
+            _ => self.timed.then_some(RETRY),
+        }
+    }
+
+    /// Tries once. `false`: the server is not there (yet).
+    fn try_connect(&mut self) -> Result<bool, Error> {
+        self.timed = match unix::connect_nonblocking(&self.path) {
+            Ok(fd) if !trusted(&fd) => {
+                return Err(self.misbehaved("it belongs to another user"));
+            }
+            Ok(fd) => {
+                self.register(&fd)?;
+                self.state = State::Greeting(fd);
+                return Ok(true);
+            }
+            // A name that appears raises an event; a listener of the field's that is not ready yet does not.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => self.kind != Kind::Shm,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
+            Err(e) => return Err(Error::io(format!("connecting to {}", self.path.display()))(e)),
+        } || matches!(self.state, State::Watching(None));
+        Ok(false)
+    }
+
+    fn watch(&mut self) {
+        let watch = watch_folder(self.kind, &self.path).filter(|fd| self.register(fd).is_ok());
+        self.timed = watch.is_none();
+        self.state = State::Watching(watch);
+    }
+
+    fn register(&self, fd: &OwnedFd) -> Result<(), Error> {
+        epoll::add(&self.events, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .map_err(|e| Error::io("watching a descriptor")(e.into()))
+    }
+
+    fn greet(&mut self) -> Result<Greeting, Error> {
+        let State::Greeting(fd) = std::mem::replace(&mut self.state, State::Done) else {
+            return Err(Error::Closed);
+        };
+        if self.kind != Kind::Shm {
+            // The listening side of a stream chose its own staging; ours is a matter of this process.
+            return stream::channel(fd, stream::client_orders()?).map(Box::new).map(Greeting::Met);
+        }
+        match shm::receive(&fd) {
+            Ok(region) => Ok(Greeting::Met(Box::new(shm::join(fd, region)))),
+            Err(shm::Refusal::NotYet) => {
+                self.state = State::Greeting(fd);
+                Ok(Greeting::Wait)
+            }
+            Err(shm::Refusal::Gone) => Ok(Greeting::Again),
+            Err(shm::Refusal::Bad(what)) => Err(self.misbehaved(what)),
+            Err(shm::Refusal::Failed(error)) => Err(error),
+        }
+    }
+
+    fn misbehaved(&self, what: &'static str) -> Error {
+        Error::BadMeeting { path: self.path.clone(), what }
+    }
+}
+
+enum Greeting {
+    Wait,
+    Again,
+    Met(Box<Channel>),
+}
+
+impl AsFd for FileConnector {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+fn watch_folder(kind: Kind, path: &Path) -> Option<OwnedFd> {
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+    // Our own listeners appear by rename; the field's are bound in place.
+    let what = match kind {
+        Kind::Shm => inotify::WatchFlags::MOVED_TO,
+        _ => inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE,
+    };
+    inotify::add_watch(&fd, path.parent()?, what).ok()?;
+    Some(fd)
+}
+
+fn forget_events(fd: &OwnedFd) {
+    let mut buf = [0u8; 4096];
+    while rustix::io::read(fd, &mut buf).is_ok_and(|n| n == buf.len()) {}
+}

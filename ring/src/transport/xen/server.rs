@@ -1,0 +1,107 @@
+#![forbid(unsafe_code)]
+//! The side that owns the pages.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::bell::Doorbell;
+use super::store::Store;
+use super::wire::number;
+use crate::channel::{Channel, initialise};
+use crate::error::Error;
+use crate::layout::{Orders, PAGE, WAITING, offset};
+use crate::page::{Page, Side};
+use crate::region::Region;
+use crate::xendev::{self, EventChannel};
+
+/// A server that waits for its one client.
+pub(in crate::transport) struct Server {
+    peer: u32,
+    keys: Keys,
+    event: EventChannel,
+    region: Arc<Region>,
+    taken: bool,
+}
+
+impl Server {
+    pub(in crate::transport) fn new(own: u32, peer: u32, port: u32, orders: Orders) -> Result<Server, Error> {
+        let number = super::peer_number(own, peer)?;
+        let event = EventChannel::unbound(peer)?;
+        let (origin, map, references) = xendev::grant(number, orders.region_bytes() / PAGE)?;
+        origin.notify_unmap(offset::SRV_LIVE, event.port())?;
+        let region = Arc::new(Region::whole(map, orders));
+        let Some((first, rest)) = references.split_first() else {
+            return Err(Error::Config("no page was granted".into()));
+        };
+        for (i, reference) in rest.iter().enumerate() {
+            region.copy_in(offset::GRANTS + 4 * i, &reference.to_le_bytes());
+        }
+        initialise(&region);
+        let keys = Keys { folder: super::folder(peer, port), event: event.port() };
+        keys.publish(*first, own, peer)?;
+        Ok(Server { peer, keys, event, region, taken: false })
+    }
+
+    /// Takes the client if it is there.
+    pub(in crate::transport) fn accept(&mut self) -> Result<Option<Channel>, Error> {
+        if self.taken {
+            return Err(Error::Closed);
+        }
+        self.event.take()?;
+        // A client that has come and gone is one too: what it wrote can still be read.
+        if self.region.flag(Side::Client.own_live()) == WAITING {
+            return Ok(None);
+        }
+        self.taken = true;
+        self.keys.withdraw();
+        let bell = Doorbell::new(self.event.duplicate()?, self.peer, Side::Server)?;
+        Ok(Some(Channel::new(self.region.clone(), Side::Server, Box::new(bell))))
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.keys.withdraw();
+        }
+    }
+}
+
+/// The two keys by which the client finds the rest.
+struct Keys {
+    folder: String,
+    /// The port that says that they are still ours.
+    event: u32,
+}
+
+impl Keys {
+    /// A predecessor's `event-channel` goes first, so that no client ever sees it beside our `ring-ref`.
+    fn publish(&self, first_page: u32, own: u32, peer: u32) -> Result<(), Error> {
+        let mut store = Store::open()?;
+        store.remove(&self.event_channel())?;
+        store.publish(&format!("{}/ring-ref", self.folder), first_page, own, peer)?;
+        store.publish(&self.event_channel(), self.event, own, peer)
+    }
+
+    /// Removes the keys unless a successor has replaced them. Keys that cannot be removed are stale ones, which lead to
+    /// an event channel that nobody can bind to and are replaced by the next server.
+    fn withdraw(&self) {
+        let _ = Store::open().and_then(|mut store| {
+            let found = store.read(&self.event_channel())?;
+            if found.and_then(|value| number(&value)) == Some(self.event) {
+                store.remove(&self.folder)?;
+            }
+            Ok(())
+        });
+    }
+
+    fn event_channel(&self) -> String {
+        format!("{}/event-channel", self.folder)
+    }
+}

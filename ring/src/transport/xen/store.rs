@@ -1,0 +1,157 @@
+#![forbid(unsafe_code)]
+//! A connection to xenstore: one request at a time, and word of changes to what is watched.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::super::meet::Deadline;
+use super::wire::{Decoder, Message, Request, failure};
+use crate::error::Error;
+use crate::unix;
+
+/// How long xenstore may take for one answer. It is local, and waits for nobody.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where xenstored listens in its own domain, if it runs in this one.
+const SOCKET: &str = "/run/xenstored/socket";
+/// The kernel's connection, in any domain.
+const DEVICE: &str = "/dev/xen/xenbus";
+
+pub(super) struct Store {
+    fd: OwnedFd,
+    decoder: Decoder,
+    /// A watched key has changed since this was last asked.
+    changed: bool,
+}
+
+impl Store {
+    pub(super) fn open() -> Result<Store, Error> {
+        let fd = match unix::connect_nonblocking(Path::new(SOCKET)) {
+            Ok(fd) => fd,
+            Err(_) => {
+                let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                rustix::fs::open(DEVICE, flags, Mode::empty())
+                    .map_err(|e| Error::io(format!("connecting to xenstore at {DEVICE}"))(e.into()))?
+            }
+        };
+        Ok(Store { fd, decoder: Decoder::default(), changed: false })
+    }
+
+    /// The value of a key. `None`: it is not there, or not for us, which may both change.
+    pub(super) fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        match self.ask(Request::Read(path)) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES)) => Ok(None),
+            Err(error) => Err(Error::io(format!("reading {path} from xenstore"))(error)),
+        }
+    }
+
+    /// Writes a key that only its owner, this domain, can write and only `reader` beside it can read.
+    pub(super) fn publish(&mut self, path: &str, value: u32, own: u32, reader: u32) -> Result<(), Error> {
+        self.ask(Request::Write(path, &value.to_string()))
+            .and_then(|_| self.ask(Request::Restrict(path, own, reader)))
+            .map(drop)
+            .map_err(Error::io(format!("writing {path} to xenstore")))
+    }
+
+    /// Removes a key with all that is below it; one that is not there is as good.
+    pub(super) fn remove(&mut self, path: &str) -> Result<(), Error> {
+        match self.ask(Request::Remove(path)) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                Err(Error::io(format!("removing {path} from xenstore"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The descriptor becomes readable when something changes there.
+    pub(super) fn watch(&mut self, path: &str) -> Result<(), Error> {
+        self.ask(Request::Watch(path)).map(drop).map_err(Error::io(format!("watching {path} in xenstore")))
+    }
+
+    /// Whether xenstore still serves a domain. It stops when the domain begins to die, even if the
+    /// hypervisor keeps what is left of it for as long as we map its pages.
+    pub(super) fn serves(&mut self, domain: u32) -> Result<bool, Error> {
+        match self.ask(Request::IsIntroduced(domain)) {
+            Ok(answer) => Ok(answer.first() != Some(&b'F')),
+            Err(error) => Err(Error::io(format!("asking xenstore for domain {domain}"))(error)),
+        }
+    }
+
+    /// Whether anything has changed since the last call. Takes what has arrived, and does not wait.
+    pub(super) fn changed(&mut self) -> Result<bool, Error> {
+        self.receive().map_err(Error::io("reading from xenstore"))?;
+        while let Some(message) = self.next().map_err(Error::io("reading from xenstore"))? {
+            // No request is outstanding, so nothing else can mean anything.
+            self.changed |= message == Message::Changed;
+        }
+        Ok(std::mem::take(&mut self.changed))
+    }
+
+    fn ask(&mut self, request: Request<'_>) -> io::Result<Vec<u8>> {
+        let deadline = Deadline::after(PATIENCE);
+        self.send(&request.encode(), deadline)?;
+        loop {
+            match self.next()? {
+                Some(Message::Changed) => self.changed = true,
+                Some(Message::Failed(name)) => return Err(failure(&name)),
+                Some(Message::Reply { ty, body }) if ty == request.ty() => return Ok(body),
+                Some(Message::Reply { .. }) => return Err(io::Error::other("an answer to another request")),
+                None => {
+                    self.wait(PollFlags::IN, deadline)?;
+                    self.receive()?;
+                }
+            }
+        }
+    }
+
+    fn next(&mut self) -> io::Result<Option<Message>> {
+        self.decoder.next().map_err(|_| io::Error::other("a message that is too long"))
+    }
+
+    fn send(&mut self, mut message: &[u8], deadline: Deadline) -> io::Result<()> {
+        while !message.is_empty() {
+            match rustix::io::write(&self.fd, message) {
+                Ok(n) => message = message.get(n..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived.
+    fn receive(&mut self) -> io::Result<()> {
+        let mut bytes = [0u8; 1024];
+        match rustix::io::read(&self.fd, &mut bytes) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                self.decoder.push(bytes.get(..n).unwrap_or_default());
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wait(&self, what: PollFlags, deadline: Deadline) -> io::Result<()> {
+        let left = deadline.left().map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.fd, what)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Store {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
