@@ -4,6 +4,8 @@
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
 
 mod compare;
+mod counters;
+mod field;
 mod guard;
 mod machine;
 mod procfs;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::scenario::Scenario;
-use super::{PROGRAM, scenarios};
+use super::{PROGRAM, counters, scenarios};
 use crate::failure::Failure;
 use crate::lab::Transport;
 use crate::number;
@@ -122,8 +122,6 @@ pub(super) struct Settings {
     pub(super) calls: u32,
     /// Calls that are open at once in the scenario `scale`.
     pub(super) idle_calls: usize,
-    /// Whether the programs are to say what a transfer cost them.
-    pub(super) counters: bool,
     pub(super) quick: bool,
     /// Additional environment of all programs.
     pub(super) environment: Vec<(String, String)>,
@@ -157,7 +155,6 @@ impl Options {
             rounds: quick(20, 3000),
             calls: quick(4, 100),
             idle_calls: usize::from(if self.quick { self.idle_calls.min(3) } else { self.idle_calls }),
-            counters: self.counters,
             quick: self.quick,
             environment: self.environment(),
         })
@@ -171,7 +168,7 @@ impl Options {
         };
         let mut environment = vec![("QREXEC_ENGINE".to_owned(), engine.to_owned())];
         if self.counters {
-            environment.push((crate::logging::VARIABLE.to_owned(), "warn,engine::pump=debug".to_owned()));
+            environment.push((crate::logging::VARIABLE.to_owned(), counters::FILTER.to_owned()));
         }
         environment
     }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::PROGRAM;
 use super::roles::Role;
 use super::settings::Settings;
+use super::{PROGRAM, field};
 use crate::failure::Failure;
-use crate::lab::{Lab, Process};
+use crate::lab::{Lab, Process, Transport};
 
 /// The VM that calls.
 const CALLER: &str = "work";
@@ -59,7 +59,11 @@ impl Stage {
             .service(SERVER, PROGRAM, &exe)
             .service(SERVER, SOCKET_SERVICE, &socket);
         if let Some(bin_dir) = bin_dir {
-            builder = builder.bin_dir(bin_dir);
+            builder = if field::is_field(bin_dir) {
+                builder.bin_dir(field::adapt(bin_dir, &folder)?).transport(Transport::Socket)
+            } else {
+                builder.bin_dir(bin_dir)
+            };
         }
         for (name, value) in &settings.environment {
             builder = builder.env(name, value);
@@ -116,10 +120,9 @@ impl Stage {
         processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
     }
 
-    /// What the serving VM's agent has logged so far.
-    pub(super) fn agent_log(&self) -> String {
-        let log = std::fs::read(self.lab.layout().log(SERVER).join("agent.log")).unwrap_or_default();
-        String::from_utf8_lossy(&log).into_owned()
+    /// Where the serving VM's agent says what happens.
+    pub(super) fn agent_log(&self) -> PathBuf {
+        self.lab.layout().log(SERVER).join("agent.log")
     }
 
     /// Ends the lab.

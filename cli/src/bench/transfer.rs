@@ -4,8 +4,14 @@
 //! the sink's last byte, so neither a program's start nor a call's is in it. Both then wait, so that the processes
 //! between them are still there when their use of the processor is read.
 
-use std::io::{PipeReader, PipeWriter, Write, pipe};
+use std::fs::{self, File};
+use std::io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write, pipe};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{ChildStderr, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::procfs;
 use super::report::{Reports, Span};
@@ -15,6 +21,12 @@ use crate::failure::Failure;
 
 /// The yardstick's pipe holds this much.
 const YARDSTICK_PIPE: usize = 1 << 20;
+
+/// How long the agent's process may stay when a call is over.
+const PUMP_ENDS_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Bytes of a log that are looked at.
+const LOG_LIMIT: u64 = 64 << 10;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +40,7 @@ pub(super) enum Way {
 }
 
 /// How a transfer went.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Moved {
     /// From the first write to the last byte.
     pub(super) seconds: f64,
@@ -36,6 +48,8 @@ pub(super) struct Moved {
     pub(super) bytes: u64,
     /// Processor time of the client's and of the service's qrexec process, in seconds.
     pub(super) cpu: Option<(f64, f64)>,
+    /// What the client and the agent said during the call, their counters perhaps.
+    pub(super) said: (String, String),
 }
 
 impl Moved {
@@ -49,7 +63,7 @@ impl Moved {
         let end = sinks.iter().map(|span| span.end).max().unwrap_or(0);
         match end.checked_sub(start) {
             Some(time) if time > 0 && moved == bytes => {
-                Ok(Self { seconds: time as f64 / 1e9, bytes, cpu: None })
+                Ok(Self { seconds: time as f64 / 1e9, bytes, cpu: None, said: Default::default() })
             }
             Some(_) => Err(Failure::trouble(format!("{moved} of {bytes} bytes arrived"))),
             None => Err(Failure::trouble("the bytes arrived before they were sent")),
@@ -113,8 +127,9 @@ pub(super) fn through_call(
 ) -> Result<Moved, Failure> {
     let mut call = Call::start(stage, way, buffer, load)?;
     let mut moved = call.transfer(way, load)?;
-    moved.cpu = call.cpu(stage);
-    call.finish()?;
+    let agent = Agent::of_call(stage);
+    moved.cpu = call.cpu(&agent);
+    moved.said = (call.finish()?, agent.finish());
     Ok(moved)
 }
 
@@ -182,14 +197,15 @@ impl Call {
     }
 
     /// What the two processes of the call have used so far, which is what they used for the transfer.
-    fn cpu(&self, stage: &Stage) -> Option<(f64, f64)> {
+    fn cpu(&self, agent: &Agent) -> Option<(f64, f64)> {
         let client = procfs::cpu_seconds(self.client.pid()?)?;
-        let pumps = stage.pumps().into_iter().map(procfs::cpu_seconds);
+        let pumps = agent.pumps.iter().map(|pid| procfs::cpu_seconds(*pid));
         let server = pumps.sum::<Option<f64>>().filter(|seconds| *seconds > 0.0)?;
         Some((client, server))
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    /// Ends the call; what the client said beside the reports.
+    fn finish(self) -> Result<String, Failure> {
         drop(self.starter);
         if let Some(source) = self.source {
             source.process.finish()?;
@@ -199,6 +215,41 @@ impl Call {
             failure.message = format!("{}: {}", failure.message, said.trim());
             failure
         })?;
-        self.sink.map_or(Ok(()), |sink| sink.process.finish())
+        self.sink.map_or(Ok(()), |sink| sink.process.finish())?;
+        Ok(said)
+    }
+}
+
+/// The serving agent's side of a call that is under way.
+struct Agent {
+    pumps: Vec<i32>,
+    ends: Vec<OwnedFd>,
+    log: PathBuf,
+    log_before: u64,
+}
+
+impl Agent {
+    fn of_call(stage: &Stage) -> Self {
+        let pumps = stage.pumps();
+        let handle = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
+        let log = stage.agent_log();
+        let log_before = fs::metadata(&log).map_or(0, |meta| meta.len());
+        Self { ends: pumps.iter().filter_map(handle).collect(), pumps, log, log_before }
+    }
+
+    /// Waits for its end; what it logged since.
+    fn finish(self) -> String {
+        for end in &self.ends {
+            let mut ended = [PollFd::new(end, PollFlags::IN)];
+            let _ = rustix::io::retry_on_intr(|| poll(&mut ended, Some(&PUMP_ENDS_WITHIN)));
+        }
+        let read = || -> io::Result<Vec<u8>> {
+            let mut log = File::open(&self.log)?;
+            log.seek(SeekFrom::Start(self.log_before))?;
+            let mut said = Vec::new();
+            log.take(LOG_LIMIT).read_to_end(&mut said)?;
+            Ok(said)
+        };
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
     }
 }

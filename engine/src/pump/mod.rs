@@ -129,11 +129,22 @@ pub fn run(channel: Channel, call: Call) -> Outcome {
         Err(text) => return Outcome { failed: Some(text), ..Outcome::default() },
     };
     match Pump::new(channel, call) {
-        Ok(pump) => drive(pump, engine),
+        Ok(pump) => logged(drive(pump, engine)),
         Err(error) => {
             Outcome { failed: Some(format!("preparing local descriptors: {error}")), ..Outcome::default() }
         }
     }
+}
+
+/// What a call cost goes to the log: `qrexec-bench --counters` reads it there.
+fn logged(outcome: Outcome) -> Outcome {
+    let Cost { syscalls, sleeps, rings, wakes, engine } = outcome.cost;
+    tracing::debug!(
+        "cost: in={} out={} syscalls={syscalls} sleeps={sleeps} rings={rings} wakes={wakes} engine={engine}",
+        outcome.bytes_in,
+        outcome.bytes_out
+    );
+    outcome
 }
 
 fn engine_from_env() -> Result<Engine, String> {

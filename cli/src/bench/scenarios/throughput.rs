@@ -1,5 +1,6 @@
 //! How much goes through one call.
 
+use super::super::counters;
 use super::super::roles::Load;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::{Buffer, Settings};
@@ -114,6 +115,7 @@ impl Case for Through {
             let gib = moved.bytes as f64 / GIB;
             samples.extend([(CPU_CLIENT, client / gib), (CPU_SERVICE, service / gib)]);
         }
+        samples.extend(counters::samples(&moved.said.0, &moved.said.1, moved.bytes));
         Ok(samples)
     }
 }

@@ -1,0 +1,118 @@
+//! `qrexec-bench` as a program: whether its figures are there, not whether they are good.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::within_deadline;
+use serde_json::Value;
+
+const EVERYTHING: [&str; 5] = ["throughput", "cpu", "latency", "calls", "scale"];
+
+/// Runs the program quickly; its standard output.
+fn bench(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qrexec-bench"));
+    let output = command.args(args).stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {}\n{errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn recording(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a Vec<Value> {
+    value[name].as_array().unwrap_or_else(|| panic!("no {name} in {value}"))
+}
+
+/// Every metric has a number of each run, and they make sense.
+fn check_numbers(metric: &Value, runs: usize) {
+    let number = |name: &str| metric[name].as_f64().unwrap_or_else(|| panic!("no {name} in {metric}"));
+    let (min, median, max) = (number("min"), number("median"), number("max"));
+    assert!(0.0 <= min && min <= median && median <= max && max.is_finite(), "{metric}");
+    assert_eq!(list(metric, "runs").len(), runs, "{metric}");
+}
+
+#[test]
+fn every_scenario_gives_figures() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("results.json");
+        let path = file.to_str().unwrap();
+        let mut args = vec![
+            "--quick",
+            "--runs=2",
+            "--buffer-size=default,4096",
+            "--counters",
+            "--json",
+            path,
+            "--scenario",
+        ];
+        args.extend(EVERYTHING);
+        let text = bench(&args);
+        let recording = recording(&file);
+        assert!(recording["machine"]["cores"].as_u64() > Some(0), "{recording}");
+        let scenarios = list(&recording, "scenarios");
+        assert_eq!(scenarios.iter().map(|one| one["name"].as_str().unwrap()).collect::<Vec<_>>(), EVERYTHING);
+        for scenario in scenarios {
+            let results = list(scenario, "results");
+            assert!(!results.is_empty(), "{scenario}");
+            for result in results {
+                assert!(text.contains(result["case"].as_str().unwrap()), "{text}");
+                let metrics = list(result, "metrics");
+                assert!(!metrics.is_empty(), "{result}");
+                metrics.iter().for_each(|metric| check_numbers(metric, 2));
+            }
+        }
+        let names = |result: &Value| {
+            list(result, "metrics").iter().map(|metric| metric["name"].to_string()).collect::<String>()
+        };
+        let sending =
+            list(&scenarios[0], "results").iter().find(|result| result["case"] == "client sends, default");
+        let sending = names(sending.unwrap());
+        for counter in ["client syscalls", "agent syscalls"] {
+            assert!(sending.contains(counter), "{sending}");
+        }
+    });
+}
+
+#[test]
+fn two_builds_are_measured_in_turn_and_compared() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("results.json");
+        let path = file.to_str().unwrap();
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        for program in ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon"] {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_qrexec-bench"), other.join(program)).unwrap();
+        }
+        let vs = other.to_str().unwrap();
+        let text = bench(&[
+            "--quick",
+            "--scenario=latency",
+            "--transport=socket",
+            "--engine=poll",
+            "--vs",
+            vs,
+            "--json",
+            path,
+        ]);
+        assert!(text.contains(vs) && text.contains("gain"), "{text}");
+        assert_eq!(list(&recording(&file), "builds").len(), 2);
+        let comparison = bench(&["compare", path, path]);
+        assert!(comparison.contains("1.00 ×"), "{comparison}");
+    });
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_starts() {
+    within_deadline(|| {
+        for args in [["--scenario", "nothing"], ["--size", "much"], ["--runs", "0"], ["__nothing", "1"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_qrexec-bench")).args(args).output().unwrap();
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{args:?}");
+        }
+    });
+}
