@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "qrexec-cli",
         &["qrexec-agent", "qrexec-daemon", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
     ),
+    ("qrexec-vchan-capi", &["qrexec-ring"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("xtask", &[]),
 ];
