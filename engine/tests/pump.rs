@@ -242,3 +242,33 @@ fn files_as_source_and_sinks() {
     assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
     assert!(std::fs::read(path("out")).unwrap() == down && std::fs::read(path("err")).unwrap() == err);
 }
+
+/// A call that moved much and then rests gives its ring's memory back, and goes on as if it had not.
+#[test]
+fn an_idle_call_rests_and_wakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, service] = link(Kind::Shm, dir.path(), 65_536);
+    let mut c = local(Role::Client, client.1);
+    let mut s = local(Role::Service, service.1);
+    let running = [start(client.0, c.call), start(service.0, s.call)];
+    drop((s.feed.take(), s.err.take()));
+    let up = noise(3 << 20, 21);
+    let mut feed_end = c.feed.take().unwrap();
+    let mut got = vec![0u8; up.len()];
+    for _ in 0..2 {
+        let writing = feed(feed_end.try_clone().unwrap(), up.clone());
+        s.out.read_exact(&mut got).unwrap();
+        writing.join().unwrap();
+        assert!(got == up);
+        // Longer than the pump calls idle; there is no event for "nothing happened".
+        thread::sleep(Duration::from_millis(1300));
+    }
+    feed_end.write_all(b"end").unwrap();
+    drop(feed_end);
+    assert_eq!(drain(s.out).join().unwrap(), b"end");
+    let outcomes = running.map(|t| t.join().unwrap());
+    assert_eq!(outcomes[0].remote, Some(0));
+    if std::env::var_os("QREXEC_ENGINE").is_none_or(|engine| engine != "uring") {
+        assert_eq!(outcomes[0].cost.engine, "poll", "the last word of a rested call is small");
+    }
+}

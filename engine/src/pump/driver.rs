@@ -3,9 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use ring::Spans;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::localfd::LocalFd;
 
@@ -47,8 +48,8 @@ pub(super) trait Driver {
     /// Carries out what is there. Each transfer is complete, or refused with `WouldBlock`, on return:
     /// no reservation outlives a turn.
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results;
-    /// Sleeps until something is ready.
-    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready>;
+    /// Sleeps until something is ready, or `limit` has passed: then nothing is.
+    fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready>;
     /// System calls made so far.
     fn syscalls(&self) -> u64;
     /// Name for counters and logs.
@@ -65,10 +66,22 @@ impl Transfer<'_> {
     }
 }
 
+/// Limits here are a second or so: they fit any representation.
+fn timespec(limit: Duration) -> Timespec {
+    Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() }
+}
+
 /// Plain system calls and `poll`.
 #[derive(Default)]
 pub(super) struct Poll {
     syscalls: u64,
+}
+
+impl Poll {
+    /// Continues the count of a driver before it.
+    pub(super) fn after(syscalls: u64) -> Poll {
+        Poll { syscalls }
+    }
 }
 
 impl Driver for Poll {
@@ -81,7 +94,7 @@ impl Driver for Poll {
         })
     }
 
-    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+    fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
         let mut places = [0usize; PLACES];
         let mut fds = Vec::with_capacity(PLACES);
         for (place, want) in wants.iter().enumerate() {
@@ -91,7 +104,8 @@ impl Driver for Poll {
             }
         }
         self.syscalls += 1;
-        match poll(&mut fds, None) {
+        let limit = limit.map(timespec);
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -17,6 +17,7 @@ mod uring;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ring::Channel;
 use wire::stream::{Outgoing, Role};
@@ -122,6 +123,10 @@ enum Engine {
 /// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
 const LARGE: u64 = 1 << 20;
 
+/// A large call that has not moved for this long gives back what made it fast: its io_uring instance, and
+/// the memory of its empty ring.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Pumps one call to its end.
 pub fn run(channel: Channel, call: Call) -> Outcome {
     let engine = match engine_from_env() {
@@ -161,31 +166,39 @@ fn engine_from_env() -> Result<Engine, String> {
 
 fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut driver: Box<dyn Driver> = Box::new(driver::Poll::default());
-    let mut may_switch = engine != Engine::Poll;
-    let threshold = if engine == Engine::Uring { 0 } else { LARGE };
+    // What the call must have moved to count as large (again).
+    let mut large_at = LARGE;
     let mut is_large = false;
     loop {
-        if !is_large && pump.moved() >= LARGE {
+        if !is_large && (pump.moved() >= large_at || engine == Engine::Uring) {
             is_large = true;
             pump.grow();
-        }
-        if may_switch && pump.moved() >= threshold {
-            may_switch = false;
-            // None to be had (limits, seccomp, an old kernel): poll does the same work.
-            if let Ok(uring) = uring::Uring::new(driver.syscalls()) {
+            if engine != Engine::Poll
+                // None to be had (limits, seccomp, an old kernel): poll does the same work.
+                && let Ok(uring) = uring::Uring::new(driver.syscalls())
+            {
                 driver = Box::new(uring);
             }
         }
-        match pump.turn(&mut *driver) {
-            Ok(turn::Turn::Moved) => {}
-            Ok(turn::Turn::Idle) => {
-                if let Err(error) = pump.sleep(&mut *driver) {
-                    return pump.finish(driver, Some(error));
-                }
-            }
+        let stop = match pump.turn(&mut *driver) {
+            Ok(turn::Turn::Moved) => continue,
             Ok(turn::Turn::Done) => return pump.finish(driver, None),
-            Err(error) => return pump.finish(driver, Some(error)),
-        }
+            Ok(turn::Turn::Idle) => match pump.sleep(&mut *driver, is_large.then_some(IDLE)) {
+                Ok(true) => continue,
+                Ok(false) => {
+                    is_large = false;
+                    large_at = pump.moved() + LARGE;
+                    driver = Box::new(driver::Poll::after(driver.syscalls()));
+                    match pump.trim() {
+                        Ok(()) => continue,
+                        Err(stop) => stop,
+                    }
+                }
+                Err(stop) => stop,
+            },
+            Err(stop) => stop,
+        };
+        return pump.finish(driver, Some(stop));
     }
 }
 

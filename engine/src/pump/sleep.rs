@@ -2,6 +2,7 @@
 //! Going to sleep: what is waited for, and what a wake-up means.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ring::Channel;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,17 +17,17 @@ use super::receive::Arrivals;
 use super::turn::Pump;
 
 impl Pump {
-    /// Sleeps until something can move, unless it already can.
-    pub(super) fn sleep(&mut self, driver: &mut dyn Driver) -> Result<(), Stop> {
+    /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
+    pub(super) fn sleep(&mut self, driver: &mut dyn Driver, limit: Option<Duration>) -> Result<bool, Stop> {
         let room = self.wants_room();
         let data = match self.arrivals()? {
-            Arrivals::Movable => return Ok(()),
+            Arrivals::Movable => return Ok(true),
             Arrivals::Starved(have) => Some(have),
             Arrivals::Blocked => None,
         };
         let dead = !self.channel.is_open();
         if !dead && self.channel.arm_for(data, room)? {
-            return Ok(());
+            return Ok(true);
         }
         self.sleeps += 1;
         let link = self.link_events(dead);
@@ -34,8 +35,9 @@ impl Pump {
         if wants.iter().all(Option::is_none) {
             return Err(Stop::Lost("the link is gone and nothing else is left to wait for".into()));
         }
-        let ready = driver.wait(&wants).map_err(Stop::local("waiting"))?;
-        self.woken(&ready)
+        let ready = driver.wait(&wants, limit).map_err(Stop::local("waiting"))?;
+        self.woken(&ready)?;
+        Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
     }
 
     /// What the bytes that have arrived, the latest included, are waiting for.

@@ -98,6 +98,11 @@ impl Pump {
         }
     }
 
+    /// Gives back the memory of an idle call's empty ring.
+    pub(super) fn trim(&mut self) -> Result<(), Stop> {
+        Ok(self.channel.tx().trim().map_err(ring::Error::from)?)
+    }
+
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Stop> {
         let mut moved = self.look_at_child()?;
         moved |= self.take_headers()?;

@@ -6,10 +6,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use ring::Access;
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 
 use super::driver::{Driver, PLACES, Ready, Results, Transfer, Wants};
 use crate::localfd::LocalFd;
@@ -60,11 +62,20 @@ impl Uring {
             .map_err(|_| io::Error::other("the io_uring submission queue is full"))
     }
 
-    fn enter(&mut self, wait: usize) -> io::Result<()> {
+    /// Submits what is queued and waits for completions, or until `limit` has passed.
+    fn enter(&mut self, wait: usize, limit: Option<Duration>) -> io::Result<()> {
         self.syscalls += 1;
-        match self.ring.submit_and_wait(wait) {
+        let entered = match limit.map(types::Timespec::from) {
+            None => self.ring.submit_and_wait(wait),
+            Some(limit) => {
+                let args = types::SubmitArgs::new().timespec(&limit);
+                self.ring.submitter().submit_with_args(wait, &args)
+            }
+        };
+        match entered {
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(e) if e.raw_os_error() == Some(Errno::TIME.raw_os_error()) => Ok(()),
             Err(e) => Err(e),
         }
     }
@@ -129,7 +140,7 @@ impl Uring {
         let mut early = self.early;
         while results.iter().any(Option::is_none) {
             let missing = results.iter().filter(|r| r.is_none()).count();
-            self.enter(missing)?;
+            self.enter(missing, None)?;
             self.reap(&mut early, &mut results);
         }
         self.early = early;
@@ -189,12 +200,19 @@ impl Driver for Uring {
         })
     }
 
-    fn wait(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+    fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
         let mut ready = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
         self.arm(wants)?;
+        // Completions that tell nothing end a wait too, and a wait that submitted something does not say
+        // that its time is up: the clock does.
+        let deadline = limit.map(|limit| Instant::now() + limit);
         while ready.iter().all(|r| r.is_empty()) {
-            self.enter(1)?;
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            self.enter(1, left)?;
             self.reap(&mut ready, &mut [None, None]);
+            if left.is_some_and(|left| left.is_zero()) {
+                break;
+            }
         }
         Ok(ready)
     }
