@@ -130,6 +130,20 @@ impl Uring {
         }
     }
 
+    /// A kernel that cannot say "not now" for such a file is asked in the plain way.
+    fn mend(&mut self, results: Results, transfers: &[Option<Transfer<'_>>; 2]) -> Results {
+        let mut mended = results;
+        for (result, transfer) in mended.iter_mut().zip(transfers) {
+            if let (Some(Err(e)), Some(transfer)) = (&result, transfer)
+                && e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
+            {
+                self.syscalls += 1;
+                *result = Some(transfer.run());
+            }
+        }
+        mended
+    }
+
     fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
         for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
             if let Some(transfer) = transfer {
@@ -148,16 +162,23 @@ impl Uring {
     }
 }
 
-/// A transfer that io_uring completes at once: descriptors of our own that never wait.
+/// A transfer that io_uring completes at once, with bytes or `EAGAIN`. The flag matters: without it the
+/// kernel would wait for a pipe that is non-blocking, and the reservation would outlive the turn.
 fn entry(transfer: &Transfer<'_>) -> squeue::Entry {
     match transfer {
         Transfer::Fill(fd, spans) => {
             let (list, count) = spans.as_raw();
-            opcode::Readv::new(types::Fd(raw(fd)), list, count).offset(u64::MAX).build()
+            opcode::Readv::new(types::Fd(raw(fd)), list, count)
+                .offset(u64::MAX)
+                .rw_flags(libc::RWF_NOWAIT)
+                .build()
         }
         Transfer::Drain(fd, spans) => {
             let (list, count) = spans.as_raw();
-            opcode::Writev::new(types::Fd(raw(fd)), list, count).offset(u64::MAX).build()
+            opcode::Writev::new(types::Fd(raw(fd)), list, count)
+                .offset(u64::MAX)
+                .rw_flags(libc::RWF_NOWAIT)
+                .build()
         }
     }
 }
@@ -171,8 +192,7 @@ fn check(result: i32) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }
 
-/// Whether a transfer can be given to io_uring: a pipe or terminal of our own description. For it the
-/// kernel answers at once, with bytes or `EAGAIN`, because the description is non-blocking.
+/// Whether a transfer can be given to io_uring: a pipe or terminal of our own description.
 fn suits(transfer: &Option<Transfer<'_>>) -> bool {
     match transfer {
         Some(Transfer::Fill(fd, _) | Transfer::Drain(fd, _)) => {
@@ -187,8 +207,8 @@ impl Driver for Uring {
         // One transfer costs the same either way, and a plain call is the simpler one.
         if transfers.iter().all(suits) {
             match self.together(&transfers) {
-                Ok(results) => return results,
-                // `enter` fails only before anything was submitted, or for good.
+                Ok(results) => return self.mend(results, &transfers),
+                // Before anything was submitted, or for good.
                 Err(e) => return [Some(Err(e)), None],
             }
         }
