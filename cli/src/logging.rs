@@ -9,7 +9,11 @@ pub const VARIABLE: &str = "QREXEC_LOG";
 /// Called twice, the first call holds.
 pub fn init(program: &str) {
     let default = match program {
-        "qrexec-agent" | "qrexec-daemon" | "qrexec-fork-server" => "info",
+        "qrexec-agent"
+        | "qrexec-daemon"
+        | "qrexec-fork-server"
+        | "qrexec-policy-agent"
+        | "qrexec-policy-daemon" => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));

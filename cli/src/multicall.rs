@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::policy_tools as tools;
 use crate::{bench, client, client_vm, lab, logging, policy_eval, status};
 
 /// A program: its name and its main function, which takes the arguments with the name first and gives
@@ -22,7 +23,11 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-daemon", daemon::main),
     ("qrexec-fork-server", agent::fork_server::main),
     ("qrexec-lab", lab::main),
+    ("qrexec-policy", tools::exec::policy_main),
+    ("qrexec-policy-agent", tools::agent::main),
+    ("qrexec-policy-daemon", tools::daemon::main),
     ("qrexec-policy-eval", policy_eval::main),
+    ("qrexec-policy-exec", tools::exec::main),
     ("qubes-rpc-multiplexer", agent::multiplexer::main),
 ];
 

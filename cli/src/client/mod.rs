@@ -8,14 +8,13 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::{status, usage};
+use crate::{qubesd, status, usage};
 
 mod args;
 mod call;
 mod connect;
 mod daemon;
 mod dom0;
-mod qubesd;
 
 use args::{Args, Plan, Purpose};
 
@@ -31,7 +30,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let result = run(&plan);
     if plan.kill
         && !plan.target.is_dom0()
-        && let Err(error) = qubesd::call(Path::new(qubesd::SOCKET), "admin.vm.Kill", &plan.target)
+        && let Err(error) = qubesd::call(Path::new(qubesd::SOCKET), "admin.vm.Kill", &plan.target, b"")
     {
         eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
     }

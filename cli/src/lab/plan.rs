@@ -31,6 +31,10 @@ pub const PROGRAMS: &[&str] = &[
     "qrexec-daemon",
     "qrexec-fork-server",
     "qrexec-lab",
+    "qrexec-policy",
+    "qrexec-policy-agent",
+    "qrexec-policy-daemon",
+    "qrexec-policy-eval",
     "qrexec-policy-exec",
 ];
 

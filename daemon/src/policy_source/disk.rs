@@ -89,6 +89,7 @@ fn look(path: &Path) -> (Identity, Option<SystemTime>) {
 #[derive(Debug)]
 pub struct Disk<'a> {
     folders: &'a [PathBuf],
+    old: Option<&'a Path>,
     footprint: RefCell<Footprint>,
 }
 
@@ -96,12 +97,18 @@ impl<'a> Disk<'a> {
     /// These folders, the one that hides the others first.
     #[must_use]
     pub fn new(folders: &'a [PathBuf]) -> Self {
-        Self { folders, footprint: RefCell::default() }
+        Self { folders, old: None, footprint: RefCell::default() }
     }
 
-    /// The same, watched from before it is read.
+    /// The same, with another folder of the old format.
+    #[must_use]
+    pub fn with_old_folder(self, old: &'a Path) -> Self {
+        Self { old: Some(old), ..self }
+    }
+
+    /// The same folders, watched from before it is read.
     pub(super) fn watched(folders: &'a [PathBuf]) -> Self {
-        Self { folders, footprint: RefCell::new(Footprint::watched()) }
+        Self { folders, old: None, footprint: RefCell::new(Footprint::watched()) }
     }
 
     /// What was looked at so far.
@@ -134,6 +141,11 @@ impl<'a> Disk<'a> {
 impl Source for Disk<'_> {
     fn folders(&self) -> Vec<String> {
         self.folders.iter().map(|folder| folder.to_string_lossy().into_owned()).collect()
+    }
+
+    fn old_folder(&self) -> String {
+        let old = self.old.unwrap_or(Path::new(policy::load::OLD_POLICY_FOLDER));
+        old.to_string_lossy().into_owned()
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, SourceError> {

@@ -8,14 +8,16 @@ use std::path::Path;
 use wire::names::Target;
 
 /// Where `qubesd` listens.
-pub(super) const SOCKET: &str = "/run/qubesd.sock";
+pub const SOCKET: &str = "/run/qubesd.sock";
+/// Where it answers to `internal.` methods.
+pub const INTERNAL_SOCKET: &str = "/run/qubesd.internal.sock";
 
-/// Longest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 64 * 1024;
+/// Longest answer that is read, in bytes: a system of thousands of qubes.
+const MAX_ANSWER: u64 = 16 << 20;
 
 /// Why `qubesd` did not do it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// It cannot be reached or hung up early.
     #[error("talking to qubesd: {0}")]
     Io(#[from] io::Error),
@@ -27,14 +29,18 @@ pub(super) enum Error {
     Nonsense,
 }
 
-/// Calls an administrative method without argument and payload on a qube; gives what it answers.
-pub(super) fn call(socket: &Path, method: &str, qube: &Target) -> Result<Vec<u8>, Error> {
+/// Calls an administrative method without argument on a qube; gives what it answers.
+///
+/// # Errors
+/// It cannot be reached, refuses, or answers nonsense.
+pub fn call(socket: &Path, method: &str, qube: &Target, payload: &[u8]) -> Result<Vec<u8>, Error> {
     let (kind, name) = match qube.keyword() {
         Some(keyword) => ("keyword", keyword),
         None => ("name", qube.as_str()),
     };
     let mut stream = UnixStream::from(ring::unix::connect(socket)?);
     stream.write_all(format!("{method}+ dom0 {kind} {name}\0").as_bytes())?;
+    stream.write_all(payload)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
@@ -63,7 +69,7 @@ mod tests {
             assert_eq!(request, expected);
             client.write_all(answer).unwrap();
         });
-        let result = call(&path, "admin.vm.Kill", &Target::new(qube).unwrap());
+        let result = call(&path, "admin.vm.Kill", &Target::new(qube).unwrap(), b"");
         qubesd.join().unwrap();
         result
     }

@@ -1,0 +1,184 @@
+//! The ways to show a question or a notice: a program, a desktop's dialogs, the terminal.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::terminal;
+use crate::policy_tools::people::{Notice, Prompt};
+use crate::policy_tools::reply::{Ended, in_memory, read_reply};
+
+/// Characters of a service and its argument that are shown; nobody reads more, and more could push the
+/// rest of a question off the screen.
+const MAX_SHOWN: usize = 120;
+/// How long a program may take to show a notice.
+const NOTICE_LIMIT: Duration = Duration::from_secs(10);
+/// What stands for a refusal among the choices. No qube can be called so.
+const REFUSE: &str = "(refuse)";
+
+/// How the user is asked.
+#[derive(Debug)]
+pub(super) enum Dialog {
+    Program(PathBuf),
+    Zenity(PathBuf),
+    Kdialog(PathBuf),
+    Terminal,
+}
+
+impl fmt::Display for Dialog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program(path) | Self::Zenity(path) | Self::Kdialog(path) => {
+                write!(f, "with {}", path.display())
+            }
+            Self::Terminal => f.write_str("on the terminal"),
+        }
+    }
+}
+
+impl Dialog {
+    /// What was asked for, else what there is.
+    pub(super) fn choose(program: Option<&Path>, terminal: bool) -> Self {
+        if let Some(program) = program {
+            return Self::Program(program.to_owned());
+        }
+        let shown = ["WAYLAND_DISPLAY", "DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
+        if terminal || !shown {
+            return Self::Terminal;
+        }
+        let zenity = find("zenity").map(Self::Zenity);
+        zenity.or_else(|| find("kdialog").map(Self::Kdialog)).unwrap_or(Self::Terminal)
+    }
+
+    /// Asks; `None` is a refusal. Ends when the other end of `caller` is closed or the time is over.
+    pub(super) fn ask(
+        &self,
+        prompt: &Prompt,
+        caller: BorrowedFd<'_>,
+        until: Option<Instant>,
+    ) -> io::Result<Option<String>> {
+        let mut command = match self {
+            Self::Terminal => return terminal::ask(prompt, caller, until),
+            Self::Program(path) => {
+                let mut command = Command::new(path);
+                command.arg("ask").stdin(in_memory(&serde_json::to_vec(prompt)?)?);
+                command
+            }
+            Self::Zenity(path) => zenity(path, prompt),
+            Self::Kdialog(path) => kdialog(path, prompt),
+        };
+        let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
+        let output = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let said = read_reply(OwnedFd::from(output).into(), Some(caller), limit)?;
+        if !child.0.wait()?.success() {
+            return Ok(None);
+        }
+        let said = said.trim_end_matches('\n');
+        Ok(match self {
+            Self::Program(_) => said.strip_prefix("allow:"),
+            _ => Some(said).filter(|said| *said != REFUSE),
+        }
+        .map(str::to_owned))
+    }
+
+    /// Tells; whether that works is of no importance.
+    pub(super) fn notify(&self, notice: &Notice) {
+        let line = line(notice);
+        let shown = match self {
+            Self::Program(path) => serde_json::to_vec(notice).map_err(io::Error::from).and_then(|text| {
+                let mut command = Command::new(path);
+                finish(command.arg("notify").stdin(in_memory(&text)?))
+            }),
+            Self::Zenity(_) | Self::Kdialog(_) => match find("notify-send") {
+                Some(path) => finish(Command::new(path).args(["--", "qrexec", &line]).stdin(Stdio::null())),
+                None => terminal::tell(&line),
+            },
+            Self::Terminal => terminal::tell(&line),
+        };
+        if let Err(error) = shown {
+            tracing::warn!("{line} (could not be shown: {error})");
+        }
+    }
+}
+
+fn finish(command: &mut Command) -> io::Result<()> {
+    let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
+    let output = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    read_reply(OwnedFd::from(output).into(), None, Some(NOTICE_LIMIT)).map(drop)
+}
+
+/// A notice in words.
+fn line(notice: &Notice) -> String {
+    let Notice { resolution, service, argument, source, target } = notice;
+    let what = match resolution.as_str() {
+        "allow" => "Allowed",
+        "deny" => "Denied",
+        _ => "Failed",
+    };
+    format!("{what}: {} from {source} to {target}", called(service, argument))
+}
+
+/// The service and its argument, as much as is good to look at.
+pub(super) fn called(service: &str, argument: &str) -> String {
+    let full = if argument == "+" { service.to_owned() } else { format!("{service}{argument}") };
+    if full.len() <= MAX_SHOWN {
+        return full;
+    }
+    let shown: String = full.chars().take(MAX_SHOWN).collect();
+    format!("{shown}... ({} characters)", full.len())
+}
+
+/// The question in words.
+pub(super) fn question(prompt: &Prompt) -> String {
+    format!("{} wants to use {}", prompt.source, called(&prompt.service, &prompt.argument))
+}
+
+/// A choice in words.
+pub(super) fn shown(target: &str) -> String {
+    match target.strip_prefix("@dispvm:") {
+        Some(template) => format!("new disposable of {template}"),
+        None => target.to_owned(),
+    }
+}
+
+/// The choices, the default first.
+pub(super) fn ordered(prompt: &Prompt) -> impl Iterator<Item = &str> {
+    let default = Some(prompt.default_target.as_str()).filter(|target| !target.is_empty());
+    let others = prompt.targets.iter().map(String::as_str).filter(move |target| Some(*target) != default);
+    default.into_iter().chain(others)
+}
+
+/// Neither dialog can be kept from taking a key press that was meant for another window, so what is marked
+/// at first is the refusal.
+fn zenity(path: &Path, prompt: &Prompt) -> Command {
+    let mut command = Command::new(path);
+    command.args(["--list", "--radiolist", "--title=Qubes: allow this call?", "--hide-column=2"]);
+    command.args(["--print-column=2", "--column=", "--column=id", "--column=where", "--height=400"]);
+    command.arg(format!("--text={}. Where?", question(prompt))).args(["TRUE", REFUSE, "refuse"]);
+    for target in ordered(prompt) {
+        command.args(["FALSE", target, &shown(target)]);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn kdialog(path: &Path, prompt: &Prompt) -> Command {
+    let mut command = Command::new(path);
+    command.args(["--title", "Qubes: allow this call?", "--radiolist", &question(prompt)]);
+    command.args([REFUSE, "refuse", "on"]);
+    for target in ordered(prompt) {
+        command.args([target, &shown(target), "off"]);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A program of the search path.
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}

@@ -1,0 +1,263 @@
+//! `qrexec-policy-agent`: puts the policy's questions to the user and shows him its notices.
+//!
+//! It serves `policy.Ask` and `policy.Notify` on a socket. Whatever goes wrong denies: a question that is
+//! not understood, a dialog that is closed, a time that is over, a caller that is gone.
+
+mod dialog;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use engine::process::Signals;
+use engine::reactor::{Interest, Reactor};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::Signal;
+
+use super::people::{ASK, NOTIFY, Notice, Prompt};
+use crate::{status, usage};
+use dialog::Dialog;
+
+const PROGRAM: &str = "qrexec-policy-agent";
+
+/// Questions and notices that may be open at once; more are denied.
+const MAX_OPEN: usize = 64;
+/// Longest question, in bytes: a few thousand qubes to choose from.
+const MAX_QUESTION: u64 = 1 << 20;
+/// How long a caller may take to put its question.
+const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks the user what the qrexec policy leaves to him.
+///
+/// Dialogs are shown with zenity or kdialog where there is a display and one of them, else on the terminal.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM)]
+struct Args {
+    /// Where questions are taken.
+    #[arg(short, long, value_name = "PATH", default_value = "/var/run/qubes/policy-agent.sock")]
+    socket_path: PathBuf,
+    /// Ask on the terminal, whatever else there is.
+    #[arg(long, conflicts_with = "program")]
+    terminal: bool,
+    /// Run PROGRAM ask or PROGRAM notify, with the JSON of the question or notice to read; it prints
+    /// allow:TARGET or deny.
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
+    /// How long the user may think; then the answer is no. 0: as long as he likes.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u32,
+}
+
+/// What is common to all questions.
+struct Agent {
+    dialog: Dialog,
+    limit: Option<Duration>,
+    /// Held while a question is on the screen: one at a time, so that none hides behind another.
+    screen: Mutex<()>,
+    open: AtomicUsize,
+}
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match usage::parse::<Args>(PROGRAM, args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    match serve(&args) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{}: {error}", args.socket_path.display());
+            status::TROUBLE
+        }
+    }
+}
+
+fn serve(args: &Args) -> io::Result<()> {
+    let mut reactor = Reactor::new()?;
+    // Before any thread, so that all of them leave the signals to this one.
+    let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;
+    let socket = ring::unix::listen(&args.socket_path, 0o600)?;
+    reactor.add(&signals, 0, Interest::Read)?;
+    reactor.add(&socket, 1, Interest::Read)?;
+    let agent = Arc::new(Agent {
+        dialog: Dialog::choose(args.program.as_deref(), args.terminal),
+        limit: (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into())),
+        screen: Mutex::new(()),
+        open: AtomicUsize::new(0),
+    });
+    tracing::info!("asking {} for {}", agent.dialog, args.socket_path.display());
+    let mut events = Vec::new();
+    loop {
+        reactor.wait(None, &mut events)?;
+        if events.iter().any(|event| event.token == 0) {
+            return std::fs::remove_file(&args.socket_path);
+        }
+        match accept_with(&socket, SocketFlags::CLOEXEC) {
+            Ok(stream) => answer_apart(&agent, stream),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => tracing::warn!("taking a connection: {error}"),
+        }
+    }
+}
+
+fn answer_apart(agent: &Arc<Agent>, stream: OwnedFd) {
+    let mut stream = UnixStream::from(stream);
+    let agent = Arc::clone(agent);
+    if agent.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
+        agent.open.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!("a question was denied: too many are open");
+        let _ = stream.write_all(b"deny");
+        return;
+    }
+    let started = std::thread::Builder::new().spawn(move || {
+        let reply = agent.answer(&mut stream).unwrap_or_else(|why| {
+            tracing::warn!("denied: {why}");
+            "deny".to_owned()
+        });
+        // A caller that is gone has no use for it.
+        let _ = stream.write_all(reply.as_bytes());
+        agent.open.fetch_sub(1, Ordering::Relaxed);
+    });
+    if let Err(error) = started {
+        tracing::warn!("starting a thread: {error}");
+    }
+}
+
+impl Agent {
+    fn answer(&self, stream: &mut UnixStream) -> Result<String, String> {
+        let mut text = Vec::new();
+        stream.set_read_timeout(Some(QUESTION_LIMIT)).map_err(|error| error.to_string())?;
+        (&*stream).take(MAX_QUESTION).read_to_end(&mut text).map_err(|error| error.to_string())?;
+        match Heard::parse(&text)? {
+            Heard::Notice(notice) => {
+                self.dialog.notify(&notice);
+                Ok(String::new())
+            }
+            Heard::Prompt(prompt) => self.ask(&prompt, stream),
+        }
+    }
+
+    fn ask(&self, prompt: &Prompt, stream: &UnixStream) -> Result<String, String> {
+        let _screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = self.limit.and_then(|limit| Instant::now().checked_add(limit));
+        let chosen = self.dialog.ask(prompt, stream.as_fd(), until).map_err(|error| error.to_string())?;
+        Ok(match chosen.filter(|target| prompt.targets.contains(target)) {
+            Some(target) => format!("allow:{target}"),
+            None => "deny".to_owned(),
+        })
+    }
+}
+
+/// What a caller wants.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Prompt(Prompt),
+    Notice(Notice),
+}
+
+impl Heard {
+    /// `SERVICE dom0[ …]`, NUL, JSON. Only dom0 may ask, and only with names that are names: whatever is
+    /// shown to the user has no character in it by which it could pass for something else.
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let end = text.iter().position(|byte| *byte == 0).ok_or("the question has no descriptor")?;
+        let (head, json) = text.split_at(end);
+        let head = std::str::from_utf8(head).map_err(|_| "the descriptor is no text")?;
+        let json = json.get(1..).unwrap_or_default();
+        let mut words = head.split(' ');
+        let (called, caller) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if caller != "dom0" {
+            return Err(format!("{caller:?} is not dom0"));
+        }
+        match called.strip_suffix('+').unwrap_or(called) {
+            ASK => {
+                let prompt: Prompt = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                check(&prompt)?;
+                Ok(Self::Prompt(prompt))
+            }
+            NOTIFY => {
+                let notice: Notice = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                let Notice { resolution, service, argument, source, target } = &notice;
+                if !matches!(resolution.as_str(), "allow" | "deny" | "fail") {
+                    return Err(format!("{resolution:?} is no resolution"));
+                }
+                [service, argument].into_iter().try_for_each(|text| plain(text, SERVICE))?;
+                [source, target].into_iter().try_for_each(|text| plain(text, QUBE))?;
+                Ok(Self::Notice(notice))
+            }
+            other => Err(format!("{other:?} is no service of this agent")),
+        }
+    }
+}
+
+const QUBE: &str = "@_-.:";
+const SERVICE: &str = "_-.+";
+
+fn check(prompt: &Prompt) -> Result<(), String> {
+    plain(&prompt.source, QUBE)?;
+    plain(&prompt.service, SERVICE)?;
+    plain(&prompt.argument, SERVICE)?;
+    prompt.targets.iter().try_for_each(|target| plain(target, QUBE))?;
+    if prompt.source.is_empty() || prompt.service.is_empty() || prompt.targets.iter().any(String::is_empty) {
+        return Err("a name is empty".to_owned());
+    }
+    if !prompt.default_target.is_empty() && !prompt.targets.contains(&prompt.default_target) {
+        return Err("the default is not among the choices".to_owned());
+    }
+    Ok(())
+}
+
+fn plain(text: &str, others: &str) -> Result<(), String> {
+    match text.chars().find(|c| !c.is_ascii_alphanumeric() && !others.contains(*c)) {
+        Some(_) => Err(format!("{text:?} is no name")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(source: &str, target: &str, default: &str) -> Result<Heard, String> {
+        let json = serde_json::json!({"source": source, "service": "demo.Add", "argument": "+1",
+            "targets": [target], "default_target": default, "icons": {"x": "y"}});
+        Heard::parse(format!("policy.Ask dom0 name dom0\0{json}").as_bytes())
+    }
+
+    #[test]
+    fn only_names_are_shown() {
+        assert!(matches!(parse("work", "vault", ""), Ok(Heard::Prompt(_))));
+        assert!(matches!(parse("work", "@dispvm:vault", "@dispvm:vault"), Ok(Heard::Prompt(_))));
+        for (source, target, default) in [
+            ("work\nvault", "vault", ""),
+            ("w\u{202e}krow", "vault", ""),
+            ("work", "vau<b>lt", ""),
+            ("work", "", ""),
+            ("", "vault", ""),
+            ("work", "vault", "other"),
+            ("w\u{430}rk", "vault", ""),
+            ("\x1b[2J", "vault", ""),
+        ] {
+            assert!(parse(source, target, default).is_err(), "{source:?} {target:?}");
+        }
+    }
+
+    #[test]
+    fn only_dom0_asks() {
+        assert!(Heard::parse(b"policy.Ask work\0{}").unwrap_err().contains("not dom0"));
+        assert!(Heard::parse(b"policy.Ask dom0\0{}").is_err());
+        assert!(Heard::parse(b"policy.Else dom0\0{}").is_err());
+        assert!(Heard::parse(b"policy.Ask dom0").is_err());
+        let notice =
+            br#"{"resolution":"deny","service":"a.B","argument":"+","source":"work","target":"@default"}"#;
+        let text = [&b"policy.Notify dom0\0"[..], notice].concat();
+        assert!(matches!(Heard::parse(&text), Ok(Heard::Notice(_))));
+    }
+}

@@ -1,0 +1,359 @@
+//! The loop: connections, requests, answers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use daemon::policy_source::PolicyStore;
+use engine::process::Signals;
+use engine::reactor::{Event, Interest, Reactor};
+use policy::{Policy, SystemInfo};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use rustix::process::Signal;
+
+use super::request::{self, Evaluation, Heard, MAX_REQUEST};
+use super::{Args, PROGRAM};
+use crate::policy_tools::judge::{Case, DENY, Question};
+use crate::policy_tools::people::People;
+use crate::policy_tools::system::{SystemSource, ask_qubesd};
+
+/// How long a caller may take for its request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// Callers that may be heard at once, each with a descriptor; others wait in the socket's queue.
+const MAX_PEERS: usize = 512;
+/// Questions that may wait for the user, for notices or for `qubesd` at once; more are denied.
+const MAX_OPEN: usize = 512;
+/// Connections taken before everybody else has a turn.
+const ACCEPT_BATCH: usize = 64;
+/// Permissions of the sockets: their group is that of the users who administer qubes.
+const MODE: u32 = 0o660;
+/// That group.
+const GROUP: &str = "qubes";
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Policy,
+    EvalSimple,
+    EvalGui,
+}
+
+const SIGNALS: u64 = 3;
+/// Tokens below this one are listeners and signals.
+const FIRST_PEER: u64 = 16;
+
+/// A caller whose request is not complete yet.
+struct Peer {
+    kind: Kind,
+    stream: UnixStream,
+    input: Vec<u8>,
+}
+
+pub(super) struct Server {
+    reactor: Reactor,
+    signals: Signals,
+    listeners: Vec<(Kind, OwnedFd, PathBuf)>,
+    listening: bool,
+    peers: BTreeMap<u64, Peer>,
+    /// When each peer's time is over, the first to end first.
+    limits: VecDeque<(Instant, u64)>,
+    next: u64,
+    policy: PolicyStore,
+    system: SystemSource,
+    people: Arc<People>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub(super) fn new(args: &Args) -> io::Result<Self> {
+        let reactor = Reactor::new()?;
+        // Before any thread, so that all of them leave the signals to this one.
+        let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
+        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        let mut policy = PolicyStore::watching(args.folders.clone());
+        let rules = policy.current().rules().len();
+        if !policy.is_watched() {
+            tracing::info!("the policy cannot be watched: its files are looked at for every question");
+        }
+        let mut server = Self {
+            reactor,
+            signals,
+            listeners: Vec::new(),
+            listening: false,
+            peers: BTreeMap::new(),
+            limits: VecDeque::new(),
+            next: FIRST_PEER,
+            policy,
+            system: SystemSource::new(args.system_info.clone()),
+            people: Arc::new(People::from_env()),
+            open: Arc::default(),
+        };
+        server.listen(Kind::EvalSimple, args.eval_socket.as_deref())?;
+        server.listen(Kind::EvalGui, args.gui_socket.as_deref())?;
+        // Last, so that whoever finds it finds all of them.
+        server.listen(Kind::Policy, Some(&args.socket))?;
+        server.set_listening(true)?;
+        tracing::info!("{PROGRAM} with {rules} rules on {}", args.socket.display());
+        Ok(server)
+    }
+
+    fn listen(&mut self, kind: Kind, path: Option<&Path>) -> io::Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        let failed = |error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
+        let socket = ring::unix::listen(path, MODE).map_err(failed)?;
+        if let Some(group) = group(GROUP).filter(|_| rustix::process::geteuid().is_root()) {
+            rustix::fs::chown(path, None, Some(group)).map_err(|error| failed(error.into()))?;
+        }
+        self.listeners.push((kind, socket, path.to_owned()));
+        Ok(())
+    }
+
+    /// Takes callers, or leaves them in the queue.
+    fn set_listening(&mut self, wanted: bool) -> io::Result<()> {
+        if wanted == self.listening {
+            return Ok(());
+        }
+        for ((_, socket, _), token) in self.listeners.iter().zip(0..) {
+            if wanted {
+                self.reactor.add(socket, token, Interest::Read)?;
+            } else {
+                self.reactor.remove(socket)?;
+            }
+        }
+        self.listening = wanted;
+        Ok(())
+    }
+
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Vec::new();
+        loop {
+            let limit = self.limits.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            self.reactor.wait(limit, &mut events)?;
+            for event in &events {
+                if !self.dispatch(*event) {
+                    return self.end();
+                }
+            }
+            self.drop_slow();
+            self.set_listening(self.peers.len() < MAX_PEERS)?;
+        }
+    }
+
+    /// Removes the sockets. Whoever waits for the user is denied by the end of the process.
+    fn end(mut self) -> io::Result<()> {
+        while let Ok(Some(signal)) = self.signals.take_next() {
+            tracing::info!("ended by signal {signal}");
+        }
+        for (_, _, path) in &self.listeners {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!("{}: {error}", path.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: it is time to end.
+    fn dispatch(&mut self, event: Event) -> bool {
+        match event.token {
+            SIGNALS => return false,
+            token if token >= FIRST_PEER => {
+                if let Some(peer) = self.peers.remove(&token)
+                    && let Some(peer) = self.hear(peer)
+                {
+                    self.peers.insert(token, peer);
+                }
+            }
+            token => self.accept(token),
+        }
+        true
+    }
+
+    fn accept(&mut self, token: u64) {
+        for _ in 0..ACCEPT_BATCH {
+            let listener = usize::try_from(token).ok().and_then(|index| self.listeners.get(index));
+            let Some((kind, listener, _)) = listener else { return };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let stream = match rustix::net::accept_with(listener, flags) {
+                Ok(stream) => UnixStream::from(stream),
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                Err(error) => return tracing::warn!("taking a connection: {error}"),
+            };
+            // Who connects has mostly said everything already.
+            let peer = Peer { kind: *kind, stream, input: Vec::new() };
+            if let Some(peer) = self.hear(peer) {
+                self.keep(peer);
+            }
+            if self.peers.len() >= MAX_PEERS {
+                return;
+            }
+        }
+    }
+
+    fn keep(&mut self, peer: Peer) {
+        let id = self.next;
+        self.next = self.next.saturating_add(1);
+        if let Err(error) = self.reactor.add(&peer.stream, id, Interest::Read) {
+            return tracing::warn!("watching a connection: {error}");
+        }
+        if let Some(limit) = Instant::now().checked_add(REQUEST_LIMIT) {
+            self.limits.push_back((limit, id));
+        }
+        self.peers.insert(id, peer);
+    }
+
+    fn drop_slow(&mut self) {
+        let now = Instant::now();
+        while let Some((_, id)) =
+            self.limits.pop_front_if(|(at, id)| *at <= now || !self.peers.contains_key(id))
+        {
+            if self.peers.remove(&id).is_some() {
+                tracing::warn!("a request was dropped: it took too long");
+            }
+        }
+    }
+
+    /// Reads what there is; gives the peer back if its request is not complete.
+    fn hear(&mut self, mut peer: Peer) -> Option<Peer> {
+        let mut buffer = [0_u8; 4096];
+        let ended = loop {
+            match peer.stream.read(&mut buffer) {
+                Ok(0) => break true,
+                Ok(count) => peer.input.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+            if peer.input.len() > MAX_REQUEST {
+                break false;
+            }
+            // A request is known by its end; asking for more would cost as much as answering.
+            if peer.kind == Kind::Policy && peer.input.ends_with(b"\n\n") {
+                break false;
+            }
+        };
+        if ended && peer.input.is_empty() {
+            return None;
+        }
+        match peer.kind {
+            Kind::Policy => match request::lines(&peer.input, ended) {
+                Heard::Incomplete => return Some(peer),
+                Heard::Question(question) => self.decide(peer.stream, question),
+                Heard::Nonsense(why) => refuse(peer.stream, &why),
+            },
+            Kind::EvalSimple | Kind::EvalGui => {
+                let name = if peer.kind == Kind::EvalGui { "policy.EvalGUI" } else { "policy.EvalSimple" };
+                match request::evaluation(&peer.input, ended, name) {
+                    None => return Some(peer),
+                    Some(Ok(asked)) => self.evaluate(peer.stream, asked, peer.kind == Kind::EvalGui),
+                    Some(Err(why)) => tracing::warn!("{name}: {why}"),
+                }
+            }
+        }
+        None
+    }
+
+    fn decide(&mut self, stream: UnixStream, question: Question) {
+        let policy = Arc::clone(self.policy.current());
+        if matches!(self.system, SystemSource::Qubesd) {
+            return self.apart(stream, move |stream, people| match ask_qubesd() {
+                Ok(system) => close(Case::new(&policy, Arc::new(system), question), stream, people),
+                Err(why) => refuse(stream, &why),
+            });
+        }
+        match self.system.current() {
+            Ok(system) => match Case::new(&policy, system, question).settle() {
+                Ok(answer) => say(&stream, &answer),
+                Err(case) => self.apart(stream, move |stream, people| close(case, stream, people)),
+            },
+            Err(why) => refuse(stream, &why),
+        }
+    }
+
+    fn evaluate(&mut self, stream: UnixStream, asked: Evaluation, for_gui: bool) {
+        let policy = Arc::clone(self.policy.current());
+        let judge = move |stream: UnixStream, system: Result<Arc<SystemInfo>, String>| match system {
+            Ok(system) => evaluate(&stream, &policy, system, asked, for_gui),
+            Err(why) => tracing::warn!("evaluating: {why}"),
+        };
+        if matches!(self.system, SystemSource::Qubesd) {
+            return self.apart(stream, move |stream, _| judge(stream, ask_qubesd().map(Arc::new)));
+        }
+        judge(stream, self.system.current());
+    }
+
+    /// Goes on with a caller in a thread of its own.
+    fn apart(&self, stream: UnixStream, work: impl FnOnce(UnixStream, &People) + Send + 'static) {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return refuse(stream, "too many questions wait already");
+        }
+        let done = Done(Arc::clone(&self.open));
+        let people = Arc::clone(&self.people);
+        let started = std::thread::Builder::new().spawn(move || {
+            let _done = done;
+            work(stream, &people);
+        });
+        if let Err(error) = started {
+            // The caller went with the thread, which denies.
+            tracing::warn!("starting a thread: {error}");
+        }
+    }
+}
+
+/// Counts one open question less, whatever becomes of it.
+struct Done(Arc<AtomicUsize>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks the user if he has to be, answers, and tells him if he is to be told.
+fn close(case: Case, stream: UnixStream, people: &People) {
+    let (answer, told) = case.close(people, Some(stream.as_fd()));
+    say(&stream, &answer);
+    drop(stream);
+    if let Some(told) = told {
+        told.show(people);
+    }
+}
+
+fn evaluate(stream: &UnixStream, policy: &Policy, system: Arc<SystemInfo>, asked: Evaluation, for_gui: bool) {
+    let Evaluation { question, caller } = asked;
+    let shown_by = format!("guivm-{caller}");
+    let shows = |qube: &str| system.get(qube).is_some_and(|domain| domain.has_tag(&shown_by));
+    if for_gui && !(shows(&question.source) && shows(&question.target)) {
+        return tracing::warn!("policy.EvalGUI: {caller:?} does not show the windows of both qubes");
+    }
+    if let Ok(answer) = Case::new(policy, system, question).settle() {
+        say(stream, &format!("{answer}\n"));
+    }
+}
+
+fn refuse(stream: UnixStream, why: &str) {
+    tracing::warn!("a request is refused: {why}");
+    say(&stream, DENY);
+}
+
+/// An answer fits into a connection's buffer; a caller that is gone needs none.
+fn say(mut stream: &UnixStream, answer: &str) {
+    if let Err(error) = stream.write_all(answer.as_bytes()) {
+        tracing::debug!("answering: {error}");
+    }
+}
+
+/// The number of a group.
+fn group(name: &str) -> Option<rustix::fs::Gid> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    let mut lines = text.lines().map(|line| line.split(':'));
+    let number =
+        lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)).flatten())?;
+    number.parse().ok().map(rustix::fs::Gid::from_raw)
+}

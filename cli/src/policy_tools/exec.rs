@@ -1,0 +1,233 @@
+//! `qrexec-policy-exec` and `qrexec-policy`: one decision, and the connection if that is wanted.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Parser;
+use daemon::answer;
+use daemon::policy_source::Disk;
+use daemon::question::{Allow, Verdict};
+use policy::legacy::LegacyPolicy;
+use policy::{Policy, split_service};
+use wire::names::Target;
+
+use super::judge::{Case, DENY, Question, Told};
+use super::people::People;
+use super::system::SystemSource;
+use super::vms::{Disposable, Vms};
+use crate::failure::Failure;
+use crate::{status, usage};
+
+const EXEC: &str = "qrexec-policy-exec";
+const POLICY: &str = "qrexec-policy";
+
+/// The exit status for a call that is denied.
+const DENIED: i32 = 1;
+
+/// Decides about one qrexec call.
+///
+/// With SOURCE, TARGET and SERVICE the answer is printed. With SOURCE_ID in front and IDENT behind, the
+/// call is also made. Exit status: 0 allowed (of the service, if the call was made), 1 denied.
+#[derive(Debug, Parser)]
+#[command(
+    override_usage = "[OPTIONS] [--] SOURCE TARGET SERVICE\n       [OPTIONS] [--] SOURCE_ID SOURCE TARGET SERVICE IDENT"
+)]
+struct Args {
+    /// Take what the user would be asked as answered with TARGET.
+    #[arg(long)]
+    assume_yes_for_ask: bool,
+    /// Make no call, ask nobody and tell nobody: only the verdict counts.
+    #[arg(long)]
+    just_evaluate: bool,
+    /// Policy folder; the first given hides the files of the others.
+    #[arg(long = "path", value_name = "DIR", env = "QREXEC_POLICY_DIR", value_delimiter = ':',
+          default_values = [policy::load::RUNTIME_POLICY_FOLDER, policy::load::POLICY_FOLDER])]
+    folders: Vec<PathBuf>,
+    /// Policy folder of R3 and before, for a machine that has no other.
+    #[arg(long, value_name = "DIR", env = "QREXEC_OLD_POLICY_DIR", default_value = policy::load::OLD_POLICY_FOLDER)]
+    old_path: PathBuf,
+    /// What qubes there are, as JSON; without it qubesd is asked.
+    #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
+    system_info: Option<PathBuf>,
+    /// The remote qube in whose name SOURCE, its relay, calls.
+    #[arg(long, value_name = "QUBE")]
+    requested_source: Option<String>,
+    /// Folder of the daemons' sockets.
+    #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
+    socket_dir: PathBuf,
+    #[arg(value_name = "ARG", required = true, num_args = 3..=5)]
+    words: Vec<String>,
+}
+
+/// A request that waits in its qube for a connection.
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    source_id: String,
+    ident: String,
+}
+
+/// `qrexec-policy-exec`, the form of R4.1 and later: the exit status for these arguments, the program's
+/// name first.
+pub fn main(args: Vec<OsString>) -> i32 {
+    run(EXEC, args)
+}
+
+/// `qrexec-policy`, the form of R3 (and of R2, which gives no SOURCE_ID), likewise.
+pub fn policy_main(args: Vec<OsString>) -> i32 {
+    run(POLICY, args)
+}
+
+fn run(program: &str, args: Vec<OsString>) -> i32 {
+    let args = match usage::parse::<Args>(program, args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    match decide(program, &args) {
+        Ok(status) => status,
+        Err(failure) => failure.report(program),
+    }
+}
+
+fn decide(program: &str, args: &Args) -> Result<i32, Failure> {
+    let (words, waiting) = understand(program, args)?;
+    let [source, target, service] = words;
+    let question = Question {
+        source: source.clone(),
+        target: target.clone(),
+        service: service.clone(),
+        requested_source: args.requested_source.clone(),
+        assume_yes: args.assume_yes_for_ask,
+        just_evaluate: args.just_evaluate,
+    };
+    let people = People::from_env();
+    let (answer, told) = answer(args, question, &people);
+    let allowed = answer != DENY;
+    let show = |told: Option<Told>| told.into_iter().for_each(|told| told.show(&people));
+    match waiting {
+        None => {
+            let said = writeln!(io::stdout(), "{answer}").and_then(|()| io::stdout().flush());
+            said.map_err(Failure::during("printing the answer"))?;
+            show(told);
+        }
+        Some(waiting) => {
+            show(told);
+            if allowed && !args.just_evaluate {
+                return connect(args, &answer, source, target, service, &waiting);
+            }
+        }
+    }
+    Ok(if allowed { 0 } else { DENIED })
+}
+
+/// Sorts the words by their number.
+fn understand<'a>(program: &str, args: &'a Args) -> Result<([&'a String; 3], Option<Waiting>), Failure> {
+    match args.words.as_slice() {
+        [source, target, service] if program == EXEC || args.just_evaluate => {
+            Ok(([source, target, service], None))
+        }
+        [source, target, service, ident] if program == POLICY => {
+            // The daemon's socket has the id in its name, and a link with the qube's name leads to it.
+            let link = args.socket_dir.join(format!("qrexec.{source}"));
+            let to = std::fs::read_link(&link).map_err(Failure::during(link.display()))?;
+            let name = to.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let source_id = name.strip_prefix("qrexec.").unwrap_or_default().to_owned();
+            Ok(([source, target, service], Some(Waiting { source_id, ident: ident.clone() })))
+        }
+        [source_id, source, target, service, ident] => {
+            let waiting = Waiting { source_id: source_id.clone(), ident: ident.clone() };
+            Ok(([source, target, service], Some(waiting)))
+        }
+        words => Err(Failure::usage(format!("{} arguments are not understood", words.len()))),
+    }
+}
+
+fn answer(args: &Args, question: Question, people: &People) -> (String, Option<Told>) {
+    let denied = |why: String| {
+        tracing::error!("denied: {why}");
+        (DENY.to_owned(), None)
+    };
+    let system = match SystemSource::new(args.system_info.clone()).current() {
+        Ok(system) => system,
+        Err(why) => return denied(why),
+    };
+    let policy = match policy_for(args, &question.service) {
+        Ok(policy) => policy,
+        Err(why) => return denied(why),
+    };
+    // Whoever asked reads our output: when he stops to, nobody waits for the user any more.
+    Case::new(&policy, system, question).close(people, Some(rustix::stdio::stdout()))
+}
+
+/// The policy that decides about a service: that of the policy folders, or on a machine that has none
+/// of them the file of R3.
+fn policy_for(args: &Args, service: &str) -> Result<Policy, String> {
+    let disk = Disk::new(&args.folders).with_old_folder(&args.old_path);
+    if args.folders.iter().any(|folder| folder.exists()) || !args.old_path.is_dir() {
+        let policy = Policy::compile_or_deny(&disk);
+        if let Some(error) = policy.error() {
+            tracing::error!("every call is denied until the policy is mended: {error}");
+        }
+        return Ok(policy);
+    }
+    let (name, argument) = split_service(service);
+    let old = LegacyPolicy::compile(&disk).map_err(|error| error.to_string())?;
+    old.for_service(name, argument).cloned().ok_or_else(|| {
+        let file = args.old_path.join(name);
+        format!("there is no policy for {name:?}; make {} with the line `$anyvm $anyvm ask`", file.display())
+    })
+}
+
+/// Makes the call: this process becomes `qrexec-client`, unless a disposable has to be removed after it.
+fn connect(
+    args: &Args,
+    answer: &str,
+    source: &str,
+    target: &str,
+    service: &str,
+    waiting: &Waiting,
+) -> Result<i32, Failure> {
+    let allow = match answer::parse(answer.as_bytes()).map(|answer| answer.verdict) {
+        Ok(Verdict::Allow(allow)) => allow,
+        _ => return Err(Failure::trouble("the policy's answer has a name in it that cannot be used")),
+    };
+    let run = |to: &Target, wait: bool| {
+        let source_told = allow.policy_source.as_ref().map_or(source, Target::as_str);
+        let service = allow.service.as_ref().map_or(service, |service| service.as_str());
+        let command = command_line(&allow, source_told, target, service);
+        let mut client = Command::new(std::env::current_exe().unwrap_or_else(|_| "qrexec-client".into()));
+        client.arg0("qrexec-client").arg(if wait { "-EW" } else { "-E" }).args(["-d", to.as_str()]);
+        client.args(["-c", &format!("{},{source},{}", waiting.ident, waiting.source_id)]);
+        client.arg("--socket-dir").arg(&args.socket_dir).arg("--").arg(command);
+        client
+    };
+    let vms = Vms::from_env();
+    let to = allow.daemon();
+    if let Some(template) = to.as_str().strip_prefix("@dispvm:") {
+        let template = Target::new(template).map_err(Failure::during("the disposable's template"))?;
+        let made = Disposable::new(&vms, &template).map_err(Failure::during("making a disposable"))?;
+        let ended = run(made.qube(), true).status().map_err(Failure::during("qrexec-client"))?;
+        return Ok(ended.code().unwrap_or(status::LOST));
+    }
+    if !allow.is_for_dom0() && allow.autostart && !socket_of(&args.socket_dir, to).exists() {
+        vms.start(to).map_err(Failure::during(format_args!("starting {to}")))?;
+    }
+    Err(Failure::during("qrexec-client")(run(to, false).exec()))
+}
+
+fn socket_of(folder: &Path, qube: &Target) -> PathBuf {
+    folder.join(format!("qrexec.{qube}"))
+}
+
+/// The command for `qrexec-client`: dom0 is told the requested target, a qube the user.
+fn command_line(allow: &Allow, source: &str, target: &str, service: &str) -> String {
+    if !allow.is_for_dom0() {
+        return format!("{}:QUBESRPC {service} {source}", allow.user.as_str());
+    }
+    match target.strip_prefix('@') {
+        Some(keyword) => format!("QUBESRPC {service} {source} keyword {keyword}"),
+        None => format!("QUBESRPC {service} {source} name {target}"),
+    }
+}

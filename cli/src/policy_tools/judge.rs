@@ -1,0 +1,150 @@
+//! One question to the policy, from its text to its answer: decided, taken to the user, told, logged.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use policy::{Decision, Policy, Request, SystemInfo, split_service};
+
+use super::people::{Notice, People, Prompt, Reply};
+
+/// The answer to whatever is not allowed.
+pub const DENY: &str = "result=deny";
+
+/// A question as it came, none of it checked: the policy does that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The calling qube.
+    pub source: String,
+    /// What it asked for.
+    pub target: String,
+    /// `SERVICE` or `SERVICE+ARGUMENT`.
+    pub service: String,
+    /// The remote qube in whose name it calls.
+    pub requested_source: Option<String>,
+    /// Take a question to the user as answered with the asked-for target.
+    pub assume_yes: bool,
+    /// Only the verdict; nobody is asked or told.
+    pub just_evaluate: bool,
+}
+
+impl Question {
+    /// In the engine's terms.
+    #[must_use]
+    pub fn request(&self) -> Request<'_> {
+        let mut request = Request::new(&self.source, &self.target, &self.service);
+        request.requested_source = self.requested_source.as_deref();
+        request.assume_yes = self.assume_yes;
+        request.just_evaluate = self.just_evaluate;
+        request
+    }
+
+    fn log(&self, what: &str) {
+        tracing::info!("{:?} -> {:?}: {:?}: {what}", self.source, self.target, self.service);
+    }
+}
+
+/// A question and what the policy says to it.
+#[derive(Debug)]
+pub struct Case {
+    question: Question,
+    decision: Decision,
+    system: Arc<SystemInfo>,
+}
+
+/// A notice and the qube where it is to be shown.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Where.
+    pub guivm: String,
+    /// What.
+    pub notice: Notice,
+}
+
+impl Case {
+    /// Decides by the rules.
+    #[must_use]
+    pub fn new(policy: &Policy, system: Arc<SystemInfo>, question: Question) -> Self {
+        let decision = policy.decide(&system, &question.request());
+        Self { question, decision, system }
+    }
+
+    /// The answer, if it needs nobody to be asked or told; else the case again.
+    ///
+    /// # Errors
+    /// The case, to be closed with [`Case::close`].
+    pub fn settle(self) -> Result<String, Self> {
+        if matches!(self.decision, Decision::Ask(_)) || self.told().is_some() {
+            return Err(self);
+        }
+        Ok(self.answer())
+    }
+
+    /// The answer, after the user was asked if he had to be, and whom to tell about it afterwards. Gives
+    /// up when the other end of `caller` is closed.
+    pub fn close(mut self, people: &People, caller: Option<BorrowedFd<'_>>) -> (String, Option<Told>) {
+        if let Decision::Ask(ask) = &self.decision {
+            let (service, argument) = split_service(&self.question.service);
+            let prompt = Prompt::new(ask, &self.system, service, argument);
+            let reply = match self.guivm(ask.source()) {
+                Some(guivm) => people.ask(guivm, &prompt, caller).map_err(|error| error.to_string()),
+                None => Err(format!("{:?} has no guivm", ask.source())),
+            };
+            self.decision = match reply {
+                Ok(Reply::Allow(target)) => ask.choose(&self.system, &target),
+                Ok(Reply::Deny) => Decision::Deny(ask.refuse()),
+                Err(reason) => {
+                    let mut deny = ask.refuse();
+                    deny.reason = format!("the user could not be asked by {}: {reason}", ask.rule);
+                    deny.notify = true;
+                    Decision::Deny(deny)
+                }
+            };
+        }
+        (self.answer(), self.told())
+    }
+
+    /// The answer text, logged.
+    fn answer(&self) -> String {
+        match &self.decision {
+            Decision::Allow(allow) => {
+                self.question.log(&format!("allowed to {} by {}", allow.target, allow.rule))
+            }
+            Decision::Ask(ask) => self.question.log(&format!("denied, {} was not answered", ask.rule)),
+            Decision::Deny(deny) => self.question.log(&format!("denied: {}", deny.reason)),
+        }
+        self.decision.answer()
+    }
+
+    fn guivm(&self, qube: &str) -> Option<&str> {
+        self.system.get(qube)?.guivm.as_deref()
+    }
+
+    fn told(&self) -> Option<Told> {
+        let Question { source, target, service, requested_source, just_evaluate, .. } = &self.question;
+        let (resolution, source, target) = match &self.decision {
+            Decision::Allow(allow) if allow.notify => {
+                let source = requested_source.as_deref().filter(|name| !name.is_empty()).unwrap_or(source);
+                ("allow", source, allow.target.as_str())
+            }
+            Decision::Deny(deny) if deny.notify => ("deny", source.as_str(), target.as_str()),
+            _ => return None,
+        };
+        let guivm = self.guivm(source).filter(|_| !just_evaluate)?.to_owned();
+        let (service, argument) = split_service(service);
+        let notice = Notice {
+            resolution: resolution.to_owned(),
+            service: service.to_owned(),
+            argument: argument.to_owned(),
+            source: source.to_owned(),
+            target: target.to_owned(),
+        };
+        Some(Told { guivm, notice })
+    }
+}
+
+impl Told {
+    /// Shows it.
+    pub fn show(&self, people: &People) {
+        people.notify(&self.guivm, &self.notice);
+    }
+}
