@@ -91,7 +91,11 @@ impl Beacon {
             let once = Timespec { tv_sec: 0, tv_nsec: 0 };
             let pause = pause.max(Duration::from_nanos(1));
             let value = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() };
-            timerfd_settime(timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: once, it_value: value })
+            timerfd_settime(
+                timer,
+                TimerfdTimerFlags::empty(),
+                &Itimerspec { it_interval: once, it_value: value },
+            )
         };
         let mut make = || {
             if let Some(timer) = &self.timer {

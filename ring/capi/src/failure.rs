@@ -24,8 +24,21 @@ impl Failure {
             Failure::Closed => libc::EPIPE,
             Failure::NotYet => libc::EAGAIN,
             Failure::Fatal(Error::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
-            Failure::Fatal(Error::Lie(_) | Error::BadMeeting { .. } | Error::BadOrders { .. }) => libc::EPROTO,
+            Failure::Fatal(Error::Lie(_) | Error::BadMeeting { .. } | Error::BadOrders { .. }) => {
+                libc::EPROTO
+            }
             Failure::Fatal(_) => libc::EINVAL,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Invalid => f.write_str("impossible argument"),
+            Failure::Closed => f.write_str("the peer is gone"),
+            Failure::NotYet => f.write_str("not connected yet"),
+            Failure::Fatal(error) => write!(f, "{error}"),
         }
     }
 }

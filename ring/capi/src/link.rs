@@ -48,24 +48,16 @@ pub(crate) struct Link {
     told_room: Option<usize>,
     /// The peer is asked to ring for room.
     asked_room: bool,
-    /// The doorbell was answered by a call that the caller made for something else.
+    /// The doorbell was answered by a call that the caller made for something else, or never asked for.
     unsettled: bool,
     /// The caller was told by [`Link::wait`] that the peer is gone: the descriptor has nothing more to say.
     buried: bool,
 }
 
 impl Link {
-    pub(crate) fn new(channel: Channel) -> Result<Link, Error> {
-        let mut link = Link {
-            channel,
-            told_data: 0,
-            told_room: None,
-            asked_room: false,
-            unsettled: false,
-            buried: false,
-        };
-        link.ask_data()?;
-        Ok(link)
+    /// To be settled: a server may have written before it was asked to ring for that.
+    pub(crate) fn new(channel: Channel) -> Link {
+        Link { channel, told_data: 0, told_room: None, asked_room: false, unsettled: true, buried: false }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -89,7 +81,12 @@ impl Link {
     }
 
     /// Copies bytes in. Without `blocking`, `Ok(0)` if there is no room for that amount.
-    pub(crate) fn write(&mut self, from: &Source<'_>, amount: Amount, blocking: bool) -> Result<usize, Failure> {
+    pub(crate) fn write(
+        &mut self,
+        from: &Source<'_>,
+        amount: Amount,
+        blocking: bool,
+    ) -> Result<usize, Failure> {
         let least = least(amount, from.len(), self.channel.tx().size())?;
         if least == 0 {
             return Ok(0);
@@ -117,7 +114,12 @@ impl Link {
     }
 
     /// Copies bytes out. Without `blocking`, `Ok(0)` if there are not so many.
-    pub(crate) fn read(&mut self, to: &mut Target<'_>, amount: Amount, blocking: bool) -> Result<usize, Failure> {
+    pub(crate) fn read(
+        &mut self,
+        to: &mut Target<'_>,
+        amount: Amount,
+        blocking: bool,
+    ) -> Result<usize, Failure> {
         let least = least(amount, to.len(), self.channel.rx().size())?;
         if least == 0 {
             return Ok(0);

@@ -48,12 +48,8 @@ impl<'a> Source<'a> {
 
     /// The first `n` bytes, as our own. At most `len`.
     pub(crate) fn to_vec(&self, n: usize) -> Vec<u8> {
-        let n = n.min(self.len);
-        let mut bytes = vec![0; n];
-        // SAFETY: `at` is readable for `len >= n` bytes (contract of `new`; not null, since n is then 0 and nothing is
-        // read), `bytes` was made with `n` bytes just now, so the two cannot overlap.
-        unsafe { std::ptr::copy_nonoverlapping(self.at, bytes.as_mut_ptr(), n) };
-        bytes
+        // SAFETY: `i < len`, for which `at` is readable.
+        (0..n.min(self.len)).map(|i| unsafe { self.at.wrapping_add(i).read() }).collect()
     }
 
     /// Copies the first bytes into the ring pieces: as many as the pieces hold, at most `len`.
@@ -61,10 +57,9 @@ impl<'a> Source<'a> {
         let mut done = 0;
         for (to, len) in pieces(spans) {
             let len = len.min(self.len - done);
-            // SAFETY: `done + len <= self.len`, so this stays within (or one past) what the caller lent.
-            let from = unsafe { self.at.add(done) };
-            // SAFETY: `from` is readable for `len` bytes as just shown; `to` is a live piece of at least `len` bytes.
-            unsafe { into_ring(to, from, len) };
+            // SAFETY: `to` is a live piece of at least `len` bytes; what was lent is readable for
+            // `self.len >= done + len` bytes.
+            unsafe { into_ring(to, self.at.wrapping_add(done), len) };
             done += len;
         }
     }
@@ -87,10 +82,9 @@ impl<'a> Target<'a> {
         let mut done = 0;
         for (from, len) in pieces(spans) {
             let len = len.min(self.len - done);
-            // SAFETY: `done + len <= self.len`, so this stays within (or one past) what the caller lent.
-            let to = unsafe { self.at.add(done) };
-            // SAFETY: `to` is writable for `len` bytes as just shown; `from` is a live piece of at least `len` bytes.
-            unsafe { out_of_ring(from, to, len) };
+            // SAFETY: `from` is a live piece of at least `len` bytes; what was lent is writable for
+            // `self.len >= done + len` bytes.
+            unsafe { out_of_ring(from, self.at.wrapping_add(done), len) };
             done += len;
         }
     }
@@ -100,54 +94,52 @@ impl<'a> Target<'a> {
 fn pieces<'s>(spans: &'s Spans<'_>) -> impl Iterator<Item = (*mut u8, usize)> + 's {
     let (list, count) = spans.as_raw();
     (0..count as usize).map(move |i| {
-        // SAFETY: `as_raw` hands out `count` entries, and `i` is below it.
-        let entry = unsafe { list.add(i) };
-        // SAFETY: the list lies inside `spans`, which the iterator borrows; entries are plain initialised data.
-        let piece = unsafe { entry.read() };
+        // SAFETY: `as_raw` hands out `count` initialised entries, and `i` is below it; they lie inside `spans`, which
+        // the iterator borrows.
+        let piece = unsafe { list.wrapping_add(i).read() };
         (piece.iov_base.cast(), piece.iov_len)
     })
 }
 
-/// Bytes before the first address at or after `at` that a word may have, at most `len`.
-fn head(at: *mut u8, len: usize) -> usize {
-    at.align_offset(align_of::<u64>()).min(len)
+/// How `len` bytes at a ring address divide: single bytes before `.0` and from `.1` on, aligned words between.
+fn split(at: *mut u8, len: usize) -> (usize, usize) {
+    let head = at.align_offset(align_of::<u64>()).min(len);
+    (head, head + (len - head) / WORD * WORD)
 }
 
 /// # Safety
 /// `to` is a live ring piece of `len` bytes, `from` is readable for `len` bytes.
 unsafe fn into_ring(to: *mut u8, from: *const u8, len: usize) {
-    let head = head(to, len);
-    let words = (len - head) / WORD;
-    let tail = head + words * WORD;
+    let (head, tail) = split(to, len);
     for i in (0..head).chain(tail..len) {
-        // SAFETY: `i < len`, for which both are good; a byte needs no alignment; ring bytes are accessed atomically.
-        unsafe { AtomicU8::from_ptr(to.add(i)).store(*from.add(i), Ordering::Relaxed) };
+        // SAFETY: `i < len`, for which the caller vouches.
+        let byte = unsafe { from.wrapping_add(i).read() };
+        // SAFETY: likewise; a byte needs no alignment, and ring bytes are accessed by atomics only.
+        unsafe { AtomicU8::from_ptr(to.wrapping_add(i)) }.store(byte, Ordering::Relaxed);
     }
     for i in (head..tail).step_by(WORD) {
-        // SAFETY: `i + WORD <= tail <= len`; `to + head` is aligned for a word and `i - head` a multiple of its size;
-        // the source is read unaligned.
-        unsafe {
-            AtomicU64::from_ptr(to.add(i).cast()).store(from.add(i).cast::<u64>().read_unaligned(), Ordering::Relaxed);
-        };
+        // SAFETY: `i + WORD <= tail <= len`, for which the caller vouches; unaligned.
+        let word = unsafe { from.wrapping_add(i).cast::<u64>().read_unaligned() };
+        // SAFETY: likewise; `to + head` is aligned for a word, and `i - head` is a multiple of its size.
+        unsafe { AtomicU64::from_ptr(to.wrapping_add(i).cast()) }.store(word, Ordering::Relaxed);
     }
 }
 
 /// # Safety
 /// `from` is a live ring piece of `len` bytes, `to` is writable for `len` bytes.
 unsafe fn out_of_ring(from: *mut u8, to: *mut u8, len: usize) {
-    let head = head(from, len);
-    let words = (len - head) / WORD;
-    let tail = head + words * WORD;
+    let (head, tail) = split(from, len);
     for i in (0..head).chain(tail..len) {
-        // SAFETY: `i < len`, for which both are good; a byte needs no alignment; ring bytes are accessed atomically.
-        unsafe { to.add(i).write(AtomicU8::from_ptr(from.add(i)).load(Ordering::Relaxed)) };
+        // SAFETY: `i < len`, for which the caller vouches; a byte needs no alignment.
+        let byte = unsafe { AtomicU8::from_ptr(from.wrapping_add(i)) }.load(Ordering::Relaxed);
+        // SAFETY: likewise.
+        unsafe { to.wrapping_add(i).write(byte) };
     }
     for i in (head..tail).step_by(WORD) {
-        // SAFETY: `i + WORD <= tail <= len`; `from + head` is aligned for a word and `i - head` a multiple of its size;
-        // the target is written unaligned.
-        unsafe {
-            let word = AtomicU64::from_ptr(from.add(i).cast()).load(Ordering::Relaxed);
-            to.add(i).cast::<u64>().write_unaligned(word);
-        };
+        // SAFETY: `i + WORD <= tail <= len`, for which the caller vouches; `from + head` is aligned for a word, and
+        // `i - head` is a multiple of its size.
+        let word = unsafe { AtomicU64::from_ptr(from.wrapping_add(i).cast()) }.load(Ordering::Relaxed);
+        // SAFETY: likewise for `to`; unaligned.
+        unsafe { to.wrapping_add(i).cast::<u64>().write_unaligned(word) };
     }
 }

@@ -1,0 +1,317 @@
+#![forbid(unsafe_code)]
+//! What a `libvchan_t` is: a vchan in one of its states, behind one descriptor.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use ring::layout::Orders;
+use ring::{Connector, Error, Listener, Sizes, Transport};
+use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::beacon::Beacon;
+use crate::failure::Failure;
+use crate::link::{Amount, Link};
+use crate::memory::{Source, Target};
+
+/// Answers of `libvchan_is_open`.
+const DISCONNECTED: i32 = 0;
+const CONNECTED: i32 = 1;
+const WAITING: i32 = 2;
+
+/// A `libvchan_t`.
+pub struct Vchan {
+    beacon: Beacon,
+    state: State,
+    /// Whether transfers wait for data or room.
+    blocking: bool,
+}
+
+enum State {
+    /// A server whose client has not come.
+    Waiting(Offer),
+    /// A client whose server has not come.
+    Connecting(Connector),
+    Open(Box<Link>),
+    /// The peer lied, or the system failed us.
+    Broken,
+}
+
+/// A server's vchan before its client: what is written already is kept for it, as much as its ring will hold.
+struct Offer {
+    listener: Listener,
+    staged: Vec<u8>,
+    rings: Orders,
+}
+
+fn number(value: i32) -> Result<u32, Failure> {
+    u32::try_from(value).map_err(|_| Failure::Invalid)
+}
+
+impl Vchan {
+    fn new(beacon: Beacon, state: State) -> Vchan {
+        Vchan { beacon, state, blocking: true }
+    }
+
+    /// A server on `port` for the one client `domain`.
+    pub(crate) fn serve(domain: i32, port: i32, read_min: usize, write_min: usize) -> Result<Vchan, Failure> {
+        let min = Sizes { left: read_min, right: write_min };
+        let rings = Orders::choose(min)?;
+        let listener = Transport::from_env()?.listen(number(domain)?, number(port)?, min)?;
+        let mut beacon = Beacon::new()?;
+        beacon.watch(listener.as_fd(), EventFlags::IN)?;
+        Ok(Vchan::new(beacon, State::Waiting(Offer { listener, staged: Vec::new(), rings })))
+    }
+
+    /// A client of `port` of the server `domain`, as soon as that is there.
+    pub(crate) fn connect(domain: i32, port: i32) -> Result<Vchan, Failure> {
+        let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
+        let channel = connector.connect_within(Duration::MAX)?;
+        let mut vchan = Vchan::new(Beacon::new()?, State::Broken);
+        vchan.open(Link::new(channel))?;
+        Ok(vchan)
+    }
+
+    /// Begins to connect. The descriptor is readable when [`Vchan::finish`] is worth a call.
+    pub(crate) fn connect_async(domain: i32, port: i32) -> Result<Vchan, Failure> {
+        let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
+        let mut beacon = Beacon::new()?;
+        beacon.watch(connector.as_fd(), EventFlags::IN)?;
+        let mut vchan = Vchan::new(beacon, State::Connecting(connector));
+        if vchan.step()? {
+            vchan.beacon.kick()?;
+        }
+        Ok(vchan)
+    }
+
+    /// Goes on connecting. `true`: connected, or was before; transfers then wait for the peer if `blocking`.
+    pub(crate) fn finish(&mut self, blocking: bool) -> Result<bool, Failure> {
+        let connected = match self.state {
+            State::Connecting(_) => self.checked(Self::step)?,
+            // A kick stays: it may be for bytes that came at once, and waking for nothing does no harm.
+            State::Open(_) => true,
+            State::Waiting(_) => return Err(Failure::Invalid),
+            State::Broken => return Err(Failure::Closed),
+        };
+        if connected {
+            self.blocking = blocking;
+        }
+        Ok(connected)
+    }
+
+    /// One step toward the server.
+    fn step(&mut self) -> Result<bool, Failure> {
+        let State::Connecting(connector) = &mut self.state else {
+            return Err(Failure::Invalid);
+        };
+        let Some(channel) = connector.poll()? else {
+            self.beacon.after(connector.retry_after())?;
+            return Ok(false);
+        };
+        self.beacon.after(None)?;
+        self.beacon.watch(connector.as_fd(), EventFlags::empty())?;
+        self.open(Link::new(channel))?;
+        Ok(true)
+    }
+
+    /// Takes the client if it has come.
+    fn accept(&mut self) -> Result<bool, Failure> {
+        let State::Waiting(offer) = &mut self.state else {
+            return Ok(true);
+        };
+        let Some(mut channel) = offer.listener.accept()? else {
+            return Ok(false);
+        };
+        self.beacon.watch(offer.listener.as_fd(), EventFlags::empty())?;
+        let staged = std::mem::take(&mut offer.staged);
+        // A client that is gone already reads nothing; it shows at the next call.
+        match channel.write(&staged) {
+            Ok(_) | Err(Error::Closed) => channel.flush()?,
+            Err(other) => return Err(other.into()),
+        }
+        self.open(Link::new(channel))?;
+        Ok(true)
+    }
+
+    fn open(&mut self, mut link: Link) -> Result<(), Failure> {
+        tend(&mut self.beacon, &mut link)?;
+        self.state = State::Open(Box::new(link));
+        Ok(())
+    }
+
+    /// Waits for the client's knock, and lets it in.
+    fn meet(&mut self) -> Result<(), Failure> {
+        while let State::Waiting(offer) = &self.state {
+            sleep_on(&offer.listener)?;
+            self.checked(Self::accept)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Vchan::accept`], for a caller that asks for something else: it still hears that the client came.
+    fn notice(&mut self) -> Result<(), Failure> {
+        if matches!(self.state, State::Waiting(_)) && self.checked(Self::accept)? {
+            self.beacon.kick()?;
+        }
+        Ok(())
+    }
+
+    /// Runs `step`. What is fatal ends the vchan.
+    fn checked<R>(&mut self, step: impl FnOnce(&mut Vchan) -> Result<R, Failure>) -> Result<R, Failure> {
+        let result = step(self);
+        if matches!(result, Err(Failure::Fatal(_))) {
+            self.ruin();
+        }
+        result
+    }
+
+    /// Ends the vchan for good. A caller that polls wakes up once to see that.
+    pub(crate) fn ruin(&mut self) {
+        // Should one of these fail as well, the vchan is still over, and says so.
+        let _ = match &self.state {
+            State::Waiting(offer) => self.beacon.watch(offer.listener.as_fd(), EventFlags::empty()),
+            State::Connecting(connector) => self.beacon.watch(connector.as_fd(), EventFlags::empty()),
+            State::Open(link) => self.beacon.watch(link.as_fd(), EventFlags::empty()),
+            State::Broken => Ok(()),
+        };
+        let _ = self.beacon.after(None);
+        self.state = State::Broken;
+        let _ = self.beacon.kick();
+    }
+
+    /// Runs `work` on the connected vchan.
+    fn on_link<R>(&mut self, work: impl FnOnce(&mut Link) -> Result<R, Failure>) -> Result<R, Failure> {
+        self.checked(|vchan| {
+            let State::Open(link) = &mut vchan.state else {
+                return Err(match vchan.state {
+                    State::Broken => Failure::Closed,
+                    _ => Failure::NotYet,
+                });
+            };
+            let result = work(link);
+            tend(&mut vchan.beacon, link)?;
+            result
+        })
+    }
+
+    /// `libvchan_write` and `libvchan_send`.
+    pub(crate) fn write(&mut self, from: &Source<'_>, amount: Amount) -> Result<usize, Failure> {
+        if let State::Waiting(offer) = &mut self.state {
+            if let Some(n) = offer.stage(from, amount)? {
+                return Ok(n);
+            }
+            self.meet()?;
+        }
+        let blocking = self.blocking;
+        self.on_link(|link| link.write(from, amount, blocking))
+    }
+
+    /// `libvchan_read` and `libvchan_recv`.
+    pub(crate) fn read(&mut self, to: &mut Target<'_>, amount: Amount) -> Result<usize, Failure> {
+        if let State::Waiting(offer) = &self.state {
+            if amount == Amount::All && to.len() > offer.rings.left.bytes() {
+                return Err(Failure::Invalid);
+            }
+            if to.len() == 0 {
+                return Ok(0);
+            }
+            self.meet()?;
+        }
+        let blocking = self.blocking;
+        self.on_link(|link| link.read(to, amount, blocking))
+    }
+
+    /// `libvchan_wait`: returns when the descriptor was readable, and makes it unreadable.
+    pub(crate) fn wait(&mut self) -> Result<(), Failure> {
+        let kicked = self.beacon.calm()?;
+        match &self.state {
+            State::Waiting(offer) => {
+                sleep_on(&offer.listener)?;
+                // A stranger who knocked and was turned away has woken the caller for nothing, as any bell may.
+                self.checked(Self::accept).map(drop)
+            }
+            State::Connecting(_) => Err(Failure::NotYet),
+            State::Open(_) => self.on_link(|link| link.wait(kicked)),
+            State::Broken if kicked => Ok(()),
+            State::Broken => Err(Failure::Closed),
+        }
+    }
+
+    /// `libvchan_is_open`.
+    pub(crate) fn is_open(&mut self) -> Result<i32, Failure> {
+        self.notice()?;
+        Ok(match &self.state {
+            State::Waiting(_) | State::Connecting(_) => WAITING,
+            State::Open(link) if link.is_open() => CONNECTED,
+            State::Open(_) | State::Broken => DISCONNECTED,
+        })
+    }
+
+    /// `libvchan_data_ready`: none once it is all over, since callers take anything but 0 for a reason to read.
+    pub(crate) fn data_ready(&mut self) -> Result<usize, Failure> {
+        self.notice()?;
+        Ok(self.on_link(|link| Ok(link.data_ready()?)).unwrap_or(0))
+    }
+
+    /// `libvchan_buffer_space`.
+    pub(crate) fn buffer_space(&mut self) -> Result<usize, Failure> {
+        self.notice()?;
+        if let State::Waiting(offer) = &self.state {
+            return Ok(offer.room());
+        }
+        Ok(self.on_link(|link| Ok(link.buffer_space()?)).unwrap_or(0))
+    }
+
+    /// `libvchan_fd_for_select`: the same number all along.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.beacon.as_fd().as_raw_fd()
+    }
+
+    /// Before it is dropped.
+    pub(crate) fn linger(&mut self) {
+        if let State::Open(link) = &mut self.state {
+            link.linger();
+        }
+    }
+}
+
+impl Offer {
+    fn room(&self) -> usize {
+        self.rings.right.bytes() - self.staged.len()
+    }
+
+    /// Keeps bytes for the client. `None`: there is no room for that amount before it comes.
+    fn stage(&mut self, from: &Source<'_>, amount: Amount) -> Result<Option<usize>, Failure> {
+        let n = match amount {
+            Amount::All if from.len() > self.rings.right.bytes() => return Err(Failure::Invalid),
+            Amount::All => from.len(),
+            Amount::Some => from.len().min(self.room().max(1)),
+        };
+        if n > self.room() {
+            return Ok(None);
+        }
+        self.staged.extend_from_slice(&from.to_vec(n));
+        Ok(Some(n))
+    }
+}
+
+/// Leaves the descriptor as a caller that polls needs it.
+fn tend(beacon: &mut Beacon, link: &mut Link) -> Result<(), Error> {
+    if link.settle()? {
+        beacon.kick()?;
+    }
+    let interest = link.interest();
+    beacon.watch(link.as_fd(), interest)
+}
+
+/// Sleeps until `fd` is readable.
+fn sleep_on(fd: &impl AsFd) -> Result<(), Failure> {
+    loop {
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("waiting for the vchan client")(errno.into()).into()),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! C programs on `libvchan.so`, against each other and against the ring's own Rust side, on each transport.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use common::{Bed, CLIENT, LOST, SERVER, close, receive, receive_to_end, send, sleep};
+use ring::{Channel, Kind, Sizes};
+
+/// Folder of the library under test: cargo puts it beside the test programs.
+fn library_folder() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
+}
+
+/// The C program, compiled once against the header and the library.
+fn talk() -> &'static Path {
+    static PROGRAM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = PROGRAM.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk");
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let library = library_folder();
+        let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
+        rpath.push(&library);
+        let mut cc = Command::new("cc");
+        cc.args(["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-I"]);
+        cc.arg(here.join("include")).arg(here.join("tests/talk.c")).arg("-o").arg(&path);
+        let status = cc.arg("-L").arg(&library).arg(rpath).arg("-lvchan").status().expect("cc runs");
+        assert!(status.success(), "the C program does not compile");
+        (folder, path)
+    });
+    path
+}
+
+/// A C program in `role` as `own`, toward `other`. Killed if the test fails before it ends.
+struct Talk(Child);
+
+impl Talk {
+    fn start(bed: &Bed, own: u32, other: u32, role: &str, port: u32, number: usize) -> Talk {
+        let mut command = Command::new(talk());
+        command.args([role, &other.to_string(), &port.to_string(), &number.to_string()]);
+        let (name, transport) = match bed.kind() {
+            Kind::Shm => ("QREXEC_SHM_DIR", "shm"),
+            _ => ("VCHAN_SOCKET_DIR", "socket"),
+        };
+        command.env("QREXEC_TRANSPORT", transport).env("VCHAN_DOMAIN", own.to_string()).env(name, bed.dir());
+        Talk(command.stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn client(bed: &Bed, role: &str, port: u32, number: usize) -> Talk {
+        Talk::start(bed, CLIENT, SERVER, role, port, number)
+    }
+
+    fn server(bed: &Bed, role: &str, port: u32, number: usize) -> Talk {
+        Talk::start(bed, SERVER, CLIENT, role, port, number)
+    }
+
+    /// Waits for the program to say `line`.
+    fn says(&mut self, line: &str) {
+        let mut said = String::new();
+        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said.trim_end(), line);
+    }
+
+    /// The program gives up by itself when it hangs, so this ends.
+    fn succeeds(mut self) {
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn on_each(body: impl Fn(&Bed)) {
+    for kind in [Kind::Shm, Kind::Socket] {
+        let bed = Bed::new(kind);
+        std::fs::set_permissions(bed.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        body(&bed);
+    }
+}
+
+fn accept(bed: &Bed, port: u32, bytes: usize) -> Channel {
+    bed.listen(port, Sizes::both(bytes)).accept_within(LOST).unwrap()
+}
+
+/// Sends back what comes until the peer has closed.
+fn echo(channel: &mut Channel) {
+    let mut buffer = [0; 5000];
+    while !channel.ended().unwrap() {
+        let n = channel.read(&mut buffer).unwrap();
+        if n > 0 {
+            send(channel, &buffer[..n]);
+        } else if !channel.arm(true, false).unwrap() {
+            sleep(channel);
+        }
+    }
+}
+
+#[test]
+fn c_talks_to_c() {
+    on_each(|bed| {
+        for (port, ring) in [(600, 1024), (601, 4096), (602, 65_536)] {
+            let server = Talk::server(bed, "serve-echo", port, ring);
+            let client = Talk::client(bed, "pour", port, 1_500_000);
+            client.succeeds();
+            server.succeeds();
+        }
+    });
+}
+
+#[test]
+fn the_client_may_come_first() {
+    on_each(|bed| {
+        let client = Talk::client(bed, "pour", 600, 10_000);
+        let blocking = Talk::client(bed, "blocks", 601, 0);
+        // The outcome must not depend on it: the pause only makes it likely that they came first.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let servers = [600, 601].map(|port| Talk::server(bed, "serve-echo", port, 4096));
+        client.succeeds();
+        blocking.succeeds();
+        servers.into_iter().for_each(Talk::succeeds);
+    });
+}
+
+#[test]
+fn a_c_client_talks_to_rust() {
+    on_each(|bed| {
+        for (port, role, number) in [(600, "pour", 1_500_000), (601, "blocks", 0)] {
+            let client = Talk::client(bed, role, port, number);
+            echo(&mut accept(bed, port, 4096));
+            client.succeeds();
+        }
+    });
+}
+
+#[test]
+fn a_c_server_talks_to_rust() {
+    on_each(|bed| {
+        let server = Talk::server(bed, "serve-pour", 600, 1_500_000);
+        echo(&mut bed.connect(600).connect_within(LOST).unwrap());
+        server.succeeds();
+    });
+}
+
+#[test]
+fn a_server_speaks_before_its_client_comes_and_leaves_when_it_likes() {
+    on_each(|bed| {
+        let server = Talk::server(bed, "serve-early", 600, 0);
+        let mut channel = bed.connect(600).connect_within(LOST).unwrap();
+        let mut hello = [0; 5];
+        receive(&mut channel, &mut hello);
+        assert_eq!(&hello, b"hello");
+        send(&mut channel, &hello);
+        assert_eq!(receive_to_end(&mut channel), b"last words");
+        server.succeeds();
+    });
+}
+
+#[test]
+fn half_a_message_wakes_and_does_not_keep_awake() {
+    on_each(|bed| {
+        let client = Talk::client(bed, "halves", 600, 0);
+        let mut channel = accept(bed, 600, 4096);
+        for i in 0..50u8 {
+            send(&mut channel, &[i; 4]);
+            std::thread::yield_now();
+            send(&mut channel, &[i; 4]);
+            let mut back = [0; 8];
+            receive(&mut channel, &mut back);
+            assert_eq!(back, [i; 8]);
+        }
+        client.succeeds();
+    });
+}
+
+#[test]
+fn data_that_comes_while_a_call_blocks_is_not_slept_over() {
+    on_each(|bed| {
+        let client = Talk::client(bed, "swallowed", 600, 0);
+        let mut channel = accept(bed, 600, 1024);
+        send(&mut channel, b"a");
+        let mut bulk = [0; 8192];
+        receive(&mut channel, &mut bulk);
+        receive(&mut channel, &mut bulk[..1]);
+        assert_eq!(bulk[0], b'z');
+        close(channel);
+        client.succeeds();
+    });
+}
+
+#[test]
+fn last_words_are_heard_and_then_everything_fails() {
+    on_each(|bed| {
+        let client = Talk::client(bed, "last-words", 600, 0);
+        let mut channel = accept(bed, 600, 4096);
+        send(&mut channel, b"last words");
+        close(channel);
+        client.succeeds();
+    });
+}
+
+#[test]
+fn without_blocking_nothing_waits() {
+    on_each(|bed| {
+        let mut client = Talk::client(bed, "nonblocking", 600, 0);
+        let mut channel = accept(bed, 600, 4096);
+        client.says("full");
+        let bytes = receive_to_end(&mut channel);
+        assert!(!bytes.is_empty());
+        client.succeeds();
+    });
+}
+
+#[test]
+fn impossible_arguments_are_refused() {
+    on_each(|bed| Talk::client(bed, "abuse", 600, 0).succeeds());
+}
