@@ -19,7 +19,7 @@ const EXIT_LOST: i32 = 255;
 
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
 pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
-    // The service may send this signal to `QREXEC_AGENT_PID`, which is us.
+    // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     let _signals = Signals::block(&[Signal::USR1]);
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let (channel, version) = match datalink::connect(transport, domain, port, WAIT_VM) {
@@ -99,10 +99,18 @@ fn pumped(
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,
             exit_on_service_eof: started.exit_on_service_eof,
+            single_socket: asks_for_one_socket(),
             ..pump::Call::new(Role::Service, version)
         },
     );
     status(&outcome, label)
+}
+
+/// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.
+fn asks_for_one_socket() -> Option<Signals> {
+    Signals::block(&[Signal::USR1])
+        .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
+        .ok()
 }
 
 fn status(outcome: &Outcome, label: &str) -> i32 {

@@ -27,8 +27,9 @@ fn main() {
         args.remove(1);
         std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 12] = [
         ("a_service_runs", a_service_runs),
+        ("a_service_may_use_one_socket", a_service_may_use_one_socket),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
         ("just_exec_answers_at_once", just_exec_answers_at_once),
         ("requests_go_to_dom0_and_answers_come_back", requests_go_to_dom0_and_answers_come_back),
@@ -75,6 +76,25 @@ fn a_service_runs() {
     let answer = lab.call(&mut daemon, 514, "nogui:cat; kill -TERM $$", "through\n");
     assert_eq!((answer.out.as_str(), answer.code), ("through\n", Some(143)));
     daemon.expect_end(514);
+}
+
+fn a_service_may_use_one_socket() {
+    let lab = Lab::start();
+    // Old output first, then all through stdin; its old stdout ends before the agent may have seen the signal.
+    lab.service(
+        "test.One",
+        "echo old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&0; echo new; cat; kill -USR1 $QREXEC_AGENT_PID; exit 7",
+    );
+    let mut daemon = lab.daemon();
+    for port in 513..533 {
+        let answer = lab.call(&mut daemon, port, "QUBESRPC test.One+ work", "through\n");
+        assert_eq!((answer.out.as_str(), answer.code), ("old\nnew\nthrough\n", Some(7)));
+        daemon.expect_end(port);
+    }
+    // Even after its stdin has ended.
+    lab.service("test.Late", "cat; kill -USR1 $QREXEC_AGENT_PID; echo late >&0");
+    let answer = lab.call(&mut daemon, 533, "QUBESRPC test.Late+ work", "first\n");
+    assert_eq!((answer.out.as_str(), answer.code), ("first\nlate\n", Some(0)));
 }
 
 fn what_cannot_be_started_says_why() {

@@ -22,8 +22,10 @@ pub(super) const SINK: usize = 3;
 pub(super) const ERR_SINK: usize = 4;
 /// The local process.
 pub(super) const CHILD: usize = 5;
+/// The service's request for one socket.
+pub(super) const REQUEST: usize = 6;
 /// How many places there are.
-pub(super) const PLACES: usize = 6;
+pub(super) const PLACES: usize = 7;
 
 /// What to sleep on: at each place a descriptor and the events wanted, or nothing. A descriptor with no
 /// events is still watched for its other end going away.

@@ -44,6 +44,17 @@ impl Source {
         self.ready = self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try()));
     }
 
+    /// Appends what can be read without waiting to `bytes`, up to about `limit`.
+    pub(super) fn take_rest(&self, bytes: &mut Vec<u8>, limit: usize) {
+        let mut buffer = [0u8; 4096];
+        while bytes.len() < limit
+            && let Some(Ok(n @ 1..)) =
+                self.fd.as_ref().filter(|fd| fd.may_try()).map(|fd| fd.read(&mut buffer))
+        {
+            bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        }
+    }
+
     /// The descriptor to sleep on.
     pub(super) fn pollable(&self) -> Option<&LocalFd> {
         self.fd.as_ref().filter(|fd| !fd.is_always_ready())

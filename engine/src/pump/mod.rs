@@ -8,6 +8,7 @@
 mod driver;
 mod ends;
 mod inbound;
+mod one_socket;
 mod outbound;
 mod receive;
 mod send;
@@ -23,7 +24,7 @@ use ring::Channel;
 use wire::stream::{Outgoing, Role};
 use wire::version::Version;
 
-use crate::process::Child;
+use crate::process::{Child, Signals};
 use driver::Driver;
 use turn::Pump;
 
@@ -54,6 +55,8 @@ pub struct Call {
     pub exit_on_client_eof: bool,
     /// The service side ends the call with code 0 when the service's stdout ends.
     pub exit_on_service_eof: bool,
+    /// Readable when the service asks for one socket, its stdin, to carry both directions.
+    pub single_socket: Option<Signals>,
 }
 
 impl Call {
@@ -72,6 +75,7 @@ impl Call {
             log_stderr: None,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
+            single_socket: None,
         }
     }
 }

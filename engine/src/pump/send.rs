@@ -114,6 +114,10 @@ impl Pump {
         if self.logs_stderr() && self.prefix.is_empty() {
             moved |= self.send_logged_stderr()?;
         }
+        // A service that asks for one socket and then closes its stdout has not ended.
+        if !self.source.is_open() && self.outgoing.is_open(self.role.sends()) {
+            moved |= self.look_for_request()?;
+        }
         if self.prefix.is_empty() && !self.source.is_open() {
             moved |= self.send_eof(self.role.sends())?;
         }

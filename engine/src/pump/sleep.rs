@@ -10,9 +10,10 @@ use wire::header::HEADER_LEN;
 use wire::stream::{Kind, Role};
 
 use super::Stop;
-use super::driver::{CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, Ready, SINK, SOURCE, Wants};
+use super::driver::{CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, REQUEST, Ready, SINK, SOURCE, Wants};
 use super::ends::{Sink, Source};
 use super::inbound::Head;
+use super::one_socket::OneSocket;
 use super::receive::Arrivals;
 use super::turn::Pump;
 
@@ -111,6 +112,13 @@ impl Pump {
             .as_ref()
             .filter(|_| self.outcome.local.is_none())
             .map(|child| (child.as_fd(), PollFlags::IN));
+        // Only a process can ask.
+        wants[REQUEST] = self
+            .one_socket
+            .as_ref()
+            .filter(|_| self.child.is_some() && self.outcome.local.is_none())
+            .and_then(OneSocket::pollable)
+            .map(|fd| (fd, PollFlags::IN));
         wants
     }
 
@@ -132,6 +140,9 @@ impl Pump {
             }
         }
         self.child_may_have_ended |= !ready[CHILD].is_empty();
+        if !ready[REQUEST].is_empty() {
+            self.look_for_request()?;
+        }
         Ok(())
     }
 }

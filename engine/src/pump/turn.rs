@@ -9,6 +9,7 @@ use wire::stream::{Kind, Outgoing, Role};
 use super::driver::{Driver, Transfer};
 use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
+use super::one_socket::OneSocket;
 use super::receive::Arrivals;
 use super::{Call, Cost, Outcome, Stop};
 use crate::localfd::{Direction, LocalFd};
@@ -44,6 +45,7 @@ pub(super) struct Pump {
     pub(super) in_ended: bool,
     pub(super) exit_on_client_eof: bool,
     pub(super) exit_on_service_eof: bool,
+    pub(super) one_socket: Option<OneSocket>,
     /// The peer takes nothing any more.
     pub(super) cut: bool,
     pub(super) outcome: Outcome,
@@ -61,6 +63,7 @@ impl Pump {
         let shut = service || call.child.is_some() || one_socket;
         let (err_in, err_out) = if service { (call.stderr, None) } else { (None, call.stderr) };
         Ok(Pump {
+            one_socket: OneSocket::new(call.single_socket, call.stdin.as_ref())?,
             inbound: Inbound::new(call.role, call.version),
             outgoing: Outgoing::new(call.role, call.version),
             sink: Sink::new(call.stdin, shut, call.filter_stdout)?,
