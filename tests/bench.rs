@@ -45,6 +45,7 @@ fn every_scenario_gives_figures() {
             "--quick",
             "--runs=2",
             "--buffer-size=default,4096",
+            "--ends=pipe,file,socket",
             "--counters",
             "--json",
             path,
@@ -67,12 +68,15 @@ fn every_scenario_gives_figures() {
             }
         }
         let names = |result: &Value| {
-            list(result, "metrics").iter().map(|metric| metric["name"].to_string()).collect::<String>()
+            list(result, "metrics")
+                .iter()
+                .map(|metric| format!("{} {};", metric["name"], metric["unit"]))
+                .collect::<String>()
         };
         let sending =
             list(&scenarios[0], "results").iter().find(|result| result["case"] == "client sends, default");
         let sending = names(sending.unwrap());
-        for counter in ["client syscalls", "agent syscalls"] {
+        for counter in ["\"syscalls\" \"client/MiB\"", "\"syscalls\" \"agent/MiB\""] {
             assert!(sending.contains(counter), "{sending}");
         }
     });

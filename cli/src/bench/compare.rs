@@ -42,7 +42,9 @@ fn same(a: &Measured, b: &Measured, old: &Recording, new: &Recording) -> bool {
 fn rows(table: &mut Table, old: &Measured, new: &Measured) {
     let mut case = new.case.as_str();
     for numbers in &new.metrics {
-        let Some(before) = old.metrics.iter().find(|other| other.name == numbers.name) else { continue };
+        let Some(before) = old.metrics.iter().find(|other| other.is(&numbers.name, &numbers.unit)) else {
+            continue;
+        };
         let gain = numbers.gain_over(before).map(factor).unwrap_or_default();
         table.row([case.to_owned(), named(numbers), number(before.median), number(numbers.median), gain]);
         case = "";

@@ -10,11 +10,14 @@ pub(super) const FILTER: &str = "warn,engine::pump=debug";
 /// Begins what the pump says.
 const LINE: &str = "cost:";
 
+const CLIENT: &str = "client/MiB";
+const AGENT: &str = "agent/MiB";
+
 /// What is shown of a client's and of an agent's counters, for each MiB.
 const SHOWN: [(&str, Metric, Metric); 3] = [
-    ("syscalls=", Metric::lower("client syscalls", "/MiB"), Metric::lower("agent syscalls", "/MiB")),
-    ("sleeps=", Metric::lower("client sleeps", "/MiB"), Metric::lower("agent sleeps", "/MiB")),
-    ("rings=", Metric::lower("client doorbells", "/MiB"), Metric::lower("agent doorbells", "/MiB")),
+    ("syscalls=", Metric::lower("syscalls", CLIENT), Metric::lower("syscalls", AGENT)),
+    ("sleeps=", Metric::lower("sleeps", CLIENT), Metric::lower("sleeps", AGENT)),
+    ("rings=", Metric::lower("doorbells", CLIENT), Metric::lower("doorbells", AGENT)),
 ];
 
 /// The samples in what the client and the agent have said during a transfer of this many bytes.
@@ -41,7 +44,8 @@ mod tests {
         let said =
             "DEBUG cost: syscalls=1 sleeps=2\nhello\nDEBUG cost: syscalls=30 sleeps=4 rings=5 wakes=6\nbye\n";
         let samples = samples(said, "nothing", 2 << 20);
-        let named: Vec<_> = samples.iter().map(|(metric, value)| (metric.name, *value)).collect();
-        assert_eq!(named, [("client syscalls", 15.0), ("client sleeps", 2.0), ("client doorbells", 2.5)]);
+        let named: Vec<_> =
+            samples.iter().map(|(metric, value)| (metric.name, metric.unit, *value)).collect();
+        assert_eq!(named, [("syscalls", CLIENT, 15.0), ("sleeps", CLIENT, 2.0), ("doorbells", CLIENT, 2.5)]);
     }
 }

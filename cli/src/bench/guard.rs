@@ -5,21 +5,32 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::PROGRAM;
 use crate::failure::Failure;
+use crate::lab::processes;
 use crate::status;
 
 /// No run takes as long as this, except one of very many bytes, which has a second more for each of these.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(30);
 const BYTES_A_SECOND: u64 = 16 << 20;
+
+/// One run of a case.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// What it is, for a message.
+    pub(super) what: String,
+    /// If it hangs, the clients of the lab with this token are ended, so that only this run has failed.
+    pub(super) expendable: Option<String>,
+}
 
 /// Watches over the program as long as it lives.
 #[derive(Debug)]
 pub(super) struct Guard {
-    alive: Sender<()>,
+    begun: Sender<Run>,
 }
 
 impl Guard {
@@ -33,28 +44,42 @@ impl Guard {
                 leave(&owned, signal.saturating_add(128));
             }
         });
-        let (alive, heard) = mpsc::channel();
+        let (begun, heard) = mpsc::channel();
         let owned: PathBuf = folder.to_owned();
         let limit = LIMIT + Duration::from_secs(bytes / BYTES_A_SECOND);
         thread::spawn(move || {
+            let mut run = Run::default();
             loop {
                 match heard.recv_timeout(limit) {
-                    Ok(()) => {}
+                    Ok(begun) => run = begun,
                     Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        eprintln!("{PROGRAM}: a measurement hangs: not done in {} seconds", limit.as_secs());
-                        leave(&owned, status::TROUBLE);
-                    }
+                    Err(RecvTimeoutError::Timeout) => match run.expendable.take() {
+                        Some(token) => end_clients(&token),
+                        None => {
+                            let seconds = limit.as_secs();
+                            eprintln!("{PROGRAM}: {}: it hangs, not done in {seconds} seconds", run.what);
+                            leave(&owned, status::TROUBLE);
+                        }
+                    },
                 }
             }
         });
-        Ok(Self { alive })
+        Ok(Self { begun })
     }
 
-    /// Something was done: time begins anew.
-    pub(super) fn alive(&self) {
+    /// Something else has begun, and with it its time.
+    pub(super) fn begin(&self, run: Run) {
         // The other end is there as long as we are.
-        let _ = self.alive.send(());
+        let _ = self.begun.send(run);
+    }
+}
+
+/// Ends every client of a lab, so that what waits for one fails.
+fn end_clients(token: &str) {
+    for process in processes(token).iter().filter(|process| process.program == "qrexec-client-vm") {
+        if let Some(pid) = Pid::from_raw(process.pid) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 //! A [`scenario`] has cases, a case is run several times on every [`stage`] (a lab with one build's programs), and every
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
 
+mod agent_side;
 mod compare;
 mod counters;
 mod field;
+mod files;
 mod guard;
 mod machine;
 mod procfs;

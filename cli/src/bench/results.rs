@@ -45,6 +45,9 @@ pub(super) struct Measured {
     pub(super) case: String,
     /// `None` for a yardstick without any qrexec.
     pub(super) build: Option<String>,
+    /// How many runs failed, with programs that are only there for comparison.
+    #[serde(default)]
+    pub(super) failed: u32,
     /// The case in the same scenario that it is compared with.
     pub(super) yardstick: Option<String>,
     pub(super) metrics: Vec<Numbers>,
@@ -100,7 +103,7 @@ impl Measured {
     /// Takes in the samples of another run.
     pub(super) fn add(&mut self, samples: Vec<Sample>) {
         for (metric, value) in samples {
-            match self.metrics.iter_mut().find(|numbers| numbers.name == metric.name) {
+            match self.metrics.iter_mut().find(|numbers| numbers.is(metric.name, metric.unit)) {
                 Some(numbers) => numbers.add(value),
                 None => self.metrics.push(Numbers {
                     name: metric.name.to_owned(),
@@ -127,6 +130,11 @@ impl Numbers {
         if let Some(Summary { min, median, max }) = Summary::of(&self.runs) {
             (self.min, self.median, self.max) = (min, median, max);
         }
+    }
+
+    /// Whether these are the numbers of the metric with this name and unit.
+    pub(super) fn is(&self, name: &str, unit: &str) -> bool {
+        self.name == name && self.unit == unit
     }
 
     /// The best of all runs.
@@ -156,7 +164,7 @@ mod tests {
     fn runs_are_summed_up_and_compared() {
         let measured = |values: [f64; 3]| {
             let mut measured =
-                Measured { case: "c".into(), build: None, yardstick: None, metrics: Vec::new() };
+                Measured { case: "c".into(), build: None, failed: 0, yardstick: None, metrics: Vec::new() };
             for value in values {
                 measured.add(vec![
                     (Metric::higher("rate", "1/s"), value),

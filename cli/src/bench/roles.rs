@@ -49,6 +49,21 @@ impl Load {
         Some(Self { bytes: bytes.parse().ok()?, checked })
     }
 
+    /// Writes all of it.
+    pub(super) fn write_to(self, out: &mut impl Write) -> io::Result<()> {
+        self.write_blocks(&self.block(), out)
+    }
+
+    fn write_blocks(self, block: &[u8], out: &mut impl Write) -> io::Result<()> {
+        let mut left = self.bytes;
+        while left > 0 {
+            let piece = block.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(block);
+            out.write_all(piece)?;
+            left -= piece.len() as u64;
+        }
+        Ok(())
+    }
+
     /// The bytes that repeat from the beginning to the end.
     fn block(self) -> Vec<u8> {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -131,7 +146,8 @@ impl Role {
     }
 }
 
-fn now() -> u64 {
+/// Nanoseconds of the monotonic clock.
+pub(super) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
@@ -149,12 +165,7 @@ fn source(load: Load) -> io::Result<()> {
 fn pour(load: Load, block: &[u8]) -> io::Result<()> {
     let mut stdout = unbuffered_stdout()?;
     let start = now();
-    let mut left = load.bytes;
-    while left > 0 {
-        let piece = block.get(..usize::try_from(left).unwrap_or(usize::MAX)).unwrap_or(block);
-        stdout.write_all(piece)?;
-        left -= piece.len() as u64;
-    }
+    load.write_blocks(block, &mut stdout)?;
     Report::Source(Span { start, end: now(), bytes: load.bytes }).send();
     Ok(())
 }

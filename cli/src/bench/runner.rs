@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::guard::Guard;
+use super::guard::{Guard, Run};
 use super::results::{Chapter, Measured};
-use super::scenario::Case;
+use super::scenario::{Case, Sample};
 use super::settings::Settings;
 use super::stage::Stage;
 use crate::failure::Failure;
@@ -40,6 +40,9 @@ pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Resul
     Ok(chapters)
 }
 
+/// How many runs of a case may fail with programs that are only there for comparison.
+const MOST_FAILURES: u32 = 5;
+
 struct Runner<'a> {
     settings: &'a Settings,
     stages: &'a [Stage],
@@ -69,9 +72,8 @@ impl<'a> Runner<'a> {
         let stages = if case.is_yardstick() { self.stages.get(..1).unwrap_or_default() } else { self.stages };
         self.bar.set_message(case.label());
         let mut results: Vec<Measured> = stages.iter().map(|stage| empty(case, stage)).collect();
-        for stage in stages {
-            case.rehearse(stage)?;
-            self.guard.alive();
+        for (measured, stage) in results.iter_mut().zip(stages) {
+            self.attempt(case, stage, measured, |stage| case.rehearse(stage).map(|()| Vec::new()))?;
         }
         self.cases += 1;
         for run in 0..self.settings.runs {
@@ -84,13 +86,41 @@ impl<'a> Runner<'a> {
                 pairs.reverse();
             }
             for (measured, stage) in pairs {
-                measured.add(case.run(stage)?);
-                self.guard.alive();
+                self.attempt(case, stage, measured, |stage| case.run(stage))?;
             }
             self.bar.inc(1);
         }
         self.bar.set_position(u64::from(self.cases) * u64::from(self.settings.runs));
         Ok(results)
+    }
+
+    /// Runs once. What is measured for comparison may fail sometimes, which is counted; what is measured for its own
+    /// sake may not.
+    fn attempt(
+        &self,
+        case: &dyn Case,
+        stage: &Stage,
+        measured: &mut Measured,
+        run: impl Fn(&Stage) -> Result<Vec<Sample>, Failure>,
+    ) -> Result<(), Failure> {
+        let other = self.stages.first().is_some_and(|first| first.token() != stage.token());
+        loop {
+            self.guard.begin(Run {
+                what: format!("{}, {}", case.label(), stage.name),
+                expendable: other.then(|| stage.token().to_owned()),
+            });
+            match run(stage) {
+                Ok(samples) => {
+                    measured.add(samples);
+                    return Ok(());
+                }
+                Err(failure) if other && measured.failed < MOST_FAILURES => {
+                    measured.failed += 1;
+                    self.bar.suspend(|| eprintln!("{}: {}: {}", stage.name, case.label(), failure.message));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
     }
 
     /// Whether the cases so far have not used up more than their share of the time.
@@ -104,6 +134,7 @@ fn empty(case: &dyn Case, stage: &Stage) -> Measured {
         case: case.label(),
         build: (!case.is_yardstick()).then(|| stage.name.clone()),
         yardstick: case.yardstick(),
+        failed: 0,
         metrics: Vec::new(),
     }
 }

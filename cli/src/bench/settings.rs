@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::scenario::Scenario;
+use super::transfer::Ends;
 use super::{PROGRAM, counters, scenarios};
 use crate::failure::Failure;
 use crate::lab::Transport;
@@ -21,7 +22,7 @@ const MAX_SIZE: u64 = 1 << 40;
 /// Every call goes the whole way: client, agent, daemon, policy, the other agent, service. A figure counts only if every
 /// byte arrived; one transfer of each kind is compared byte by byte before it is measured.
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = PROGRAM, version, max_term_width = 100, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) action: Option<Action>,
@@ -54,6 +55,9 @@ pub(super) struct Options {
     /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "default,64K,1M")]
     buffer_size: Vec<String>,
+    /// What the caller's ends of transfers are
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "pipe")]
+    ends: Vec<Ends>,
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
     transport: Transport,
@@ -90,18 +94,18 @@ enum Engine {
 
 /// A minimum for the rings of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Buffer(Option<String>);
+pub(super) struct Buffer(Option<(String, u64)>);
 
 impl Buffer {
-    /// What `--buffer-size` is given; `None`: the option is left away.
-    pub(super) fn size(&self) -> Option<&str> {
-        self.0.as_deref()
+    /// What `--buffer-size` is given, in bytes; `None`: the option is left away.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.0.as_ref().map(|(_, bytes)| *bytes)
     }
 }
 
 impl fmt::Display for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.size().unwrap_or("default"))
+        f.write_str(self.0.as_ref().map_or("default", |(text, _)| text))
     }
 }
 
@@ -115,6 +119,8 @@ pub(super) struct Settings {
     /// Bytes of one transfer.
     pub(super) size: u64,
     pub(super) buffers: Vec<Buffer>,
+    /// The caller's ends of transfers.
+    pub(super) ends: Vec<Ends>,
     pub(super) transport: Transport,
     /// Rounds of one run of ping-pong.
     pub(super) rounds: u32,
@@ -151,6 +157,7 @@ impl Options {
             budget: self.runs.is_none().then_some(Settings::BUDGET),
             size: if self.quick { size.min(4 << 20) } else { size }.max(1),
             buffers,
+            ends: self.ends.clone(),
             transport: self.transport,
             rounds: quick(20, 3000),
             calls: quick(4, 100),
@@ -184,7 +191,7 @@ fn buffer(text: &str) -> Result<Buffer, Failure> {
         return Ok(Buffer(None));
     }
     match number::parse_size(text, ring::layout::MAX_RING as u64) {
-        Ok(_) => Ok(Buffer(Some(text.to_owned()))),
+        Ok(bytes) => Ok(Buffer(Some((text.to_owned(), bytes)))),
         Err(error) => Err(Failure::usage(format!("--buffer-size={text}: {error}"))),
     }
 }
@@ -232,7 +239,7 @@ mod tests {
         let default = settings(&[]).unwrap();
         assert_eq!((default.size, default.buffers.len(), default.runs), (256 << 20, 3, 5));
         let buffers = settings(&["--buffer-size=4096,default"]).unwrap().buffers;
-        assert_eq!(buffers.iter().map(Buffer::size).collect::<Vec<_>>(), [Some("4096"), None]);
+        assert_eq!(buffers.iter().map(Buffer::size).collect::<Vec<_>>(), [Some(4096), None]);
         assert!(settings(&["--buffer-size=1T"]).is_err());
         assert!(settings(&["--size=much"]).is_err());
         assert!(settings(&["--runs=0"]).is_err());

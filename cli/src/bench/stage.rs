@@ -35,6 +35,7 @@ pub(super) struct Stage {
     pub(super) name: String,
     lab: Lab,
     exe: PathBuf,
+    folder: PathBuf,
     agents: HashSet<i32>,
     _socket_service: SocketService,
 }
@@ -69,21 +70,31 @@ impl Stage {
             builder = builder.env(name, value);
         }
         let lab = builder.start().map_err(Failure::during("the lab"))?;
-        let mut stage =
-            Self { name: name.to_owned(), lab, exe, agents: HashSet::new(), _socket_service: socket_service };
+        let mut stage = Self {
+            name: name.to_owned(),
+            lab,
+            exe,
+            folder,
+            agents: HashSet::new(),
+            _socket_service: socket_service,
+        };
         stage.agents = stage.serving().iter().map(|process| process.pid).collect();
         Ok(stage)
     }
 
     /// `qrexec-client-vm` in the calling VM, asking for `service` of the other with rings of at least `buffer`.
-    pub(super) fn call(&self, buffer: Option<&str>, service: &str) -> Result<Command, Failure> {
+    pub(super) fn call(&self, buffer: Option<u64>, service: &str) -> Result<Command, Failure> {
         let buffer = buffer.map(|size| format!("--buffer-size={size}"));
-        let argv = ["qrexec-client-vm"].into_iter().chain(buffer.as_deref()).chain([SERVER, service]);
+        // The field's client does not know of the variable that ours goes by.
+        let agent = self.lab.layout().agent_socket(CALLER);
+        let options = [format!("--agent-socket={}", agent.display())].into_iter().chain(buffer);
+        let argv = std::iter::once("qrexec-client-vm".to_owned()).chain(options);
+        let argv = argv.chain([SERVER.to_owned(), service.to_owned()]);
         self.lab.command(CALLER, argv).map_err(Failure::during("the lab"))
     }
 
     /// A call of a role of this executable, started by the serving VM's agent.
-    pub(super) fn call_role(&self, buffer: Option<&str>, role: Role) -> Result<Command, Failure> {
+    pub(super) fn call_role(&self, buffer: Option<u64>, role: Role) -> Result<Command, Failure> {
         self.call(buffer, &format!("{PROGRAM}+{}", role.words().join("+")))
     }
 
@@ -118,6 +129,16 @@ impl Stage {
     fn serving(&self) -> Vec<Process> {
         let processes = self.lab.processes().into_iter();
         processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
+    }
+
+    /// For files of measurements.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// By which the processes of the lab are known.
+    pub(super) fn token(&self) -> &str {
+        &self.lab.plan().token
     }
 
     /// Where the serving VM's agent says what happens.

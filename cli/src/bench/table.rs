@@ -98,7 +98,12 @@ fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
         if yardstick {
             cells.push(against(chapter, measured).unwrap_or_default());
         }
-        cells.extend(measured.metrics.iter().skip(1).map(|numbers| number(numbers.median)));
+        // A case may lack a metric that others have.
+        let cell = |wanted: &Numbers| {
+            let mut own = measured.metrics.iter();
+            own.find(|own| own.is(&wanted.name, &wanted.unit)).map(|own| number(own.median))
+        };
+        cells.extend(others().map(|wanted| cell(wanted).unwrap_or_default()));
         table.row(cells);
     }
     table
@@ -107,7 +112,10 @@ fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
 /// The case; for all but the first build, its name below it.
 fn label(measured: &Measured, builds: &[String]) -> String {
     match &measured.build {
-        Some(build) if builds.first() != Some(build) => format!("  {build}"),
+        Some(build) if builds.first() != Some(build) => match measured.failed {
+            0 => format!("  {build}"),
+            failed => format!("  {build} ({failed} failed)"),
+        },
         _ => measured.case.clone(),
     }
 }
@@ -165,6 +173,7 @@ mod tests {
         let mut measured = Measured {
             case: case.into(),
             build: build.map(Into::into),
+            failed: 0,
             yardstick: yardstick.map(Into::into),
             metrics: Vec::new(),
         };

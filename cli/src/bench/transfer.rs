@@ -4,15 +4,13 @@
 //! the sink's last byte, so neither a program's start nor a call's is in it. Both then wait, so that the processes
 //! between them are still there when their use of the processor is read.
 
-use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write, pipe};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
 use std::process::{ChildStderr, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
+use super::agent_side::AgentSide;
+use super::files;
 use super::procfs;
 use super::report::{Reports, Span};
 use super::roles::{Load, Role};
@@ -21,12 +19,6 @@ use crate::failure::Failure;
 
 /// The yardstick's pipe holds this much.
 const YARDSTICK_PIPE: usize = 1 << 20;
-
-/// How long the agent's process may stay when a call is over.
-const PUMP_ENDS_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
-
-/// Bytes of a log that are looked at.
-const LOG_LIMIT: u64 = 64 << 10;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +29,38 @@ pub(super) enum Way {
     Receive,
     /// Both at once, a full load each way.
     Both,
+}
+
+/// What the caller's ends of a call are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Ends {
+    /// Pipes of the usual size.
+    Pipe,
+    /// Files.
+    File,
+    /// Stream sockets.
+    Socket,
+}
+
+impl Ends {
+    /// What is read at one end and written at the other.
+    fn joint(self) -> Result<(OwnedFd, OwnedFd), Failure> {
+        if self == Self::Socket {
+            let (ours, theirs) = UnixStream::pair().map_err(Failure::during("a socket"))?;
+            return Ok((ours.into(), theirs.into()));
+        }
+        let (from, to) = new_pipe()?;
+        Ok((from.into(), to.into()))
+    }
+}
+
+/// One kind of transfer through a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    pub(super) way: Way,
+    pub(super) ends: Ends,
+    /// Smallest ring in bytes; `None` for the program's default.
+    pub(super) buffer: Option<u64>,
 }
 
 /// How a transfer went.
@@ -57,7 +81,7 @@ impl Moved {
         self.bytes as f64 / self.seconds
     }
 
-    fn new(sources: &[Span], sinks: &[Span], bytes: u64) -> Result<Self, Failure> {
+    pub(super) fn new(sources: &[Span], sinks: &[Span], bytes: u64) -> Result<Self, Failure> {
         let moved: u64 = sinks.iter().map(|span| span.bytes).sum();
         let start = sources.iter().map(|span| span.start).min().unwrap_or(0);
         let end = sinks.iter().map(|span| span.end).max().unwrap_or(0);
@@ -78,7 +102,12 @@ struct Local {
 }
 
 impl Local {
-    fn start(stage: &Stage, role: Role, stdin: PipeReader, stdout: Stdio) -> Result<Self, Failure> {
+    fn start(
+        stage: &Stage,
+        role: Role,
+        stdin: impl Into<Stdio>,
+        stdout: impl Into<Stdio>,
+    ) -> Result<Self, Failure> {
         let mut command = stage.role(role)?;
         let mut process =
             Running::start(command.stdin(stdin).stdout(stdout).stderr(Stdio::piped()), "a local role")?;
@@ -87,17 +116,17 @@ impl Local {
     }
 }
 
-fn reports_of(process: &mut Running) -> Result<Reports<ChildStderr>, Failure> {
+pub(super) fn reports_of(process: &mut Running) -> Result<Reports<ChildStderr>, Failure> {
     let stderr = process.child().stderr.take();
     stderr.map(Reports::new).ok_or_else(|| Failure::trouble("a process without a standard error"))
 }
 
-fn new_pipe() -> Result<(PipeReader, PipeWriter), Failure> {
+pub(super) fn new_pipe() -> Result<(PipeReader, PipeWriter), Failure> {
     pipe().map_err(Failure::during("a pipe"))
 }
 
 /// Tells a source to begin.
-fn go(mut to: &PipeWriter) -> Result<(), Failure> {
+pub(super) fn go(mut to: &PipeWriter) -> Result<(), Failure> {
     to.write_all(b"!").map_err(Failure::during("starting the source"))
 }
 
@@ -107,7 +136,7 @@ pub(super) fn direct(stage: &Stage, load: Load) -> Result<Moved, Failure> {
     let (from_pipe, to_pipe) = new_pipe()?;
     let _ = rustix::pipe::fcntl_setpipe_size(&to_pipe, YARDSTICK_PIPE);
     let mut sink = Local::start(stage, Role::Sink(load), from_pipe, Stdio::null())?;
-    let mut source = Local::start(stage, Role::Source(load), start, to_pipe.into())?;
+    let mut source = Local::start(stage, Role::Source(load), start, to_pipe)?;
     sink.reports.ready()?;
     source.reports.ready()?;
     go(&starter)?;
@@ -118,16 +147,16 @@ pub(super) fn direct(stage: &Stage, load: Load) -> Result<Moved, Failure> {
     Ok(moved)
 }
 
-/// Through a call.
-pub(super) fn through_call(
-    stage: &Stage,
-    way: Way,
-    buffer: Option<&str>,
-    load: Load,
-) -> Result<Moved, Failure> {
-    let mut call = Call::start(stage, way, buffer, load)?;
-    let mut moved = call.transfer(way, load)?;
-    let agent = Agent::of_call(stage);
+/// Through a call. A client whose end is a file has none to wait for, so its use of the processor is not known then.
+pub(super) fn through_call(stage: &Stage, transfer: Transfer, load: Load) -> Result<Moved, Failure> {
+    match (transfer.ends, transfer.way) {
+        (Ends::File, Way::Send) => return files::send(stage, transfer.buffer, load),
+        (Ends::File, Way::Receive) => return files::receive(stage, transfer.buffer, load),
+        _ => {}
+    }
+    let mut call = Call::start(stage, transfer, load)?;
+    let mut moved = call.transfer(transfer.way, load)?;
+    let agent = AgentSide::of_call(stage);
     moved.cpu = call.cpu(&agent);
     moved.said = (call.finish()?, agent.finish());
     Ok(moved)
@@ -144,10 +173,11 @@ struct Call {
 }
 
 impl Call {
-    fn start(stage: &Stage, way: Way, buffer: Option<&str>, load: Load) -> Result<Self, Failure> {
+    fn start(stage: &Stage, transfer: Transfer, load: Load) -> Result<Self, Failure> {
+        let Transfer { way, ends, buffer } = transfer;
         let (start, starter) = new_pipe()?;
-        let (stdin, to_stdin) = new_pipe()?;
-        let (from_stdout, stdout) = new_pipe()?;
+        let (stdin, to_stdin) = ends.joint()?;
+        let (from_stdout, stdout) = ends.joint()?;
         let role = match way {
             Way::Send => Role::Sink(load),
             Way::Receive => Role::Source(load),
@@ -160,7 +190,7 @@ impl Call {
             command.stdin(start);
         } else {
             command.stdin(stdin);
-            source = Some(Local::start(stage, Role::Source(load), start, to_stdin.into())?);
+            source = Some(Local::start(stage, Role::Source(load), start, to_stdin)?);
         }
         if way == Way::Send {
             command.stdout(Stdio::null());
@@ -197,9 +227,9 @@ impl Call {
     }
 
     /// What the two processes of the call have used so far, which is what they used for the transfer.
-    fn cpu(&self, agent: &Agent) -> Option<(f64, f64)> {
+    fn cpu(&self, agent: &AgentSide) -> Option<(f64, f64)> {
         let client = procfs::cpu_seconds(self.client.pid()?)?;
-        let pumps = agent.pumps.iter().map(|pid| procfs::cpu_seconds(*pid));
+        let pumps = agent.pumps().iter().map(|pid| procfs::cpu_seconds(*pid));
         let server = pumps.sum::<Option<f64>>().filter(|seconds| *seconds > 0.0)?;
         Some((client, server))
     }
@@ -217,39 +247,5 @@ impl Call {
         })?;
         self.sink.map_or(Ok(()), |sink| sink.process.finish())?;
         Ok(said)
-    }
-}
-
-/// The serving agent's side of a call that is under way.
-struct Agent {
-    pumps: Vec<i32>,
-    ends: Vec<OwnedFd>,
-    log: PathBuf,
-    log_before: u64,
-}
-
-impl Agent {
-    fn of_call(stage: &Stage) -> Self {
-        let pumps = stage.pumps();
-        let handle = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
-        let log = stage.agent_log();
-        let log_before = fs::metadata(&log).map_or(0, |meta| meta.len());
-        Self { ends: pumps.iter().filter_map(handle).collect(), pumps, log, log_before }
-    }
-
-    /// Waits for its end; what it logged since.
-    fn finish(self) -> String {
-        for end in &self.ends {
-            let mut ended = [PollFd::new(end, PollFlags::IN)];
-            let _ = rustix::io::retry_on_intr(|| poll(&mut ended, Some(&PUMP_ENDS_WITHIN)));
-        }
-        let read = || -> io::Result<Vec<u8>> {
-            let mut log = File::open(&self.log)?;
-            log.seek(SeekFrom::Start(self.log_before))?;
-            let mut said = Vec::new();
-            log.take(LOG_LIMIT).read_to_end(&mut said)?;
-            Ok(said)
-        };
-        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
     }
 }

@@ -3,13 +3,12 @@
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
 use super::super::stage::Stage;
-use super::super::transfer::Way;
-use super::throughput::{GIB, Through};
+use super::throughput::{GIB, Through, transfers};
 use crate::failure::Failure;
 
 const BOTH: Metric = Metric::lower("CPU", "s/GiB");
-const CLIENT: Metric = Metric::lower("client", "s/GiB");
-const SERVICE: Metric = Metric::lower("agent", "s/GiB");
+const CLIENT: Metric = Metric::lower("CPU", "client s/GiB");
+const SERVICE: Metric = Metric::lower("CPU", "agent s/GiB");
 
 /// The scenario.
 pub(in super::super) struct Cpu;
@@ -24,10 +23,9 @@ impl Scenario for Cpu {
     }
 
     fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
-        let case =
-            |way, buffer| Box::new(Used(Through { way, buffer, bytes: settings.size })) as Box<dyn Case>;
-        let ways = [Way::Send, Way::Receive, Way::Both].into_iter();
-        ways.flat_map(|way| settings.buffers.iter().map(move |buffer| case(way, buffer.clone()))).collect()
+        // A client that reads or writes a file is gone before it can be asked.
+        let known = transfers(settings).filter(|through| !through.has_file());
+        known.map(|through| Box::new(Used(through)) as Box<dyn Case>).collect()
     }
 }
 

@@ -5,12 +5,12 @@ use super::super::roles::Load;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::{Buffer, Settings};
 use super::super::stage::Stage;
-use super::super::transfer::{Moved, Way, direct, through_call};
+use super::super::transfer::{Ends, Moved, Transfer, Way, direct, through_call};
 use crate::failure::Failure;
 
 const BANDWIDTH: Metric = Metric::higher("bandwidth", "GiB/s");
-const CPU_CLIENT: Metric = Metric::lower("client CPU", "s/GiB");
-const CPU_SERVICE: Metric = Metric::lower("agent CPU", "s/GiB");
+const CPU_CLIENT: Metric = Metric::lower("CPU", "client s/GiB");
+const CPU_SERVICE: Metric = Metric::lower("CPU", "agent s/GiB");
 
 /// What the yardstick is called.
 const DIRECT: &str = "direct pipe of 1 MiB";
@@ -32,17 +32,25 @@ impl Scenario for Throughput {
 
     fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
         let mut cases: Vec<Box<dyn Case>> = vec![Box::new(Direct { bytes: settings.size })];
-        for way in [Way::Send, Way::Receive, Way::Both] {
-            for buffer in &settings.buffers {
-                cases.push(Box::new(Through { way, buffer: buffer.clone(), bytes: settings.size }));
-            }
-        }
+        cases.extend(transfers(settings).map(|through| Box::new(through) as Box<dyn Case>));
         cases
     }
 }
 
+/// Every transfer that is to be measured. Files at both ends would be a measurement of the files.
+pub(super) fn transfers(settings: &Settings) -> impl Iterator<Item = Through> {
+    let ways = [Way::Send, Way::Receive, Way::Both];
+    let pairs = settings.ends.iter().flat_map(move |ends| ways.map(|way| (*ends, way)));
+    let pairs = pairs.filter(|pair| *pair != (Ends::File, Way::Both));
+    pairs.flat_map(move |(ends, way)| {
+        let through =
+            move |buffer: &Buffer| Through { way, ends, buffer: buffer.clone(), bytes: settings.size };
+        settings.buffers.iter().map(through)
+    })
+}
+
 /// Words for a way.
-pub(super) fn words(way: Way) -> &'static str {
+fn words(way: Way) -> &'static str {
     match way {
         Way::Send => "client sends",
         Way::Receive => "client receives",
@@ -76,14 +84,24 @@ impl Case for Direct {
 /// One transfer through a call.
 #[derive(Clone, Debug)]
 pub(super) struct Through {
-    pub(super) way: Way,
-    pub(super) buffer: Buffer,
-    pub(super) bytes: u64,
+    way: Way,
+    ends: Ends,
+    buffer: Buffer,
+    bytes: u64,
 }
 
 impl Through {
     pub(super) fn name(&self) -> String {
-        format!("{}, {}", words(self.way), self.buffer)
+        let ends = match self.ends {
+            Ends::Pipe => "",
+            Ends::File => ", file",
+            Ends::Socket => ", socket",
+        };
+        format!("{}{ends}, {}", words(self.way), self.buffer)
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        self.ends == Ends::File
     }
 
     pub(super) fn check(&self, stage: &Stage) -> Result<(), Failure> {
@@ -91,7 +109,8 @@ impl Through {
     }
 
     pub(super) fn moved(&self, stage: &Stage, checked: bool) -> Result<Moved, Failure> {
-        through_call(stage, self.way, self.buffer.size(), Load { bytes: self.bytes, checked })
+        let transfer = Transfer { way: self.way, ends: self.ends, buffer: self.buffer.size() };
+        through_call(stage, transfer, Load { bytes: self.bytes, checked })
     }
 }
 
