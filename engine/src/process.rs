@@ -11,12 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 mod fork;
+mod heap;
 mod signals;
 mod spawn;
 
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
 pub use fork::{fork_keeping, fork_pump};
+pub use heap::trim_heap;
 pub use signals::Signals;
 pub use spawn::{Program, spawn};
 

@@ -127,8 +127,8 @@ enum Engine {
 /// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
 const LARGE: u64 = 1 << 20;
 
-/// A large call that has not moved for this long gives back what made it fast: its io_uring instance, and
-/// the memory of its empty ring.
+/// A call that has not moved for this long gives back, once, what it does not need to wait: its io_uring
+/// instance, the memory of its empty ring, and what its start left on the heap.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Pumps one call to its end.
@@ -171,11 +171,13 @@ fn engine_from_env() -> Result<Engine, String> {
 fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut driver: Box<dyn Driver> = Box::new(driver::Poll::default());
     // What the call must have moved to count as large (again).
-    let mut large_at = LARGE;
+    let mut large_at = if engine == Engine::Uring { 0 } else { LARGE };
     let mut is_large = false;
+    let mut has_rested = false;
     loop {
-        if !is_large && (pump.moved() >= large_at || engine == Engine::Uring) {
+        if !is_large && pump.moved() >= large_at {
             is_large = true;
+            has_rested = false;
             pump.grow();
             if engine != Engine::Poll
                 // None to be had (limits, seccomp, an old kernel): poll does the same work.
@@ -187,9 +189,10 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
         let stop = match pump.turn(&mut *driver) {
             Ok(turn::Turn::Moved) => continue,
             Ok(turn::Turn::Done) => return pump.finish(driver, None),
-            Ok(turn::Turn::Idle) => match pump.sleep(&mut *driver, is_large.then_some(IDLE)) {
+            Ok(turn::Turn::Idle) => match pump.sleep(&mut *driver, (!has_rested).then_some(IDLE)) {
                 Ok(true) => continue,
                 Ok(false) => {
+                    has_rested = true;
                     is_large = false;
                     large_at = pump.moved() + LARGE;
                     driver = Box::new(driver::Poll::after(driver.syscalls()));

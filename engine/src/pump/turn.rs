@@ -101,8 +101,9 @@ impl Pump {
         }
     }
 
-    /// Gives back the memory of an idle call's empty ring.
+    /// Gives back memory that an idle call does not need.
     pub(super) fn trim(&mut self) -> Result<(), Stop> {
+        crate::process::trim_heap();
         Ok(self.channel.tx().trim().map_err(ring::Error::from)?)
     }
 
