@@ -16,6 +16,16 @@ type Program = (&'static str, fn(Vec<OsString>) -> i32);
 
 /// Every program that can be called by name.
 const PROGRAMS: &[Program] = &[
+    ("policy.Get", tools::admin::service::main),
+    ("policy.GetFiles", tools::admin::service::main),
+    ("policy.List", tools::admin::service::main),
+    ("policy.RegisterArgument", tools::register::main),
+    ("policy.Remove", tools::admin::service::main),
+    ("policy.Replace", tools::admin::service::main),
+    ("policy.include.Get", tools::admin::service::main),
+    ("policy.include.List", tools::admin::service::main),
+    ("policy.include.Remove", tools::admin::service::main),
+    ("policy.include.Replace", tools::admin::service::main),
     ("qrexec-agent", agent::main),
     ("qrexec-bench", bench::main),
     ("qrexec-client", client::main),
@@ -28,6 +38,12 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-policy-daemon", tools::daemon::main),
     ("qrexec-policy-eval", policy_eval::main),
     ("qrexec-policy-exec", tools::exec::main),
+    ("qrexec-policy-graph", tools::graph::main),
+    ("qrexec-policy-restore", tools::restore::main),
+    ("qubes-policy", tools::admin::client::main),
+    ("qubes-policy-admin", tools::admin::service::main),
+    ("qubes-policy-editor", tools::editor::main),
+    ("qubes-policy-lint", tools::lint::main),
     ("qubes-rpc-multiplexer", agent::multiplexer::main),
 ];
 

@@ -2,19 +2,39 @@
 //!
 //! | module | one job |
 //! |---|---|
+//! | [`admin`] | the policy folder under administration, its services and their client `qubes-policy` |
 //! | [`agent`] | `qrexec-policy-agent`: the user's side of questions and notices |
 //! | [`daemon`] | `qrexec-policy-daemon`: decisions on a socket |
+//! | [`editor`], [`lint`] | `qubes-policy-editor`, `qubes-policy-lint`: writing policy without errors |
 //! | [`exec`] | `qrexec-policy-exec` and `qrexec-policy`: one decision on the command line |
+//! | [`graph`] | `qrexec-policy-graph`: what a policy lets through, as a picture |
 //! | [`judge`] | one question from its text to its answer |
 //! | [`people`] | questions and notices to the user, by way of his GUI qube |
+//! | [`register`] | the service `policy.RegisterArgument` |
+//! | [`restore`] | `qrexec-policy-restore`: files of a backup |
 //! | [`system`] | what qubes there are, from a file or from `qubesd` |
 //! | [`vms`] | starting qubes, making and removing disposables |
 
+pub mod admin;
 pub mod agent;
 pub mod daemon;
+pub mod editor;
 pub mod exec;
+pub mod graph;
 pub mod judge;
+pub mod lint;
 pub mod people;
+pub mod register;
 mod reply;
+pub mod restore;
 pub mod system;
 pub mod vms;
+
+/// The number of a group.
+fn group(name: &str) -> Option<rustix::fs::Gid> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    let mut lines = text.lines().map(|line| line.split(':'));
+    let number =
+        lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)).flatten())?;
+    number.parse().ok().map(rustix::fs::Gid::from_raw)
+}

@@ -19,6 +19,7 @@ use rustix::process::Signal;
 
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
 use super::{Args, PROGRAM};
+use crate::policy_tools::group;
 use crate::policy_tools::judge::{Case, DENY, Question};
 use crate::policy_tools::people::People;
 use crate::policy_tools::system::{SystemSource, ask_qubesd};
@@ -347,13 +348,4 @@ fn say(mut stream: &UnixStream, answer: &str) {
     if let Err(error) = stream.write_all(answer.as_bytes()) {
         tracing::debug!("answering: {error}");
     }
-}
-
-/// The number of a group.
-fn group(name: &str) -> Option<rustix::fs::Gid> {
-    let text = std::fs::read_to_string("/etc/group").ok()?;
-    let mut lines = text.lines().map(|line| line.split(':'));
-    let number =
-        lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)).flatten())?;
-    number.parse().ok().map(rustix::fs::Gid::from_raw)
 }

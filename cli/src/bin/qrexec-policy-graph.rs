@@ -1,0 +1,6 @@
+//! `qrexec-policy-graph`; see `--help`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cli::multicall::main("qrexec-policy-graph")
+}

@@ -1,0 +1,137 @@
+//! `qubes-policy`: administration by command line, here in dom0 or from a qube that may.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use clap::Parser;
+
+use super::service::NOT_FOUND;
+use super::{Admin, Error, MAX_FILE, Name};
+use crate::failure::Failure;
+use crate::policy_tools::reply::in_memory;
+use crate::usage;
+
+const PROGRAM: &str = "qubes-policy";
+
+/// Lists, shows, replaces and removes files of the qrexec policy.
+///
+/// In dom0 it works on the policy folder; elsewhere it asks dom0, whose policy must allow that.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, override_usage = "qubes-policy [-l] [include/]\n       qubes-policy -g|-r|-d [include/]NAME")]
+struct Args {
+    /// List the files (the default).
+    #[arg(short, long, group = "method")]
+    list: bool,
+    /// Print a file.
+    #[arg(short, long, group = "method")]
+    get: bool,
+    /// Replace a file, or make it, with what is read from stdin.
+    #[arg(short, long, group = "method")]
+    replace: bool,
+    /// Remove a file.
+    #[arg(short = 'd', long, group = "method")]
+    remove: bool,
+    /// The file, without `.policy`.
+    #[arg(value_name = "[include/]NAME", default_value = "")]
+    name: String,
+}
+
+/// Where the administration is done.
+#[derive(Debug)]
+pub enum Client {
+    /// Here.
+    Here(Admin),
+    /// In dom0, by calls.
+    Dom0,
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no such file.
+    #[error("there is no such file")]
+    NotFound,
+    /// Refused, for a reason that was said already or is said here.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Client {
+    /// Here if this is dom0: there is a policy folder, or one is named by `QREXEC_POLICY_DIR`.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let admin = Admin::of_this_machine();
+        if admin.folder.is_dir() { Self::Here(admin) } else { Self::Dom0 }
+    }
+
+    /// Calls `policy.METHOD`, or `policy.include.METHOD`.
+    ///
+    /// # Errors
+    /// Why it brought nothing.
+    pub fn call(&self, method: &str, name: &Name, input: &[u8]) -> Result<Vec<u8>, CallError> {
+        let service = format!("policy.{}{method}", if name.include { "include." } else { "" });
+        match self {
+            Self::Here(admin) => admin.call(&service, &name.name, input).map_err(|error| match error {
+                Error::NotFound(_) => CallError::NotFound,
+                error => CallError::Failed(error.to_string()),
+            }),
+            Self::Dom0 => {
+                let service = format!("{service}+{}", name.name);
+                call_dom0(&service, input).map_err(|error| CallError::Failed(error.to_string()))?
+            }
+        }
+    }
+}
+
+fn call_dom0(service: &str, input: &[u8]) -> io::Result<Result<Vec<u8>, CallError>> {
+    let output = Command::new(std::env::current_exe()?)
+        .arg0("qrexec-client-vm")
+        .args(["--", "dom0", service])
+        .stdin(in_memory(input)?)
+        .stderr(Stdio::inherit())
+        .output()?;
+    Ok(match output.status.code() {
+        Some(0) => Ok(output.stdout),
+        Some(NOT_FOUND) => Err(CallError::NotFound),
+        _ => Err(CallError::Failed(format!("{service}: {}", output.status))),
+    })
+}
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match usage::parse::<Args>(PROGRAM, args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    match run(&args) {
+        Ok(()) => 0,
+        Err(failure) => failure.report(PROGRAM),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let client = Client::of_this_machine();
+    let name = if args.name == "include" { Name::parse("include/") } else { Name::parse(&args.name) };
+    let changes = args.get || args.replace || args.remove;
+    if changes == name.name.is_empty() {
+        return Err(Failure::usage(if changes { "name a file" } else { "--list takes no name" }));
+    }
+    let refused = |error: CallError| Failure { status: 1, message: error.to_string() };
+    let output = if args.get {
+        let got = client.call("Get", &name, b"").map_err(refused)?;
+        let end = got.iter().position(|byte| *byte == b'\n').map_or(got.len(), |end| end.saturating_add(1));
+        got.get(end..).unwrap_or_default().to_vec()
+    } else if args.replace {
+        let mut input = b"any\n".to_vec();
+        let read = io::stdin().lock().take(MAX_FILE as u64).read_to_end(&mut input);
+        read.map_err(Failure::during("reading stdin"))?;
+        client.call("Replace", &name, &input).map_err(refused)?
+    } else if args.remove {
+        client.call("Remove", &name, b"any").map_err(refused)?
+    } else {
+        client.call("List", &name, b"").map_err(refused)?
+    };
+    io::stdout().write_all(&output).map_err(Failure::during("writing"))
+}

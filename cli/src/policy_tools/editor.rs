@@ -1,0 +1,117 @@
+//! `qubes-policy-editor`: a policy file in the user's editor, checked before it is taken.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::process::Command;
+
+use clap::Parser;
+
+use super::admin::Name;
+use super::admin::client::{CallError, Client};
+use super::lint;
+use crate::failure::Failure;
+use crate::usage;
+
+const PROGRAM: &str = "qubes-policy-editor";
+
+/// Edits a file of the qrexec policy; what has an error is not taken.
+///
+/// The editor is $VISUAL, else $EDITOR, else vi.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM)]
+struct Args {
+    /// The file, without `.policy`.
+    #[arg(value_name = "[include/]FILE", default_value = "30-user")]
+    file: String,
+}
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match usage::parse::<Args>(PROGRAM, args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    match run(&args) {
+        Ok(()) => 0,
+        Err(failure) => failure.report(PROGRAM),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let client = Client::of_this_machine();
+    let name = Name::parse(args.file.strip_suffix(".policy").unwrap_or(&args.file));
+    let (token, text) = match client.call("Get", &name, b"") {
+        Ok(got) => split(&got)?,
+        Err(CallError::NotFound) => ("new".to_owned(), Vec::new()),
+        Err(error) => return Err(refused(&error)),
+    };
+    let suffix =
+        if name.include { format!("_include_{}", name.name) } else { format!("_{}.policy", name.name) };
+    let mut file =
+        tempfile::Builder::new().suffix(&suffix).tempfile().map_err(Failure::during("a file to edit"))?;
+    file.write_all(&text).map_err(Failure::during("a file to edit"))?;
+    loop {
+        edit(file.path())?;
+        let edited = std::fs::read(file.path()).map_err(Failure::during(file.path().display()))?;
+        if edited == text {
+            eprintln!("{PROGRAM}: nothing was changed");
+            return Ok(());
+        }
+        let shown = file.path().display().to_string();
+        let good = lint::lint_file(&shown, name.include, true, &mut io::stderr().lock());
+        let problem = if good.map_err(Failure::during("checking"))? {
+            let input = [token.as_bytes(), b"\n", &edited].concat();
+            match client.call("Replace", &name, &input) {
+                Ok(_) => return Ok(()),
+                Err(error) => error.to_string(),
+            }
+        } else {
+            "it has errors".to_owned()
+        };
+        eprintln!("{PROGRAM}: not taken: {problem}");
+        if !again()? {
+            let kept = file.into_temp_path().keep().map_err(Failure::during("keeping the file"))?;
+            return Err(Failure {
+                status: 1,
+                message: format!("nothing was changed; your text is {}", kept.display()),
+            });
+        }
+    }
+}
+
+fn refused(error: &CallError) -> Failure {
+    Failure { status: 1, message: error.to_string() }
+}
+
+/// Token and text of what `policy.Get` gave.
+fn split(got: &[u8]) -> Result<(String, Vec<u8>), Failure> {
+    let end = got.iter().position(|byte| *byte == b'\n');
+    let (token, text) = got.split_at(end.ok_or_else(|| Failure::trouble("the answer has no token"))?);
+    let token = String::from_utf8(token.to_vec()).map_err(Failure::during("the token"))?;
+    Ok((token, text.get(1..).unwrap_or_default().to_vec()))
+}
+
+fn edit(path: &Path) -> Result<(), Failure> {
+    let editor = "exec ${VISUAL:-${EDITOR:-vi}} \"$1\"";
+    let status = Command::new("/bin/sh").args(["-c", editor, "sh"]).arg(path).status();
+    match status.map_err(Failure::during("the editor"))? {
+        status if status.success() => Ok(()),
+        status => Err(Failure::trouble(format!("the editor: {status}"))),
+    }
+}
+
+/// Whether to edit once more. The end of the input is a no.
+fn again() -> Result<bool, Failure> {
+    loop {
+        eprint!("What now? (e)dit again, (q)uit without a change: ");
+        let mut line = String::new();
+        let count = io::stdin().lock().read_line(&mut line).map_err(Failure::during("reading the answer"))?;
+        match line.trim() {
+            "e" => return Ok(true),
+            "q" => return Ok(false),
+            _ if count == 0 => return Ok(false),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `qubes-policy-lint`: what is wrong with a policy file, line by line, wherever the file is.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use clap::Parser;
+use policy::{Files, Policy, Rule, Token};
+
+use crate::{status, usage};
+
+const PROGRAM: &str = "qubes-policy-lint";
+/// How the one line under examination is called.
+const LINE: &str = "line.policy";
+/// How it is called where it is included for a service.
+const INCLUDED: &str = "include/line";
+/// The service that such a line is for.
+const ANY_SERVICE: &str = "!include-service any * include/line\n";
+
+/// Says what is wrong with policy files, every line of them.
+///
+/// The files that a file includes are not looked at. Exit status: 0 nothing is wrong (there may be
+/// warnings), 1 something is.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM)]
+struct Args {
+    /// Show the lines.
+    #[arg(short, long)]
+    show_line: bool,
+    /// The files have the three columns of those that `!include-service` includes.
+    #[arg(short, long)]
+    include_service: bool,
+    /// The files; `-` is stdin.
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<String>,
+}
+
+/// Something to say about a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The line from 1; 0 for the file itself.
+    pub line: usize,
+    /// Whether every call would be denied for it.
+    pub error: bool,
+    /// What it is.
+    pub text: String,
+}
+
+/// Runs the program with these arguments, its name first, and gives its exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match usage::parse::<Args>(PROGRAM, args) {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let mut worst = 0;
+    for file in &args.files {
+        match lint_file(file, args.include_service, args.show_line, &mut io::stdout().lock()) {
+            Ok(true) => {}
+            Ok(false) => worst = worst.max(1),
+            Err(error) => {
+                eprintln!("{PROGRAM}: {error}");
+                worst = status::TROUBLE;
+            }
+        }
+    }
+    worst
+}
+
+/// Prints what is wrong with a file; `true` if there is no error.
+///
+/// # Errors
+/// Nothing could be printed.
+pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) -> io::Result<bool> {
+    let text = match read(file) {
+        Ok(text) => text,
+        Err(error) => {
+            writeln!(out, "{file}:0: error: {error}")?;
+            return Ok(false);
+        }
+    };
+    let mut findings = findings(&text, included);
+    if let Some(problem) = bad_name(file).filter(|_| !included) {
+        findings.insert(0, Finding { line: 0, error: false, text: problem });
+    }
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    for Finding { line, error, text } in &findings {
+        write!(out, "{file}:{line}: {}: {text}", if *error { "error" } else { "warning" })?;
+        match line.checked_sub(1).and_then(|index| lines.get(index)) {
+            Some(line) if show => writeln!(out, ": {}", String::from_utf8_lossy(line).trim().escape_debug())?,
+            _ => writeln!(out)?,
+        }
+    }
+    Ok(findings.iter().all(|finding| !finding.error))
+}
+
+fn read(file: &str) -> io::Result<Vec<u8>> {
+    if file != "-" {
+        return std::fs::read(file);
+    }
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// A file of a policy folder that would not be read, or spoil everything, by its name.
+fn bad_name(file: &str) -> Option<String> {
+    let path = Path::new(file);
+    if path.parent()?.file_name()? != "policy.d" {
+        return None;
+    }
+    let name = path.file_name()?.to_str()?;
+    if !name.ends_with(".policy") || name.starts_with('.') {
+        return Some("a file of this name is not read; policy files end with `.policy`".to_owned());
+    }
+    let good = |c: char| c.is_ascii_digit() || c.is_ascii_lowercase() || matches!(c, '_' | '.' | '-');
+    (!name.chars().all(good))
+        .then(|| "with a file of this name every call is denied; use 0-9, a-z, `_`, `.`, `-`".to_owned())
+}
+
+/// Everything that is to be said about a text; `included` if it has the three columns of files that are
+/// included for a service.
+#[must_use]
+pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut rules: Vec<(usize, Rule)> = Vec::new();
+    for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+        match compile(line, included) {
+            Err(text) => findings.push(Finding { line: number, error: true, text }),
+            Ok(found) => {
+                for rule in found {
+                    if let Some((earlier, _)) = rules.iter().find(|(_, earlier)| covers(earlier, &rule)) {
+                        let text = format!("never reached: line {earlier} decides all such calls");
+                        findings.push(Finding { line: number, error: false, text });
+                    }
+                    rules.push((number, rule));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// The rules of one line, with everything at hand that it includes.
+fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
+    let mut files = Files::new();
+    let words: Vec<String> =
+        String::from_utf8_lossy(line).split_ascii_whitespace().map(str::to_owned).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["!include", path] | ["!include-service", _, _, path] => files = files.include(path, ""),
+        ["!include-dir", path] => files = files.include(format!("{path}/x"), ""),
+        [first] if first.starts_with("$include:") => {
+            files = files.include(first.trim_start_matches("$include:"), "");
+        }
+        _ => {}
+    }
+    files = match included {
+        true => files.policy(LINE, ANY_SERVICE).include(INCLUDED, line),
+        false => files.policy(LINE, line),
+    };
+    let compiled = Policy::compile(&files).map_err(|error| {
+        let column = error.column.map(|column| format!("column {column}: ")).unwrap_or_default();
+        let advice = if error.advice.is_empty() { String::new() } else { format!("; {}", error.advice) };
+        format!("{column}{}{advice}", error.problem)
+    })?;
+    Ok(compiled.rules().to_vec())
+}
+
+/// Whether the first rule matches whatever the second one matches.
+fn covers(first: &Rule, second: &Rule) -> bool {
+    let wider = |wide: &Option<_>, narrow: &Option<_>| wide.is_none() || wide == narrow;
+    wider(&first.service, &second.service)
+        && wider(&first.argument, &second.argument)
+        && covers_token(&first.source, &second.source)
+        && covers_token(&first.target, &second.target)
+}
+
+fn covers_token(wide: &Token, narrow: &Token) -> bool {
+    match wide {
+        Token::Any => true,
+        Token::AnyVm => matches!(
+            narrow,
+            Token::AnyVm
+                | Token::Default
+                | Token::DispVm
+                | Token::DispVmOf(_)
+                | Token::DispVmTag(_)
+                | Token::Name(_)
+        ),
+        _ => wide == narrow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str, included: bool) -> Vec<String> {
+        let shown = |finding: &Finding| {
+            format!("{}{} {}", finding.line, if finding.error { "!" } else { "?" }, finding.text)
+        };
+        findings(text.as_bytes(), included).iter().map(shown).collect()
+    }
+
+    #[test]
+    fn every_bad_line_is_named_and_includes_are_not_followed() {
+        let text = "# comment\n\n!include include/nowhere\n!include-dir nowhere\n!include-service a.B * x\n!compat-4.0\n\
+                    a.B * work vault alow\n!include\n!other x\na.B * work @default allow\n  a.B * work vault allow \n";
+        let said = said(text, false);
+        assert_eq!(said.len(), 4, "{said:?}");
+        for (line, start) in said.iter().zip(["7! column 18: ", "8! ", "9! ", "10! "]) {
+            assert!(line.starts_with(start), "{line}");
+        }
+        assert!(said[0].contains("`allow`, `ask` or `deny`"));
+    }
+
+    #[test]
+    fn files_for_a_service_have_three_columns() {
+        assert_eq!(said("work vault allow\n$include:x\n@anyvm @anyvm deny\n", true), Vec::<String>::new());
+        assert!(said("a.B * work vault allow\n", true)[0].starts_with("1! "));
+        assert!(findings(b"\xff\xfe", false)[0].error);
+    }
+
+    #[test]
+    fn rules_that_never_decide_are_warned_of() {
+        let text = "a.B * @anyvm @anyvm deny\na.B +x work vault allow\na.C * work vault allow\na.B * work dom0 allow\n\
+                    * * * * deny\na.D * a b ask\n";
+        assert_eq!(said(text, false).iter().map(|line| &line[..2]).collect::<Vec<_>>(), ["2?", "6?"]);
+    }
+}
