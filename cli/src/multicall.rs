@@ -33,6 +33,7 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-daemon", daemon::main),
     ("qrexec-fork-server", agent::fork_server::main),
     ("qrexec-lab", lab::main),
+    ("qrexec-legacy-convert", tools::convert::main),
     ("qrexec-policy", tools::exec::policy_main),
     ("qrexec-policy-agent", tools::agent::main),
     ("qrexec-policy-daemon", tools::daemon::main),
@@ -46,6 +47,11 @@ const PROGRAMS: &[Program] = &[
     ("qubes-policy-lint", tools::lint::main),
     ("qubes-rpc-multiplexer", agent::multiplexer::main),
 ];
+
+/// The names of all programs: what a lab makes links for.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().map(|(name, _)| *name)
+}
 
 /// Runs the program that the executable was called as, or `default` if that is none of ours.
 pub fn main(default: &str) -> ExitCode {

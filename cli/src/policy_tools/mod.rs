@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`admin`] | the policy folder under administration, its services and their client `qubes-policy` |
 //! | [`agent`] | `qrexec-policy-agent`: the user's side of questions and notices |
+//! | [`convert`] | `qrexec-legacy-convert`: from the old format to the new |
 //! | [`daemon`] | `qrexec-policy-daemon`: decisions on a socket |
 //! | [`editor`], [`lint`] | `qubes-policy-editor`, `qubes-policy-lint`: writing policy without errors |
 //! | [`exec`] | `qrexec-policy-exec` and `qrexec-policy`: one decision on the command line |
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod convert;
 pub mod daemon;
 pub mod editor;
 pub mod exec;

@@ -1,0 +1,6 @@
+//! `qrexec-legacy-convert`; see `--help`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cli::multicall::main("qrexec-legacy-convert")
+}
