@@ -22,22 +22,6 @@ pub const DEFAULT_POLICY: &str = "* * @anyvm @anyvm allow\n";
 /// The machines of a lab for which none was named.
 pub const DEFAULT_VMS: [&str; 2] = ["work", "vault"];
 
-/// Every program that a machine of the lab can start by name.
-pub const PROGRAMS: &[&str] = &[
-    "qrexec-agent",
-    "qrexec-bench",
-    "qrexec-client",
-    "qrexec-client-vm",
-    "qrexec-daemon",
-    "qrexec-fork-server",
-    "qrexec-lab",
-    "qrexec-policy",
-    "qrexec-policy-agent",
-    "qrexec-policy-daemon",
-    "qrexec-policy-eval",
-    "qrexec-policy-exec",
-];
-
 /// The transport under the rings of a lab.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
 use super::Error;
-use super::plan::{DOM0, Layout, PROGRAMS, Plan, Source};
+use super::plan::{DOM0, Layout, Plan, Source};
+use crate::multicall;
 
 /// Mode of every folder: a lab belongs to one user.
 const PRIVATE: u32 = 0o700;
@@ -50,7 +51,7 @@ fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
 
 /// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
 fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
-    for program in PROGRAMS {
+    for program in multicall::names() {
         let other = plan.bin_dir.as_ref().map(|folder| folder.join(program)).filter(|path| path.exists());
         link(other.as_deref().unwrap_or(&plan.exe), &bin.join(program))?;
     }
