@@ -1,0 +1,145 @@
+//! Which of the four programs are the peer's.
+
+// A module of one test program.
+#![allow(unreachable_pub)]
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use cli::lab::{Builder, DOM0, Lab, Transport};
+
+use crate::common::EXE;
+
+/// The programs that may be mixed, in the order of [`Mixture`]'s bits.
+pub const PROGRAMS: [&str; 4] = ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon", "qrexec-client"];
+
+/// The folder with the peer's programs.
+#[derive(Clone)]
+pub struct Peer(pub PathBuf);
+
+impl Peer {
+    /// `None`, and a line that says so, if there is none.
+    pub fn from_env() -> Option<Peer> {
+        match std::env::var_os("QREXEC_PEER_DIR") {
+            Some(folder) => Some(Peer(folder.into())),
+            None => {
+                println!("skipped: no peer");
+                None
+            }
+        }
+    }
+}
+
+/// A choice of programs: bit n says that `PROGRAMS[n]` is the peer's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mixture(u8);
+
+impl Mixture {
+    /// All sixteen, our own programs alone first.
+    pub fn all() -> impl Iterator<Item = Mixture> {
+        (0..1 << PROGRAMS.len()).map(Mixture)
+    }
+
+    /// The peer's programs alone.
+    pub fn of_peer() -> Mixture {
+        Mixture((1 << PROGRAMS.len()) - 1)
+    }
+
+    /// Whether all four are our own.
+    pub fn is_ours(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn is_peers(self, program: &str) -> bool {
+        PROGRAMS.iter().zip(0..).any(|(name, bit)| *name == program && self.0 >> bit & 1 == 1)
+    }
+
+    /// Starts a lab of these programs.
+    pub fn start(self, peer: &Peer) -> Lab {
+        let lab = self.lab(peer).start().unwrap_or_else(|error| panic!("{self}: {error}"));
+        // The peer's sockets are there a moment before they take connections.
+        for vm in &lab.plan().vms {
+            for socket in [lab.layout().agent_socket(vm), lab.layout().daemon_socket(vm)] {
+                while UnixStream::connect(&socket).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        lab
+    }
+
+    /// A lab with the services that the tests call. The wrappers live as long as the test program.
+    fn lab(self, peer: &Peer) -> Builder {
+        let folder = tempfile::tempdir().unwrap().keep();
+        for program in PROGRAMS.iter().filter(|program| self.is_peers(program)) {
+            let text = wrapper(program, peer, &folder.join("policy"));
+            script(&folder.join(program), &text);
+        }
+        script(&folder.join("policy"), POLICY_PROGRAM);
+        let namespace = std::env::var_os("QUBES_LAB_NO_NAMESPACE").is_none();
+        let cat = "#!/bin/sh\nexec cat\n";
+        let dom0 = "#!/bin/sh\nread text\n\
+                    echo $QREXEC_REMOTE_DOMAIN $QREXEC_REQUESTED_TARGET_TYPE $1 $text\nexit 5\n";
+        let who = "#!/bin/sh\n\
+                   echo \"$QREXEC_REMOTE_DOMAIN|$QREXEC_SERVICE_FULL_NAME|$QREXEC_SERVICE_ARGUMENT|$1\"\n\
+                   echo complaint >&2\n";
+        Lab::builder()
+            .exe(EXE)
+            .transport(Transport::Socket)
+            .namespace(namespace)
+            .bin_dir(folder)
+            .policy("test.No * @anyvm @anyvm deny\n* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n")
+            .script("vault", "test.Cat", cat)
+            .script("vault", "test.Exit", "#!/bin/sh\nexit $1\n")
+            .script("vault", "test.Signal", "#!/bin/sh\nkill -$1 $$\n")
+            .script("vault", "test.Who", who)
+            .script("vault", "test.Add", "#!/bin/sh\nread a b\necho $((a+b))\n")
+            .script("vault", "test.No", cat)
+            .script(DOM0, "test.Dom0", dom0)
+            .program("work", "sum", "#!/bin/sh\necho 1 2\nexec cat >&$SAVED_FD_1\n")
+    }
+}
+
+impl fmt::Display for Mixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for program in PROGRAMS {
+            let whose = if self.is_peers(program) { "peer's" } else { "our" };
+            write!(f, "{whose} {} ", program.trim_start_matches("qrexec-"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Mixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Tells the peer's program by options what ours read from the lab's environment.
+fn wrapper(program: &str, peer: &Peer, policy: &Path) -> String {
+    let option = match program {
+        "qrexec-client-vm" => "--agent-socket=\"$QREXEC_AGENT_SOCKET\"".to_owned(),
+        "qrexec-client" => "--socket-dir=\"$QREXEC_SOCKET_DIR\"".to_owned(),
+        "qrexec-daemon" => format!("--policy-program='{}'", policy.display()),
+        _ => String::new(),
+    };
+    format!("#!/bin/sh\nexec '{}' {option} \"$@\"\n", peer.0.join(program).display())
+}
+
+/// The lab's policy as a program, for a daemon that does not read it itself. Arguments: `-- SOURCE TARGET SERVICE`.
+const POLICY_PROGRAM: &str = "#!/bin/sh
+shift
+case $3 in test.No*) echo result=deny; exit 0 ;; esac
+target=$2
+case $2 in dom0) target=@adminvm ;; esac
+printf 'user=DEFAULT\\nresult=allow\\ntarget=%s\\nautostart=True\\nrequested_target=%s\\n' \"$target\" \"$2\"
+";
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
