@@ -41,6 +41,7 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-policy-exec", tools::exec::main),
     ("qrexec-policy-graph", tools::graph::main),
     ("qrexec-policy-restore", tools::restore::main),
+    ("qrexec-vm-helper", tools::helper::main),
     ("qubes-policy", tools::admin::client::main),
     ("qubes-policy-admin", tools::admin::service::main),
     ("qubes-policy-editor", tools::editor::main),

@@ -58,6 +58,9 @@ pub struct Environment {
     pub policy_folders: Vec<PathBuf>,
     /// The file that describes the system (`QREXEC_SYSTEM_INFO`).
     pub system_info: Option<PathBuf>,
+    /// Whether targets can be started: by `qubesd`, or by the command that `QREXEC_VM_COMMAND` names. A
+    /// system described by a file has no `qubesd`.
+    pub may_start: bool,
     /// The policy daemon's socket (`QREXEC_POLICY_SOCKET`); an empty name is none. A system described
     /// by a file has none unless one is named: it is not the system that the policy daemon knows.
     pub policy_socket: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl Environment {
             startup_limit: get("QREXEC_STARTUP_NOWAIT").is_none().then(|| startup_limit(&get)),
             log_dir: get("QREXEC_LOG_DIR").map_or_else(|| "/var/log/qubes".into(), PathBuf::from),
             policy_folders: folders.collect(),
+            may_start: get("QREXEC_SYSTEM_INFO").is_none() || get("QREXEC_VM_COMMAND").is_some(),
             policy_socket: match get("QREXEC_POLICY_SOCKET") {
                 Some(path) => Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty()),
                 None => get("QREXEC_SYSTEM_INFO").is_none().then(|| POLICY_SOCKET.into()),

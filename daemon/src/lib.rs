@@ -116,6 +116,7 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
         socket_dir: args.socket_dir.clone(),
         transport: Transport::from_env().map_err(io::Error::other)?,
         decider,
+        may_start: environment.may_start,
         startup_limit: environment.startup_limit,
         report,
         service_files: Some(files),
@@ -132,7 +133,7 @@ fn decider(args: &Args, environment: &Environment) -> io::Result<Decider> {
         None => PolicyProgram::at(Path::new(POLICY_PROGRAM))?,
     };
     let here = lab && environment.policy_socket.is_none() && args.policy_program.is_none();
-    let files = here
-        .then(|| PolicyFiles::new(environment.policy_folders.clone(), environment.system_info.clone()));
+    let files =
+        here.then(|| PolicyFiles::new(environment.policy_folders.clone(), environment.system_info.clone()));
     Ok(Decider { files, programs: Programs::new(environment.policy_socket.clone(), Some(program)) })
 }

@@ -14,6 +14,7 @@
 //! | [`register`] | the service `policy.RegisterArgument` |
 //! | [`restore`] | `qrexec-policy-restore`: files of a backup |
 //! | [`system`] | what qubes there are, from a file or from `qubesd` |
+//! | [`helper`] | `qrexec-vm-helper`: starting what a call needs, removing it afterwards |
 //! | [`vms`] | starting qubes, making and removing disposables |
 
 pub mod admin;
@@ -23,6 +24,7 @@ pub mod daemon;
 pub mod editor;
 pub mod exec;
 pub mod graph;
+pub mod helper;
 pub mod judge;
 pub mod lint;
 pub mod people;

@@ -15,7 +15,10 @@ use wire::names::{DomainId, Ident, Port, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
-use super::{ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, Timer};
+use super::{
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, PREPARE_LIMIT, Preparation,
+    Timer,
+};
 use crate::question::{Allow, Question, Verdict};
 
 /// One call.
@@ -27,6 +30,7 @@ pub(super) struct Call {
     to: Option<Target>,
     /// The rule that allowed it, once one did and is known.
     rule: Option<String>,
+    help: Help,
     stage: Stage,
 }
 
@@ -34,6 +38,28 @@ impl Call {
     fn to(&self) -> &str {
         self.to.as_ref().map_or("dom0", Target::as_str)
     }
+
+    /// Whether it goes on without the caller's agent, and has an end that must be seen.
+    fn outlives_agent(&self) -> bool {
+        match self.stage {
+            Stage::Served => true,
+            Stage::Watched => self.help == Help::Disposable,
+            _ => false,
+        }
+    }
+}
+
+/// What a call may need beside its target's daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Help {
+    /// Nothing.
+    None,
+    /// A target that does not run may be started.
+    MayStart,
+    /// It is being started, or was.
+    Started,
+    /// A disposable, which goes with the call.
+    Disposable,
 }
 
 /// How far a call is.
@@ -41,6 +67,8 @@ impl Call {
 enum Stage {
     /// Policy thinks.
     Deciding,
+    /// The target is being started or made; then its daemon gets this request.
+    Preparing { request: Vec<u8> },
     /// The target's daemon owes its HELLO; then it gets this request.
     Greeting { request: Vec<u8> },
     /// The target's daemon owes a port.
@@ -71,7 +99,8 @@ impl Core {
             target: trigger.target.clone(),
             service: trigger.service.clone(),
         };
-        let call = Call { trigger, begun: now, to: None, rule: None, stage: Stage::Deciding };
+        let call =
+            Call { trigger, begun: now, to: None, rule: None, help: Help::None, stage: Stage::Deciding };
         let open = self.calls.values().filter(|call| !matches!(call.stage, Stage::Watched)).count();
         if open >= self.settings.max_open {
             let line = self.line(&call, "refused, too many calls at once");
@@ -145,14 +174,41 @@ impl Core {
                 self.refuse(id, &why);
             }
             Stage::Watched => self.ended(now, id, Level::Debug, "its data link is gone"),
-            Stage::Deciding | Stage::Starting { .. } | Stage::Served => {}
+            Stage::Deciding | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served => {}
+        }
+    }
+
+    /// The target has no daemon: it does not run.
+    pub fn target_absent(&mut self, now: Now, id: CallId) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let (Stage::Greeting { request }, Help::MayStart, Some(to)) = (&mut call.stage, call.help, &call.to)
+        else {
+            return self.target_closed(now, id, "it does not run");
+        };
+        let (request, to) = (std::mem::take(request), to.clone());
+        call.help = Help::Started;
+        call.stage = Stage::Preparing { request };
+        self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
+        self.put(Output::Prepare(id, Preparation::Start(to)));
+    }
+
+    /// The target has been started or made, and is to be found under this name; or it could not be.
+    pub fn prepared(&mut self, now: Now, id: CallId, result: Result<Target, String>) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Stage::Preparing { request } = &mut call.stage else { return };
+        let request = std::mem::take(request);
+        match result {
+            Ok(to) => self.greet(now, id, to, request),
+            Err(reason) => self.refuse(id, &format!("allowed, but {}", Escaped::new(&reason))),
         }
     }
 
     pub(super) fn target_too_slow(&mut self, id: CallId) {
         if self.calls.contains_key(&id) {
-            self.put(Output::CloseTarget(id));
-            self.refuse(id, "allowed, but the target's daemon does not answer");
+            if !matches!(self.calls.get(&id).map(|call| &call.stage), Some(Stage::Preparing { .. })) {
+                self.put(Output::CloseTarget(id));
+            }
+            self.refuse(id, "allowed, but the target or its daemon does not answer");
         }
     }
 
@@ -165,7 +221,7 @@ impl Core {
     /// A local client answers this pending call in our place.
     pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint) {
         self.abandon(id);
-        if let Some(call) = self.calls.remove(&id) {
+        if let Some(call) = self.remove(id) {
             let ident = call.trigger.ident;
             self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
             let waited = now.saturating_sub(call.begun).as_millis();
@@ -175,17 +231,14 @@ impl Core {
         }
     }
 
-    /// The agent is gone, and with it whoever waits. Services in dom0 run on until they end.
+    /// The agent is gone, and with it whoever waits. Services in dom0 and in disposables run on until they
+    /// end.
     pub(super) fn forget_calls(&mut self) {
-        let gone: Vec<CallId> = self
-            .calls
-            .iter()
-            .filter(|(_, call)| !matches!(call.stage, Stage::Served))
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<CallId> =
+            self.calls.iter().filter(|(_, call)| !call.outlives_agent()).map(|(id, _)| *id).collect();
         for id in gone {
             self.abandon(id);
-            self.calls.remove(&id);
+            self.remove(id);
         }
     }
 
@@ -197,8 +250,17 @@ impl Core {
             Some(Stage::Greeting { .. } | Stage::Asking | Stage::Watched) => {
                 self.put(Output::CloseTarget(id));
             }
-            Some(Stage::Starting { .. } | Stage::Served) | None => {}
+            Some(Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served) | None => {}
         }
+    }
+
+    /// Forgets a call, and whatever was started or made for it is let go.
+    fn remove(&mut self, id: CallId) -> Option<Call> {
+        let call = self.calls.remove(&id)?;
+        if matches!(call.help, Help::Started | Help::Disposable) {
+            self.put(Output::Release(id));
+        }
+        Some(call)
     }
 
     fn start_service(&mut self, id: CallId, allow: Allow) {
@@ -215,9 +277,6 @@ impl Core {
     }
 
     fn open_target(&mut self, now: Now, id: CallId, allow: Allow) {
-        if allow.daemon().keyword().is_some() {
-            return self.refuse(id, "allowed, but this daemon makes no disposables");
-        }
         let Some(call) = self.service_call(id, &allow, None) else { return };
         let user = Some(allow.user.as_str().to_owned());
         let cmdline = Command { user, nogui: false, kind: CommandKind::Service(call) }.to_cmdline();
@@ -226,7 +285,33 @@ impl Core {
             Ok(request) => request,
             Err(error) => return self.refuse(id, &format!("allowed, but {error}")),
         };
-        let to = allow.daemon().clone();
+        let to = allow.daemon();
+        if let Some(template) = to.as_str().strip_prefix("@dispvm:") {
+            return match Target::new(template) {
+                Ok(template) if allow.autostart => self.make_disposable(now, id, template, request),
+                _ => self.refuse(id, "allowed, but no disposable may be started"),
+            };
+        }
+        if to.keyword().is_some() {
+            return self.refuse(id, "allowed, but the target is no qube");
+        }
+        if let Some(call) = self.calls.get_mut(&id).filter(|_| allow.autostart) {
+            call.help = Help::MayStart;
+        }
+        self.greet(now, id, to.clone(), request);
+    }
+
+    fn make_disposable(&mut self, now: Now, id: CallId, template: Target, request: Vec<u8>) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.help = Help::Disposable;
+            call.stage = Stage::Preparing { request };
+        }
+        self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
+        self.put(Output::Prepare(id, Preparation::Disposable(template)));
+    }
+
+    /// Turns to the daemon of a target.
+    fn greet(&mut self, now: Now, id: CallId, to: Target, request: Vec<u8>) {
         if let Some(call) = self.calls.get_mut(&id) {
             call.to = Some(to.clone());
             call.stage = Stage::Greeting { request };
@@ -276,9 +361,10 @@ impl Core {
         self.timers.clear(Timer::Call(id));
         self.answered(id, endpoint, Stage::Watched);
         let watched = self.calls.values().filter(|call| matches!(call.stage, Stage::Watched)).count();
-        if watched > self.settings.max_watched {
+        let disposable = self.calls.get(&id).is_some_and(|call| call.help == Help::Disposable);
+        if watched > self.settings.max_watched && !disposable {
             self.abandon(id);
-            self.calls.remove(&id);
+            self.remove(id);
         }
         Ok(())
     }
@@ -296,14 +382,14 @@ impl Core {
 
     fn refuse(&mut self, id: CallId, why: &str) {
         self.timers.clear(Timer::Call(id));
-        let Some(call) = self.calls.remove(&id) else { return };
+        let Some(call) = self.remove(id) else { return };
         let line = self.line(&call, &format!("refused, {why}"));
         self.log(Level::Info, line);
         self.send_agent(&Message::Refused(call.trigger.ident));
     }
 
     fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
-        let Some(call) = self.calls.remove(&id) else { return };
+        let Some(call) = self.remove(id) else { return };
         let lasted = now.saturating_sub(call.begun).as_secs_f64();
         let line = self.line(&call, &format!("ended after {lasted:.3} s, {how}"));
         self.log(level, line);

@@ -45,6 +45,9 @@ pub const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// read, which is no reason to give a call up quickly.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long the start of a target may take, or the making of a disposable.
+pub const PREPARE_LIMIT: Duration = Duration::from_secs(300);
+
 /// A program on the local socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
@@ -80,6 +83,15 @@ pub struct LocalService {
     pub call: ServiceCall,
 }
 
+/// What a call needs before its target can be turned to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preparation {
+    /// This qube is to be started.
+    Start(Target),
+    /// A disposable of this template is to be made and started; it is removed when it is released.
+    Disposable(Target),
+}
+
 /// How much a line in the log matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -110,8 +122,12 @@ pub enum Output {
     Ask(CallId, Question),
     /// Nobody wants to know any more.
     CancelQuestion(CallId),
+    /// Start or make the target and report to [`Core::prepared`].
+    Prepare(CallId, Preparation),
+    /// What was prepared for this call is not needed any more.
+    Release(CallId),
     /// Connect to the daemon of this domain; its messages go to [`Core::target_frame`], its end or
-    /// a failure to [`Core::target_closed`].
+    /// a failure to [`Core::target_closed`], that there is none to [`Core::target_absent`].
     OpenTarget(CallId, Target),
     /// Send a message to the target's daemon.
     SendTarget(CallId, Vec<u8>),

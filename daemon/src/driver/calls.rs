@@ -9,10 +9,10 @@ use engine::process::fork_pump;
 use engine::reactor::{Interest, Reactor};
 use wire::names::Target;
 
+use super::Driver;
 use super::peers::{Heard, Peers, forget};
 use super::token::Token;
-use super::Driver;
-use crate::core::{CallId, LocalService, Now};
+use crate::core::{CallId, LocalService, Now, Preparation};
 use crate::policy_source::Readiness;
 use crate::question::{Question, Verdict};
 use crate::{dom0_service, local_socket};
@@ -124,8 +124,30 @@ impl Driver {
                 self.targets.waiting.push_back((id, to));
                 self.targets.retry_at = Some(self.now().saturating_add(RETRY));
             }
-            Err(error) => self.core.target_closed(self.now(), id, &why_not(&error)),
+            Err(error) if is_absent(&error) => self.core.target_absent(self.now(), id),
+            Err(error) => self.core.target_closed(self.now(), id, &error.to_string()),
         }
+    }
+
+    pub(super) fn prepare(&mut self, id: CallId, what: &Preparation) {
+        let started = match self.may_start {
+            true => self.helpers.start(&self.reactor, id, what),
+            false => Err(io::Error::other("nothing here starts qubes")),
+        };
+        if let Err(error) = started {
+            let name = match what {
+                Preparation::Start(qube) => format!("the daemon of {qube}: it does not run"),
+                Preparation::Disposable(template) => format!("no disposable of {template}"),
+            };
+            self.core.prepared(self.now(), id, Err(format!("{name}, and {error}")));
+        }
+    }
+
+    pub(super) fn helper_said(&mut self, id: CallId) {
+        if let Some(result) = self.helpers.read(&self.reactor, id) {
+            self.core.prepared(self.now(), id, result);
+        }
+        self.helpers.reap(&self.reactor, id);
     }
 
     /// Tries again to connect to daemons whose queue was full.
@@ -191,10 +213,7 @@ impl Driver {
     }
 }
 
-/// Why there is no connection to a daemon, in words for the log.
-fn why_not(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "it does not run".to_owned(),
-        _ => error.to_string(),
-    }
+/// Whether a daemon cannot be connected to because there is none.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

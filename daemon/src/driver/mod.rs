@@ -7,6 +7,7 @@
 mod agent;
 mod calls;
 mod front;
+mod helpers;
 mod peers;
 mod token;
 
@@ -27,6 +28,7 @@ use crate::startup::{Outcome, Report};
 use agent::AgentLink;
 use calls::Targets;
 use front::Front;
+use helpers::Helpers;
 use peers::Heard;
 use token::Token;
 
@@ -60,6 +62,8 @@ pub struct Setup {
     pub startup_limit: Option<Duration>,
     /// Who is told that the agent is there.
     pub report: Report,
+    /// Whether there is anything by which targets can be started and disposables made.
+    pub may_start: bool,
     /// The limit of open descriptors for services in dom0, if it is not the daemon's own.
     pub service_files: Option<Rlimit>,
 }
@@ -81,6 +85,8 @@ pub struct Driver {
     front: Front,
     targets: Targets,
     decider: Decider,
+    helpers: Helpers,
+    may_start: bool,
     services: BTreeMap<CallId, Child>,
     startup_deadline: Option<Now>,
     report: Report,
@@ -112,6 +118,8 @@ impl Driver {
             front,
             targets: Targets::new(),
             decider: setup.decider,
+            helpers: Helpers::default(),
+            may_start: setup.may_start,
             services: BTreeMap::new(),
             startup_deadline: setup.startup_limit,
             report: setup.report,
@@ -196,6 +204,8 @@ impl Driver {
             Some(Token::Target(id)) => self.target_ready(id),
             Some(Token::Program(id, readiness)) => self.program_ready(id, readiness),
             Some(Token::Service(id)) => self.service_ready(id),
+            Some(Token::HelperOutput(id)) => self.helper_said(id),
+            Some(Token::HelperEnd(id)) => self.helpers.reap(&self.reactor, id),
             // These are watched by the front's own reactor.
             Some(Token::Listener | Token::Client(_)) | None => {}
         }
@@ -218,6 +228,8 @@ impl Driver {
             Output::CloseClient(id) => self.front.close_client(id),
             Output::Ask(id, question) => self.ask(id, question),
             Output::CancelQuestion(id) => self.cancel_question(id),
+            Output::Prepare(id, what) => self.prepare(id, &what),
+            Output::Release(id) => self.helpers.release(&self.reactor, id),
             Output::OpenTarget(id, target) => self.open_target(id, target),
             Output::SendTarget(id, message) => self.send_target(id, message),
             Output::CloseTarget(id) => self.targets.close(&self.reactor, id),

@@ -22,6 +22,10 @@ pub(super) enum Token {
     Program(CallId, Readiness),
     /// The process of a service in dom0.
     Service(CallId),
+    /// What the program that starts a target says.
+    HelperOutput(CallId),
+    /// The end of that program.
+    HelperEnd(CallId),
 }
 
 /// The low bits say what, the others which one.
@@ -39,6 +43,8 @@ impl Token {
             Self::Program(CallId(id), Readiness::Output) => (6, id),
             Self::Program(CallId(id), Readiness::End) => (7, id),
             Self::Service(CallId(id)) => (8, id),
+            Self::HelperOutput(CallId(id)) => (9, id),
+            Self::HelperEnd(CallId(id)) => (10, id),
         };
         // The ids count events of one process: 2^60 of them do not happen.
         (id << KIND_BITS) | kind
@@ -56,6 +62,8 @@ impl Token {
             6 => Self::Program(CallId(id), Readiness::Output),
             7 => Self::Program(CallId(id), Readiness::End),
             8 => Self::Service(CallId(id)),
+            9 => Self::HelperOutput(CallId(id)),
+            10 => Self::HelperEnd(CallId(id)),
             _ => return None,
         })
     }
@@ -78,6 +86,8 @@ mod tests {
             Token::Program(call, Readiness::Output),
             Token::Program(call, Readiness::End),
             Token::Service(call),
+            Token::HelperOutput(call),
+            Token::HelperEnd(call),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

@@ -8,5 +8,6 @@ mod watch;
 
 pub use disk::Disk;
 pub use files::PolicyFiles;
+pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};
 pub use store::{PolicyStore, SystemFile};

@@ -235,7 +235,9 @@ impl PolicyProgram {
         match &question.requested_source {
             Some(source) if self.ours => args.push(CString::new(format!("--requested-source={source}"))?),
             // The program's command line has no place for it; it decides about the real source.
-            Some(source) => tracing::debug!("the policy program is not told of the requested source {source}"),
+            Some(source) => {
+                tracing::debug!("the policy program is not told of the requested source {source}")
+            }
             None => {}
         }
         for word in ["--", question.source.as_str(), question.target.as_str(), question.service.as_str()] {
@@ -304,7 +306,7 @@ impl Running {
 }
 
 /// This process's environment in the form that a new process gets it.
-fn environment() -> Vec<CString> {
+pub(crate) fn environment() -> Vec<CString> {
     std::env::vars_os()
         .filter_map(|(name, value)| {
             let mut entry: OsString = name;

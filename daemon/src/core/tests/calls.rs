@@ -13,7 +13,7 @@ use super::stage::{
     OWN, Stage, allow, answer_frame, bytes, connect, endpoint, exec, frame, hello, refused, settings,
     terminated, unframe,
 };
-use crate::core::{CallId, ClientId, Core, Level, LocalService, Output};
+use crate::core::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 use crate::question::{Allow, User, Verdict};
 
 fn stage() -> Stage {
@@ -135,10 +135,10 @@ fn what_fails_before_the_port_refuses_the_caller() {
 }
 
 #[test]
-fn a_disposable_is_refused_here() {
+fn a_disposable_that_may_not_be_started_is_refused() {
     let mut stage = stage();
     let id = stage.call("@dispvm", 1);
-    stage.core.decided(stage.now, id, allow("@dispvm:fedora"));
+    stage.core.decided(stage.now, id, change(allow("@dispvm:fedora"), |allow| allow.autostart = false));
     assert_eq!(stage.outputs(), [refused(1)]);
 }
 
@@ -267,4 +267,62 @@ fn two_daemons_bring_a_call_together() {
     // The caller's agent tells of the same link; the port is not its daemon's.
     source.agent(&terminated(9, 513));
     assert!(source.outputs().is_empty());
+}
+
+#[test]
+fn a_target_that_does_not_run_is_started_once() {
+    let mut stage = stage();
+    let id = stage.call("vault", 1);
+    stage.core.decided(stage.now, id, allow("vault"));
+    stage.outputs();
+    stage.core.target_absent(stage.now, id);
+    let vault = Target::new("vault").unwrap();
+    assert_eq!(stage.outputs(), [Output::Prepare(id, Preparation::Start(vault.clone()))]);
+    stage.passes(Duration::from_secs(60));
+    stage.core.prepared(stage.now, id, Ok(vault.clone()));
+    assert_eq!(stage.outputs(), [Output::OpenTarget(id, vault)]);
+    stage.core.target_absent(stage.now, id);
+    assert_eq!(stage.outputs(), [Output::Release(id), refused(1)]);
+
+    let id = stage.call("vault", 2);
+    stage.core.decided(stage.now, id, change(allow("vault"), |allow| allow.autostart = false));
+    stage.outputs();
+    stage.core.target_absent(stage.now, id);
+    assert_eq!(stage.outputs(), [refused(2)]);
+}
+
+#[test]
+fn a_disposable_is_made_for_a_call_and_released_with_it() {
+    let template = Target::new("uuid:11-22").unwrap();
+    let begun = |stage: &mut Stage, number| {
+        let id = stage.call("@dispvm", number);
+        let to = Some(Target::new("@dispvm:uuid:11-22").unwrap());
+        stage.core.decided(stage.now, id, change(allow("@dispvm:x"), |allow| allow.target_uuid = to));
+        assert_eq!(stage.outputs(), [Output::Prepare(id, Preparation::Disposable(template.clone()))]);
+        id
+    };
+    let mut stage = stage();
+    let id = begun(&mut stage, 1);
+    stage.core.prepared(stage.now, id, Err("no\n memory".to_owned()));
+    assert_eq!(stage.outputs(), [Output::Release(id), refused(1)]);
+
+    let id = begun(&mut stage, 2);
+    stage.passes(Duration::from_secs(301));
+    assert_eq!(stage.outputs(), [Output::Release(id), refused(2)]);
+
+    let id = begun(&mut stage, 3);
+    stage.core.agent_lost();
+    assert!(stage.outputs().contains(&Output::Release(id)), "its caller is gone");
+    stage.agent_comes(4);
+
+    let id = begun(&mut stage, 4);
+    stage.core.prepared(stage.now, id, Ok(Target::new("disp7").unwrap()));
+    assert_eq!(stage.outputs(), [Output::OpenTarget(id, Target::new("disp7").unwrap())]);
+    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    stage.core.target_frame(stage.now, id, &answer_frame(0x200, 9, 513));
+    assert_eq!(stage.outputs().last(), Some(&connect(9, 513, 4)));
+    stage.core.agent_lost();
+    assert!(!stage.outputs().contains(&Output::Release(id)), "the call itself goes on");
+    stage.core.target_closed(stage.now, id, "it closed the connection");
+    assert_eq!(stage.outputs(), [Output::Release(id)]);
 }

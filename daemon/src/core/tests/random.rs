@@ -167,6 +167,7 @@ impl World {
                 self.targets.remove(id);
             }
             Output::StartService(..) => assert!(self.agent),
+            Output::Prepare(..) | Output::Release(_) => {}
             Output::Log(_, line) => {
                 assert!(line.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{line:?}")
             }
