@@ -14,15 +14,16 @@ use crate::failure::Failure;
 use crate::lab::processes;
 use crate::status;
 
-/// No run takes as long as this, except one of very many bytes, which has a second more for each of these.
-const LIMIT: Duration = Duration::from_secs(30);
-const BYTES_A_SECOND: u64 = 16 << 20;
+/// How long a program may do something else than runs: start and end labs, write results.
+const BETWEEN: Duration = Duration::from_secs(120);
 
 /// One run of a case.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Run {
     /// What it is, for a message.
     pub(super) what: String,
+    /// No such run takes so long.
+    pub(super) limit: Duration,
     /// If it hangs, the clients of the lab with this token are ended, so that only this run has failed.
     pub(super) expendable: Option<String>,
 }
@@ -34,8 +35,8 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// `folder` is removed before the program is ended; `bytes` is what one run moves.
-    pub(super) fn start(folder: &Path, bytes: u64) -> Result<Self, Failure> {
+    /// `folder` is removed before the program is ended.
+    pub(super) fn start(folder: &Path) -> Result<Self, Failure> {
         let mut signals =
             Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(Failure::during("listening to signals"))?;
         let owned = folder.to_owned();
@@ -46,17 +47,16 @@ impl Guard {
         });
         let (begun, heard) = mpsc::channel();
         let owned: PathBuf = folder.to_owned();
-        let limit = LIMIT + Duration::from_secs(bytes / BYTES_A_SECOND);
         thread::spawn(move || {
-            let mut run = Run::default();
+            let mut run = Run { what: PROGRAM.to_owned(), limit: BETWEEN, expendable: None };
             loop {
-                match heard.recv_timeout(limit) {
+                match heard.recv_timeout(run.limit) {
                     Ok(begun) => run = begun,
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => match run.expendable.take() {
                         Some(token) => end_clients(&token),
                         None => {
-                            let seconds = limit.as_secs();
+                            let seconds = run.limit.as_secs();
                             eprintln!("{PROGRAM}: {}: it hangs, not done in {seconds} seconds", run.what);
                             leave(&owned, status::TROUBLE);
                         }

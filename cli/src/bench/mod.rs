@@ -70,7 +70,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
         opened.map_err(Failure::during(format_args!("writing {}", path.display())))?;
     }
     let folder = tempfile::tempdir().map_err(Failure::during("a temporary folder"))?;
-    let guard = Guard::start(folder.path(), settings.size)?;
+    let guard = Guard::start(folder.path())?;
     let own = options.bin_dir.as_deref();
     let mut stages = vec![Stage::start(&build_name(own), own, &settings, folder.path())?];
     if let Some(vs) = options.vs.as_deref() {

@@ -40,6 +40,9 @@ pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Resul
     Ok(chapters)
 }
 
+/// A hang of the programs that are to be measured ends everything, so it must be certain: so many times as long.
+const PATIENCE: u32 = 3;
+
 /// How many runs of a case may fail with programs that are only there for comparison.
 const MOST_FAILURES: u32 = 5;
 
@@ -107,6 +110,7 @@ impl<'a> Runner<'a> {
         loop {
             self.guard.begin(Run {
                 what: format!("{}, {}", case.label(), stage.name),
+                limit: if other { case.patience() } else { PATIENCE * case.patience() },
                 expendable: other.then(|| stage.token().to_owned()),
             });
             match run(stage) {

@@ -1,5 +1,7 @@
 //! What a measurement is: a scenario has cases, a case is run several times, a run gives a number for each metric.
 
+use std::time::Duration;
+
 use super::settings::Settings;
 use super::stage::Stage;
 use crate::failure::Failure;
@@ -61,6 +63,11 @@ pub(super) trait Case {
     /// Whether no qrexec is in it, so that one build's figures stand for all.
     fn is_yardstick(&self) -> bool {
         false
+    }
+
+    /// How long a run may take, far more than it does on any machine.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(15)
     }
 
     /// Whatever must have gone well before a figure counts.

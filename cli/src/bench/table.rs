@@ -70,43 +70,75 @@ impl Table {
 
 fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
     let mut table = Table::default();
+    // A case may lack a metric that others have.
     let Some(fullest) = chapter.results.iter().max_by_key(|measured| measured.metrics.len()) else {
         return table;
     };
-    let Some(first) = fullest.first() else { return table };
-    let several = builds.len() > 1;
-    let yardstick = chapter.results.iter().any(|measured| measured.yardstick.is_some());
-    let others = || fullest.metrics.iter().skip(1);
-    let mut names = vec![String::new(), first.name.clone(), first.unit.clone(), String::new()];
-    let mut units = ["", "min", "median", "max"].map(str::to_owned).to_vec();
-    let optional = [(several, "gain", "factor"), (yardstick, "against", "yardstick")];
-    for (_, name, unit) in optional.iter().filter(|(shown, ..)| *shown) {
-        names.push((*name).to_owned());
-        units.push((*unit).to_owned());
-    }
-    names.extend(others().map(|numbers| numbers.name.clone()));
-    units.extend(others().map(|numbers| numbers.unit.clone()));
-    table.row(names);
-    table.row(units);
-    for measured in &chapter.results {
-        let mut cells = vec![label(measured, builds)];
-        let Some(numbers) = measured.first() else { continue };
-        cells.extend([numbers.min, numbers.median, numbers.max].map(number));
-        if several {
-            cells.push(gain(chapter, measured, builds).unwrap_or_default());
-        }
-        if yardstick {
-            cells.push(against(chapter, measured).unwrap_or_default());
-        }
-        // A case may lack a metric that others have.
-        let cell = |wanted: &Numbers| {
-            let mut own = measured.metrics.iter();
-            own.find(|own| own.is(&wanted.name, &wanted.unit)).map(|own| number(own.median))
-        };
-        cells.extend(others().map(|wanted| cell(wanted).unwrap_or_default()));
-        table.row(cells);
-    }
+    let columns = Columns {
+        chapter,
+        builds,
+        metrics: &fullest.metrics,
+        has_yardstick: chapter.results.iter().any(|measured| measured.yardstick.is_some()),
+    };
+    columns.heads().into_iter().for_each(|row| table.row(row));
+    chapter.results.iter().filter_map(|measured| columns.row(measured)).for_each(|row| table.row(row));
     table
+}
+
+/// The columns of a chapter: the case, the metric that matters most with all its figures, what it is compared with, and
+/// the medians of the other metrics.
+struct Columns<'a> {
+    chapter: &'a Chapter,
+    builds: &'a [String],
+    metrics: &'a [Numbers],
+    has_yardstick: bool,
+}
+
+impl Columns<'_> {
+    fn has_builds(&self) -> bool {
+        self.builds.len() > 1
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Numbers> {
+        self.metrics.iter().skip(1)
+    }
+
+    /// Two lines above everything else.
+    fn heads(&self) -> [Vec<String>; 2] {
+        let first = self.metrics.first();
+        let (name, unit) = first.map_or(("", ""), |numbers| (numbers.name.as_str(), numbers.unit.as_str()));
+        let mut upper = vec!["", name, unit, ""];
+        let mut lower = vec!["", "min", "median", "max"];
+        for (shown, above, below) in
+            [(self.has_builds(), "gain", "factor"), (self.has_yardstick, "against", "yardstick")]
+        {
+            if shown {
+                upper.push(above);
+                lower.push(below);
+            }
+        }
+        upper.extend(self.others().map(|numbers| numbers.name.as_str()));
+        lower.extend(self.others().map(|numbers| numbers.unit.as_str()));
+        [upper, lower].map(|line| line.into_iter().map(str::to_owned).collect())
+    }
+
+    /// The line of one result. `None` if it has no figures.
+    fn row(&self, measured: &Measured) -> Option<Vec<String>> {
+        let Numbers { min, median, max, .. } = measured.first()?;
+        let mut cells = vec![label(measured, self.builds)];
+        cells.extend([min, median, max].map(|value| number(*value)));
+        if self.has_builds() {
+            cells.push(gain(self.chapter, measured, self.builds).unwrap_or_default());
+        }
+        if self.has_yardstick {
+            cells.push(against(self.chapter, measured).unwrap_or_default());
+        }
+        let own = |wanted: &Numbers| measured.metrics.iter().find(|own| own.is(&wanted.name, &wanted.unit));
+        cells.extend(
+            self.others().map(|wanted| own(wanted).map_or_else(String::new, |own| number(own.median))),
+        );
+        Some(cells)
+    }
 }
 
 /// The case; for all but the first build, its name below it.

@@ -1,5 +1,7 @@
 //! What a transfer costs the qrexec processes, the programs at both ends not counted.
 
+use std::time::Duration;
+
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
 use super::super::stage::Stage;
@@ -34,6 +36,10 @@ struct Used(Through);
 impl Case for Used {
     fn label(&self) -> String {
         self.0.name()
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.time_limit()
     }
 
     fn rehearse(&self, stage: &Stage) -> Result<(), Failure> {

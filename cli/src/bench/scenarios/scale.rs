@@ -5,6 +5,8 @@ use std::process::{ChildStderr, ChildStdin, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::super::procfs;
 use super::super::report::Reports;
 use super::super::roles::{Load, Role};
@@ -51,7 +53,12 @@ impl Case for Idle {
         format!("{} calls", self.calls)
     }
 
+    fn patience(&self) -> Duration {
+        Duration::from_secs(15 + self.calls as u64 / 10)
+    }
+
     fn run(&self, stage: &Stage) -> Result<Vec<Sample>, Failure> {
+        allow_descriptors()?;
         let open = (0..self.calls).map(|_| Open::new(stage)).collect::<Result<Vec<_>, _>>()?;
         let clients: Vec<i32> = open.iter().filter_map(|call| call.client.pid()).collect();
         let pumps = stage.pumps();
@@ -102,6 +109,13 @@ impl Open {
         drop(self.stdin);
         self.client.finish()
     }
+}
+
+/// Each open call has two descriptors here: the usual limit is for fewer.
+fn allow_descriptors() -> Result<(), Failure> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .map_err(Failure::during("allowing more descriptors"))
 }
 
 fn memory(pids: &[i32]) -> Result<procfs::Memory, Failure> {

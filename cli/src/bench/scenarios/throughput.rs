@@ -1,5 +1,7 @@
 //! How much goes through one call.
 
+use std::time::Duration;
+
 use super::super::counters;
 use super::super::roles::Load;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
@@ -14,6 +16,9 @@ const CPU_SERVICE: Metric = Metric::lower("CPU", "agent s/GiB");
 
 /// What the yardstick is called.
 const DIRECT: &str = "direct pipe of 1 MiB";
+
+/// No machine moves less than this in a second.
+const SLOWEST: u64 = 16 << 20;
 
 /// Bytes in a GiB.
 pub(super) const GIB: f64 = (1 << 30) as f64;
@@ -58,6 +63,10 @@ fn words(way: Way) -> &'static str {
     }
 }
 
+fn time_limit(bytes: u64) -> Duration {
+    Duration::from_secs(15 + bytes / SLOWEST)
+}
+
 struct Direct {
     bytes: u64,
 }
@@ -69,6 +78,10 @@ impl Case for Direct {
 
     fn is_yardstick(&self) -> bool {
         true
+    }
+
+    fn patience(&self) -> Duration {
+        time_limit(self.bytes)
     }
 
     fn rehearse(&self, stage: &Stage) -> Result<(), Failure> {
@@ -100,6 +113,10 @@ impl Through {
         format!("{}{ends}, {}", words(self.way), self.buffer)
     }
 
+    pub(super) fn time_limit(&self) -> Duration {
+        time_limit(self.bytes)
+    }
+
     pub(super) fn has_file(&self) -> bool {
         self.ends == Ends::File
     }
@@ -121,6 +138,10 @@ impl Case for Through {
 
     fn yardstick(&self) -> Option<String> {
         Some(DIRECT.to_owned())
+    }
+
+    fn patience(&self) -> Duration {
+        self.time_limit()
     }
 
     fn rehearse(&self, stage: &Stage) -> Result<(), Failure> {
