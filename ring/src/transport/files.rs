@@ -1,9 +1,11 @@
 #![forbid(unsafe_code)]
 //! Servers and clients finding each other on the file system.
 //!
-//! A client may come before its server. It watches the folder and tries again when the name appears;
-//! what no event announces (a listener of the field's that is bound but does not listen yet, or no
-//! inotify instance to be had) is retried after a few milliseconds.
+//! A client may come before its server. Most are less than a millisecond early, and closing an inotify instance takes the
+//! kernel more than ten (it waits for a grace period of all readers): so a client looks again a few times, after pauses
+//! that double, and only then watches the folder and tries again when the name appears. What no event announces (a
+//! listener of the field's that is bound but does not listen yet, or no inotify instance to be had) is retried after a
+//! few milliseconds.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +23,10 @@ use crate::unix;
 
 /// Pause before a retry that no event announces.
 const RETRY: Duration = Duration::from_millis(5);
+/// Pause before the first look again; each further one is twice as long.
+const SOON: Duration = Duration::from_micros(100);
+/// Looks again before the folder is watched: together they last as long as closing the watch would.
+const LOOKS: u32 = 7;
 
 /// A server that waits for its one client.
 pub(super) struct FileListener {
@@ -109,8 +115,8 @@ pub(super) struct FileConnector {
 }
 
 enum State {
-    /// Not tried yet: the watch is not needed if the server is already there.
-    Fresh,
+    /// Tried so many times: the watch is not needed if the server is there, or comes soon.
+    Looking(u32),
     /// The server was not there.
     Watching(Option<OwnedFd>),
     /// Connected, waiting for the offer.
@@ -123,17 +129,24 @@ impl FileConnector {
     pub(super) fn new(kind: Kind, path: PathBuf) -> Result<FileConnector, Error> {
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
-        Ok(FileConnector { kind, path, state: State::Fresh, events, timed: false })
+        Ok(FileConnector { kind, path, state: State::Looking(0), events, timed: false })
     }
 
     /// One step, never blocking. Call when the descriptor is ready or [`FileConnector::retry_after`] has passed.
     pub(super) fn poll(&mut self) -> Result<Option<Channel>, Error> {
         loop {
             match &mut self.state {
-                State::Fresh => match self.try_connect()? {
-                    true => {}
-                    false => self.watch(),
-                },
+                State::Looking(tried) => {
+                    let tried = *tried;
+                    if self.try_connect()? {
+                        continue;
+                    }
+                    if tried < LOOKS {
+                        self.state = State::Looking(tried + 1);
+                        return Ok(None);
+                    }
+                    self.watch();
+                }
                 State::Watching(watch) => {
                     if let Some(fd) = watch {
                         forget_events(fd);
@@ -160,7 +173,8 @@ impl FileConnector {
     /// How long to wait at most before the next [`FileConnector::poll`], if no event announces a change.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self.state {
-            State::Fresh => Some(Duration::ZERO),
+            State::Looking(0) => Some(Duration::ZERO),
+            State::Looking(tried) => Some(SOON * (1 << (tried - 1))),
             _ => self.timed.then_some(RETRY),
         }
     }
