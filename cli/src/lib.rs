@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod client;
 pub mod client_vm;
+pub mod definitions;
 pub mod failure;
 pub mod lab;
 pub mod local_program;

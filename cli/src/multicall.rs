@@ -42,6 +42,7 @@ const PROGRAMS: &[Program] = &[
     ("qrexec-policy-graph", tools::graph::main),
     ("qrexec-policy-restore", tools::restore::main),
     ("qrexec-vm-helper", tools::helper::main),
+    ("qrexec_client_vm", client_vm::main),
     ("qubes-policy", tools::admin::client::main),
     ("qubes-policy-admin", tools::admin::service::main),
     ("qubes-policy-editor", tools::editor::main),

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-vchan-capi", &["qrexec-ring"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring"]),
+    ("qrexec-manual", &["qrexec-cli"]),
     ("xtask", &[]),
 ];
 

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod install;
 mod layering;
 mod licences;
 mod metadata;
 mod sources;
 mod steps;
 mod suites;
+mod xen;
 
 use std::process::ExitCode;
 
@@ -31,12 +33,24 @@ enum Task {
         #[arg(value_enum)]
         only: Option<suites::Suite>,
     },
+    /// Builds the programs and installs them with manual pages, completions, units and folders
+    Install(install::Options),
+    /// Xen itself, with dom0 and two VMs, in an emulated machine: rings, calls and deaths between real domains
+    Xen {
+        /// Only these parts of tests/xen/scenario.sh
+        suites: Vec<String>,
+        /// With the other xenstore daemon
+        #[arg(long)]
+        oxenstored: bool,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Check => check::run(),
+        Task::Install(options) => install::run(&options),
         Task::Suites { only } => suites::run(only),
+        Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

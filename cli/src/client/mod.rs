@@ -20,6 +20,11 @@ use args::{Args, Plan, Purpose};
 
 const PROGRAM: &str = "qrexec-client";
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {

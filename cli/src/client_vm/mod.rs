@@ -26,6 +26,11 @@ const PROGRAM: &str = "qrexec-client-vm";
 /// What callers look for on stderr when a call was refused, alone on its line.
 const REFUSED: &str = "Request refused";
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {

@@ -121,6 +121,11 @@ impl LabArgs {
     }
 }
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// The program: `args` begins with its name. Returns the exit code: the command's, 125 for trouble of the lab itself, 2
 /// for a command line that makes no sense.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {

@@ -23,7 +23,7 @@ mod supervisor;
 mod sweep;
 mod tree;
 
-pub use args::main;
+pub use args::{command, main};
 pub use builder::{Builder, Lab};
 pub use control::Part;
 pub use error::Error;

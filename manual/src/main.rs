@@ -1,0 +1,91 @@
+//! `qrexec-manual FOLDER`: writes the manual pages and shell completions of all programs below FOLDER, as
+//! `man/manN/NAME.N` and `bash-completion/completions/NAME`, `zsh/site-functions/_NAME`,
+//! `fish/vendor_completions.d/NAME.fish`: what belongs under `share`.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap_complete::Shell;
+use cli::definitions::Definition;
+
+/// Writes manual pages and completions.
+#[derive(Parser)]
+struct Args {
+    /// The `share` folder
+    folder: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match write(&Args::parse().folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("qrexec-manual: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write(folder: &Path) -> io::Result<()> {
+    for definition in cli::definitions::all() {
+        write_manual(folder, &definition)?;
+        for (shell, place) in SHELLS {
+            let mut command = definition.command.clone();
+            let name = command.get_name().to_owned();
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut command, name.as_str(), &mut text);
+            put(&folder.join(place.replace("NAME", &name)), &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where each shell looks.
+const SHELLS: [(Shell, &str); 3] = [
+    (Shell::Bash, "bash-completion/completions/NAME"),
+    (Shell::Fish, "fish/vendor_completions.d/NAME.fish"),
+    (Shell::Zsh, "zsh/site-functions/_NAME"),
+];
+
+fn write_manual(folder: &Path, definition: &Definition) -> io::Result<()> {
+    let section = definition.section.to_string();
+    let name = definition.command.get_name();
+    // A date would make every build another one.
+    let page = clap_mangen::Man::new(definition.command.clone()).section(section.as_str()).date("");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    put(&folder.join(format!("man/man{section}/{name}.{section}")), &text)
+}
+
+fn put(path: &Path, text: &[u8]) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_its_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path()).unwrap();
+        let page = std::fs::read_to_string(dir.path().join("man/man1/qrexec-client-vm.1")).unwrap();
+        for expected in [".TH", "buffer\\-size", "TARGET"] {
+            assert!(page.contains(expected), "{expected}");
+        }
+        for path in [
+            "man/man8/qrexec-agent.8",
+            "man/man8/qrexec-fork-server.8",
+            "bash-completion/completions/qrexec-client",
+            "zsh/site-functions/_qrexec-daemon",
+            "fish/vendor_completions.d/qrexec-lab.fish",
+        ] {
+            assert!(dir.path().join(path).exists(), "{path}");
+        }
+    }
+}

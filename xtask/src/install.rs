@@ -1,0 +1,208 @@
+//! `cargo xtask install`: puts the programs and everything around them where a system expects them.
+//!
+//! One executable is installed; the programs are links to it, because its name decides what it does.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use crate::steps::{Failure, cargo, root, step};
+
+/// Which half of the system gets its programs.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Side {
+    /// A qube
+    Vm,
+    /// dom0
+    Dom0,
+    /// Both
+    All,
+}
+
+/// Where to install what.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Programs, manual pages and completions go below this folder
+    #[arg(long, default_value = "/usr/local", value_name = "DIR")]
+    prefix: PathBuf,
+    /// Put in front of every path: the root of a package or of a chroot
+    #[arg(long, default_value = "/", value_name = "DIR")]
+    destdir: PathBuf,
+    /// What to install
+    #[arg(long, value_enum, default_value = "all")]
+    side: Side,
+    /// With PAM sessions for the users of calls
+    #[arg(long)]
+    pam: bool,
+}
+
+/// The programs: side, path below the prefix.
+const PROGRAMS: &[(Side, &str)] = &[
+    (Side::Vm, "lib/qubes/qrexec-agent"),
+    (Side::Vm, "bin/qrexec-client-vm"),
+    (Side::Vm, "lib/qubes/qrexec-client-vm"),
+    (Side::Vm, "lib/qubes/qrexec_client_vm"),
+    (Side::Vm, "bin/qrexec-fork-server"),
+    (Side::Vm, "lib/qubes/qubes-rpc-multiplexer"),
+    (Side::Dom0, "sbin/qrexec-daemon"),
+    (Side::Dom0, "bin/qrexec-client"),
+    (Side::Dom0, "lib/qubes/qrexec-client"),
+    (Side::Dom0, "lib/qubes/qubes-rpc-multiplexer"),
+    (Side::Dom0, "bin/qrexec-policy"),
+    (Side::Dom0, "bin/qrexec-policy-agent"),
+    (Side::Dom0, "bin/qrexec-policy-daemon"),
+    (Side::Dom0, "bin/qrexec-policy-eval"),
+    (Side::Dom0, "bin/qrexec-policy-exec"),
+    (Side::Dom0, "bin/qrexec-policy-graph"),
+    (Side::Dom0, "bin/qrexec-policy-restore"),
+    (Side::Dom0, "bin/qrexec-legacy-convert"),
+    (Side::Dom0, "bin/qubes-policy"),
+    (Side::Dom0, "bin/qubes-policy-admin"),
+    (Side::Dom0, "bin/qubes-policy-editor"),
+    (Side::Dom0, "bin/qubes-policy-lint"),
+];
+
+/// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix.
+const FILES: &[(Side, &str, &str)] = &[
+    (Side::Vm, "pam.d/qrexec", "/etc/pam.d/qrexec"),
+    (Side::Vm, "systemd/qubes-qrexec-agent.service", "lib/systemd/system/qubes-qrexec-agent.service"),
+    (
+        Side::Vm,
+        "systemd/qubes-qrexec-fork-server.service",
+        "lib/systemd/user/qubes-qrexec-fork-server.service",
+    ),
+    (Side::Dom0, "systemd/qubes-qrexec-daemon@.service", "lib/systemd/system/qubes-qrexec-daemon@.service"),
+    (
+        Side::Dom0,
+        "systemd/qubes-qrexec-policy-daemon.service",
+        "lib/systemd/system/qubes-qrexec-policy-daemon.service",
+    ),
+    (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
+    (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
+];
+
+/// Folders that administrators fill.
+const FOLDERS: &[(Side, &str)] = &[
+    (Side::All, "/etc/qubes-rpc"),
+    (Side::All, "/etc/qubes/rpc-config"),
+    (Side::Dom0, "/etc/qubes/policy.d"),
+    (Side::Dom0, "/etc/qubes/policy.d/include"),
+    (Side::Dom0, "/var/log/qubes"),
+];
+
+/// Where the executable goes, below the prefix.
+const EXECUTABLE: &str = "lib/qubes/qrexec";
+
+/// Builds and installs.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    if !options.prefix.is_absolute() {
+        return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
+    }
+    let mut build = cargo(["build", "--release", "-p", "qrexec-cli", "--bin", "qrexec-lab"]);
+    if options.pam {
+        build.args(["--features", "pam"]);
+    }
+    step("build", &mut build)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
+    tree.install(&target.join("release/qrexec-lab"), &root().join("dist"))?;
+    let share = tree.place("share");
+    let mut manual = cargo(["run", "--release", "-q", "-p", "qrexec-manual", "--"]);
+    step("manual pages and completions", manual.arg(share))
+}
+
+/// One installation.
+struct Tree<'a> {
+    prefix: &'a Path,
+    destdir: &'a Path,
+    side: Side,
+}
+
+impl Tree<'_> {
+    fn install(&self, executable: &Path, dist: &Path) -> Result<(), Failure> {
+        let binary = read(executable)?;
+        write(&self.place(EXECUTABLE), &binary, 0o755)?;
+        for (_, path) in PROGRAMS.iter().filter(|(side, _)| self.wants(*side)) {
+            link(&relative(path), &self.place(path))?;
+        }
+        for (_, name, path) in FILES.iter().filter(|(side, ..)| self.wants(*side)) {
+            let text =
+                String::from_utf8(read(&dist.join(name))?).map_err(|error| format!("{name}: {error}"))?;
+            let text = text.replace("@prefix@", &self.prefix.display().to_string());
+            write(&self.place(path), text.as_bytes(), 0o644)?;
+        }
+        for (_, path) in FOLDERS.iter().filter(|(side, _)| self.wants(*side)) {
+            folder(&self.place(path))?;
+        }
+        Ok(())
+    }
+
+    fn wants(&self, side: Side) -> bool {
+        self.side == Side::All || side == Side::All || side == self.side
+    }
+
+    /// Where a path goes on this machine.
+    fn place(&self, path: &str) -> PathBuf {
+        let path = self.prefix.join(path);
+        let below = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        self.destdir.join(below.collect::<PathBuf>())
+    }
+}
+
+/// The executable as seen from the folder of `program`; both are below the prefix.
+fn relative(program: &str) -> PathBuf {
+    let up = program.matches('/').count();
+    PathBuf::from("../".repeat(up)).join(EXECUTABLE)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn folder(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Writes beside the place and renames: a program that runs keeps its old file.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    folder(path.parent().unwrap_or(path))?;
+    let written = fs::write(&new, bytes)
+        .and_then(|()| fs::set_permissions(&new, PermissionsExt::from_mode(mode)))
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn link(target: &Path, path: &Path) -> Result<(), Failure> {
+    folder(path.parent().unwrap_or(path))?;
+    // Another implementation's program, or our own link of before.
+    let _ = fs::remove_file(path);
+    symlink(target, path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_has_what_its_side_needs() {
+        let dir = std::env::temp_dir().join(format!("qrexec-install-{}", std::process::id()));
+        let tree = Tree { prefix: Path::new("/usr"), destdir: &dir, side: Side::Vm };
+        let executable = std::env::current_exe().unwrap();
+        tree.install(&executable, &root().join("dist")).unwrap();
+        // A second time over the first.
+        tree.install(&executable, &root().join("dist")).unwrap();
+        let real = fs::canonicalize(dir.join("usr/lib/qubes/qrexec")).unwrap();
+        for program in ["bin/qrexec-client-vm", "lib/qubes/qrexec-agent"] {
+            assert_eq!(fs::canonicalize(dir.join("usr").join(program)).unwrap(), real, "{program}");
+        }
+        let unit = fs::read_to_string(dir.join("usr/lib/systemd/system/qubes-qrexec-agent.service")).unwrap();
+        assert!(unit.contains("ExecStart=/usr/lib/qubes/qrexec-agent\n"));
+        assert!(dir.join("etc/qubes-rpc").is_dir() && dir.join("etc/pam.d/qrexec").exists());
+        assert!(!dir.join("usr/sbin").exists() && !dir.join("etc/qubes/policy.d").exists());
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
