@@ -1,0 +1,170 @@
+//! Clients, services and configurations that do what they should not: everybody else goes on, and within the deadline.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use cli::lab::Lab;
+use common::{Said, call, lab, leftovers, run, within_deadline};
+use rustix::fs::{CWD, FileType, mknodat};
+
+const CAT: &str = "#!/bin/sh\nexec cat\n";
+
+/// More than the 256 that the field's programs can hold.
+const CROWD: usize = 300;
+
+/// How long the last processes may take to go.
+const GONE: Duration = Duration::from_secs(10);
+
+fn assert_works(lab: &Lab) {
+    let said = call(lab, "work", "vault", "test.Cat", b"through");
+    assert_eq!((said.text().as_str(), said.code), ("through", 0), "{said:?}");
+}
+
+/// The sockets that anybody of the machine can reach.
+fn doors(lab: &Lab) -> [std::path::PathBuf; 2] {
+    [lab.layout().agent_socket("work"), lab.layout().daemon_socket("vault")]
+}
+
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
+        for door in doors(&lab) {
+            let crowd: Vec<_> = (0..CROWD).map(|_| UnixStream::connect(&door).unwrap()).collect();
+            assert_works(&lab);
+            drop(crowd);
+        }
+        assert_works(&lab);
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
+fn rubbish_costs_only_its_sender() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
+        let header = |ty: u32, len: u32| [ty.to_le_bytes(), len.to_le_bytes()].concat();
+        let every: Vec<u8> = (0..=255).collect();
+        let final_rubbish = [header(0x213, u32::MAX), header(0x200, u32::MAX), vec![0xff; 64], every];
+        for door in doors(&lab) {
+            // Half a header, and an announcement that is not kept: they wait for the rest, alone.
+            let patient = [vec![0x13], header(0x213, 200)].map(|bytes| say(&door, &bytes));
+            for rubbish in &final_rubbish {
+                let mut sender = say(&door, rubbish);
+                let mut heard = Vec::new();
+                // What the daemon says first may be lost with the connection; its end is never late.
+                let _ = sender.read_to_end(&mut heard);
+                assert!(heard.len() <= 12, "{heard:?}");
+            }
+            assert_works(&lab);
+            drop(patient);
+        }
+    });
+}
+
+fn say(door: &Path, bytes: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(door).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+fn assert_said(said: &Said, code: i32, stdout: &str) {
+    assert_eq!((said.code, said.text().as_str()), (code, stdout), "{said:?}");
+}
+
+#[test]
+fn services_may_ignore_any_of_their_streams() {
+    within_deadline(|| {
+        let lab = lab()
+            .script("vault", "test.NeverReads", "#!/bin/sh\necho out\nexit 3\n")
+            .script("vault", "test.NeverWrites", "#!/bin/sh\ncat >/dev/null\nexit 4\n")
+            .script("vault", "test.ClosesStdin", "#!/bin/sh\nexec <&-\necho out\nexit 5\n")
+            .script("vault", "test.ClosesStdout", "#!/bin/sh\nexec >&-\ncat >&2\nexit 6\n")
+            .script("vault", "test.ClosesAll", "#!/bin/sh\nexec <&- >&- 2>&-\nexit 7\n")
+            .start()
+            .unwrap();
+        let input = vec![b'x'; 2 << 20];
+        assert_said(&call(&lab, "work", "vault", "test.NeverReads", &input), 3, "out\n");
+        assert_said(&call(&lab, "work", "vault", "test.NeverWrites", &input), 4, "");
+        assert_said(&call(&lab, "work", "vault", "test.ClosesStdin", &input), 5, "out\n");
+        let said = call(&lab, "work", "vault", "test.ClosesStdout", &input);
+        assert_eq!((said.code, said.stdout.len(), said.stderr.len()), (6, 0, input.len()));
+        assert_said(&call(&lab, "work", "vault", "test.ClosesAll", &input), 7, "");
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
+fn a_child_that_keeps_stderr_delays_the_exit_code_and_no_more() {
+    within_deadline(|| {
+        let keeps = "#!/bin/sh\n(read word <\"$HOME/gate\"; echo \"$word\" >&2) &\necho out\nexit 4\n";
+        let lab = lab().script("vault", "test.Keeps", keeps).start().unwrap();
+        let gate = lab.layout().home("vault").join("gate");
+        mknodat(CWD, &gate, FileType::Fifo, 0o600.into(), 0).unwrap();
+        // The gate opens only once somebody reads it: the service has long ended then.
+        let opener = std::thread::spawn(move || std::fs::write(gate, "late\n").unwrap());
+        let said = call(&lab, "work", "vault", "test.Keeps", b"");
+        assert_said(&said, 4, "out\n");
+        assert_eq!(said.stderr, "late\n");
+        opener.join().unwrap();
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
+fn every_error_of_a_configuration_fails_its_call_only() {
+    within_deadline(|| {
+        let wrong = [
+            "rubbish\n",
+            "[section]\n",
+            " wait-for-session=false\n",
+            "wait-for-session=maybe\n",
+            "force-user=root\n",
+            "force-user='root\n",
+            "exit-on-client-eof=true\nexit-on-client-eof=true\n",
+            "skip-service-descriptor=true\nforce-user='root'\n",
+            "wait-for-session=fa\0lse\n",
+        ];
+        let mut builder = lab().script("vault", "test.Cat", CAT);
+        for (number, text) in wrong.iter().enumerate() {
+            let name = format!("test.Wrong{number}");
+            builder = builder.script("vault", &name, CAT).config("vault", &name, text);
+        }
+        let fine = "# a comment\nunknown-key=1\r\nskip-service-descriptor=true # ignored for a program\n";
+        let lab =
+            builder.script("vault", "test.Fine", CAT).config("vault", "test.Fine", fine).start().unwrap();
+        for (number, text) in wrong.iter().enumerate() {
+            let said = call(&lab, "work", "vault", &format!("test.Wrong{number}"), b"x");
+            assert_eq!((said.code, said.text().as_str()), (125, ""), "{text:?}: {said:?}");
+        }
+        assert_said(&call(&lab, "work", "vault", "test.Fine", b"x"), 0, "x");
+    });
+}
+
+#[test]
+fn names_with_every_byte_reach_policy_as_harmless_ones() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
+        for byte in 1..=255_u8 {
+            if byte.is_ascii_alphanumeric() || b"-._+@:$".contains(&byte) {
+                continue;
+            }
+            let name = [b"test.", &[byte][..], b"Cat"].concat();
+            let name = std::os::unix::ffi::OsStringExt::from_vec(name);
+            let name: std::ffi::OsString = name;
+            let command = lab
+                .command("work", ["qrexec-client-vm".as_ref(), "vault".as_ref(), name.as_os_str()])
+                .unwrap();
+            let said = common::talk(command, b"");
+            // What is sanitised is a service that nobody has; some bytes are refused on the command line.
+            assert!([2, 126, 127].contains(&said.code), "{byte:#x}: {said:?}");
+        }
+        let said = run(&lab, "work", &["qrexec-client-vm", "vault", "test.Cat"], b"x");
+        assert_said(&said, 0, "x");
+    });
+}
