@@ -39,7 +39,11 @@ impl Store {
                     .map_err(|e| Error::io(format!("connecting to xenstore at {DEVICE}"))(e.into()))?
             }
         };
-        Ok(Store { fd, decoder: Decoder::default(), changed: false })
+        Ok(Store::over(fd))
+    }
+
+    fn over(fd: OwnedFd) -> Store {
+        Store { fd, decoder: Decoder::default(), changed: false }
     }
 
     /// The value of a key. `None`: it is not there, or not for us, which may both change.
@@ -153,5 +157,78 @@ impl Store {
 impl AsFd for Store {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A connection to somebody who answers each request, whatever it is, by the next of `answers`.
+    fn answered_by(answers: Vec<Vec<u8>>) -> Store {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let mut header = [0; 16];
+                theirs.read_exact(&mut header).unwrap();
+                let len = u32::from_ne_bytes(header[12..].try_into().unwrap());
+                theirs.read_exact(&mut vec![0; len as usize]).unwrap();
+                theirs.write_all(&answer).unwrap();
+            }
+        });
+        Store::over(ours.into())
+    }
+
+    fn message(ty: u32, body: &[u8]) -> Vec<u8> {
+        let words = [ty, 0, 0, body.len() as u32];
+        words.iter().flat_map(|word| word.to_ne_bytes()).chain(body.iter().copied()).collect()
+    }
+
+    const EVENT: u32 = 15;
+    const ERROR: u32 = 16;
+
+    #[test]
+    fn events_may_come_before_answers_and_are_kept() {
+        let event = message(EVENT, b"/a\0w\0");
+        let mut store = answered_by(vec![
+            [event.clone(), message(4, b"OK\0")].concat(),
+            [message(2, b"17"), event.clone(), event].concat(),
+        ]);
+        store.watch("/a").unwrap();
+        assert!(store.changed().unwrap() && !store.changed().unwrap());
+        assert_eq!(store.read("/a").unwrap().unwrap(), b"17");
+        assert!(store.changed().unwrap());
+    }
+
+    #[test]
+    fn what_is_not_there_and_what_is_not_for_us_are_the_same() {
+        let mut store = answered_by(vec![
+            message(ERROR, b"ENOENT\0"),
+            message(ERROR, b"EACCES\0"),
+            message(ERROR, b"ENOENT\0"),
+            message(ERROR, b"EIO\0"),
+        ]);
+        assert!(store.read("a").unwrap().is_none() && store.read("a").unwrap().is_none());
+        store.remove("a").unwrap();
+        assert!(store.read("a").is_err());
+    }
+
+    #[test]
+    fn quota_and_strange_answers_are_errors() {
+        let mut store = answered_by(vec![message(ERROR, b"ENOSPC\0"), message(2, b"x")]);
+        let error = store.publish("a", 1, 2, 3).unwrap_err().to_string();
+        assert!(error.starts_with("writing a to xenstore: No space left"), "{error}");
+        assert!(store.remove("a").is_err());
+        // The other side is gone by now.
+        assert!(store.read("a").is_err());
+    }
+
+    #[test]
+    fn a_domain_is_served_unless_the_answer_is_no() {
+        let mut store = answered_by(vec![message(17, b"T\0"), message(17, b"F\0")]);
+        assert!(store.serves(5).unwrap() && !store.serves(5).unwrap());
     }
 }

@@ -1,0 +1,56 @@
+//! The programs between real domains: Xen, dom0 and two VMs in an emulated machine. What is tried there is in `tests/xen`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::steps::{Failure, cargo, is_there, root, step};
+
+/// Seconds for the whole of one boot. A quiet machine needs a third of it.
+const LIMIT: &str = "600";
+
+/// What of Xen's is linked with the C peer.
+const LIBRARIES: [&str; 4] = ["-lxenvchan", "-lxenevtchn", "-lxengnttab", "-lxenstore"];
+
+/// Builds everything, boots once and runs the suites that are named, all if none is.
+pub(crate) fn run(suites: &[String], oxenstored: bool) -> Result<(), Failure> {
+    for program in ["qemu-system-x86_64", "busybox", "xz", "strip"] {
+        if !is_there(program, &["--help"]) {
+            return Err(format!(
+                "{program} is missing: install qemu-system-x86 busybox-static xz-utils binutils"
+            ));
+        }
+    }
+    let work = root().join("target/xen");
+    let programs = work.join("programs");
+    fs::create_dir_all(&programs).map_err(|error| format!("{}: {error}", programs.display()))?;
+    build(&programs)?;
+    let mut boot = Command::new(root().join("tests/xen/boot.sh"));
+    boot.arg(&work).arg(&programs).arg(LIMIT).env("SUITES", suites.join(" "));
+    boot.env("XENSTORED", if oxenstored { "oxenstored" } else { "xenstored" });
+    step("xen", &mut boot)
+}
+
+fn build(programs: &Path) -> Result<(), Failure> {
+    let mut ours = cargo(["build", "--release", "--features", "qrexec-ring/xen", "--package", "qrexec-cli"]);
+    ours.args(["--package", "qrexec-ring", "--bins", "--example", "xen_peer", "--example", "xen_inplace"]);
+    step("build", &mut ours)?;
+    let built =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir));
+    // Every program plays every role; the machine has links for the names.
+    for (from, to) in
+        [("qrexec-lab", "qrexec"), ("examples/xen_peer", "xen_peer"), ("examples/xen_inplace", "xen_inplace")]
+    {
+        let from = built.join("release").join(from);
+        step("strip", Command::new("strip").arg("-o").arg(programs.join(to)).arg(from))?;
+    }
+    let peer = programs.join("peer");
+    let _ = fs::remove_file(&peer);
+    if !is_there("pkg-config", &["--exists", "xenvchan"]) {
+        eprintln!("== no libxen-dev: nothing is tried against Xen's own libxenvchan");
+        return Ok(());
+    }
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-Wall", "-rdynamic"]).arg(root().join("tests/xen/peer.c")).arg("-o").arg(peer);
+    step("C peer", compiler.args(LIBRARIES).arg("-ldl"))
+}
