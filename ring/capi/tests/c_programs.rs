@@ -2,14 +2,21 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "the ring's own tests use the rest")]
+#[path = "../../tests/hostile/raw.rs"]
+mod raw;
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use common::{Bed, CLIENT, LOST, SERVER, close, receive, receive_to_end, send, sleep};
-use ring::{Channel, Kind, Sizes};
+use ring::layout::offset;
+use ring::{Channel, Kind, Orders, Sizes};
 
 /// Folder of the library under test: cargo puts it beside the test programs.
 fn library_folder() -> PathBuf {
@@ -83,9 +90,14 @@ impl Drop for Talk {
 fn on_each(body: impl Fn(&Bed)) {
     for kind in [Kind::Shm, Kind::Socket] {
         let bed = Bed::new(kind);
-        std::fs::set_permissions(bed.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        private(&bed);
         body(&bed);
     }
+}
+
+/// Nobody else may enter a folder that is named by the environment.
+fn private(bed: &Bed) {
+    std::fs::set_permissions(bed.dir(), PermissionsExt::from_mode(0o700)).unwrap();
 }
 
 fn accept(bed: &Bed, port: u32, bytes: usize) -> Channel {
@@ -218,6 +230,48 @@ fn without_blocking_nothing_waits() {
         assert!(!bytes.is_empty());
         client.succeeds();
     });
+}
+
+/// A server that speaks the meeting protocol by hand: the client's end of this is a C program.
+fn hostile_server(bed: &Bed, port: u32, start: impl FnOnce() -> Talk) -> (raw::Raw, Talk) {
+    let path = bed.socket(port).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let client = start();
+    let (socket, _) = listener.accept().unwrap();
+    let orders = Orders::choose(Sizes::both(4096)).unwrap();
+    let memfd = raw::memfd(orders.region_bytes() as u64, raw::SEALS);
+    let server = raw::Raw { socket, memfd, orders, client: false };
+    server.poke(offset::CLI_LIVE, &[2, 1, 1, 0]);
+    let offer = raw::offer(b"qrxs", 1, orders.left.get(), orders.right.get());
+    assert!(raw::send_with(&server.socket, &offer, &[server.memfd.as_fd()]));
+    (server, client)
+}
+
+#[test]
+fn a_lying_peer_ends_its_vchan_and_nothing_else() {
+    let bed = Bed::new(Kind::Shm);
+    private(&bed);
+    let lies = [(offset::RIGHT_PROD, 4097), (offset::RIGHT_PROD, u32::MAX), (offset::LEFT_CONS, 1)];
+    for (port, (at, lie)) in (600..).zip(lies) {
+        let (server, mut client) = hostile_server(&bed, port, || Talk::client(&bed, "lied-to", port, 0));
+        client.says("connected");
+        server.poke(at, &lie.to_le_bytes());
+        server.ring();
+        client.succeeds();
+    }
+}
+
+#[test]
+fn an_unacceptable_offer_fails_the_connection() {
+    let bed = Bed::new(Kind::Shm);
+    private(&bed);
+    let path = bed.socket(600).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = Talk::client(&bed, "lied-to", 600, 0);
+    let (socket, _) = listener.accept().unwrap();
+    assert!(raw::send_with(&socket, &raw::offer(b"evil", 1, 12, 12), &[]));
+    // It says so and ends: it is neither killed by a signal nor left hanging.
+    assert_eq!(client.0.wait().unwrap().code(), Some(1));
 }
 
 #[test]

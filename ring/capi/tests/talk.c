@@ -218,6 +218,31 @@ static void last_words(libvchan_t *v)
     CHECK(libvchan_is_open(v) == VCHAN_DISCONNECTED);
 }
 
+/* The peer writes impossible indices: the vchan ends, and every call still returns. */
+static void lied_to(libvchan_t *v)
+{
+    int fd = libvchan_fd_for_select(v);
+    char byte;
+
+    puts("connected");
+    fflush(stdout);
+    while (libvchan_is_open(v)) {
+        libvchan_data_ready(v);
+        libvchan_buffer_space(v);
+        if (!libvchan_is_open(v))
+            break;
+        sleep_until_readable(fd);
+        CHECK(libvchan_wait(v) == 0 || errno == EPROTO);
+    }
+    CHECK(libvchan_fd_for_select(v) == fd);
+    CHECK(readable_now(fd) && libvchan_wait(v) == 0);
+    CHECK(!readable_now(fd) && libvchan_wait(v) == -1);
+    CHECK(libvchan_data_ready(v) == 0 && libvchan_buffer_space(v) == 0);
+    CHECK(libvchan_read(v, &byte, 1) == -1 && libvchan_recv(v, &byte, 1) == -1);
+    CHECK(libvchan_write(v, "x", 1) == -1 && libvchan_send(v, "x", 1) == -1);
+    CHECK(libvchan_client_init_async_finish(v, true) == -1);
+}
+
 static void nonblocking(libvchan_t *v)
 {
     static char bulk[4096];
@@ -331,6 +356,9 @@ int main(int argc, char **argv)
     } else if (!strcmp(role, "last-words")) {
         v = connect_async(domain, port, true);
         last_words(v);
+    } else if (!strcmp(role, "lied-to")) {
+        v = connect_async(domain, port, true);
+        lied_to(v);
     } else if (!strcmp(role, "nonblocking")) {
         v = connect_async(domain, port, false);
         nonblocking(v);
