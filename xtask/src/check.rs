@@ -2,7 +2,7 @@
 
 use crate::metadata::Metadata;
 use crate::steps::{Failure, cargo, findings, is_there, step};
-use crate::{layering, licences, sources};
+use crate::{conformance, layering, licences, sources};
 
 pub(crate) fn run() -> Result<(), Failure> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
@@ -10,6 +10,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     findings("layering", Ok(layering::check(&metadata)))?;
     findings("licences", licences::check(&metadata))?;
     findings("sources", sources::check())?;
+    findings("conformance", conformance::check())?;
     step("clippy", &mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut docs = cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--lib"]);
     step("documentation", docs.env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod conformance;
 mod install;
 mod layering;
 mod licences;
