@@ -404,3 +404,64 @@ fn a_terminal_refuses_what_was_typed_before_and_takes_a_number() {
         let _ = terminal.wait();
     });
 }
+
+#[test]
+fn rules_are_linted_drawn_and_edited() {
+    within_deadline(|| {
+        let dom0 = Dom0::new("demo.Add * work vault alow\ndemo.Add * work mail allow\n");
+        let file = dom0.path("policy.d/30-user.policy");
+        let said = dom0.exec("qubes-policy-lint", &["-s", file.to_str().unwrap()]);
+        assert_eq!(said.code, 1);
+        assert!(said.text().starts_with(&format!("{}:1: error: column 23: ", file.display())), "{said:?}");
+        assert!(said.text().ends_with(": demo.Add * work vault alow\n"), "{said:?}");
+        assert_eq!(dom0.exec("qubes-policy-lint", &["/nowhere"]).code, 1);
+        assert_eq!(dom0.exec("qrexec-policy-graph", &[]).code, 125, "a broken policy has no picture");
+
+        // An editor that mends the line at its second try.
+        let editor = dom0.script(
+            "editor",
+            "if [ -e \"$0.again\" ]; then sed -i s/alow/allow/ \"$1\"; else touch \"$0.again\"; echo >> \"$1\"; fi",
+        );
+        let edit = |input: &[u8]| {
+            let mut command = dom0.command("qubes-policy-editor", &[]);
+            command.env_remove("VISUAL").env("EDITOR", &editor).env("TMPDIR", dom0.root.path());
+            talk(command, input)
+        };
+        let said = edit(b"e\n");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stderr.contains("not taken: it has errors"), "{said:?}");
+        assert!(fs::read_to_string(&file).unwrap().starts_with("demo.Add * work vault allow\n"));
+        assert_eq!(dom0.exec("qubes-policy-lint", &[file.to_str().unwrap()]).code, 0);
+
+        let drawn = dom0.exec("qrexec-policy-graph", &["--source", "work", "--target", "vault"]);
+        assert!(
+            drawn.code == 0
+                && drawn.text().contains("  \"work\" -> \"vault\" [label=\"demo.Add\" color=red];\n")
+        );
+        assert!(!drawn.text().contains("mail"), "{drawn:?}");
+        if Path::new("/usr/bin/dot").exists() {
+            let svg = dom0.path("picture.svg");
+            assert_eq!(dom0.exec("qrexec-policy-graph", &["--output", svg.to_str().unwrap()]).code, 0);
+            assert!(fs::read_to_string(svg).unwrap().contains("<svg"));
+        }
+    });
+}
+
+#[test]
+fn a_backup_is_restored_without_overwriting() {
+    within_deadline(|| {
+        let dom0 = Dom0::new("!include include/x\n");
+        fs::create_dir_all(dom0.path("new")).unwrap();
+        fs::create_dir_all(dom0.path("policy.d/include")).unwrap();
+        dom0.write("policy.d/include/x", "* * * * deny\n");
+        dom0.write("policy.d/40-more.policy", "");
+        dom0.write("policy.d/readme", "");
+        dom0.write("new/40-more.policy", "mine\n");
+        let path = |name| dom0.path(name).to_str().unwrap().to_owned();
+        let said = dom0.exec("qrexec-policy-restore", &["--dest", &path("new"), &path("policy.d")]);
+        assert!(said.code == 0 && said.stderr.contains("not overwriting"), "{said:?}");
+        assert_eq!(fs::read_to_string(dom0.path("new/40-more.policy")).unwrap(), "mine\n");
+        assert_eq!(fs::read_to_string(dom0.path("new/include/x")).unwrap(), "* * * * deny\n");
+        assert!(dom0.path("new/30-user.policy").exists() && !dom0.path("new/readme").exists());
+    });
+}

@@ -72,9 +72,9 @@ impl Case {
     ///
     /// # Errors
     /// The case, to be closed with [`Case::close`].
-    pub fn settle(self) -> Result<String, Self> {
+    pub fn settle(self) -> Result<String, Box<Self>> {
         if matches!(self.decision, Decision::Ask(_)) || self.told().is_some() {
-            return Err(self);
+            return Err(Box::new(self));
         }
         Ok(self.answer())
     }

@@ -7,7 +7,7 @@ mod request;
 mod server;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
@@ -49,7 +49,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
-    if args.socket == PathBuf::from(SOCKET) {
+    if args.socket.as_path() == Path::new(SOCKET) {
         args.eval_socket.get_or_insert_with(|| EVAL_SOCKET.into());
         args.gui_socket.get_or_insert_with(|| GUI_SOCKET.into());
     }

@@ -210,9 +210,11 @@ impl Server {
 
     fn drop_slow(&mut self) {
         let now = Instant::now();
-        while let Some((_, id)) =
-            self.limits.pop_front_if(|(at, id)| *at <= now || !self.peers.contains_key(id))
-        {
+        while let Some((at, id)) = self.limits.front().copied() {
+            if at > now && self.peers.contains_key(&id) {
+                return;
+            }
+            self.limits.pop_front();
             if self.peers.remove(&id).is_some() {
                 tracing::warn!("a request was dropped: it took too long");
             }
@@ -270,7 +272,7 @@ impl Server {
         match self.system.current() {
             Ok(system) => match Case::new(&policy, system, question).settle() {
                 Ok(answer) => say(&stream, &answer),
-                Err(case) => self.apart(stream, move |stream, people| close(case, stream, people)),
+                Err(case) => self.apart(stream, move |stream, people| close(*case, stream, people)),
             },
             Err(why) => refuse(stream, &why),
         }
