@@ -1,6 +1,7 @@
 //! The process of one call: it opens the data link, starts the service, and pumps.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use engine::datalink::{self, WAIT_VM};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, stderr_log};
@@ -89,6 +90,7 @@ fn pumped(
     label: &str,
 ) -> i32 {
     tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
+    let since = Instant::now();
     let outcome = pump::run(
         channel,
         pump::Call {
@@ -103,7 +105,10 @@ fn pumped(
             ..pump::Call::new(Role::Service, version)
         },
     );
-    status(&outcome, label)
+    let status = status(&outcome, label);
+    let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
+    tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s");
+    status
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

@@ -28,6 +28,11 @@ pub struct Options {
     /// Do not use fork servers
     #[arg(short = 'S', long)]
     pub no_fork_server: bool,
+
+    /// What is logged; else QREXEC_LOG says so, else RUST_LOG
+    // It is read before everything else, by whoever sets up the log.
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: Option<String>,
 }
 
 impl Options {

@@ -1,28 +1,110 @@
-//! Log lines on stderr.
+//! Log lines on stderr: for people with their level in words, for systemd's journal with its priority.
 
+use std::ffi::OsString;
+use std::fmt;
+
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
-/// Names the environment variable that chooses what is logged, in `tracing`'s own syntax.
+/// Names the environment variable that chooses what is logged, in `tracing`'s own syntax. Where it is not
+/// set, `RUST_LOG` counts.
 pub const VARIABLE: &str = "QREXEC_LOG";
 
+/// Programs that run on their own and take `--log-level`.
+const RESIDENTS: [&str; 3] = ["qrexec-agent", "qrexec-daemon", "qrexec-fork-server"];
+
 /// Lets log lines go to stderr: from daemons what happens, from what people type only what went wrong.
-/// Called twice, the first call holds.
-pub fn init(program: &str) {
+/// `args` are the program's, its name first. Called twice, the first call holds.
+pub fn init(program: &str, args: &[OsString]) {
     let default = match program {
-        "qrexec-agent"
-        | "qrexec-daemon"
-        | "qrexec-fork-server"
-        | "qrexec-policy-agent"
-        | "qrexec-policy-daemon" => "info",
+        "qrexec-policy-agent" | "qrexec-policy-daemon" => "info",
+        name if RESIDENTS.contains(&name) => "info",
         _ => "warn",
     };
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = if RESIDENTS.contains(&program) { level_of(args) } else { None };
+    let filter = match asked {
+        Some(level) => EnvFilter::try_new(level).ok(),
+        None => EnvFilter::try_from_env(VARIABLE).or_else(|_| EnvFilter::try_from_default_env()).ok(),
+    };
     // A log that is read by a person or goes to a journal has a clock of its own.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(default)))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
-        .without_time()
-        .try_init();
+        .without_time();
+    // Not being able to log is no reason not to work.
+    let _ = if goes_to_journal() { log.event_format(Journal).try_init() } else { log.try_init() };
+}
+
+/// What `--log-level` says; the program itself checks it together with everything else.
+fn level_of(args: &[OsString]) -> Option<&str> {
+    const OPTION: &str = "--log-level";
+    let mut args = args.iter().skip(1).map_while(|arg| arg.to_str().filter(|arg| *arg != "--"));
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix(OPTION) {
+            Some("") => return args.next(),
+            Some(rest) => return rest.strip_prefix('='),
+            None => {}
+        }
+    }
+    None
+}
+
+/// Whether our stderr is the stream that systemd has connected to its journal.
+fn goes_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// `<priority>text`, as the journal takes it from a stream.
+struct Journal;
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(event.metadata().level()))?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// Syslog's numbers.
+fn priority(level: &Level) -> u8 {
+    match *level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_is_an_option_with_a_value() {
+        let level = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            level_of(&args).map(str::to_owned)
+        };
+        assert_eq!(level(&["agent", "--log-level", "debug"]).as_deref(), Some("debug"));
+        assert_eq!(level(&["agent", "-S", "--log-level=warn"]).as_deref(), Some("warn"));
+        assert_eq!(level(&["agent", "--", "--log-level=warn"]), None);
+        assert_eq!(level(&["agent", "--log-levels"]), None);
+        assert_eq!(level(&["--log-level=warn"]), None);
+    }
 }

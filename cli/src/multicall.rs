@@ -63,7 +63,7 @@ pub fn main(default: &str) -> ExitCode {
         eprintln!("{default} is not part of this build");
         return exit_code(status::TROUBLE);
     };
-    logging::init(name);
+    logging::init(name, &args);
     exit_code(program(args))
 }
 

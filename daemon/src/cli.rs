@@ -33,6 +33,10 @@ pub struct Args {
     /// Stay in the foreground and log to standard error.
     #[arg(short = 'D', long)]
     pub direct: bool,
+    /// What is logged; else QREXEC_LOG says so, else RUST_LOG.
+    // It is read before everything else, by whoever sets up the log.
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: Option<String>,
     /// UUID of the VM, under which it is found too.
     #[arg(short, long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<Target>,

@@ -21,6 +21,11 @@ pub struct Options {
     /// Stay in the foreground, as service managers want it
     #[arg(short, long)]
     pub foreground: bool,
+
+    /// What is logged; else QREXEC_LOG says so, else RUST_LOG
+    // It is read before everything else, by whoever sets up the log.
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: Option<String>,
 }
 
 impl Options {
