@@ -92,6 +92,8 @@ impl Dom0 {
 
     fn start(&self, program: &str, args: &[&str], socket: &str) -> Running {
         let log = self.path(&format!("{program}.log"));
+        // A predecessor's socket may live on for a moment, in a child that has yet to become another program.
+        let _ = fs::remove_file(self.path(socket));
         let mut command = self.command(program, args);
         let child = command.stdin(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         let running = Running { child, log };
