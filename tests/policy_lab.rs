@@ -74,7 +74,7 @@ fn asking(builder: Builder) -> (Lab, tempfile::TempDir, Running) {
     let program = lab.layout().programs(DOM0).join("dialog");
     let args =
         ["qrexec-policy-agent", "-s", socket.to_str().unwrap(), "--program", program.to_str().unwrap()];
-    let agent = Running::start(lab.command(DOM0, &args).unwrap());
+    let agent = Running::start(lab.command(DOM0, args).unwrap());
     eventually("the agent", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     (lab, folder, agent)
 }
@@ -105,7 +105,7 @@ fn daemons_ask_the_policy_daemon_where_there_is_one() {
         let socket = folder.path().join("policy.sock");
         let (lab, _agents, _agent) = asking(lab().env("QREXEC_POLICY_SOCKET", socket.to_str().unwrap()));
         let log = folder.path().join("log");
-        let mut command = lab.command(DOM0, &["qrexec-policy-daemon"]).unwrap();
+        let mut command = lab.command(DOM0, ["qrexec-policy-daemon"]).unwrap();
         command.stderr(fs::File::create(&log).unwrap());
         let daemon = Running::start(command);
         eventually("the policy daemon", || socket.exists());
@@ -176,7 +176,7 @@ fn a_disposable_lives_as_long_as_its_call_even_if_the_daemon_dies() {
         assert_eq!(call(&lab, "work", "@dispvm:tmpl", "test.None", b"").code, 127);
         eventually("the removal after a failure", || read(&log) == life.repeat(2));
 
-        let mut command = lab.command("work", &["qrexec-client-vm", "@dispvm:tmpl", "test.Wait"]).unwrap();
+        let mut command = lab.command("work", ["qrexec-client-vm", "@dispvm:tmpl", "test.Wait"]).unwrap();
         let mut waiting = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(waiting.stdin.as_mut().unwrap(), b"x").unwrap();
         let mut byte = [0_u8];

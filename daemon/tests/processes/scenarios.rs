@@ -36,4 +36,5 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("policy::a_program_decides", policy::a_program_decides),
     ("policy::a_program_that_misbehaves_refuses", policy::a_program_that_misbehaves_refuses),
     ("policy::a_slow_program_holds_nobody_up", policy::a_slow_program_holds_nobody_up),
+    ("policy::the_policy_daemon_decides_first", policy::the_policy_daemon_decides_first),
 ];

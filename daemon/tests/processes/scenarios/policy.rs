@@ -1,5 +1,6 @@
 //! Who decides.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::agent::Agent;
@@ -101,4 +102,49 @@ pub(crate) fn a_slow_program_holds_nobody_up() {
     work.ask("dom0", "demo.Fast", 1);
     work.refused(1);
     assert!(daemon.runs());
+}
+
+/// A policy daemon that gives every question the same answer.
+fn answering(world: &World, answer: &'static str) -> std::thread::JoinHandle<String> {
+    let listener = std::os::unix::net::UnixListener::bind(world.path("policy.sock")).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\n\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.extend_from_slice(&byte);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    })
+}
+
+pub(crate) fn the_policy_daemon_decides_first() {
+    let world = World::new("demo.Add * work dom0 deny\n");
+    world.script("services/demo.Add", "true");
+    let agent = Agent::listen(&world, 3);
+    let program = world.script("policy-program", "echo result=deny");
+    let mut command = world.command(&["-D", "-p", program.to_str().unwrap(), "3", "work"]);
+    command.env("QREXEC_POLICY_SOCKET", world.path("policy.sock"));
+    let daemon = world.spawn(command, "work");
+    let mut work = agent.greeted();
+    world.client("work");
+    work.ask("dom0", "demo.Add", 0);
+    work.refused(0);
+    daemon.logged("the policy daemon: ");
+    let allow = "user=DEFAULT\nresult=allow\ntarget=dom0\nautostart=True\nrequested_target=dom0";
+    let asked = answering(&world, allow);
+    work.ask("dom0", "demo.Add", 1);
+    work.connected(1);
+    assert_eq!(asked.join().unwrap(), "source=work\nintended_target=dom0\nservice_and_arg=demo.Add\n\n");
+    for nonsense in ["", "result=allow", "result=allow\nresult=allow", "hello\0"] {
+        std::fs::remove_file(world.path("policy.sock")).unwrap();
+        let asked = answering(&world, nonsense);
+        work.ask("dom0", "demo.Add", 2);
+        work.refused(2);
+        asked.join().unwrap();
+    }
+    daemon.logged("asking the policy program");
+    daemon.logged("denied: by the policy program");
 }
