@@ -64,6 +64,20 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::Dom0, "bin/qubes-policy-lint"),
 ];
 
+/// Services of dom0 that the executable provides itself, by name.
+const SERVICES: &[&str] = &[
+    "policy.Get",
+    "policy.GetFiles",
+    "policy.List",
+    "policy.RegisterArgument",
+    "policy.Remove",
+    "policy.Replace",
+    "policy.include.Get",
+    "policy.include.List",
+    "policy.include.Remove",
+    "policy.include.Replace",
+];
+
 /// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix.
 const FILES: &[(Side, &str, &str)] = &[
     (Side::Vm, "pam.d/qrexec", "/etc/pam.d/qrexec"),
@@ -126,6 +140,9 @@ impl Tree<'_> {
         write(&self.place(EXECUTABLE), &binary, 0o755)?;
         for (_, path) in PROGRAMS.iter().filter(|(side, _)| self.wants(*side)) {
             link(&relative(path), &self.place(path))?;
+        }
+        for name in SERVICES.iter().filter(|_| self.wants(Side::Dom0)) {
+            link(&self.prefix.join(EXECUTABLE), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
         }
         for (_, name, path) in FILES.iter().filter(|(side, ..)| self.wants(*side)) {
             let text =
