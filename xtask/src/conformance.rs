@@ -15,7 +15,7 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
 }
 
 /// The tests that a text names and that are not there.
-fn missing<'a>(text: &'a str, is_there: impl Fn(&str, &str) -> bool) -> Vec<&'a str> {
+fn missing(text: &str, is_there: impl Fn(&str, &str) -> bool) -> Vec<&str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let named = quoted.filter_map(|quoted| Some((quoted, quoted.split_once("::")?)));
     let named = named.filter(|(_, (path, _))| path.ends_with(".rs"));
