@@ -114,27 +114,37 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.prefix.is_absolute() {
         return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
     }
+    build(options.pam)?;
+    let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
+    tree.fill()
+}
+
+/// Builds the executable.
+pub(crate) fn build(pam: bool) -> Result<(), Failure> {
     let mut build = cargo(["build", "--release", "-p", "qrexec-cli", "--bin", "qrexec-lab"]);
-    if options.pam {
+    if pam {
         build.args(["--features", "pam"]);
     }
-    step("build", &mut build)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
-    tree.install(&target.join("release/qrexec-lab"), &root().join("dist"))?;
-    let share = tree.place("share");
-    let mut manual = cargo(["run", "--release", "-q", "-p", "qrexec-manual", "--"]);
-    step("manual pages and completions", manual.arg(share))
+    step("build", &mut build)
 }
 
 /// One installation.
-struct Tree<'a> {
-    prefix: &'a Path,
-    destdir: &'a Path,
-    side: Side,
+pub(crate) struct Tree<'a> {
+    pub(crate) prefix: &'a Path,
+    pub(crate) destdir: &'a Path,
+    pub(crate) side: Side,
 }
 
 impl Tree<'_> {
+    /// Installs what [`build`] has built, and everything around it.
+    pub(crate) fn fill(&self) -> Result<(), Failure> {
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        self.install(&target.join("release/qrexec-lab"), &root().join("dist"))?;
+        let mut manual = cargo(["run", "-q", "-p", "qrexec-manual", "--"]);
+        step("manual pages and completions", manual.arg(self.place("share")))
+    }
+
     fn install(&self, executable: &Path, dist: &Path) -> Result<(), Failure> {
         let binary = read(executable)?;
         write(&self.place(EXECUTABLE), &binary, 0o755)?;
@@ -183,7 +193,7 @@ fn folder(path: &Path) -> Result<(), Failure> {
 }
 
 /// Writes beside the place and renames: a program that runs keeps its old file.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     folder(path.parent().unwrap_or(path))?;

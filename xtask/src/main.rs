@@ -7,6 +7,7 @@ mod install;
 mod layering;
 mod licences;
 mod metadata;
+mod package;
 mod sources;
 mod steps;
 mod suites;
@@ -36,6 +37,8 @@ enum Task {
     },
     /// Builds the programs and installs them with manual pages, completions, units and folders
     Install(install::Options),
+    /// Builds the Debian packages of both sides
+    Package(package::Options),
     /// Xen itself, with dom0 and two VMs, in an emulated machine: rings, calls and deaths between real domains
     Xen {
         /// Only these parts of tests/xen/scenario.sh
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Check => check::run(),
         Task::Install(options) => install::run(&options),
+        Task::Package(options) => package::run(&options),
         Task::Suites { only } => suites::run(only),
         Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),
     };

@@ -1,0 +1,111 @@
+//! `cargo xtask package`: the Debian packages of both sides, from the same trees that `install` makes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+
+use crate::install::{Side, Tree, build, write};
+use crate::steps::{Failure, root, step};
+
+/// Where the packages go.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The folder for the packages
+    #[arg(long, default_value = "target/debian", value_name = "DIR")]
+    out: PathBuf,
+    /// With PAM sessions for the users of calls
+    #[arg(long)]
+    pam: bool,
+}
+
+/// One package.
+struct Package {
+    name: &'static str,
+    side: Side,
+    summary: &'static str,
+    /// Packages of the field whose files are in the same places.
+    replaces: &'static str,
+    /// Files that administrators may edit.
+    conffiles: &'static [&'static str],
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "qrexec-rs-vm",
+        side: Side::Vm,
+        summary: "Qubes remote exec for qubes",
+        replaces: "qubes-core-qrexec, qrexec-rs-dom0",
+        conffiles: &["/etc/pam.d/qrexec"],
+    },
+    Package {
+        name: "qrexec-rs-dom0",
+        side: Side::Dom0,
+        summary: "Qubes remote exec for dom0",
+        replaces: "qubes-core-qrexec, qubes-core-qrexec-dom0, qrexec-rs-vm",
+        conffiles: &[],
+    },
+];
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    build(options.pam)?;
+    let out = root().join(&options.out);
+    let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
+    for package in PACKAGES {
+        let stage = out.join(package.name);
+        let _ = fs::remove_dir_all(&stage);
+        Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side }.fill()?;
+        let control = control(package, &version, &architecture, options.pam);
+        write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
+        let conffiles: String = package.conffiles.iter().map(|path| format!("{path}\n")).collect();
+        write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
+        let mut make = Command::new("dpkg-deb");
+        step(package.name, make.args(["--build", "--root-owner-group"]).arg(&stage).arg(&out))?;
+    }
+    Ok(())
+}
+
+fn control(package: &Package, version: &str, architecture: &str, pam: bool) -> String {
+    let pam = if pam { ", libpam0g" } else { "" };
+    format!(
+        "Package: {}\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\nPriority: optional\n\
+         Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\nDepends: libc6, libgcc-s1{pam}\n\
+         Conflicts: {replaces}\nReplaces: {replaces}\nDescription: {}\n",
+        package.name,
+        package.summary,
+        replaces = package.replaces,
+    )
+}
+
+/// The workspace's version.
+fn version() -> Result<String, Failure> {
+    let path = root().join("Cargo.toml");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let manifest: toml::Table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+    let version = manifest.get("workspace").and_then(|workspace| workspace.get("package")?.get("version"));
+    let version = version.and_then(toml::Value::as_str);
+    version.map(str::to_owned).ok_or_else(|| format!("{}: no version", path.display()))
+}
+
+/// What a command says.
+fn said(command: &mut Command) -> Result<String, Failure> {
+    let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    String::from_utf8(output.stdout).map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_file_has_what_debian_wants() {
+        let text = control(&PACKAGES[0], &version().unwrap(), "amd64", true);
+        for line in
+            ["Package: qrexec-rs-vm", "Architecture: amd64", "Description: Qubes remote exec for qubes"]
+        {
+            assert!(text.lines().any(|other| other == line), "{text}");
+        }
+        assert!(text.contains("libpam0g") && text.ends_with('\n'));
+    }
+}
