@@ -73,6 +73,8 @@ impl Dom0 {
     }
 
     fn script(&self, name: &str, text: &str) -> PathBuf {
+        // One that still runs cannot be written to.
+        let _ = fs::remove_file(self.path(name));
         self.write(name, &format!("#!/bin/sh\n{text}\n"));
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
         self.path(name)
