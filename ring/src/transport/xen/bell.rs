@@ -11,16 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
+use super::DOM0;
 use super::store::Store;
 use crate::channel::Bell;
 use crate::error::Error;
-use crate::page::Side;
 use crate::xendev::EventChannel;
 
 /// How often to look for the peer's domain.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The domain that ends last.
-const DOM0: u32 = 0;
 
 pub(super) struct Doorbell {
     event: EventChannel,
@@ -28,9 +26,8 @@ pub(super) struct Doorbell {
 }
 
 impl Doorbell {
-    /// `side` is ours: a client maps the peer's pages, a server does not.
-    pub(super) fn new(event: EventChannel, peer: u32, side: Side) -> Result<Doorbell, Error> {
-        let watchman = (peer != DOM0).then(|| Watchman::new(&event, peer, side)).transpose();
+    pub(super) fn new(event: EventChannel, peer: u32) -> Result<Doorbell, Error> {
+        let watchman = (peer != DOM0).then(|| Watchman::new(&event, peer)).transpose();
         let watchman = watchman.map_err(|error| Error::io("making a timer")(error.into()))?;
         Ok(Doorbell { event, watchman })
     }
@@ -65,7 +62,6 @@ impl Bell for Doorbell {
 
 struct Watchman {
     peer: u32,
-    side: Side,
     timer: OwnedFd,
     /// Ready when the event channel is, or the timer.
     either: OwnedFd,
@@ -74,7 +70,7 @@ struct Watchman {
 }
 
 impl Watchman {
-    fn new(event: &EventChannel, peer: u32, side: Side) -> rustix::io::Result<Watchman> {
+    fn new(event: &EventChannel, peer: u32) -> rustix::io::Result<Watchman> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let period = Timespec { tv_sec: PERIOD.as_secs() as i64, tv_nsec: PERIOD.subsec_nanos().into() };
@@ -85,7 +81,7 @@ impl Watchman {
         for fd in [event.as_fd(), timer.as_fd()] {
             epoll::add(&either, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
         }
-        Ok(Watchman { peer, side, timer, either, due })
+        Ok(Watchman { peer, timer, either, due })
     }
 
     /// Looks if a second has passed. An answer that cannot be had is no bad news.
@@ -96,12 +92,13 @@ impl Watchman {
         }
         // The number of periods that have passed; how many does not matter.
         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
-        self.due = now + PERIOD;
-        event.knows(self.peer) && (self.side == Side::Server || is_served(self.peer))
+        // The next period ends sooner than one from now, since this one was seen late.
+        self.due = now + PERIOD / 2;
+        event.knows(self.peer) && is_served(self.peer)
     }
 }
 
-/// For the holder of a dying domain's pages: the hypervisor keeps such a domain until they are unmapped.
+/// The hypervisor keeps a dying domain for as long as anybody maps a page of it; xenstore forgets it at once.
 fn is_served(domain: u32) -> bool {
     Store::open().and_then(|mut store| store.serves(domain)).unwrap_or(true)
 }

@@ -3,8 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::DOM0;
 use super::bell::Doorbell;
 use super::store::Store;
 use super::wire::number;
@@ -15,6 +16,9 @@ use crate::page::{Page, Side};
 use crate::region::Region;
 use crate::xendev::{self, EventChannel};
 
+/// How often to look whether the server's domain is there at all, of which no watch tells.
+const PATROL: Duration = Duration::from_secs(1);
+
 /// A client that looks for its server, by one watch.
 pub(in crate::transport) struct Client {
     peer: u32,
@@ -22,6 +26,7 @@ pub(in crate::transport) struct Client {
     store: Store,
     /// Look before any change is seen: nothing was looked at yet.
     fresh: bool,
+    patrolled: Instant,
     done: bool,
 }
 
@@ -31,7 +36,7 @@ impl Client {
         let folder = format!("/local/domain/{server}/{}", super::folder(own, port));
         let mut store = Store::open()?;
         store.watch(&format!("{folder}/event-channel"))?;
-        Ok(Client { peer: server, folder, store, fresh: true, done: false })
+        Ok(Client { peer: server, folder, store, fresh: true, patrolled: Instant::now(), done: false })
     }
 
     /// Tries once if something has changed; waits for xenstore's answers, never for the server.
@@ -40,7 +45,7 @@ impl Client {
             return Err(Error::Closed);
         }
         if !self.store.changed()? && !self.fresh {
-            return Ok(None);
+            return self.patrol().map(|()| None);
         }
         let channel = self.connect()?;
         self.done = channel.is_some();
@@ -50,7 +55,17 @@ impl Client {
     }
 
     pub(in crate::transport) fn retry_after(&self) -> Option<Duration> {
-        self.fresh.then_some(Duration::ZERO)
+        Some(if self.fresh { Duration::ZERO } else { PATROL })
+    }
+
+    /// Fails once the server's domain is gone: its number will not come back.
+    fn patrol(&mut self) -> Result<(), Error> {
+        if self.peer == DOM0 || self.patrolled.elapsed() < PATROL {
+            return Ok(());
+        }
+        self.patrolled = Instant::now();
+        // A store that does not answer this question leaves only waiting.
+        if self.store.serves(self.peer).unwrap_or(true) { Ok(()) } else { Err(Error::Closed) }
     }
 
     /// `None`: not yet. Whatever is missing, the server's writing its last key announces it.
@@ -63,7 +78,7 @@ impl Client {
         origin.notify_unmap(offset::CLI_LIVE, event.port())?;
         announce_client(&region);
         event.notify()?;
-        let bell = Doorbell::new(event, self.peer, Side::Client)?;
+        let bell = Doorbell::new(event, self.peer)?;
         Ok(Some(Channel::new(Arc::new(region), Side::Client, Box::new(bell))))
     }
 

@@ -19,6 +19,9 @@ use store::Store;
 /// `DOMID_FIRST_RESERVED`: numbers from here on mean no ordinary domain.
 const FIRST_RESERVED: u32 = 0x7ff0;
 
+/// The domain that ends last.
+const DOM0: u32 = 0;
+
 /// This domain's number, as xenstore knows it.
 pub(super) fn own_domain() -> Result<u32, Error> {
     let value = Store::open()?.read("domid")?;

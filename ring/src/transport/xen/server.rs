@@ -54,7 +54,7 @@ impl Server {
         }
         self.taken = true;
         self.keys.withdraw();
-        let bell = Doorbell::new(self.event.duplicate()?, self.peer, Side::Server)?;
+        let bell = Doorbell::new(self.event.duplicate()?, self.peer)?;
         Ok(Some(Channel::new(self.region.clone(), Side::Server, Box::new(bell))))
     }
 }

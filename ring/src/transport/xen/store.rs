@@ -178,6 +178,8 @@ mod tests {
                 theirs.read_exact(&mut vec![0; len as usize]).unwrap();
                 theirs.write_all(&answer).unwrap();
             }
+            // Stays until it is asked once more, which it does not answer.
+            let _ = theirs.read(&mut [0]);
         });
         Store::over(ours.into())
     }
