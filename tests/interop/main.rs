@@ -27,7 +27,7 @@ fn in_every_mixture(test: fn(&Lab, Mixture)) {
         println!("{mixture}");
         let peer = peer.clone();
         within_deadline(move || {
-            let lab = mixture.start(&peer);
+            let (lab, _folder) = mixture.start(&peer);
             for _ in 0..rounds {
                 test(&lab, mixture);
             }

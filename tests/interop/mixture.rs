@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use cli::lab::{Builder, DOM0, Lab, Transport};
 
+use tempfile::TempDir;
+
 use crate::common::EXE;
 
 /// The programs that may be mixed, in the order of [`Mixture`]'s bits.
@@ -57,9 +59,10 @@ impl Mixture {
         PROGRAMS.iter().zip(0..).any(|(name, bit)| *name == program && self.0 >> bit & 1 == 1)
     }
 
-    /// Starts a lab of these programs.
-    pub fn start(self, peer: &Peer) -> Lab {
-        let lab = self.lab(peer).start().unwrap_or_else(|error| panic!("{self}: {error}"));
+    /// Starts a lab of these programs. The folder must live as long as the lab.
+    pub fn start(self, peer: &Peer) -> (Lab, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = self.lab(peer, folder.path()).start().unwrap_or_else(|error| panic!("{self}: {error}"));
         // The peer's sockets are there a moment before they take connections.
         for vm in &lab.plan().vms {
             for socket in [lab.layout().agent_socket(vm), lab.layout().daemon_socket(vm)] {
@@ -68,12 +71,11 @@ impl Mixture {
                 }
             }
         }
-        lab
+        (lab, folder)
     }
 
-    /// A lab with the services that the tests call. The wrappers live as long as the test program.
-    fn lab(self, peer: &Peer) -> Builder {
-        let folder = tempfile::tempdir().unwrap().keep();
+    /// A lab with the services that the tests call.
+    fn lab(self, peer: &Peer, folder: &Path) -> Builder {
         for program in PROGRAMS.iter().filter(|program| self.is_peers(program)) {
             let text = wrapper(program, peer, &folder.join("policy"));
             script(&folder.join(program), &text);

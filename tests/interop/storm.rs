@@ -37,7 +37,7 @@ fn works(lab: &Lab, number: usize) -> bool {
 
 /// Makes all the calls and counts the lost ones.
 fn storm(peer: &Peer, mixture: Mixture, lost: &AtomicUsize) {
-    let lab = mixture.start(peer);
+    let (lab, _folder) = mixture.start(peer);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..ABREAST {
