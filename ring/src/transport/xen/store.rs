@@ -15,8 +15,9 @@ use super::wire::{Decoder, Message, Request, failure};
 use crate::error::Error;
 use crate::unix;
 
-/// How long xenstore may take for one answer. It is local, and waits for nobody.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long xenstore may take for one answer. It waits for nobody, but it is one process for all domains: with 64
+/// calls beginning at once in an emulated machine, five seconds were seen to be too short.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where xenstored listens in its own domain, if it runs in this one.
 const SOCKET: &str = "/run/xenstored/socket";
 /// The kernel's connection, in any domain.
