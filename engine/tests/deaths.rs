@@ -34,7 +34,7 @@ fn against(kind: Kind, role: Role, words: &[u8]) -> (Outcome, Vec<u8>) {
     let (out, theirs): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
     let call = Call { stdin: Some(theirs), ..Call::new(role, version) };
     let (done, ended) = mpsc::channel();
-    std::thread::spawn(move || done.send(run(channel, call)));
+    std::thread::spawn(move || drop(done.send(run(channel, call))));
     let mut sent = 0;
     while sent < words.len() {
         sent += peer.write(&words[sent..]).unwrap();
