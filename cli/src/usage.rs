@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::failure::Failure;
 use crate::status;
 
 /// Reads the arguments of a program, the program's own name first.
@@ -21,6 +22,18 @@ pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
         }
         _ => wrong(program, &one_line(&error)),
     })
+}
+
+/// The whole of a plain program: reads its arguments, runs it, reports its failure. Gives the exit status.
+pub fn run<T: Parser>(
+    program: &str,
+    args: Vec<OsString>,
+    body: impl FnOnce(&T) -> Result<(), Failure>,
+) -> i32 {
+    match parse::<T>(program, args) {
+        Ok(args) => body(&args).map_or_else(|failure| failure.report(program), |()| 0),
+        Err(status) => status,
+    }
 }
 
 /// Says in one line what is wrong with a command line; the result is the exit status.

@@ -52,14 +52,7 @@ struct Args {
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
-        Ok(args) => args,
-        Err(status) => return status,
-    };
-    match run(&args) {
-        Ok(()) => 0,
-        Err(failure) => failure.report(PROGRAM),
-    }
+    usage::run(PROGRAM, args, run)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
