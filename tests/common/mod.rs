@@ -28,13 +28,18 @@ pub const DEADLINE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 1
 /// Runs a test; if it is not done within [`DEADLINE`], the test fails. What it left running ends with the test program,
 /// because the labs' lifelines do.
 pub fn within_deadline(test: impl FnOnce() + Send + 'static) {
+    within(DEADLINE, test);
+}
+
+/// The same for a test that needs longer.
+pub fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let body = std::thread::spawn(move || {
         test();
         let _ = done.send(());
     });
-    match ended.recv_timeout(DEADLINE) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test hangs: not done in {DEADLINE:?}"),
+    match ended.recv_timeout(limit) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test hangs: not done in {limit:?}"),
         _ => {
             if let Err(panic) = body.join() {
                 std::panic::resume_unwind(panic);

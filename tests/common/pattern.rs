@@ -25,6 +25,18 @@ impl Pattern {
         self.state
     }
 
+    /// Another stream. The numbers of this one, as seeds, would give the same stream, a step apart.
+    pub fn branch(&mut self) -> Self {
+        Self::new(self.number().wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// One of the numbers under `limit`, each as likely as any other.
+    pub fn below(&mut self, limit: usize) -> usize {
+        // Successive numbers have much in common, their products have not.
+        let mixed = self.number().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        ((mixed * limit as u64) >> 32) as usize
+    }
+
     fn bytes(&mut self, wanted: usize) -> &[u8] {
         if self.at == self.block.len() {
             self.block.clear();

@@ -6,9 +6,12 @@ use crate::steps::{Failure, cargo, root, step};
 pub(crate) enum Suite {
     /// The ring's index and doorbell in every interleaving that the memory model allows
     Loom,
-    /// The programs end to end in release builds: every round of the storms, every kill of the chaos
+    /// The programs end to end in release builds: every round of the storms, every kill of the chaos, 5000 mixed calls
     Soak,
 }
+
+/// Mixed calls of the soak.
+const SOAK_CALLS: &str = "5000";
 
 pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
     for suite in [Suite::Loom, Suite::Soak] {
@@ -30,9 +33,11 @@ fn loom() -> Result<(), Failure> {
 }
 
 fn soak() -> Result<(), Failure> {
-    for test in ["storm", "chaos", "bulk"] {
+    for test in ["storm", "chaos", "bulk", "soak"] {
         let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", test]);
-        step(test, command.env("QREXEC_TEST_FULL", "1"))?;
+        // All of the soak's 100,000 calls are for a machine that has nothing else to do.
+        command.env("QREXEC_TEST_FULL", "1").env("QREXEC_TEST_CALLS", SOAK_CALLS);
+        step(test, &mut command)?;
     }
     Ok(())
 }
