@@ -164,7 +164,7 @@ impl Core {
     pub fn client_gone(&mut self, client: ClientId) -> Vec<Action> {
         match self.clients.remove(&client) {
             Some(Client::Connected(endpoint)) => self.terminated(endpoint),
-            // The daemon's answer will find nobody, and be dropped.
+            // The daemon's answer will find nobody.
             Some(Client::Waiting) | None => Vec::new(),
         }
     }
@@ -186,16 +186,18 @@ impl Core {
 
     fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<Vec<Action>, Violation> {
         check(endpoint)?;
-        match self.waiting(ident) {
-            Some((id, client)) => {
-                *client = Client::Connected(Some(endpoint));
-                Ok(vec![Action::Connect(id, endpoint)])
-            }
-            None => {
-                tracing::info!("dom0 allowed request {ident}, whose client is gone");
-                Ok(Vec::new())
-            }
+        if let Some((id, client)) = self.waiting(ident) {
+            *client = Client::Connected(Some(endpoint));
+            return Ok(vec![Action::Connect(id, endpoint)]);
         }
+        // Its answer came before: the port may be the one that it uses.
+        if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
+            tracing::warn!("dom0 answered request {ident} twice");
+            return Ok(Vec::new());
+        }
+        tracing::info!("dom0 allowed request {ident}, whose client is gone");
+        // Nobody will use the port, and nobody else could say so.
+        Ok(self.terminated(Some(endpoint)))
     }
 
     fn refused(&mut self, ident: Ident) -> Vec<Action> {

@@ -85,15 +85,24 @@ fn a_refused_request_is_closed_once() {
 }
 
 #[test]
-fn an_answer_for_nobody_is_dropped() {
+fn an_answer_for_nobody_gives_its_port_back() {
     let id = ClientId(5);
     let mut core = asking(id);
     assert_eq!(core.client_gone(id), []);
-    assert_eq!(core.message(answer(id)).expect("fine"), []);
-    for ident in ["SOCKET6", "SOCKET05", "SOCKET", "other", ""] {
+    for ident in ["SOCKET5", "SOCKET6", "SOCKET05", "SOCKET", "other", ""] {
         let params = ServiceParams { endpoint: ENDPOINT, ident: Ident::new(ident).expect("ident") };
-        assert_eq!(core.message(Message::ServiceConnect(params)).expect("fine"), []);
+        let actions = core.message(Message::ServiceConnect(params)).expect("fine");
+        assert_eq!(actions.len(), 1, "{ident}");
+        assert_eq!(sent(&actions[0]), Message::ConnectionTerminated(ENDPOINT), "{ident}");
     }
+}
+
+#[test]
+fn a_second_answer_is_dropped() {
+    let id = ClientId(5);
+    let mut core = asking(id);
+    assert_eq!(core.message(answer(id)).expect("fine"), [Action::Connect(id, ENDPOINT)]);
+    assert_eq!(core.message(answer(id)).expect("fine"), []);
 }
 
 #[test]
