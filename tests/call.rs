@@ -215,6 +215,29 @@ exit 9
 }
 
 #[test]
+fn services_of_dom0_wait_for_the_session_too() {
+    within_deadline(|| {
+        // It fails, which is no reason not to go on.
+        let wait = "#!/bin/sh\nread user\necho \"$user $QREXEC_REMOTE_DOMAIN\" >>\"$HOME/went\"\nexit 1\n";
+        let lab = lab()
+            .policy("test.Gui * work @adminvm allow\n")
+            .script(DOM0, "qubes.WaitForSession", wait)
+            .script(DOM0, "test.Gui", "#!/bin/sh\ncat \"$HOME/went\"\n")
+            .config(DOM0, "test.Gui", "wait-for-session=1\n")
+            .start()
+            .unwrap();
+        let line = format!("{} work\n", lab.plan().user);
+        let said = call(&lab, "work", "dom0", "test.Gui", b"");
+        assert_eq!((said.code, said.text()), (0, line.clone()), "{said:?}");
+        let argv = ["qrexec-client", "-d", "dom0", "DEFAULT:QUBESRPC test.Gui work"];
+        let said = run(&lab, DOM0, &argv, b"");
+        assert_eq!((said.code, said.text()), (0, line.repeat(2)), "{said:?}");
+        let argv = ["qrexec-client", "-d", "dom0", "DEFAULT:nogui:QUBESRPC test.Gui work"];
+        assert_eq!(run(&lab, DOM0, &argv, b"").text(), line.repeat(2));
+    });
+}
+
+#[test]
 fn dom0_runs_commands_and_services_in_a_vm() {
     within_deadline(|| {
         let lab = lab().script("vault", "test.Cat", "#!/bin/sh\ncat; exit 8\n").start().unwrap();

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use engine::exec::{Services, Users};
+use engine::exec::{Services, SessionWait, Users};
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use ring::{Kind, Transport};
@@ -62,19 +62,15 @@ enum Thing {
     /// A call that a fork server runs: its end is the connection's.
     Handed(CallId, OwnedFd),
     /// The wait for a user's session.
-    Session {
-        user: String,
-        child: Child,
-        /// Where the service may write; nobody reads it.
-        _output: OwnedFd,
-    },
+    Session { user: String, wait: SessionWait },
 }
 
 impl AsFd for Thing {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Client(client) => client.as_fd(),
-            Self::Process(_, child) | Self::Session { child, .. } => child.as_fd(),
+            Self::Process(_, child) => child.as_fd(),
+            Self::Session { wait, .. } => wait.as_fd(),
             Self::Handed(_, socket) => socket.as_fd(),
         }
     }
@@ -303,8 +299,8 @@ impl Agent {
                 self.forget(token);
                 self.call_ended(call);
             }
-            Some(Thing::Session { user, child, .. }) => {
-                let (user, ended) = (user.clone(), child.try_wait());
+            Some(Thing::Session { user, wait }) => {
+                let (user, ended) = (user.clone(), wait.try_wait());
                 if has_ended(&ended) {
                     self.forget(token);
                     self.session_ended(&user);

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 
-/// The service that ends when the user whose name it reads has a session.
-pub(crate) const SERVICE: &str = "qubes.WaitForSession";
-
 /// Who waits for whose session.
 #[derive(Debug)]
 pub(crate) struct Sessions<T> {

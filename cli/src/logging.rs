@@ -9,22 +9,21 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::{definitions, usage};
+
 /// Names the environment variable that chooses what is logged, in `tracing`'s own syntax. Where it is not
 /// set, `RUST_LOG` counts.
 pub const VARIABLE: &str = "QREXEC_LOG";
 
-/// Programs that run on their own and take `--log-level`.
-const RESIDENTS: [&str; 3] = ["qrexec-agent", "qrexec-daemon", "qrexec-fork-server"];
+/// Programs that run on their own: their log says what happens, that of others what went wrong.
+const RESIDENTS: [&str; 5] =
+    ["qrexec-agent", "qrexec-daemon", "qrexec-fork-server", "qrexec-policy-agent", "qrexec-policy-daemon"];
 
 /// Lets log lines go to stderr: from daemons what happens, from what people type only what went wrong.
 /// `args` are the program's, its name first. Called twice, the first call holds.
 pub fn init(program: &str, args: &[OsString]) {
-    let default = match program {
-        "qrexec-policy-agent" | "qrexec-policy-daemon" => "info",
-        name if RESIDENTS.contains(&name) => "info",
-        _ => "warn",
-    };
-    let asked = if RESIDENTS.contains(&program) { level_of(args) } else { None };
+    let default = if RESIDENTS.contains(&program) { "info" } else { "warn" };
+    let asked = level_of(program, args);
     let filter = match asked {
         Some(level) => EnvFilter::try_new(level).ok(),
         None => EnvFilter::try_from_env(VARIABLE).or_else(|_| EnvFilter::try_from_default_env()).ok(),
@@ -40,18 +39,15 @@ pub fn init(program: &str, args: &[OsString]) {
     let _ = if goes_to_journal() { log.event_format(Journal).try_init() } else { log.try_init() };
 }
 
-/// What `--log-level` says; the program itself checks it together with everything else.
-fn level_of(args: &[OsString]) -> Option<&str> {
-    const OPTION: &str = "--log-level";
-    let mut args = args.iter().skip(1).map_while(|arg| arg.to_str().filter(|arg| *arg != "--"));
-    while let Some(arg) = args.next() {
-        match arg.strip_prefix(OPTION) {
-            Some("") => return args.next(),
-            Some(rest) => return rest.strip_prefix('='),
-            None => {}
-        }
+/// What `--log-level` says, in a command line that makes sense; the program itself reads the rest.
+fn level_of(program: &str, args: &[OsString]) -> Option<String> {
+    // Most command lines do not have it, and need not be read twice.
+    if !args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--l")) {
+        return None;
     }
-    None
+    let command = definitions::of(program)?.command;
+    let matches = command.try_get_matches_from(args).ok()?;
+    matches.try_get_one::<String>(usage::LOG_LEVEL).ok().flatten().cloned()
 }
 
 /// Whether our stderr is the stream that systemd has connected to its journal.
@@ -98,13 +94,17 @@ mod tests {
     #[test]
     fn the_level_is_an_option_with_a_value() {
         let level = |args: &[&str]| {
-            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-            level_of(&args).map(str::to_owned)
+            let words: Vec<OsString> = args.iter().map(OsString::from).collect();
+            level_of(args[0], &words)
         };
-        assert_eq!(level(&["agent", "--log-level", "debug"]).as_deref(), Some("debug"));
-        assert_eq!(level(&["agent", "-S", "--log-level=warn"]).as_deref(), Some("warn"));
-        assert_eq!(level(&["agent", "--", "--log-level=warn"]), None);
-        assert_eq!(level(&["agent", "--log-levels"]), None);
-        assert_eq!(level(&["--log-level=warn"]), None);
+        assert_eq!(level(&["qrexec-agent", "--log-level", "debug"]).as_deref(), Some("debug"));
+        assert_eq!(level(&["qrexec-agent", "-S", "--log-level=warn"]).as_deref(), Some("warn"));
+        assert_eq!(level(&["qrexec-agent", "--", "--log-level=warn"]), None);
+        assert_eq!(level(&["qrexec-agent", "--log-levels"]), None);
+        assert_eq!(level(&["qrexec_client_vm", "--log-level=info", "a", "b"]).as_deref(), Some("info"));
+        assert_eq!(level(&["qrexec-client-vm", "a", "b", "/c", "--log-level=warn"]), None);
+        assert_eq!(level(&["qrexec-client-vm", "-p", "--log-level=warn", "a", "b"]), None);
+        assert_eq!(level(&["qrexec-lab", "status", "--log-level=warn"]).as_deref(), Some("warn"));
+        assert_eq!(level(&["policy.List", "--log-level=warn"]), None);
     }
 }

@@ -3,14 +3,33 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wire::names::Target;
 
-/// Where `qubesd` listens.
-pub const SOCKET: &str = "/run/qubesd.sock";
-/// Where it answers to `internal.` methods.
-pub const INTERNAL_SOCKET: &str = "/run/qubesd.internal.sock";
+/// The folder of its sockets; `QREXEC_QUBESD_DIR` names another.
+const FOLDER: &str = "/run";
+
+/// A socket of `qubesd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// The one of the administrative methods.
+    Admin,
+    /// Where it answers to `internal.` methods.
+    Internal,
+}
+
+impl Socket {
+    /// Where it is.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        let folder = std::env::var_os("QREXEC_QUBESD_DIR").filter(|folder| !folder.is_empty());
+        PathBuf::from(folder.unwrap_or_else(|| FOLDER.into())).join(match self {
+            Self::Admin => "qubesd.sock",
+            Self::Internal => "qubesd.internal.sock",
+        })
+    }
+}
 
 /// Longest answer that is read, in bytes: a system of thousands of qubes.
 const MAX_ANSWER: u64 = 16 << 20;

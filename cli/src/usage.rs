@@ -2,11 +2,39 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
+use clap::{Arg, Command, CommandFactory, Parser};
 
 use crate::failure::Failure;
 use crate::status;
+
+/// The name under which the value of `--log-level` is found.
+pub(crate) const LOG_LEVEL: &str = "log_level";
+
+/// A command line with what every program takes: `--version` and `--log-level`.
+pub(crate) fn complete(command: Command) -> Command {
+    let command = match command.get_version() {
+        Some(_) => command,
+        None => command.version(env!("CARGO_PKG_VERSION")),
+    };
+    if command.get_arguments().any(|arg| arg.get_id() == LOG_LEVEL) {
+        return command;
+    }
+    // It is read before everything else, by whoever sets up the log.
+    let level = Arg::new(LOG_LEVEL)
+        .long("log-level")
+        .value_name("LEVEL")
+        .help("What is logged; else QREXEC_LOG says so, else RUST_LOG")
+        .value_parser(PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]));
+    let everywhere = command.has_subcommands();
+    command.arg(level.global(everywhere))
+}
+
+/// The complete command line of a program.
+pub(crate) fn of<T: CommandFactory>() -> Command {
+    complete(T::command())
+}
 
 /// Reads the arguments of a program, the program's own name first.
 ///
@@ -14,7 +42,8 @@ use crate::status;
 /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the one line on
 /// stderr that says what is wrong.
 pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
-    T::try_parse_from(args).map_err(|error| match error.kind() {
+    let matches = of::<T>().try_get_matches_from(args);
+    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A closed stdout is no reason to fail: nobody wants the text any more.
             let _ = error.print();

@@ -63,7 +63,7 @@ pub struct Environment {
     /// The file that describes the system (`QREXEC_SYSTEM_INFO`).
     pub system_info: Option<PathBuf>,
     /// Whether targets can be started: by `qubesd`, or by the command that `QREXEC_VM_COMMAND` names. A
-    /// system described by a file has no `qubesd`.
+    /// system described by a file has no `qubesd` unless `QREXEC_QUBESD_DIR` says where.
     pub may_start: bool,
     /// The policy daemon's socket (`QREXEC_POLICY_SOCKET`); an empty name is none. A system described
     /// by a file has none unless one is named: it is not the system that the policy daemon knows.
@@ -79,7 +79,9 @@ impl Environment {
             startup_limit: get("QREXEC_STARTUP_NOWAIT").is_none().then(|| startup_limit(&get)),
             log_dir: get("QREXEC_LOG_DIR").map_or_else(|| "/var/log/qubes".into(), PathBuf::from),
             policy_folders: folders.collect(),
-            may_start: get("QREXEC_SYSTEM_INFO").is_none() || get("QREXEC_VM_COMMAND").is_some(),
+            may_start: get("QREXEC_SYSTEM_INFO").is_none()
+                || get("QREXEC_VM_COMMAND").is_some()
+                || get("QREXEC_QUBESD_DIR").is_some(),
             policy_socket: match get("QREXEC_POLICY_SOCKET") {
                 Some(path) => Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty()),
                 None => get("QREXEC_SYSTEM_INFO").is_none().then(|| POLICY_SOCKET.into()),

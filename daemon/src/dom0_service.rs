@@ -53,7 +53,7 @@ fn run(call: &ServiceCall, transport: &Transport, channel: Channel, version: Ver
 fn start(services: &Services, call: &ServiceCall) -> Result<Started, ExecError> {
     let config = services.config(&call.service)?;
     if config.wait_for_session {
-        tracing::warn!("{}: wait-for-session is for services in VMs: ignored", name(call));
+        services.wait_for_own_session(&call.source);
     }
     let prepared = services.prepare(&CommandKind::Service(call.clone()), &config)?;
     services.start(&prepared, None, Stderr::Ours)

@@ -21,6 +21,12 @@ pub const WAIT_DOM0_SERVICE: Duration = Duration::from_secs(5);
 /// How long a HELLO may take once the link is there.
 pub const WAIT_HELLO: Duration = Duration::from_secs(10);
 
+/// How long a server is looked for again after one that closed before its HELLO. It may be that of an earlier call, on
+/// its way out, on a port that the daemon has given out anew: the field's daemon does so at once.
+const ANOTHER: Duration = Duration::from_secs(10);
+/// How long to wait before that: nothing tells when the new server is there.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Why there is no data link.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,7 +65,24 @@ pub fn connect(
     port: u32,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    greet(transport.connect(server, port)?.connect_within(limit)?)
+    let mut until = Instant::now() + limit;
+    let mut closed = false;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match transport.connect(server, port)?.connect_within(left) {
+            // What there was says more than that nothing came after it.
+            Err(_) if closed => return Err(Error::Closed),
+            met => match greet(met?) {
+                Err(Error::Closed | Error::Ring(ring::Error::Closed)) if Instant::now() < until => {}
+                greeted => return greeted,
+            },
+        }
+        if !closed {
+            closed = true;
+            until = until.min(Instant::now() + ANOTHER);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Exchanges HELLOs on a fresh channel.

@@ -27,6 +27,7 @@ mod session;
 mod start;
 mod stderr_log;
 mod tcp;
+mod waiting;
 
 pub use account::{Account, Users};
 pub use config::{ConfigError, Problem, ServiceConfig};
@@ -36,6 +37,7 @@ pub use paths::{MAX_FILE_NAME, SearchPath};
 pub use start::{Started, Stderr};
 pub use stderr_log::stderr_log;
 pub use tcp::TcpError;
+pub use waiting::SessionWait;
 
 use crate::process::EXIT_TROUBLE;
 

@@ -1,5 +1,6 @@
 //! Root's way to run a call. Becoming another user forks, which needs a process with one thread, so
-//! this test is a program of its own; without root there is nothing to test.
+//! this test is a program of its own; without root there is nothing to test. With the feature `pam` the program starts
+//! itself again where PAM has the configuration that is installed, and a `common-session` that keeps a record.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +13,8 @@ fn main() {
         println!("login: skipped, not root");
         return;
     }
-    if cfg!(feature = "pam") && !std::path::Path::new("/etc/pam.d/qrexec").exists() {
-        println!("login: skipped, PAM has no configuration for qrexec");
-        return;
+    if cfg!(feature = "pam") && std::env::var_os(PRIVATE).is_none() {
+        return with_private_pam();
     }
     let dir = tempfile::tempdir().expect("tempdir");
     for path in [dir.path(), &service(&dir, "test.Who", WHO), &service(&dir, "test.Code", "exit 9\n")] {
@@ -30,6 +30,51 @@ fn main() {
     exit_codes_come_through(&services);
     a_command_runs_in_the_users_shell(&services);
     println!("login: 3 passed");
+    if cfg!(feature = "pam") {
+        pam_has_a_session_around_the_call(&services);
+        println!("login: 4 passed");
+    }
+}
+
+/// Set where `/etc/pam.d` is the test's own.
+const PRIVATE: &str = "QREXEC_TEST_PAM";
+
+/// A folder of PAM's configuration that nobody else sees. `pam_exec` records what happens to sessions, `pam_env` gives
+/// them a variable.
+const PRIVATE_PAM: &str = "
+mount -t tmpfs none /etc/pam.d && cp \"$1\" /etc/pam.d/qrexec || exit 77
+cat >/etc/pam.d/common-session <<'END'
+session required pam_exec.so quiet /etc/pam.d/record
+session required pam_env.so conffile=/etc/pam.d/variables
+END
+echo 'QREXEC_TEST_OF_PAM DEFAULT=dropped' >/etc/pam.d/variables
+echo 'TEST_OF_PAM DEFAULT=kept' >>/etc/pam.d/variables
+printf '#!/bin/sh\\necho $PAM_TYPE $PAM_USER $PAM_SERVICE >>/etc/pam.d/log\\n' >/etc/pam.d/record
+chmod 755 /etc/pam.d/record
+exec \"$2\"
+";
+
+fn with_private_pam() {
+    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/pam.d/qrexec");
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", PRIVATE_PAM, "sh", installed])
+        .arg(std::env::current_exe().expect("our own file"))
+        .env(PRIVATE, "1")
+        .status();
+    match status.map(|status| status.code()) {
+        Ok(Some(0)) => {}
+        Ok(Some(1 | 77)) | Err(_) => println!("login: skipped, no mount namespace for PAM's configuration"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn pam_has_a_session_around_the_call(services: &Services) {
+    const LOG: &str = "/etc/pam.d/log";
+    std::fs::remove_file(LOG).expect("the sessions of the calls before");
+    let (out, code) = call(services, "nobody:echo $TEST_OF_PAM; cat /etc/pam.d/log; exit 3");
+    assert_eq!((out.as_str(), code), ("kept\nopen_session nobody qrexec\n", 3));
+    let log = std::fs::read_to_string(LOG).expect("a record");
+    assert_eq!(log, "open_session nobody qrexec\nclose_session nobody qrexec\n");
 }
 
 const WHO: &str = "#!/bin/sh\necho $(id -un) $USER $HOME\n\

@@ -1,4 +1,4 @@
-//! `qrexec-manual FOLDER`: writes the manual pages and shell completions of all programs below FOLDER, as
+//! `qrexec-manual FOLDER [PROGRAM…]`: writes the manual pages and shell completions of these programs, or of all, below FOLDER, as
 //! `man/manN/NAME.N` and `bash-completion/completions/NAME`, `zsh/site-functions/_NAME`,
 //! `fish/vendor_completions.d/NAME.fish`: what belongs under `share`.
 #![forbid(unsafe_code)]
@@ -16,10 +16,13 @@ use cli::definitions::Definition;
 struct Args {
     /// The `share` folder
     folder: PathBuf,
+    /// Only those of these programs; names that nobody knows have none
+    programs: Vec<String>,
 }
 
 fn main() -> ExitCode {
-    match write(&Args::parse().folder) {
+    let Args { folder, programs } = Args::parse();
+    match write(&folder, &programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("qrexec-manual: {error}");
@@ -28,8 +31,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn write(folder: &Path) -> io::Result<()> {
-    for definition in cli::definitions::all() {
+fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
+    let wanted = |definition: &Definition| {
+        programs.is_empty() || programs.iter().any(|program| program == definition.command.get_name())
+    };
+    for definition in cli::definitions::all().into_iter().filter(wanted) {
         write_manual(folder, &definition)?;
         for (shell, place) in SHELLS {
             let mut command = definition.command.clone();
@@ -73,10 +79,14 @@ mod tests {
     #[test]
     fn every_program_has_its_pages() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path()).unwrap();
+        write(dir.path(), &[]).unwrap();
         let page = std::fs::read_to_string(dir.path().join("man/man1/qrexec-client-vm.1")).unwrap();
         for expected in [".TH", "buffer\\-size", "TARGET"] {
             assert!(page.contains(expected), "{expected}");
+        }
+        for definition in cli::definitions::all() {
+            let name = definition.command.get_name();
+            assert!(dir.path().join(format!("man/man{0}/{name}.{0}", definition.section)).exists(), "{name}");
         }
         for path in [
             "man/man8/qrexec-agent.8",
@@ -87,5 +97,13 @@ mod tests {
         ] {
             assert!(dir.path().join(path).exists(), "{path}");
         }
+    }
+
+    #[test]
+    fn one_side_gets_only_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["qrexec-client-vm".to_owned(), "qrexec_client_vm".to_owned()]).unwrap();
+        assert!(dir.path().join("fish/vendor_completions.d/qrexec-client-vm.fish").exists());
+        assert_eq!(std::fs::read_dir(dir.path().join("man/man1")).unwrap().count(), 1);
     }
 }

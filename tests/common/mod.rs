@@ -173,3 +173,16 @@ pub fn meeting_places(lab: &Lab) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Tells the policy of qubes that do not run, and of which each may be a template for disposables.
+pub fn add_qubes(lab: &Lab, names: &[&str]) {
+    let path = lab.layout().system_info();
+    let mut system: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for name in names {
+        let qube = serde_json::json!({
+            "type": "AppVM", "tags": [], "template_for_dispvms": true, "power_state": "Halted",
+        });
+        system["domains"][*name] = qube;
+    }
+    std::fs::write(path, system.to_string()).unwrap();
+}

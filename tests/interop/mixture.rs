@@ -121,6 +121,17 @@ impl fmt::Debug for Mixture {
     }
 }
 
+/// As root the peer's agent opens a PAM session for every call. Without a configuration for `qrexec` PAM would want a
+/// password: each call would fail, two seconds later. So the agent gets one that wants nothing and that nobody else sees.
+const PRIVATE_PAM: &str =
+    "[ \"$(id -u)\" = 0 ] && [ -z \"$PRIVATE_PAM\" ] && exec env PRIVATE_PAM=1 unshare --mount \"$0\" \"$@\"
+if [ -n \"$PRIVATE_PAM\" ]; then
+unset PRIVATE_PAM
+mount -t tmpfs none /etc/pam.d || exit
+for kind in auth account password session; do echo $kind required pam_permit.so; done >/etc/pam.d/qrexec
+fi
+";
+
 /// Tells the peer's program by options what ours read from the lab's environment.
 fn wrapper(program: &str, peer: &Peer, policy: &Path) -> String {
     let option = match program {
@@ -129,7 +140,8 @@ fn wrapper(program: &str, peer: &Peer, policy: &Path) -> String {
         "qrexec-daemon" => format!("--policy-program='{}'", policy.display()),
         _ => String::new(),
     };
-    format!("#!/bin/sh\nexec '{}' {option} \"$@\"\n", peer.0.join(program).display())
+    let prepare = if program == "qrexec-agent" { PRIVATE_PAM } else { "" };
+    format!("#!/bin/sh\n{prepare}exec '{}' {option} \"$@\"\n", peer.0.join(program).display())
 }
 
 /// The lab's policy as a program, for a daemon that does not read it itself. Arguments: `-- SOURCE TARGET SERVICE`.

@@ -24,7 +24,8 @@ struct Held {
 pub(crate) struct Books {
     /// By machine, program and process: nobody may have been replaced.
     residents: BTreeMap<(String, String, i32), Held>,
-    /// Names in the transports' meeting places, in the folder of the daemons' sockets and in `/dev/shm`.
+    /// Names in the transports' meeting places, which a lab has instead of `/dev/shm`, and in the folder of the daemons'
+    /// sockets.
     files: Vec<String>,
 }
 
@@ -36,8 +37,6 @@ impl Books {
             processes.map(|process| ((process.vm, process.program, process.pid), Held::by(process.pid)));
         let mut files = meeting_places(lab);
         files.extend(names(&lab.layout().sockets()));
-        // Other people's programs come and go there; ours have names.
-        files.extend(names(Path::new("/dev/shm")).filter(|name| name.contains("qrexec")));
         files.sort();
         Self { residents: residents.collect(), files }
     }

@@ -21,6 +21,24 @@ pub(crate) enum Side {
     All,
 }
 
+impl Side {
+    fn wants(self, other: Side) -> bool {
+        self == Side::All || other == Side::All || self == other
+    }
+
+    /// Its programs, below the prefix.
+    pub(crate) fn programs(self) -> impl Iterator<Item = &'static str> {
+        PROGRAMS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
+    }
+
+    /// Everything that is installed for it but manual pages and completions; below the prefix, or absolute.
+    pub(crate) fn files(self) -> impl Iterator<Item = &'static str> {
+        let files = FILES.iter().filter(move |(side, ..)| self.wants(*side)).map(|(.., path)| *path);
+        let folders = FOLDERS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path);
+        self.programs().chain(files).chain(folders)
+    }
+}
+
 /// Where to install what.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -141,33 +159,30 @@ impl Tree<'_> {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
         self.install(&target.join("release/qrexec-lab"), &root().join("dist"))?;
+        let programs = self.side.programs().filter_map(|program| program.rsplit('/').next());
         let mut manual = cargo(["run", "-q", "-p", "qrexec-manual", "--"]);
-        step("manual pages and completions", manual.arg(self.place("share")))
+        step("manual pages and completions", manual.arg(self.place("share")).args(programs))
     }
 
     fn install(&self, executable: &Path, dist: &Path) -> Result<(), Failure> {
         let binary = read(executable)?;
         write(&self.place(EXECUTABLE), &binary, 0o755)?;
-        for (_, path) in PROGRAMS.iter().filter(|(side, _)| self.wants(*side)) {
+        for path in self.side.programs() {
             link(&relative(path), &self.place(path))?;
         }
-        for name in SERVICES.iter().filter(|_| self.wants(Side::Dom0)) {
+        for name in SERVICES.iter().filter(|_| self.side.wants(Side::Dom0)) {
             link(&self.prefix.join(EXECUTABLE), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
         }
-        for (_, name, path) in FILES.iter().filter(|(side, ..)| self.wants(*side)) {
+        for (_, name, path) in FILES.iter().filter(|(side, ..)| self.side.wants(*side)) {
             let text =
                 String::from_utf8(read(&dist.join(name))?).map_err(|error| format!("{name}: {error}"))?;
             let text = text.replace("@prefix@", &self.prefix.display().to_string());
             write(&self.place(path), text.as_bytes(), 0o644)?;
         }
-        for (_, path) in FOLDERS.iter().filter(|(side, _)| self.wants(*side)) {
+        for (_, path) in FOLDERS.iter().filter(|(side, _)| self.side.wants(*side)) {
             folder(&self.place(path))?;
         }
         Ok(())
-    }
-
-    fn wants(&self, side: Side) -> bool {
-        self.side == Side::All || side == Side::All || side == self.side
     }
 
     /// Where a path goes on this machine.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod chroot;
 mod conformance;
 mod install;
 mod layering;
@@ -39,6 +40,8 @@ enum Task {
     Install(install::Options),
     /// Builds the Debian packages of both sides
     Package(package::Options),
+    /// Installs the Debian packages in a clean system, tries them there, and removes them again
+    Chroot(package::Options),
     /// Xen itself, with dom0 and two VMs, in an emulated machine: rings, calls and deaths between real domains
     Xen {
         /// Only these parts of tests/xen/scenario.sh
@@ -53,7 +56,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Check => check::run(),
         Task::Install(options) => install::run(&options),
-        Task::Package(options) => package::run(&options),
+        Task::Package(options) => package::run(&options).map(drop),
+        Task::Chroot(options) => chroot::run(&options),
         Task::Suites { only } => suites::run(only),
         Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),
     };

@@ -7,23 +7,32 @@ use std::process::Command;
 use clap::Args;
 
 use crate::install::{Side, Tree, build, write};
-use crate::steps::{Failure, root, step};
+use crate::steps::{Failure, root, said, step};
 
 /// Where the packages go.
 #[derive(Args)]
 pub(crate) struct Options {
     /// The folder for the packages
-    #[arg(long, default_value = "target/debian", value_name = "DIR")]
+    #[arg(long, default_value = OUT, value_name = "DIR")]
     out: PathBuf,
     /// With PAM sessions for the users of calls
     #[arg(long)]
     pam: bool,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self { out: OUT.into(), pam: false }
+    }
+}
+
+/// Where the packages go, unless something else is said.
+const OUT: &str = "target/debian";
+
 /// One package.
-struct Package {
-    name: &'static str,
-    side: Side,
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) side: Side,
     summary: &'static str,
     /// Packages of the field whose files are in the same places.
     replaces: &'static str,
@@ -48,9 +57,11 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+/// Builds them; gives each with its file.
+pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
     build(options.pam)?;
     let out = root().join(&options.out);
+    let mut built = Vec::new();
     let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
     for package in PACKAGES {
         let stage = out.join(package.name);
@@ -60,10 +71,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
         let conffiles: String = package.conffiles.iter().map(|path| format!("{path}\n")).collect();
         write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
+        let file = out.join(format!("{}_{version}_{architecture}.deb", package.name));
         let mut make = Command::new("dpkg-deb");
-        step(package.name, make.args(["--build", "--root-owner-group"]).arg(&stage).arg(&out))?;
+        step(package.name, make.args(["--build", "--root-owner-group"]).arg(&stage).arg(&file))?;
+        built.push((package, file));
     }
-    Ok(())
+    Ok(built)
 }
 
 fn control(package: &Package, version: &str, architecture: &str, pam: bool) -> String {
@@ -86,12 +99,6 @@ fn version() -> Result<String, Failure> {
     let version = manifest.get("workspace").and_then(|workspace| workspace.get("package")?.get("version"));
     let version = version.and_then(toml::Value::as_str);
     version.map(str::to_owned).ok_or_else(|| format!("{}: no version", path.display()))
-}
-
-/// What a command says.
-fn said(command: &mut Command) -> Result<String, Failure> {
-    let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-    String::from_utf8(output.stdout).map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

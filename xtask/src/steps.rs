@@ -41,3 +41,9 @@ pub(crate) fn is_there(program: &str, args: &[&str]) -> bool {
     let output = Command::new(program).args(args).output();
     output.is_ok_and(|output| output.status.success())
 }
+
+/// What a command says, without blanks around it.
+pub(crate) fn said(command: &mut Command) -> Result<String, Failure> {
+    let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    String::from_utf8(output.stdout).map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
+}

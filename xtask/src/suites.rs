@@ -1,28 +1,46 @@
 //! The suites that take too long for `cargo test`: each is the same test with more rounds, or another build of it.
 
-use crate::steps::{Failure, cargo, root, step};
+use clap::ValueEnum;
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+use crate::steps::{Failure, cargo, is_there, root, step};
+use crate::{chroot, package};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// The ring's index and doorbell in every interleaving that the memory model allows
     Loom,
     /// The programs end to end in release builds: every round of the storms, every kill of the chaos, 5000 mixed calls
     Soak,
+    /// As root: PAM's sessions, with the library that Debian has
+    Pam,
+    /// As root: the Debian packages, installed in a clean system and removed again
+    Packages,
 }
 
 /// Mixed calls of the soak.
 const SOAK_CALLS: &str = "5000";
 
 pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
-    for suite in [Suite::Loom, Suite::Soak] {
-        if only.is_none_or(|only| only == suite) {
+    for suite in Suite::value_variants() {
+        if only.is_none_or(|only| only == *suite) {
             match suite {
                 Suite::Loom => loom()?,
                 Suite::Soak => soak()?,
+                Suite::Pam => pam()?,
+                Suite::Packages => chroot::run(&package::Options::default())?,
             }
         }
     }
     Ok(())
+}
+
+/// The test of logins once more, with the feature that `cargo test` builds without.
+fn pam() -> Result<(), Failure> {
+    if !is_there("sh", &["-c", "echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null -lpam"]) {
+        eprintln!("== pam: skipped, there is no libpam to link with");
+        return Ok(());
+    }
+    step("pam", &mut cargo(["test", "-p", "qrexec-engine", "--features", "pam", "--test", "login"]))
 }
 
 /// A build of its own, in a target folder of its own: `--cfg loom` changes every crate.

@@ -3,16 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use engine::exec::{ExecError, ServiceConfig, Services, Stderr, Users};
-use engine::process::{Child, fork_pump};
-use rustix::io::Errno;
-use wire::command::{CommandError, CommandKind, ServiceCall};
-use wire::names::ServiceName;
+use engine::process::fork_pump;
+use wire::command::ServiceCall;
 
 use super::{Agent, Thing};
 use crate::core::{CallId, Start};
 use crate::job::Job;
-use crate::{call, fork_server, session};
+use crate::{call, fork_server};
 
 impl Agent {
     pub(super) fn start(&mut self, call: CallId, start: Start) {
@@ -31,10 +28,9 @@ impl Agent {
 
     /// Starts the service that ends when the user's session is there.
     fn await_session(&mut self, user: String, for_call: &ServiceCall) {
-        match self.start_waiting(&user, for_call) {
-            Ok((child, output)) => {
-                let waiting = Thing::Session { user: user.clone(), child, _output: output };
-                if self.watch(waiting).is_err() {
+        match self.services.begin_session_wait(&user, &for_call.source) {
+            Ok(wait) => {
+                if self.watch(Thing::Session { user: user.clone(), wait }).is_err() {
                     self.session_ended(&user);
                 }
             }
@@ -43,20 +39,6 @@ impl Agent {
                 self.session_ended(&user);
             }
         }
-    }
-
-    fn start_waiting(&self, user: &str, for_call: &ServiceCall) -> Result<(Child, OwnedFd), ExecError> {
-        let service = ServiceName::sanitize(session::SERVICE.as_bytes())
-            .map_err(|error| ExecError::Command(CommandError::Service(error)))?;
-        let waiting = ServiceCall { service, source: for_call.source.clone(), requested: None };
-        let services = Services { users: Users::Any, ..self.services.clone() };
-        let prepared = services.prepare(&CommandKind::Service(waiting), &ServiceConfig::default())?;
-        let started = services.start(&prepared, None, Stderr::Ours)?;
-        rustix::io::write(&started.stdin, format!("{user}\n").as_bytes())
-            .map_err(|error| ExecError::Streams(error.into()))?;
-        // A socket service has no process, and so no end that could be waited for.
-        let child = started.child.ok_or_else(|| ExecError::Streams(Errno::CHILD.into()))?;
-        Ok((child, started.stdout))
     }
 
     pub(super) fn session_ended(&mut self, user: &str) {

@@ -40,6 +40,11 @@ use crate::{status, usage};
 /// The program's name, and that of the service which plays its roles.
 const PROGRAM: &str = "qrexec-bench";
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     match Role::asked(args.get(1..).unwrap_or_default()) {

@@ -13,7 +13,7 @@ use ring::Transport;
 use wire::command::{Command, CommandKind, ServiceCall};
 use wire::control::Endpoint;
 use wire::header::ty;
-use wire::names::{DomainId, Port, ServiceName, Target};
+use wire::names::{DomainId, Port};
 use wire::stream::Role;
 
 use super::args::{Plan, Waiting};
@@ -25,8 +25,6 @@ use crate::status;
 
 /// What stands in front of a command for dom0 by a caller in dom0, where there is no user to choose.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
-/// The service that ends when the user's graphical session is there.
-const WAIT_FOR_SESSION: &str = "qubes.WaitForSession";
 
 /// The services of this machine, run as whoever runs us.
 pub(super) fn services(transport: &Transport) -> Services {
@@ -48,25 +46,10 @@ pub(super) fn prepare(
     };
     let config = services.config(&call.service).map_err(failure)?;
     if config.wait_for_session && !nogui {
-        wait_for_session(services, &call.source);
+        services.wait_for_own_session(&call.source);
     }
     let prepared = services.prepare(kind, &config).map_err(failure)?;
     Ok((prepared, config))
-}
-
-/// Whatever becomes of it, the call goes on.
-fn wait_for_session(services: &Services, source: &Target) {
-    let waited = ServiceName::new(WAIT_FOR_SESSION).ok().map(|service| {
-        let call = CommandKind::Service(ServiceCall { service, source: source.clone(), requested: None });
-        let prepared = services.prepare(&call, &ServiceConfig::default())?;
-        let started = services.start(&prepared, None, Stderr::Ours)?;
-        started.child.map_or(Ok(0), |mut child| child.wait().map_err(ExecError::Streams))
-    });
-    match waited {
-        None | Some(Ok(0)) => {}
-        Some(Ok(status)) => tracing::warn!("{WAIT_FOR_SESSION} ended with {status}"),
-        Some(Err(error)) => tracing::warn!("{WAIT_FOR_SESSION}: {error}"),
-    }
 }
 
 /// A service of dom0 for a caller in dom0: this process becomes the service, or only starts it.

@@ -5,7 +5,6 @@
 //! caller in dom0 itself ([`dom0`]).
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use crate::failure::Failure;
 use crate::{qubesd, status, usage};
@@ -35,7 +34,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let result = run(&plan);
     if plan.kill
         && !plan.target.is_dom0()
-        && let Err(error) = qubesd::call(Path::new(qubesd::SOCKET), "admin.vm.Kill", &plan.target, b"")
+        && let Err(error) = qubesd::call(&qubesd::Socket::Admin.path(), "admin.vm.Kill", &plan.target, b"")
     {
         eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use super::builder::{Builder, Lab};
 use super::foreground::Foreground;
@@ -138,7 +138,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             _ => {}
         }
     }
-    let cli = match Cli::try_parse_from(args) {
+    let matches = crate::usage::of::<Cli>().try_get_matches_from(args);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

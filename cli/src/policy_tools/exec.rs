@@ -69,6 +69,11 @@ struct Waiting {
     ident: String,
 }
 
+/// The command line under one of its two names, for manual pages and completions.
+pub fn command(program: &'static str) -> clap::Command {
+    <Args as clap::CommandFactory>::command().name(program)
+}
+
 /// `qrexec-policy-exec`, the form of R4.1 and later: the exit status for these arguments, the program's
 /// name first.
 pub fn main(args: Vec<OsString>) -> i32 {

@@ -31,6 +31,11 @@ enum Args {
     },
 }
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)

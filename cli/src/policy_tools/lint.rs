@@ -46,6 +46,11 @@ pub struct Finding {
     pub text: String,
 }
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     let args = match usage::parse::<Args>(PROGRAM, args) {

@@ -1,6 +1,6 @@
 //! What qubes there are: from a file, or from `qubesd`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use daemon::policy_source::SystemFile;
@@ -43,7 +43,7 @@ impl SystemSource {
 /// It cannot be reached, or its answer is no system.
 pub fn ask_qubesd() -> Result<SystemInfo, String> {
     let dom0 = Target::new("dom0").map_err(|error| error.to_string())?;
-    let text = qubesd::call(Path::new(qubesd::INTERNAL_SOCKET), "internal.GetSystemInfo", &dom0, b"")
+    let text = qubesd::call(&qubesd::Socket::Internal.path(), "internal.GetSystemInfo", &dom0, b"")
         .map_err(|error| error.to_string())?;
     SystemInfo::from_json(&text).map_err(|error| error.to_string())
 }

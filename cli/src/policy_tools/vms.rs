@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use wire::names::Target;
@@ -73,7 +72,7 @@ impl Vms {
     }
 
     fn qubesd(&self, method: &str, qube: &Target, payload: &[u8]) -> Result<Vec<u8>, qubesd::Error> {
-        qubesd::call(Path::new(qubesd::SOCKET), method, qube, payload)
+        qubesd::call(&qubesd::Socket::Admin.path(), method, qube, payload)
     }
 }
 

@@ -78,7 +78,7 @@ impl Users {
 }
 
 /// The name of our own user. A user without an entry goes by his number.
-fn own_name() -> String {
+pub(super) fn own_name() -> String {
     let uid = rustix::process::geteuid();
     Account::by_uid(uid).map_or_else(|| uid.as_raw().to_string(), |account| account.name)
 }

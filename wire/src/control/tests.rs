@@ -96,6 +96,21 @@ fn limits_are_kept_with_a_reason() {
     assert_eq!(message.encode(Version::V4), Err(TooLong { len: 65_536, max: 65_535 }));
 }
 
+/// What the field's control rings hold in one piece.
+#[test]
+fn names_that_the_fields_rings_hold() {
+    for (version, longest) in [(Version::V3, 3999), (Version::V4, 3935)] {
+        let message = |length: usize| {
+            let service = ServiceName::new(&"s".repeat(length)).unwrap();
+            let target = Target::new("db").unwrap();
+            let trigger = Trigger { source: None, target, service, ident: Ident::numbered(1) };
+            Message::Trigger(trigger).encode_within(version, MAX_CONTROL_BODY).map(drop)
+        };
+        assert_eq!(message(longest), Ok(()));
+        assert_eq!(message(longest + 1), Err(TooLong { len: 4097, max: 4096 }));
+    }
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let endpoint = (any::<u32>(), any::<u32>())
         .prop_map(|(domain, port)| Endpoint { domain: DomainId(domain), port: Port(port) });

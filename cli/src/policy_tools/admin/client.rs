@@ -99,6 +99,11 @@ fn call_dom0(service: &str, input: &[u8]) -> io::Result<Result<Vec<u8>, CallErro
     })
 }
 
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)

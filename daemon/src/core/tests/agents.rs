@@ -90,6 +90,19 @@ fn bytes_of(version: Version) -> Frame {
     super::stage::unframe(&Message::Trigger(trigger("vault", 1)).encode(version).unwrap())
 }
 
+/// The oldest form has room for 64 bytes, of which the last is the end of the name, whatever it is.
+#[test]
+fn a_name_that_fills_the_oldest_field_is_cut() {
+    let mut stage = Stage::with_agent(Version::V2);
+    let mut frame = bytes_of(Version::V2);
+    frame.body[..64].fill(b's');
+    stage.core.agent_frame(stage.now, &frame);
+    match stage.outputs().as_slice() {
+        [Output::Ask(_, question)] => assert_eq!(question.service.as_str(), "s".repeat(63)),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_service_that_has_no_name_is_refused() {
     let mut stage = Stage::with_agent(Version::V4);

@@ -1,0 +1,63 @@
+//! Opening a data link: who is met, and how long one waits.
+
+use std::time::{Duration, Instant};
+
+use engine::datalink::{self, Error};
+use ring::{Kind, Sizes, Transport};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
+
+fn transports(kind: Kind, dir: &std::path::Path) -> (Transport, Transport) {
+    (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir))
+}
+
+/// The field's daemon gives a port out anew while the client of its last call is still there: whoever connects finds
+/// that one, which closes, and then the right one.
+#[test]
+fn a_server_on_its_way_out_is_not_the_one() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, client) = transports(kind, dir.path());
+        let old = server.listen(2, 513, Sizes::both(4096)).unwrap();
+        let other = std::thread::spawn(move || datalink::connect(&client, 1, 513, LIMIT).map(drop));
+        drop(old.accept_within(LIMIT).unwrap());
+        datalink::serve(&server, 2, 513, Sizes::both(4096), LIMIT).unwrap();
+        other.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_closes_and_has_no_successor_ends_the_wait_with_that_reason() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, client) = transports(kind, dir.path());
+        let old = server.listen(2, 513, Sizes::both(4096)).unwrap();
+        let other =
+            std::thread::spawn(move || datalink::connect(&client, 1, 513, Duration::from_secs(1)).map(drop));
+        drop(old.accept_within(LIMIT).unwrap());
+        assert!(matches!(other.join().unwrap(), Err(Error::Closed)), "{kind:?}");
+    }
+}
+
+#[test]
+fn nobody_is_waited_for_longer_than_said() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, client) = transports(kind, dir.path());
+        let (limit, begun) = (Duration::from_millis(300), Instant::now());
+        assert!(datalink::connect(&client, 1, 513, limit).is_err());
+        assert!(datalink::serve(&server, 2, 513, Sizes::both(4096), limit).is_err());
+        let took = begun.elapsed();
+        assert!(took >= 2 * limit && took < LIMIT, "{kind:?}: {took:?}");
+    }
+}
+
+/// What others rely on: whoever waits less gives a call up that they still prepare.
+#[test]
+fn the_limits_are_the_fields() {
+    let seconds =
+        [datalink::WAIT_VM, datalink::WAIT_CLIENT, datalink::WAIT_DOM0_SERVICE, datalink::WAIT_HELLO]
+            .map(|limit| limit.as_secs());
+    assert_eq!(seconds, [120, 10, 5, 10]);
+}

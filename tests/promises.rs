@@ -1,0 +1,136 @@
+//! Small promises to the programs and people around: readiness, error output, long paths, versions.
+
+mod common;
+
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::time::Duration;
+
+use cli::lab::{DOM0, Lab};
+use common::{call, lab, leftovers, run, within_deadline};
+
+/// How long the last processes may take to go.
+const GONE: Duration = Duration::from_secs(10);
+
+#[test]
+fn an_agent_tells_the_service_manager_when_it_takes_requests() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let lab = lab().env("NOTIFY_SOCKET", path.to_str().unwrap()).start().unwrap();
+        for _ in &lab.plan().vms {
+            let mut word = [0; 64];
+            let length = manager.recv(&mut word).unwrap();
+            assert_eq!(String::from_utf8_lossy(&word[..length]).trim_end(), "READY=1");
+        }
+        // A service does not inherit who is told.
+        let said = run(&lab, DOM0, &["qrexec-client", "-d", "work", "DEFAULT:echo [$NOTIFY_SOCKET]"], b"");
+        assert_eq!(said.text(), "[]\n");
+    });
+}
+
+fn log(lab: &Lab, vm: &str, name: &str) -> String {
+    std::fs::read_to_string(lab.layout().log(vm).join(name)).unwrap()
+}
+
+#[test]
+fn error_output_goes_where_it_belongs() {
+    within_deadline(|| {
+        let complains = |word: &str| format!("#!/bin/sh\necho {word} >&2\n");
+        let lab = lab()
+            .policy("* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n")
+            .script("vault", "test.Complains", &complains("of-a-service"))
+            .script(DOM0, "test.Complains", &complains("of-dom0"))
+            .start()
+            .unwrap();
+        // A service in a VM: to the caller and to the log where it runs.
+        assert_eq!(call(&lab, "work", "vault", "test.Complains", b"").stderr, "of-a-service\n");
+        // A command: to the caller.
+        let argv = ["qrexec-client", "-d", "vault", "DEFAULT:echo of-a-command >&2"];
+        assert_eq!(run(&lab, DOM0, &argv, b"").stderr, "of-a-command\n");
+        // A service in dom0: to the daemon's log.
+        assert_eq!(call(&lab, "work", DOM0, "test.Complains", b"").stderr, "");
+        assert_eq!(leftovers(&lab, GONE), []);
+        let vault = log(&lab, "vault", "agent.log");
+        assert!(vault.lines().any(|line| line == "of-a-service"), "{vault}");
+        assert!(!vault.lines().any(|line| line == "of-a-command"), "{vault}");
+        let daemon = log(&lab, DOM0, "daemon-work.log");
+        assert!(daemon.lines().any(|line| line == "of-dom0"), "{daemon}");
+    });
+}
+
+/// Takes one call and answers what it heard.
+fn answer_once(path: &Path) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut heard = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut heard).unwrap();
+        std::io::Write::write_all(&mut stream, &heard).unwrap();
+    })
+}
+
+#[test]
+fn socket_services_may_have_longer_paths_than_a_socket_address() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let services = lab.layout().services("vault");
+        let short = tempfile::tempdir().unwrap();
+        let service = answer_once(&short.path().join("socket"));
+        // More than the 107 bytes of an address, in the folder itself; and a link that leads there.
+        let name = format!("test.{}", "x".repeat(150));
+        std::fs::rename(short.path().join("socket"), services.join(&name)).unwrap();
+        let said = call(&lab, "work", "vault", &name, b"in");
+        assert_eq!((said.code, said.text()), (0, format!("{name}+ work\0in")), "{said:?}");
+        service.join().unwrap();
+
+        let service = answer_once(&short.path().join("socket"));
+        std::os::unix::fs::symlink(short.path().join("socket"), services.join("test.Link")).unwrap();
+        let said = call(&lab, "work", "vault", "test.Link+a", b"in");
+        assert_eq!((said.code, said.text().as_str()), (0, "test.Link+a work\0in"), "{said:?}");
+        service.join().unwrap();
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
+fn the_service_of_a_lost_caller_is_not_killed() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\necho there\ncat >/dev/null\necho went on >\"$HOME/proof\"\n";
+        let lab = lab().script("vault", "test.GoesOn", script).start().unwrap();
+        let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.GoesOn"]).unwrap();
+        let piped = std::process::Stdio::piped;
+        let mut caller = command.stdin(piped()).stdout(piped()).spawn().unwrap();
+        let mut word = [0; 6];
+        std::io::Read::read_exact(caller.stdout.as_mut().unwrap(), &mut word).unwrap();
+        caller.kill().unwrap();
+        caller.wait().unwrap();
+        assert_eq!(leftovers(&lab, GONE), []);
+        let proof = std::fs::read_to_string(lab.layout().home("vault").join("proof")).unwrap();
+        assert_eq!(proof, "went on\n");
+    });
+}
+
+/// Every program says which version it is, and takes a level for its log.
+#[test]
+fn every_program_has_a_version_and_a_log_level() {
+    within_deadline(|| {
+        for definition in cli::definitions::all() {
+            let name = definition.command.get_name().to_owned();
+            let ask = |args: &[&str]| {
+                let mut command = std::process::Command::new(common::EXE);
+                std::os::unix::process::CommandExt::arg0(&mut command, &name);
+                command.args(args);
+                common::talk(command, b"")
+            };
+            let said = ask(&["--log-level=debug", "--version"]);
+            assert_eq!(said.code, 0, "{name}: {said:?}");
+            assert!(said.text().contains(env!("CARGO_PKG_VERSION")), "{name}: {said:?}");
+            let said = ask(&["--log-level=loud", "--version"]);
+            assert_eq!(said.code, 2, "{name}: {said:?}");
+            assert!(said.stderr.contains("loud"), "{name}: {said:?}");
+        }
+    });
+}

@@ -1,0 +1,163 @@
+//! `cargo xtask chroot`: installs the Debian packages in a clean system, tries them there, and removes them again.
+//!
+//! The system is what `mmdebstrap` or `debootstrap` makes of the packages that Debian calls essential, in a folder that
+//! goes afterwards. It needs root, one of the two, and a mirror; without one of these it says what it lacks and is done.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::install::Side;
+use crate::package::{self, Package};
+use crate::steps::{Failure, findings, is_there, said, step};
+
+/// What can make a system, and how it makes a small one.
+const TOOLS: [(&str, &[&str]); 2] =
+    [("mmdebstrap", &["--quiet", "--variant=essential"]), ("debootstrap", &["--variant=minbase"])];
+
+/// What installing anything changes, and what is not of the system: relative to the root.
+const NOT_LOOKED_AT: [&str; 6] = ["dev", "proc", "sys", "var/cache", "var/lib/dpkg", "var/log/dpkg.log"];
+
+/// A call between two VMs of a lab, by the installed programs.
+const LAB_CALL: &str = "printf '#!/bin/sh\\nread a b; echo $((a + b))\\n' >/tmp/add && chmod +x /tmp/add && \
+     /usr/lib/qubes/qrexec run --service vault:test.Add=/tmp/add -- \
+     sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; rm /tmp/add; exit $status";
+
+pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
+    if said(Command::new("id").arg("-u"))? != "0" {
+        return skip("only root can make a system");
+    }
+    let Some((tool, args)) = TOOLS.iter().find(|(tool, _)| is_there(tool, &["--version"])) else {
+        return skip("neither mmdebstrap nor debootstrap is installed");
+    };
+    let packages = package::run(options)?;
+    let folder = tempfile::tempdir().map_err(|error| format!("no folder for a system: {error}"))?;
+    let system = System { root: folder.path().join("root") };
+    let suite = said(Command::new("sh").args(["-c", ". /etc/os-release && echo $VERSION_CODENAME"]))?;
+    let mut bootstrap = Command::new(tool);
+    if let Err(failure) = step(tool, bootstrap.args(*args).arg(suite).arg(&system.root)) {
+        return skip(&format!("there is no system to install in: {failure}"));
+    }
+    for (package, file) in &packages {
+        system.try_out(package, file)?;
+    }
+    eprintln!("the packages were installed, tried and removed");
+    Ok(())
+}
+
+fn skip(why: &str) -> Result<(), Failure> {
+    eprintln!("== chroot: skipped, {why}");
+    Ok(())
+}
+
+/// A system in a folder.
+struct System {
+    root: PathBuf,
+}
+
+impl System {
+    /// Installs a package, looks at it, uses it, and removes it without a trace.
+    fn try_out(&self, package: &Package, file: &Path) -> Result<(), Failure> {
+        let name = package.name;
+        let before = self.files()?;
+        let copy = self.root.join("package.deb");
+        fs::copy(file, &copy).map_err(|error| format!("{}: {error}", file.display()))?;
+        let installed = self.step(&format!("install {name}"), "dpkg --install /package.deb");
+        fs::remove_file(copy).map_err(|error| error.to_string())?;
+        installed?;
+        self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
+        findings("files", Ok(self.missing(package.side)))?;
+        self.try_programs(package.side)?;
+        self.verify_units(package.side)?;
+        self.step(&format!("remove {name}"), &format!("dpkg --purge {name}"))?;
+        let after = self.files()?;
+        let changed = before.symmetric_difference(&after).map(|path| path.display().to_string());
+        findings("nothing is left", Ok(changed.collect()))
+    }
+
+    /// Runs every program, and a call.
+    fn try_programs(&self, side: Side) -> Result<(), Failure> {
+        for program in side.programs() {
+            // This one has no options; called wrongly it says how it is called rightly.
+            let wanted = if program.ends_with("multiplexer") { "; [ $? = 2 ]" } else { " --version" };
+            self.step(program, &format!("/usr/{program}{wanted}"))?;
+        }
+        if side.programs().any(|program| program == "bin/qrexec-client-vm") {
+            self.step("a call", LAB_CALL)?;
+        }
+        Ok(())
+    }
+
+    /// What should be there and is not, or leads nowhere.
+    fn missing(&self, side: Side) -> Vec<String> {
+        let pages = side.programs().filter_map(|program| program.rsplit('/').next());
+        let pages = pages.filter(|name| name.starts_with("qrexec-") || name.starts_with("qubes-policy"));
+        let pages = pages.map(|name| format!("usr/share/man/man[18]/{name}.[18]"));
+        let files = side.files().map(|path| format!("usr/{path}"));
+        let wanted = files.chain(pages).collect::<BTreeSet<_>>();
+        let is_missing = |path: &&String| {
+            // An absolute path stays what it is, as for the installation.
+            let path = path.split_once("//").map_or(path.as_str(), |(_, absolute)| absolute);
+            !self.command(&format!("ls -dL /{path} >/dev/null")).status().is_ok_and(|status| status.success())
+        };
+        wanted.iter().filter(is_missing).cloned().collect()
+    }
+
+    /// systemd's own opinion of the units.
+    fn verify_units(&self, side: Side) -> Result<(), Failure> {
+        if !is_there("systemd-analyze", &["--version"]) {
+            eprintln!("== units: skipped, there is no systemd-analyze");
+            return Ok(());
+        }
+        for unit in side.files().filter(|path| path.ends_with(".service")) {
+            let text = fs::read_to_string(self.root.join("usr").join(unit));
+            let text = text.map_err(|error| format!("{unit}: {error}"))?;
+            // The system's own units are only outside, the programs only inside.
+            let outside = text.replace("=/usr/", &format!("={}/usr/", self.root.display()));
+            let name = Path::new(unit).file_name().unwrap_or_default();
+            let copy = self.root.with_file_name(name);
+            fs::write(&copy, outside).map_err(|error| format!("{}: {error}", copy.display()))?;
+            let manager = if unit.contains("/user/") { "--user" } else { "--system" };
+            let mut verify = Command::new("systemd-analyze");
+            verify.args(["verify", "--man=no", "--recursive-errors=no", manager]).arg(&copy);
+            step(unit, verify.env("XDG_RUNTIME_DIR", copy.with_file_name("")))?;
+        }
+        Ok(())
+    }
+
+    /// Every path of the system that a package could have brought.
+    fn files(&self) -> Result<BTreeSet<PathBuf>, Failure> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            for entry in entries {
+                let entry = entry.map_err(|error| error.to_string())?;
+                let path = entry.path();
+                let name = path.strip_prefix(&self.root).unwrap_or(&path);
+                if NOT_LOOKED_AT.iter().any(|other| name == Path::new(other)) {
+                    continue;
+                }
+                found.insert(name.to_owned());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(path);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn step(&self, name: &str, script: &str) -> Result<(), Failure> {
+        step(name, &mut self.command(script))
+    }
+
+    /// A shell inside, with `/proc` and the machine's devices, which nobody else sees mounted there.
+    fn command(&self, script: &str) -> Command {
+        const INSIDE: &str = "mount -t proc proc \"$1/proc\" && mount --bind /dev \"$1/dev\" && exec chroot \"$1\" \
+             env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh -c \"$2\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", INSIDE, "sh"]).arg(&self.root).arg(script);
+        command
+    }
+}
