@@ -47,6 +47,8 @@ enum State {
 
 struct Link {
     framed: Framed<Channel>,
+    /// Whether [`Event::Met`] was told.
+    told: bool,
     /// What was agreed on, once the daemon's HELLO was there.
     version: Option<Version>,
     /// When what the daemon owes us must be here.
@@ -58,7 +60,9 @@ struct Link {
 /// What happened on the link.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The daemon is there and the handshake is over.
+    /// The daemon is there; its HELLO is still to come.
+    Met,
+    /// The handshake is over.
     Up(Version),
     /// It said something.
     Message(Message),
@@ -115,6 +119,9 @@ impl Control {
     /// What has happened since the last call, until there is nothing more.
     pub(crate) fn next(&mut self, now: Instant) -> Result<Option<Event>, Lost> {
         let State::Linked(link) = &mut self.state else { return Ok(None) };
+        if !std::mem::replace(&mut link.told, true) {
+            return Ok(Some(Event::Met));
+        }
         let Some(frame) = link.framed.next()? else {
             link.owed(now);
             return if link.framed.is_open() { Ok(None) } else { Err(Lost::Closed) };
@@ -240,7 +247,13 @@ impl Link {
         reactor.add(&channel, token, Interest::Read)?;
         let mut framed = Framed::new(channel, MAX_LOCAL_BODY);
         framed.send(handshake::hello(Version::OURS).to_vec())?;
-        Ok(Self { framed, version: None, deadline: Some(now + MESSAGE_LIMIT), interest: Interest::Read })
+        Ok(Self {
+            framed,
+            told: false,
+            version: None,
+            deadline: Some(now + MESSAGE_LIMIT),
+            interest: Interest::Read,
+        })
     }
 
     /// All that has come was taken: what is missing now has to come in time.

@@ -91,11 +91,16 @@ enum Client {
     Connected(Option<Endpoint>),
 }
 
+/// Requests that are kept while the HELLOs are exchanged; all of them together fit the link's queue.
+const MAX_HELD: usize = 64;
+
 /// The state of one agent.
 #[derive(Debug, Default)]
 pub struct Core {
     /// The version spoken with the daemon, while there is a link.
     link: Option<Version>,
+    /// The daemon is there and its HELLO is not: it will be asked in a moment, in this order.
+    held: Option<Vec<(ClientId, Trigger)>>,
     clients: BTreeMap<ClientId, Client>,
     /// Running calls, with what the daemon is told when they end. Ports mean something only on the
     /// link that named them: `None` after that one is gone.
@@ -104,15 +109,24 @@ pub struct Core {
 }
 
 impl Core {
-    /// The daemon is there and the handshake is over.
-    pub fn link_up(&mut self, version: Version) {
+    /// The daemon is there and owes its HELLO. To it the agent is there already, so others may know that
+    /// too: requests wait, they are not refused.
+    pub fn link_met(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// The handshake is over.
+    pub fn link_up(&mut self, version: Version) -> Vec<Action> {
         self.link = Some(version);
+        let held = self.held.take().into_iter().flatten();
+        held.flat_map(|(client, request)| self.request(client, Ok(request), false)).collect()
     }
 
     /// The daemon is gone, or broke the protocol. Whoever waits for its answer is refused; what runs
     /// goes on.
     pub fn link_lost(&mut self) -> Vec<Action> {
         self.link = None;
+        self.held = None;
         self.calls.values_mut().for_each(|endpoint| *endpoint = None);
         let mut actions = Vec::new();
         self.clients.retain(|&id, client| match client {
@@ -151,17 +165,30 @@ impl Core {
         request: Result<Trigger, BadTrigger>,
         busy: bool,
     ) -> Vec<Action> {
+        if let (Some(held), Ok(request)) = (&mut self.held, &request)
+            && held.len() < MAX_HELD
+        {
+            held.push((client, request.clone()));
+            self.clients.insert(client, Client::Waiting);
+            return Vec::new();
+        }
         match self.forward(client, request, busy) {
             Ok(message) => {
                 self.clients.insert(client, Client::Waiting);
                 vec![Action::Send(message)]
             }
-            Err(refusal) => vec![Action::Refuse(client, refusal)],
+            Err(refusal) => {
+                self.clients.remove(&client);
+                vec![Action::Refuse(client, refusal)]
+            }
         }
     }
 
     /// A client closed its connection. Nothing is to be done for one that had no request.
     pub fn client_gone(&mut self, client: ClientId) -> Vec<Action> {
+        if let Some(held) = &mut self.held {
+            held.retain(|(id, _)| *id != client);
+        }
         match self.clients.remove(&client) {
             Some(Client::Connected(endpoint)) => self.terminated(endpoint),
             // The daemon's answer will find nobody.

@@ -168,10 +168,12 @@ impl Agent {
                 }
             };
             match heard {
+                control::Event::Met => self.core.link_met(),
                 control::Event::Up(version) => {
                     tracing::info!("connected to dom0, protocol {version}");
-                    self.core.link_up(version);
+                    let actions = self.core.link_up(version);
                     self.open_door()?;
+                    self.act(actions);
                 }
                 control::Event::Message(message) => match self.core.message(message) {
                     Ok(actions) => self.act(actions),

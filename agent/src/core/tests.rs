@@ -161,6 +161,43 @@ fn a_lost_link_refuses_who_waits_and_leaves_what_runs() {
 }
 
 #[test]
+fn requests_wait_for_the_handshake_and_no_longer() {
+    let met = |ids: std::ops::Range<u64>| {
+        let mut core = Core::default();
+        core.link_met();
+        for id in ids {
+            assert_eq!(core.request(ClientId(id), Ok(trigger(None)), false), []);
+        }
+        core
+    };
+    let idents = |actions: &[Action]| -> Vec<u64> {
+        let ident = |action: &Action| match sent(action) {
+            Message::Trigger(asked) => asked.ident.number().expect("a number"),
+            other => panic!("{other:?}"),
+        };
+        actions.iter().map(ident).collect()
+    };
+    let mut core = met(5..8);
+    assert_eq!(core.client_gone(ClientId(6)), []);
+    assert_eq!(idents(&core.link_up(Version::V4)), [5, 7]);
+    assert_eq!(core.message(answer(ClientId(7))).expect("fine"), [Action::Connect(ClientId(7), ENDPOINT)]);
+
+    // What the daemon's version cannot say is refused then, as is everybody whose daemon goes again.
+    let mut core = met(5..5);
+    assert_eq!(core.request(ClientId(9), Ok(trigger(Some("vault"))), false), []);
+    let refused = Action::Refuse(ClientId(9), Refusal::NoSource(Version::V3));
+    assert_eq!(core.link_up(Version::V3), [refused]);
+    assert_eq!(core.link_lost(), []);
+    assert_eq!(met(5..6).link_lost(), [Action::Refuse(ClientId(5), Refusal::LinkLost)]);
+
+    // More than fits the link's queue does not wait.
+    let mut core = met(0..MAX_HELD as u64);
+    let refused = Action::Refuse(ClientId(99), Refusal::NoLink);
+    assert_eq!(core.request(ClientId(99), Ok(trigger(None)), false), [refused]);
+    assert_eq!(core.link_up(Version::V4).len(), MAX_HELD);
+}
+
+#[test]
 fn what_a_daemon_must_not_say() {
     let mut core = asking(ClientId(5));
     let low = Endpoint { domain: DomainId(7), port: Port(512) };
