@@ -12,6 +12,7 @@ use std::time::Duration;
 use engine::datalink;
 use engine::pump::{Call, Outcome, run};
 use ring::{Channel, Kind, Sizes, Transport};
+use wire::header::{Header, ty};
 use wire::stream::Role;
 use wire::version::Version;
 
@@ -271,4 +272,33 @@ fn an_idle_call_rests_and_wakes() {
     if std::env::var_os("QREXEC_ENGINE").is_none_or(|engine| engine != "uring") {
         assert_eq!(outcomes[0].cost.engine, "poll", "the last word of a rested call is small");
     }
+}
+
+/// A peer whose bytes have all arrived when the call begins: these messages, then a header that no data link has.
+fn breached(messages: &[(u32, &[u8])]) -> (Outcome, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let [(ours, version), (mut theirs, _)] = link(Kind::Shm, dir.path(), 65_536);
+    let mut bytes = Vec::new();
+    for (ty, body) in messages.iter().copied().chain([(0x300, &b""[..])]) {
+        bytes.extend(Header::new(ty, body.len() as u32).to_bytes());
+        bytes.extend(body);
+    }
+    assert_eq!(theirs.write(&bytes).unwrap(), bytes.len());
+    let Local { call, feed, mut out, err } = local(Role::Client, version);
+    let outcome = run(ours, call);
+    drop((theirs, feed, err));
+    let mut said = String::new();
+    out.read_to_string(&mut said).unwrap();
+    (outcome, said)
+}
+
+#[test]
+fn what_came_before_a_breach_counts() {
+    let (outcome, said) = breached(&[(ty::DATA_STDOUT, b"data")]);
+    assert_eq!((said.as_str(), outcome.remote), ("data", None));
+    assert!(outcome.lost.is_some_and(|why| why.contains("0x300")));
+
+    let exit = (ty::DATA_EXIT_CODE, &3_i32.to_le_bytes()[..]);
+    let (outcome, said) = breached(&[(ty::DATA_STDOUT, b"data"), exit]);
+    assert_eq!((said.as_str(), outcome.remote, outcome.lost), ("data", Some(3), None));
 }

@@ -63,22 +63,39 @@ pub(super) struct Inbound {
     incoming: Incoming,
     queue: VecDeque<Entry>,
     parsed: usize,
+    /// What is wrong with the header behind the queue. What came before it counts all the same, however the
+    /// bytes arrived.
+    breach: Option<PeerError>,
 }
 
 impl Inbound {
     pub(super) fn new(role: Role, version: Version) -> Inbound {
         let queue = VecDeque::with_capacity(AHEAD);
-        Inbound { incoming: Incoming::new(role, version), queue, parsed: 0 }
+        Inbound { incoming: Incoming::new(role, version), queue, parsed: 0, breach: None }
     }
 
     /// Where the next unparsed header lies, if all of it is among the `ready` bytes.
     pub(super) fn next_header(&self, ready: usize) -> Option<usize> {
-        (self.queue.len() < AHEAD && self.parsed + HEADER_LEN <= ready).then_some(self.parsed)
+        let wanted = match self.breach {
+            None => self.queue.len() < AHEAD,
+            Some(_) => self.queue.is_empty() && self.incoming.exit_code().is_none(),
+        };
+        (wanted && self.parsed + HEADER_LEN <= ready).then_some(self.parsed)
     }
 
-    /// Takes the header at [`Inbound::next_header`].
+    /// Takes the header at [`Inbound::next_header`]. A breach is told when everything before it is dealt with.
     pub(super) fn on_header(&mut self, bytes: [u8; HEADER_LEN]) -> Result<(), PeerError> {
-        let what = match self.incoming.on_header(Header::from_bytes(bytes))? {
+        if let Some(breach) = self.breach.take() {
+            return Err(breach);
+        }
+        let next = match self.incoming.on_header(Header::from_bytes(bytes)) {
+            Err(breach) if !self.queue.is_empty() => {
+                self.breach = Some(breach);
+                return Ok(());
+            }
+            next => next?,
+        };
+        let what = match next {
             Next::Payload { kind, len } => What::Data { kind, left: len as usize },
             Next::Eof(kind) => What::Eof(kind),
             Next::ExitCode { len } => What::Exit { len: len as usize },
