@@ -145,6 +145,9 @@ impl Core {
 
     /// A service's process has ended with this status. The port is free when the agent says so.
     pub fn service_ended(&mut self, now: Now, id: CallId, status: i32) {
+        if !matches!(self.calls.get(&id), Some(Call { stage: Stage::Served, .. })) {
+            return;
+        }
         let level = if status == 0 { Level::Debug } else { Level::Info };
         self.ended(now, id, level, &format!("exit code {status}"));
     }

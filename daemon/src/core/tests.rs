@@ -5,3 +5,4 @@ mod calls;
 mod clients;
 mod random;
 mod stage;
+mod world;

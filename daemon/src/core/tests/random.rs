@@ -1,33 +1,10 @@
 //! Any order of events: nothing panics, nobody is closed twice, nothing is sent to those who are gone.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use proptest::prelude::*;
 use wire::control::Message;
-use wire::frame::Frame;
 
-use super::stage::{Stage, allow, answer_frame, connect_message, exec, frame, terminated, trigger};
-use crate::core::{CallId, ClientId, Output};
-use crate::question::Verdict;
-
-#[derive(Debug, Clone)]
-enum Step {
-    AgentComes(u32),
-    AgentLost,
-    AgentSays(Message),
-    AgentRaw(u32, Vec<u8>),
-    ClientComes,
-    ClientGoes(usize),
-    ClientSays(usize, Message),
-    ClientRaw(usize, u32, Vec<u8>),
-    Decided(usize, Option<&'static str>),
-    TargetSays(usize, Frame),
-    TargetGoes(usize),
-    Started(usize, bool),
-    Ended(usize),
-    Time(u64),
-}
+use super::stage::{Stage, answer_frame, connect_message, exec, frame, terminated, trigger};
+use super::world::{Step, World};
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
@@ -68,133 +45,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the driver would have open.
-#[derive(Default)]
-struct World {
-    agent: bool,
-    serving: bool,
-    clients: BTreeSet<ClientId>,
-    targets: BTreeSet<CallId>,
-    questions: BTreeSet<CallId>,
-    calls: Vec<CallId>,
-}
-
-impl World {
-    fn pick<T: Copy>(from: &[T], n: usize) -> Option<T> {
-        (!from.is_empty()).then(|| from[n % from.len()])
-    }
-
-    fn client(&self, n: usize) -> Option<ClientId> {
-        Self::pick(&self.clients.iter().copied().collect::<Vec<_>>(), n)
-    }
-
-    fn play(&mut self, stage: &mut Stage, step: Step) {
-        let now = stage.now;
-        let call = |n| Self::pick(&self.calls, n);
-        match step {
-            Step::AgentComes(version) if !self.agent => {
-                self.agent = true;
-                stage.agent_comes(version);
-            }
-            Step::AgentLost if self.agent => {
-                self.agent = false;
-                stage.core.agent_lost();
-            }
-            Step::AgentSays(message) if self.agent => stage.agent(&message),
-            Step::AgentRaw(ty, body) if self.agent => stage.core.agent_frame(now, &Frame { ty, body }),
-            Step::ClientComes if self.serving => {
-                let id = stage.core.client_connected(now);
-                self.clients.insert(id);
-            }
-            Step::ClientGoes(n) => {
-                if let Some(id) = self.client(n) {
-                    self.clients.remove(&id);
-                    stage.core.client_closed(id);
-                }
-            }
-            Step::ClientSays(n, message) => {
-                self.client(n).into_iter().for_each(|id| stage.client(id, &message));
-            }
-            Step::ClientRaw(n, ty, body) => {
-                if let Some(id) = self.client(n) {
-                    stage.core.client_frame(now, id, &Frame { ty, body });
-                    stage.core.client_read(now, id, n % 2 == 0);
-                }
-            }
-            Step::Decided(n, target) => {
-                if let Some(id) = call(n) {
-                    self.questions.remove(&id);
-                    stage.core.decided(now, id, target.map_or_else(|| Verdict::deny("no"), allow));
-                }
-            }
-            Step::TargetSays(n, frame) => {
-                if let Some(id) = call(n) {
-                    stage.core.target_frame(now, id, &frame);
-                }
-            }
-            Step::TargetGoes(n) => {
-                if let Some(id) = call(n) {
-                    self.targets.remove(&id);
-                    stage.core.target_closed(now, id, "gone");
-                }
-            }
-            Step::Started(n, ok) => {
-                let result = if ok { Ok(()) } else { Err("no".to_owned()) };
-                call(n).into_iter().for_each(|id| stage.core.service_started(id, result.clone()));
-            }
-            Step::Ended(n) => call(n).into_iter().for_each(|id| stage.core.service_ended(now, id, 1)),
-            Step::Time(seconds) => stage.passes(Duration::from_secs(seconds)),
-            _ => {}
-        }
-    }
-
-    fn check(&mut self, output: &Output) {
-        match output {
-            Output::SendAgent(_) => assert!(self.agent),
-            Output::DropAgent(_) => assert!(std::mem::replace(&mut self.agent, false)),
-            Output::Serve => assert!(!std::mem::replace(&mut self.serving, true)),
-            Output::Withdraw => assert!(std::mem::replace(&mut self.serving, false)),
-            Output::SendClient(id, _) => assert!(self.clients.contains(id)),
-            Output::CloseClient(id) => assert!(self.clients.remove(id)),
-            Output::Ask(id, _) => {
-                self.calls.push(*id);
-                assert!(self.questions.insert(*id));
-            }
-            Output::CancelQuestion(id) => assert!(self.questions.remove(id)),
-            Output::OpenTarget(id, _) => assert!(self.targets.insert(*id)),
-            Output::SendTarget(id, _) => assert!(self.targets.contains(id)),
-            Output::CloseTarget(id) => {
-                self.targets.remove(id);
-            }
-            Output::StartService(..) => assert!(self.agent),
-            Output::Prepare(..) | Output::Release(_) => {}
-            Output::Log(_, line) => {
-                assert!(line.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{line:?}")
-            }
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn the_core_keeps_its_word(steps in proptest::collection::vec(step(), 0..120)) {
-        let mut stage = Stage::empty();
-        let mut world = World::default();
-        for step in steps {
-            world.play(&mut stage, step);
-            for output in stage.all_outputs() {
-                world.check(&output);
-            }
-        }
-        // Whatever happened, another agent can come and is served.
-        if world.agent {
-            stage.core.agent_lost();
-        }
-        stage.outputs();
-        stage.agent_comes(4);
-        let outputs = stage.outputs();
-        prop_assert_eq!(outputs.last(), Some(&Output::Serve));
+        World::default().run(&mut Stage::empty(), steps);
     }
 }

@@ -15,13 +15,16 @@ use crate::question::{Allow, User, Verdict};
 
 pub(super) const OWN: DomainId = DomainId(5);
 
+/// How many calls may be open at once.
+pub(super) const MAX_OPEN: usize = 8;
+
 pub(super) fn settings(id: DomainId, name: &str) -> Settings {
     Settings {
         id,
         name: DomainName::new(name).unwrap(),
         default_user: "user".to_owned(),
         last_port: LAST_BY_DEFAULT,
-        max_open: 8,
+        max_open: MAX_OPEN,
         max_watched: 4,
     }
 }
