@@ -5,7 +5,7 @@ mod common;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cli::lab::Lab;
 use common::{Said, call, lab, leftovers, run, within_deadline};
@@ -63,6 +63,26 @@ fn rubbish_costs_only_its_sender() {
             assert_works(&lab);
             drop(patient);
         }
+    });
+}
+
+#[test]
+fn a_flood_of_rubbish_fills_no_log() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
+        let [door, _] = doors(&lab);
+        const FLOOD: u64 = 3000;
+        let begun = Instant::now();
+        for _ in 0..FLOOD {
+            // A header of a kind that nobody sends here: one line in the log.
+            let mut sender = say(&door, &0x200_u64.to_le_bytes());
+            let _ = sender.read_to_end(&mut Vec::new());
+        }
+        assert_works(&lab);
+        let allowed = 1000 + 100 * (begun.elapsed().as_secs() + 1) + 100;
+        let log = std::fs::read_to_string(lab.layout().log("work").join("agent.log")).unwrap();
+        let lines = log.lines().count() as u64;
+        assert!(log.contains("broke the rules") && lines <= allowed, "{lines} lines, {allowed} allowed");
     });
 }
 

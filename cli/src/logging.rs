@@ -1,11 +1,14 @@
 //! Log lines on stderr: for people with their level in words, for systemd's journal with its priority.
 
+mod limit;
+
 use std::ffi::OsString;
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -28,15 +31,22 @@ pub fn init(program: &str, args: &[OsString]) {
         Some(level) => EnvFilter::try_new(level).ok(),
         None => EnvFilter::try_from_env(VARIABLE).or_else(|_| EnvFilter::try_from_default_env()).ok(),
     };
+    let journal = goes_to_journal();
+    let resident = RESIDENTS.contains(&program) || program == "qrexec-policy-daemon";
+    let writer = if resident {
+        BoxMakeWriter::new(limit::Limited::new(journal))
+    } else {
+        BoxMakeWriter::new(std::io::stderr)
+    };
     // A log that is read by a person or goes to a journal has a clock of its own.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(default)))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false)
         .with_target(false)
         .without_time();
     // Not being able to log is no reason not to work.
-    let _ = if goes_to_journal() { log.event_format(Journal).try_init() } else { log.try_init() };
+    let _ = if journal { log.event_format(Journal).try_init() } else { log.try_init() };
 }
 
 /// What `--log-level` says, in a command line that makes sense; the program itself reads the rest.
