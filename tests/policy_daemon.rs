@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Said, ended_within, talk, within_deadline};
+use common::{Said, ended_within, eventually, talk, within_deadline};
 use serde_json::{Value, json};
 
 /// The executable that plays every role.
@@ -148,14 +148,6 @@ fn read_all(mut stream: impl Read) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
-}
-
-fn eventually(what: &str, mut there: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + Duration::from_secs(20);
-    while !there() {
-        assert!(std::time::Instant::now() < until, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn allow(target: &str) -> String {
@@ -392,13 +384,14 @@ fn a_terminal_refuses_what_was_typed_before_and_takes_a_number() {
             }
         };
         std::thread::scope(|scope| {
+            // Keys that nobody asked for, in the terminal's queue as soon as their echo is there.
+            keys.write_all(b"y\nmore ").unwrap();
+            wait_for("more ");
             for (typed, answer) in
-                [("y\n", "target=vault\n"), ("2\n", "target=alone\n"), ("\n", "result=deny")]
+                [("\n", "result=deny"), ("y\n", "target=vault\n"), ("2\n", "target=alone\n")]
             {
                 let asked = scope.spawn(|| dom0.ask("work", "@default", "demo.Add+1"));
                 wait_for("anything else refuses: ");
-                // The prompt is there before older keys are thrown away.
-                std::thread::sleep(Duration::from_millis(50));
                 keys.write_all(typed.as_bytes()).unwrap();
                 let said = asked.join().unwrap();
                 assert!(format!("{said}\n").contains(answer), "{typed:?}: {said}");

@@ -5,20 +5,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use cli::lab::{Builder, DOM0, Lab, Part};
-use common::{Said, call, lab, run, within_deadline};
+use common::{Said, call, eventually, lab, run, within_deadline};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-fn eventually(what: &str, mut there: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !there() {
-        assert!(Instant::now() < until, "waited in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// Changes what the policy knows about the qubes.
 fn change_system(lab: &Lab, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {

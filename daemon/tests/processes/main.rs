@@ -3,6 +3,8 @@
 
 mod agent;
 mod client;
+#[path = "../../../tests/common/eventually.rs"]
+mod eventually;
 mod scenarios;
 mod world;
 

@@ -32,8 +32,9 @@ pub(super) fn ask(
 ) -> io::Result<Option<String>> {
     let mut terminal = terminal()?;
     terminal.write_all(text(prompt).as_bytes())?;
-    // What was typed before the question was there is no answer to it.
+    // What was typed before the question was there is no answer to it. Only then is anybody asked to type.
     tcflush(&terminal, QueueSelector::IFlush)?;
+    terminal.write_all(invitation(prompt).as_bytes())?;
     let line = read_line(&mut terminal, caller, until);
     let chosen = line.as_deref().ok().and_then(|line| choice(prompt, line));
     let verdict = match (&line, &chosen) {
@@ -50,11 +51,14 @@ fn text(prompt: &Prompt) -> String {
     for (number, target) in (1..).zip(ordered(prompt)) {
         text.push_str(&format!("  {number:3}  {}\n", shown(target)));
     }
-    text.push_str(match prompt.default_target.as_str() {
+    text
+}
+
+fn invitation(prompt: &Prompt) -> &'static str {
+    match prompt.default_target.as_str() {
         "" => "Where? Number or name, anything else refuses: ",
         _ => "Where? Number or name, y for the first, anything else refuses: ",
-    });
-    text
+    }
 }
 
 fn read_line(terminal: &mut File, caller: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<String> {
