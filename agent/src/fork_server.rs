@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 mod hand_over;
 mod options;
-mod request;
+pub(crate) mod request;
 mod server;
 
 pub(crate) use hand_over::hand_over;

@@ -26,6 +26,8 @@ mod control;
 pub mod core;
 mod door;
 pub mod fork_server;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod job;
 pub mod multiplexer;
 pub mod options;

@@ -8,6 +8,8 @@ pub mod client;
 pub mod client_vm;
 pub mod definitions;
 pub mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod lab;
 pub mod local_program;
 pub mod logging;

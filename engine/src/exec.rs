@@ -17,7 +17,7 @@ use wire::command::{CommandError, CommandKind, ServiceCall};
 use wire::names::ServiceName;
 
 mod account;
-mod config;
+pub(crate) mod config;
 mod environment;
 mod login;
 mod lookup;

@@ -12,6 +12,8 @@
 
 pub mod datalink;
 pub mod exec;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod link;
 pub mod localfd;
 pub mod namespace;

@@ -22,6 +22,8 @@
 pub mod channel;
 pub mod consumer;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod index;
 pub mod layout;
 #[cfg(test)]

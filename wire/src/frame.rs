@@ -81,6 +81,12 @@ impl Decoder {
         !self.pending().is_empty()
     }
 
+    /// Bytes that are held, for the bound that the fuzz targets prove.
+    #[cfg(fuzzing)]
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     fn pending(&self) -> &[u8] {
         self.buffer.get(self.taken..).unwrap_or_default()
     }

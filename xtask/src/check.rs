@@ -1,11 +1,12 @@
 //! `cargo xtask check`: what has to hold for every commit.
 
 use crate::metadata::Metadata;
-use crate::steps::{Failure, cargo, findings, is_there, step};
+use crate::steps::{Failure, cargo, findings, is_there, root, step};
 use crate::{conformance, layering, licences, sources};
 
 pub(crate) fn run() -> Result<(), Failure> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
+    step("format of the fuzz targets", cargo(["fmt", "--check"]).current_dir(root().join("tests/fuzz")))?;
     let metadata = Metadata::read()?;
     findings("layering", Ok(layering::check(&metadata)))?;
     findings("licences", licences::check(&metadata))?;

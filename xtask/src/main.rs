@@ -4,6 +4,7 @@
 mod check;
 mod chroot;
 mod conformance;
+mod fuzz;
 mod install;
 mod layering;
 mod licences;
@@ -42,6 +43,8 @@ enum Task {
     Package(package::Options),
     /// Installs the Debian packages in a clean system, tries them there, and removes them again
     Chroot(package::Options),
+    /// Fuzzes every parser that sees foreign bytes: coverage-guided, under the address sanitizer
+    Fuzz(fuzz::Options),
     /// Xen itself, with dom0 and two VMs, in an emulated machine: rings, calls and deaths between real domains
     Xen {
         /// Only these parts of tests/xen/scenario.sh
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Package(options) => package::run(&options).map(drop),
         Task::Chroot(options) => chroot::run(&options),
         Task::Suites { only } => suites::run(only),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),
     };
     match result {

@@ -3,12 +3,14 @@
 use clap::ValueEnum;
 
 use crate::steps::{Failure, cargo, is_there, root, step};
-use crate::{chroot, package};
+use crate::{chroot, fuzz, package};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
     /// The ring's index and doorbell in every interleaving that the memory model allows
     Loom,
+    /// Every fuzz target for a few seconds, its corpus first
+    Fuzz,
     /// The programs end to end in release builds: every round of the storms, every kill of the chaos, 5000 mixed calls
     Soak,
     /// As root: PAM's sessions, with the library that Debian has
@@ -25,6 +27,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
         if only.is_none_or(|only| only == *suite) {
             match suite {
                 Suite::Loom => loom()?,
+                Suite::Fuzz => fuzz::short()?,
                 Suite::Soak => soak()?,
                 Suite::Pam => pam()?,
                 Suite::Packages => chroot::run(&package::Options::default())?,

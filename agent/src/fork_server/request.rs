@@ -9,18 +9,18 @@ const HEAD: usize = 16;
 
 /// A call that is handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// Without streams.
-    pub(super) just: bool,
+    pub(crate) just: bool,
     /// Where the data link is.
-    pub(super) endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// The command line without `user:` and without its NUL.
-    pub(super) command: Vec<u8>,
+    pub(crate) command: Vec<u8>,
 }
 
 /// Why what came is no request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum BadRequest {
+pub(crate) enum BadRequest {
     #[error("message type {0:#x} does not start anything")]
     Type(u32),
     #[error("a command of {0} bytes: at least 1 and at most {MAX_LOCAL_BODY} are possible")]
@@ -32,7 +32,7 @@ pub(super) enum BadRequest {
 }
 
 impl Request {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let ty = if self.just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
         // A command comes from a control message, whose body has a much lower limit.
         let length = u32::try_from(self.command.len().saturating_add(1)).unwrap_or(u32::MAX);
@@ -48,11 +48,11 @@ impl Request {
 
 /// Collects a request that arrives in pieces. Holds no more than the largest possible one.
 #[derive(Debug, Default)]
-pub(super) struct Decoder(Vec<u8>);
+pub(crate) struct Decoder(Vec<u8>);
 
 impl Decoder {
     /// Takes the next bytes; gives the request once it is complete.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
         let room = (HEAD + MAX_LOCAL_BODY).saturating_sub(self.0.len());
         if bytes.len() > room {
             return Err(BadRequest::More);

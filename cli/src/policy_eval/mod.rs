@@ -111,7 +111,7 @@ fn read_system(path: &Path) -> io::Result<SystemInfo> {
 }
 
 /// Answers every line until the input ends. Empty lines have no answer.
-fn answer_lines(input: &mut dyn BufRead, out: &mut dyn Write, explain: bool) -> io::Result<()> {
+pub(crate) fn answer_lines(input: &mut dyn BufRead, out: &mut dyn Write, explain: bool) -> io::Result<()> {
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line)? > 0 {
         if !line.trim_ascii().is_empty() {

@@ -81,11 +81,11 @@ pub enum Problem {
 
 /// A parsed file: the settings, and the keys that were passed over with their lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     /// What the known keys said.
-    config: ServiceConfig,
+    pub(crate) config: ServiceConfig,
     /// Unknown keys: line number and key.
-    unknown: Vec<(usize, String)>,
+    pub(crate) unknown: Vec<(usize, String)>,
 }
 
 impl ServiceConfig {
@@ -140,7 +140,7 @@ impl Parsed {
 ///
 /// # Errors
 /// The first line that is wrong, or settings that do not go together.
-pub(super) fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
     let mut parsed = Parsed::default();
     let mut seen = Vec::new();
     for (line, bytes) in (1..).zip(text.split(|&byte| byte == b'\n')) {

@@ -25,6 +25,8 @@ use crate::layout::{Orders, Sizes};
 use files::{FileConnector, FileListener};
 use meet::{Client, Server};
 pub use meet::{Connector, Listener};
+#[cfg(all(fuzzing, feature = "xen"))]
+pub use xen::door as xenstore;
 
 /// The transports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

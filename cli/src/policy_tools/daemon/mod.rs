@@ -3,7 +3,7 @@
 //! One thread reads requests and decides. What takes longer than that, the user's answer, a notice or
 //! `qubesd`, has a thread of its own, so that nobody waits for somebody else's user.
 
-mod request;
+pub(crate) mod request;
 mod server;
 
 use std::ffi::OsString;

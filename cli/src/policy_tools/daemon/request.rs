@@ -3,13 +3,13 @@
 use crate::policy_tools::judge::Question;
 
 /// A request has fewer bytes than this: a service name of 65,000 and a little.
-pub(super) const MAX_REQUEST: usize = 72 * 1024;
+pub(crate) const MAX_REQUEST: usize = 72 * 1024;
 /// What a caller of the evaluating services may send after the service descriptor.
 const MAX_EVALUATED: usize = 96;
 
 /// What the bytes so far amount to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     /// More is needed.
     Incomplete,
     /// A question.
@@ -19,7 +19,7 @@ pub(super) enum Heard {
 }
 
 /// Lines of `key=value` up to an empty line. The end of the input is as good as that.
-pub(super) fn lines(bytes: &[u8], ended: bool) -> Heard {
+pub(crate) fn lines(bytes: &[u8], ended: bool) -> Heard {
     let end = if bytes.starts_with(b"\n") { Some(0) } else { find(bytes, b"\n\n") };
     let content = match end {
         Some(end) => bytes.get(..end).unwrap_or_default(),
@@ -73,15 +73,15 @@ fn parse(content: &[u8]) -> Result<Question, String> {
 
 /// A question to an evaluating service, and who asks it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Evaluation {
+pub(crate) struct Evaluation {
     /// The question, with everything assumed that makes an answer possible.
-    pub(super) question: Question,
+    pub(crate) question: Question,
     /// Who called the service.
-    pub(super) caller: String,
+    pub(crate) caller: String,
 }
 
 /// `NAME+SERVICE caller …\0SOURCE\0TARGET` up to the end of the input; `None` while more is needed.
-pub(super) fn evaluation(bytes: &[u8], ended: bool, name: &str) -> Option<Result<Evaluation, String>> {
+pub(crate) fn evaluation(bytes: &[u8], ended: bool, name: &str) -> Option<Result<Evaluation, String>> {
     let (descriptor, rest) = match find(bytes, b"\0") {
         Some(end) => (bytes.get(..end)?, bytes.get(end.saturating_add(1)..)?),
         None if bytes.len() >= MAX_REQUEST => return Some(Err("the request is too long".to_owned())),

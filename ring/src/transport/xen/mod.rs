@@ -6,6 +6,8 @@
 
 mod bell;
 mod client;
+#[cfg(fuzzing)]
+pub mod door;
 mod server;
 mod store;
 mod wire;

@@ -90,6 +90,12 @@ impl Decoder {
         self.bytes.extend(bytes);
     }
 
+    /// Bytes that wait for the rest of their message.
+    #[cfg(fuzzing)]
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The next complete message.
     pub(super) fn next(&mut self) -> Result<Option<Message>, TooLong> {
         let Some((header, rest)) = self.bytes.split_first_chunk::<HEADER>() else { return Ok(None) };

@@ -1,0 +1,43 @@
+//! Service configuration files: whatever is not understood fails the call, a line more never lifts a
+//! restriction silently, and errors name a line of the file.
+#![no_main]
+
+use engine::exec::{ConfigError, ServiceConfig};
+use engine::fuzzing::service_config;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let lines = data.split(|byte| *byte == b'\n').count();
+    let config = match service_config(data) {
+        Ok((config, unknown)) => {
+            assert!(unknown < lines + 1);
+            config
+        }
+        Err(ConfigError::Line { line, .. }) => return assert!((1..=lines).contains(&line)),
+        Err(ConfigError::ForceUserWith(_)) => return,
+    };
+    assert!(config.force_user.is_none() || config.socket_only_key().is_none());
+    assert_eq!(service_config(data), service_config(data));
+
+    // A nonsensical line at the end spoils all of it; a comment changes nothing; so does writing it anew.
+    assert!(service_config(&[data, b"\n nonsense"].concat()).is_err());
+    assert_eq!(
+        service_config(&[data, b"\n# a comment\r\n"].concat()).map(|(same, _)| same),
+        Ok(config.clone())
+    );
+    assert_eq!(service_config(written(&config).as_bytes()), Ok((config, 0)));
+});
+
+fn written(config: &ServiceConfig) -> String {
+    let mut text = format!(
+        "wait-for-session={}\nskip-service-descriptor={}\nexit-on-client-eof={}\nexit-on-service-eof={}\n",
+        config.wait_for_session,
+        config.skip_service_descriptor,
+        config.exit_on_client_eof,
+        config.exit_on_service_eof
+    );
+    if let Some(user) = &config.force_user {
+        text += &format!("force-user='{user}'");
+    }
+    text
+}
