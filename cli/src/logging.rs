@@ -25,14 +25,14 @@ const RESIDENTS: [&str; 5] =
 /// Lets log lines go to stderr: from daemons what happens, from what people type only what went wrong.
 /// `args` are the program's, its name first. Called twice, the first call holds.
 pub fn init(program: &str, args: &[OsString]) {
-    let default = if RESIDENTS.contains(&program) { "info" } else { "warn" };
+    let resident = RESIDENTS.contains(&program);
+    let default = if resident { "info" } else { "warn" };
     let asked = level_of(program, args);
     let filter = match asked {
         Some(level) => EnvFilter::try_new(level).ok(),
         None => EnvFilter::try_from_env(VARIABLE).or_else(|_| EnvFilter::try_from_default_env()).ok(),
     };
     let journal = goes_to_journal();
-    let resident = RESIDENTS.contains(&program) || program == "qrexec-policy-daemon";
     let writer = if resident {
         BoxMakeWriter::new(limit::Limited::new(journal))
     } else {
