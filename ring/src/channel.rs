@@ -37,6 +37,8 @@ pub struct Counters {
     pub wakes: u64,
     /// Flushes that found nobody waiting.
     pub spared: u64,
+    /// Bytes copied between rings and memory by this process: what the kernel moves is not counted.
+    pub copied: u64,
 }
 
 /// One vchan connection. Dropping it closes it; what was written before can still be read.
@@ -155,7 +157,7 @@ impl Channel {
 
     /// Counts so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { copied: self.region.copied(), ..self.counters }
     }
 
     /// Bytes that can be read now. A stream is asked for more when there are none.

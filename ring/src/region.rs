@@ -7,7 +7,7 @@
 //! are read and written through atomics made for the one access, bytes one by one through atomics too.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -22,6 +22,8 @@ pub(crate) struct Region {
     /// Ring pages that were mapped apart from page 0. Its offset zero follows the last byte of `head`.
     tail: Option<MmapRaw>,
     orders: Orders,
+    /// Bytes copied by this process, not by the kernel, in and out.
+    copied: AtomicU64,
 }
 
 impl Region {
@@ -33,13 +35,13 @@ impl Region {
             .len(len)
             .map_raw(fd.as_raw_fd())
             .map_err(Error::io("mapping the vchan pages"))?;
-        Ok(Region { head: map, tail: None, orders })
+        Ok(Region { head: map, tail: None, orders, copied: AtomicU64::new(0) })
     }
 
     /// Memory of this process alone, for transports whose peer shares none.
     pub(crate) fn private(orders: Orders) -> Result<Region, Error> {
         let map = MmapMut::map_anon(orders.region_bytes()).map_err(Error::io("mapping a private ring"))?;
-        Ok(Region { head: map.into(), tail: None, orders })
+        Ok(Region { head: map.into(), tail: None, orders, copied: AtomicU64::new(0) })
     }
 
     /// Pages that a device mapped, all in one piece.
@@ -49,7 +51,7 @@ impl Region {
     #[cfg(feature = "xen")]
     pub(crate) fn whole(head: MmapRaw, orders: Orders) -> Region {
         assert_eq!(head.len(), orders.region_bytes(), "a region of another size");
-        Region { head, tail: None, orders }
+        Region { head, tail: None, orders, copied: AtomicU64::new(0) }
     }
 
     /// The same page 0 with the ring pages that it was found to speak of.
@@ -60,12 +62,17 @@ impl Region {
     pub(crate) fn extended(self, tail: Option<MmapRaw>, orders: Orders) -> Region {
         let len = self.head.len() + tail.as_ref().map_or(0, MmapRaw::len);
         assert!(self.tail.is_none() && len == orders.region_bytes(), "a region of another size");
-        Region { head: self.head, tail, orders }
+        Region { head: self.head, tail, orders, copied: self.copied }
     }
 
     /// The orders this region was mapped for; never read back from the page.
     pub(crate) fn orders(&self) -> Orders {
         self.orders
+    }
+
+    /// Bytes that this process has copied in and out by itself so far.
+    pub(crate) fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
     }
 
     /// Address of `len` bytes at `offset`.
@@ -88,6 +95,7 @@ impl Region {
     /// Copies bytes in, one relaxed store each: the peer may be reading them.
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let to = self.address(offset, bytes.len());
+        self.copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         for (i, byte) in bytes.iter().enumerate() {
             // SAFETY: `address` checked `bytes.len()` bytes from `to`, and `i` is below that length.
             let at = unsafe { to.add(i) };
@@ -100,6 +108,7 @@ impl Region {
     /// Copies bytes out, one relaxed load each: what is returned cannot change any more.
     pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         let from = self.address(offset, bytes.len());
+        self.copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         for (i, byte) in bytes.iter_mut().enumerate() {
             // SAFETY: `address` checked `bytes.len()` bytes from `from`, and `i` is below that length.
             let at = unsafe { from.add(i) };

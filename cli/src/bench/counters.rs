@@ -1,4 +1,4 @@
-//! What a call's two processes count: system calls, sleeps, doorbells.
+//! What a call's two processes count: system calls, sleeps, doorbells, bytes that they copied.
 //!
 //! The pump says it in its log, a line per call, if it is asked for. Programs that say nothing have no counters.
 
@@ -14,10 +14,11 @@ const CLIENT: &str = "client/MiB";
 const AGENT: &str = "agent/MiB";
 
 /// What is shown of a client's and of an agent's counters, for each MiB.
-const SHOWN: [(&str, Metric, Metric); 3] = [
+const SHOWN: [(&str, Metric, Metric); 4] = [
     ("syscalls=", Metric::lower("syscalls", CLIENT), Metric::lower("syscalls", AGENT)),
     ("sleeps=", Metric::lower("sleeps", CLIENT), Metric::lower("sleeps", AGENT)),
     ("rings=", Metric::lower("doorbells", CLIENT), Metric::lower("doorbells", AGENT)),
+    ("copied=", Metric::lower("bytes copied", CLIENT), Metric::lower("bytes copied", AGENT)),
 ];
 
 /// The samples in what the client and the agent have said during a transfer of this many bytes.

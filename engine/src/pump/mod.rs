@@ -110,6 +110,8 @@ pub struct Cost {
     pub rings: u64,
     /// Doorbells heard.
     pub wakes: u64,
+    /// Bytes that this process copied between rings and memory: headers, and payload that is looked at.
+    pub copied: u64,
     /// Which driver finished the call.
     pub engine: &'static str,
 }
@@ -147,9 +149,9 @@ pub fn run(channel: Channel, call: Call) -> Outcome {
 
 /// What a call cost goes to the log: `qrexec-bench --counters` reads it there.
 fn logged(outcome: Outcome) -> Outcome {
-    let Cost { syscalls, sleeps, rings, wakes, engine } = outcome.cost;
+    let Cost { syscalls, sleeps, rings, wakes, copied, engine } = outcome.cost;
     tracing::debug!(
-        "cost: in={} out={} syscalls={syscalls} sleeps={sleeps} rings={rings} wakes={wakes} engine={engine}",
+        "cost: in={} out={} syscalls={syscalls} sleeps={sleeps} rings={rings} wakes={wakes} copied={copied} engine={engine}",
         outcome.bytes_in,
         outcome.bytes_out
     );

@@ -244,6 +244,7 @@ impl Pump {
             syscalls: driver.syscalls() + counters.rings + counters.wakes,
             sleeps: self.sleeps,
             rings: counters.rings,
+            copied: counters.copied,
             wakes: counters.wakes,
             engine: driver.name(),
         };
