@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use engine::exec::{Services, SessionWait, Users};
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
-use ring::{Kind, Transport};
+use ring::{Kind, Transport, Warden};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -28,6 +28,7 @@ mod calls;
 const CONTROL: u64 = 0;
 const DOOR: u64 = 1;
 const SIGNALS: u64 = 2;
+const WARDEN: u64 = 3;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
@@ -84,6 +85,8 @@ struct Agent {
     reactor: Reactor,
     signals: Signals,
     control: Control,
+    /// Where calls cannot see for themselves whether the other VM is still there.
+    warden: Option<Warden>,
     core: Core,
     /// There from the first HELLO on.
     door: Option<Door>,
@@ -103,6 +106,7 @@ impl Agent {
         reactor.add(&signals, SIGNALS, Interest::Read)?;
         Ok(Self {
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
+            warden: warden(&transport, &reactor)?,
             services: Services::from_env(Users::by_privilege(embedded), embedded),
             fork_server: options.fork_server(embedded).map(OsString::from),
             agent_socket: options.agent_socket.clone(),
@@ -150,6 +154,11 @@ impl Agent {
                 }
             }
             DOOR => self.accept(now),
+            WARDEN => {
+                if let Some(warden) = &mut self.warden {
+                    warden.on_ready();
+                }
+            }
             token => self.on_thing(token),
         }
     }
@@ -336,6 +345,16 @@ impl Agent {
             self.gate.adjust(&self.reactor, door, DOOR, self.clients < max_guests(), now);
         }
     }
+}
+
+/// Without one, each call asks for itself.
+fn warden(transport: &Transport, reactor: &Reactor) -> Result<Option<Warden>, Errno> {
+    let warden = transport.warden().unwrap_or_else(|error| {
+        tracing::warn!("calls will each ask whether their peer is still there: {error}");
+        None
+    });
+    warden.as_ref().map_or(Ok(()), |warden| reactor.add(warden, WARDEN, Interest::Read))?;
+    Ok(warden)
 }
 
 fn client_deadline(thing: &Thing) -> Option<Instant> {

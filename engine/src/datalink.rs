@@ -55,7 +55,11 @@ pub fn serve(
     min: Sizes,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    greet(transport.listen(peer, port, min)?.accept_within(limit)?)
+    let mut listener = transport.listen(peer, port, min)?;
+    let link = greet(listener.wait_for_client(limit)?);
+    // Only now: taking back what led the client here may take longer than it waits for a HELLO.
+    drop(listener);
+    link
 }
 
 /// Connects to the data link on `port` of the domain `server`.

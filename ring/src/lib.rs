@@ -17,6 +17,7 @@
 //! | [`channel`] | both rings, the notify protocol, liveness |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
 //! | `xendev` | the devices of a Xen guest, by plain ioctls |
+//! | `xenvchan` | Xen's own C library, found at run time, for comparison |
 //! | [`unix`] | unix sockets at paths of any length |
 
 pub mod channel;
@@ -38,6 +39,8 @@ mod trim;
 pub mod unix;
 #[cfg(feature = "xen")]
 mod xendev;
+#[cfg(feature = "xen")]
+mod xenvchan;
 
 pub use channel::{Channel, Counters};
 pub use consumer::Consumer;
@@ -45,4 +48,4 @@ pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
 pub use producer::Producer;
 pub use spans::{Access, Spans};
-pub use transport::{Connector, Kind, Listener, Transport};
+pub use transport::{Connector, Kind, Listener, Transport, Warden};

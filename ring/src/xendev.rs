@@ -71,7 +71,8 @@ impl EventChannel {
     /// A port bound to `port` of the domain `peer`. `None`: it does not wait for us, or `peer` is not there.
     pub(crate) fn bound(peer: u32, port: u32) -> Result<Option<EventChannel>, Error> {
         let fd = open("evtchn")?;
-        match bind(&fd, peer, port) {
+        // SAFETY: the request's structure is two words, remote domain and remote port.
+        match unsafe { ioctl(&fd, BIND_INTERDOMAIN, &mut [peer, port]) } {
             Ok(port) => Ok(Some(EventChannel { fd, port })),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ESRCH)) => Ok(None),
             Err(error) => Err(Error::io(format!("binding to event channel {port} of domain {peer}"))(error)),
@@ -96,35 +97,33 @@ impl EventChannel {
         sent.map(drop).map_err(Error::io("sending an event"))
     }
 
-    /// Takes a pending event, if there is one, and lets the next one in.
-    pub(crate) fn take(&self) -> Result<(), Error> {
+    /// Takes a pending event and lets the next one in. `false`: there was none.
+    pub(crate) fn take(&self) -> Result<bool, Error> {
         let mut port = [0u8; 4];
         let taken = match rustix::io::read(&self.fd, &mut port) {
             // The port is masked from when it was read until it is written back.
-            Ok(4) => rustix::io::write(&self.fd, &port).map(drop),
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Ok(4) => rustix::io::write(&self.fd, &port).map(|_| true),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(error) => Err(error),
         };
         taken.map_err(|error| Error::io("taking an event")(error.into()))
     }
+}
 
-    /// Whether Xen still knows the domain: asks for a port that cannot be, which fails one way if the domain is there
-    /// and another if it is not. The only such question that an ordinary guest may ask.
-    pub(crate) fn knows(&self, domain: u32) -> bool {
-        let answer = bind(&self.fd, domain, u32::MAX);
-        !answer.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
-    }
+/// Whether Xen still knows a domain: asks for a port that cannot be, which fails one way if the domain is there and
+/// another if it is not. The only such question that an ordinary guest may ask. Xen knows what is left of a domain for
+/// as long as anybody maps a page of it.
+pub(crate) fn knows(domain: u32) -> bool {
+    let Ok(fd) = open("evtchn") else { return true };
+    // SAFETY: the request's structure is two words, remote domain and remote port.
+    let answer = unsafe { ioctl(&fd, BIND_INTERDOMAIN, &mut [domain, u32::MAX]) };
+    !answer.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 impl AsFd for EventChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn bind(fd: &OwnedFd, domain: u32, port: u32) -> io::Result<u32> {
-    // SAFETY: the request's structure is two words, remote domain and remote port.
-    unsafe { ioctl(fd, BIND_INTERDOMAIN, &mut [domain, port]) }
 }
 
 /// Where a mapping came from.

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Both ends of a meeting, whatever the transport, and waiting for it.
+//! Both ends of a meeting, whatever the transport, waiting for it, and who asks after peers.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ pub struct Listener(pub(super) Server);
 pub(super) enum Server {
     Files(FileListener),
     Xen(xen::Server),
+    Library(xen::libxenvchan::Server),
 }
 
 impl Listener {
@@ -29,11 +30,18 @@ impl Listener {
         match &mut self.0 {
             Server::Files(listener) => listener.accept(),
             Server::Xen(server) => server.accept(),
+            Server::Library(server) => server.accept(),
         }
     }
 
     /// Waits for the client.
     pub fn accept_within(mut self, limit: Duration) -> Result<Channel, Error> {
+        self.wait_for_client(limit)
+    }
+
+    /// As [`Listener::accept_within`], for callers with something more urgent to do than dropping the listener, which
+    /// takes a few of xenstore's answers on Xen: a client that waits for a HELLO has a deadline.
+    pub fn wait_for_client(&mut self, limit: Duration) -> Result<Channel, Error> {
         let deadline = Deadline::after(limit);
         loop {
             if let Some(channel) = self.accept()? {
@@ -49,6 +57,7 @@ impl AsFd for Listener {
         match &self.0 {
             Server::Files(listener) => listener.as_fd(),
             Server::Xen(server) => server.as_fd(),
+            Server::Library(server) => server.as_fd(),
         }
     }
 }
@@ -59,6 +68,7 @@ pub struct Connector(pub(super) Client);
 pub(super) enum Client {
     Files(FileConnector),
     Xen(xen::Client),
+    Library(xen::libxenvchan::Client),
 }
 
 impl Connector {
@@ -68,6 +78,7 @@ impl Connector {
         match &mut self.0 {
             Client::Files(connector) => connector.poll(),
             Client::Xen(client) => client.poll(),
+            Client::Library(client) => client.poll(),
         }
     }
 
@@ -76,6 +87,7 @@ impl Connector {
         match &self.0 {
             Client::Files(connector) => connector.retry_after(),
             Client::Xen(client) => client.retry_after(),
+            Client::Library(client) => client.retry_after(),
         }
     }
 
@@ -96,7 +108,24 @@ impl AsFd for Connector {
         match &self.0 {
             Client::Files(connector) => connector.as_fd(),
             Client::Xen(client) => client.as_fd(),
+            Client::Library(client) => client.as_fd(),
         }
+    }
+}
+
+/// Asks whether other domains are still there, for all calls of this one.
+pub struct Warden(pub(super) xen::Warden);
+
+impl Warden {
+    /// To be called when the descriptor is ready; never waits.
+    pub fn on_ready(&mut self) {
+        self.0.on_ready();
+    }
+}
+
+impl AsFd for Warden {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

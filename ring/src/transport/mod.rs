@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
 //! Choosing a transport, and meeting the peer on it.
 //!
-//! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present.
+//! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present. `libxenvchan` has Xen's C
+//! library carry the bytes, for comparison.
 
 mod files;
 mod meet;
@@ -24,7 +25,7 @@ use crate::layout::{Orders, Sizes};
 
 use files::{FileConnector, FileListener};
 use meet::{Client, Server};
-pub use meet::{Connector, Listener};
+pub use meet::{Connector, Listener, Warden};
 #[cfg(all(fuzzing, feature = "xen"))]
 pub use xen::door as xenstore;
 
@@ -43,6 +44,8 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Transport {
     kind: Kind,
+    /// On Xen: by the C library.
+    library: bool,
     own: u32,
     dir: PathBuf,
 }
@@ -55,21 +58,24 @@ const FIELD_RING: usize = 64 << 10;
 impl Transport {
     /// As the environment says: `QREXEC_TRANSPORT`, `VCHAN_SOCKET_DIR`, `QREXEC_SHM_DIR`, `VCHAN_DOMAIN`.
     pub fn from_env() -> Result<Transport, Error> {
-        let kind = match env::var_os("QREXEC_TRANSPORT") {
-            Some(name) => named(&name)?,
-            None => present()?,
+        let (kind, library) = match env::var_os("QREXEC_TRANSPORT") {
+            Some(name) if name == "libxenvchan" => (Kind::Xen, true),
+            Some(name) => (named(&name)?, false),
+            None => (present()?, false),
         };
         let dir = match kind {
             Kind::Socket => env::var_os("VCHAN_SOCKET_DIR").map_or("/var/run/vchan".into(), PathBuf::from),
             Kind::Shm => shm_dir()?,
-            Kind::Xen => return Ok(Transport { kind, own: xen::own_domain()?, dir: PathBuf::new() }),
+            Kind::Xen => {
+                return Ok(Transport { kind, library, own: xen::own_domain()?, dir: PathBuf::new() });
+            }
         };
-        Ok(Transport { kind, own: own_domain()?, dir })
+        Ok(Transport { kind, library, own: own_domain()?, dir })
     }
 
     /// An explicit choice, for labs and tests.
     pub fn new(kind: Kind, own: u32, dir: &Path) -> Transport {
-        Transport { kind, own, dir: dir.to_owned() }
+        Transport { kind, library: false, own, dir: dir.to_owned() }
     }
 
     /// Which transport.
@@ -94,6 +100,7 @@ impl Transport {
     pub fn listen(&self, peer: u32, port: u32, min: Sizes) -> Result<Listener, Error> {
         let orders = Orders::choose(min)?;
         let server = match self.kind {
+            Kind::Xen if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
             Kind::Xen => Server::Xen(xen::Server::new(self.own, peer, port, orders)?),
             kind => Server::Files(FileListener::new(kind, self.path(self.own, peer, port), orders)?),
         };
@@ -103,10 +110,19 @@ impl Transport {
     /// Begins to connect to `port` of the domain `server`, which need not be there yet.
     pub fn connect(&self, server: u32, port: u32) -> Result<Connector, Error> {
         let client = match self.kind {
+            Kind::Xen if self.library => {
+                Client::Library(xen::libxenvchan::Client::new(self.own, server, port)?)
+            }
             Kind::Xen => Client::Xen(xen::Client::new(self.own, server, port)?),
             kind => Client::Files(FileConnector::new(kind, self.path(server, self.own, port))?),
         };
         Ok(Connector(client))
+    }
+
+    /// What the agent of a VM does for all calls of that VM: to ask whether the domains that they are with are still
+    /// there. `None`: this transport tells the calls itself.
+    pub fn warden(&self) -> Result<Option<Warden>, Error> {
+        (self.kind == Kind::Xen).then(|| xen::Warden::new().map(Warden)).transpose()
     }
 
     fn path(&self, server: u32, client: u32, port: u32) -> PathBuf {
@@ -120,7 +136,9 @@ fn named(name: &OsString) -> Result<Kind, Error> {
         Some("shm") => Ok(Kind::Shm),
         Some("socket") => Ok(Kind::Socket),
         Some("xen") => Ok(Kind::Xen),
-        _ => Err(Error::Config(format!("QREXEC_TRANSPORT={name:?}: expected shm, socket or xen"))),
+        _ => {
+            Err(Error::Config(format!("QREXEC_TRANSPORT={name:?}: expected shm, socket, xen or libxenvchan")))
+        }
     }
 }
 

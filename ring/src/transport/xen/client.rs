@@ -1,13 +1,13 @@
 #![forbid(unsafe_code)]
 //! The side that maps the server's pages.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::DOM0;
 use super::bell::Doorbell;
 use super::store::Store;
+use super::vigil::{Vigil, either};
 use super::wire::number;
 use crate::channel::{Channel, announce_client};
 use crate::error::Error;
@@ -16,17 +16,17 @@ use crate::page::{Page, Side};
 use crate::region::Region;
 use crate::xendev::{self, EventChannel};
 
-/// How often to look whether the server's domain is there at all, of which no watch tells.
-const PATROL: Duration = Duration::from_secs(1);
-
 /// A client that looks for its server, by one watch.
 pub(in crate::transport) struct Client {
     peer: u32,
     folder: String,
     store: Store,
+    /// Ready when either the store or the vigil is.
+    events: OwnedFd,
+    /// The channel's, once there is one.
+    vigil: Option<Vigil>,
     /// Look before any change is seen: nothing was looked at yet.
     fresh: bool,
-    patrolled: Instant,
     done: bool,
 }
 
@@ -36,16 +36,20 @@ impl Client {
         let folder = format!("/local/domain/{server}/{}", super::folder(own, port));
         let mut store = Store::open()?;
         store.watch(&format!("{folder}/event-channel"))?;
-        Ok(Client { peer: server, folder, store, fresh: true, patrolled: Instant::now(), done: false })
+        let vigil = Vigil::new(own, server)?;
+        let events = either(&store, vigil.as_ref())?;
+        Ok(Client { peer: server, folder, store, events, vigil, fresh: true, done: false })
     }
 
-    /// Tries once if something has changed; waits for xenstore's answers, never for the server.
+    /// Tries once if something has changed; waits for xenstore's answers, never for the server. Fails once the server's
+    /// domain is gone: its number will not come back.
     pub(in crate::transport) fn poll(&mut self) -> Result<Option<Channel>, Error> {
         if self.done {
             return Err(Error::Closed);
         }
         if !self.store.changed()? && !self.fresh {
-            return self.patrol().map(|()| None);
+            let gone = self.vigil.as_mut().map_or(Ok(false), Vigil::is_peer_gone)?;
+            return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         let channel = self.connect()?;
         self.done = channel.is_some();
@@ -55,17 +59,7 @@ impl Client {
     }
 
     pub(in crate::transport) fn retry_after(&self) -> Option<Duration> {
-        Some(if self.fresh { Duration::ZERO } else { PATROL })
-    }
-
-    /// Fails once the server's domain is gone: its number will not come back.
-    fn patrol(&mut self) -> Result<(), Error> {
-        if self.peer == DOM0 || self.patrolled.elapsed() < PATROL {
-            return Ok(());
-        }
-        self.patrolled = Instant::now();
-        // A store that does not answer this question leaves only waiting.
-        if self.store.serves(self.peer).unwrap_or(true) { Ok(()) } else { Err(Error::Closed) }
+        self.fresh.then_some(Duration::ZERO)
     }
 
     /// `None`: not yet. Whatever is missing, the server's writing its last key announces it.
@@ -78,7 +72,7 @@ impl Client {
         origin.notify_unmap(offset::CLI_LIVE, event.port())?;
         announce_client(&region);
         event.notify()?;
-        let bell = Doorbell::new(event, self.peer)?;
+        let bell = Doorbell::new(event, self.vigil.take())?;
         Ok(Some(Channel::new(Arc::new(region), Side::Client, Box::new(bell))))
     }
 
@@ -86,6 +80,9 @@ impl Client {
     /// equal looks at the first have the second between them.
     fn keys(&mut self) -> Result<Option<(u32, u32)>, Error> {
         let port = self.key("event-channel")?;
+        if port.is_none() {
+            return Ok(None);
+        }
         let reference = self.key("ring-ref")?;
         let same = self.key("event-channel")? == port;
         Ok(reference.zip(port).filter(|_| same))
@@ -120,6 +117,6 @@ fn with_rings(head: Region, peer: u32) -> Result<Option<Region>, Error> {
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.store.as_fd()
+        self.events.as_fd()
     }
 }

@@ -8,12 +8,16 @@ mod bell;
 mod client;
 #[cfg(fuzzing)]
 pub mod door;
+pub(super) mod libxenvchan;
 mod server;
 mod store;
+mod vigil;
+mod warden;
 mod wire;
 
 pub(super) use client::Client;
 pub(super) use server::Server;
+pub(super) use warden::Warden;
 
 use crate::error::Error;
 use store::Store;

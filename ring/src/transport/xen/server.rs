@@ -1,11 +1,12 @@
 #![forbid(unsafe_code)]
 //! The side that owns the pages.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::bell::Doorbell;
 use super::store::Store;
+use super::vigil::{Vigil, either};
 use super::wire::number;
 use crate::channel::{Channel, initialise};
 use crate::error::Error;
@@ -14,11 +15,15 @@ use crate::page::{Page, Side};
 use crate::region::Region;
 use crate::xendev::{self, EventChannel};
 
-/// A server that waits for its one client.
+/// A server that waits for its one client. Its keys stay until it is dropped: xenstore may be slow, the client is not
+/// to wait for that, and a second client finds the first one on the page.
 pub(in crate::transport) struct Server {
-    peer: u32,
     keys: Keys,
     event: EventChannel,
+    /// Ready when the event channel or the vigil is.
+    events: OwnedFd,
+    /// The channel's, once there is one.
+    vigil: Option<Vigil>,
     region: Arc<Region>,
     taken: bool,
 }
@@ -37,39 +42,39 @@ impl Server {
             region.copy_in(offset::GRANTS + 4 * i, &reference.to_le_bytes());
         }
         initialise(&region);
+        let vigil = Vigil::new(own, peer)?;
+        let events = either(&event, vigil.as_ref())?;
         let keys = Keys { folder: super::folder(peer, port), event: event.port() };
         keys.publish(*first, own, peer)?;
-        Ok(Server { peer, keys, event, region, taken: false })
+        Ok(Server { keys, event, events, vigil, region, taken: false })
     }
 
-    /// Takes the client if it is there.
+    /// Takes the client if it is there. Fails once its domain is gone.
     pub(in crate::transport) fn accept(&mut self) -> Result<Option<Channel>, Error> {
         if self.taken {
             return Err(Error::Closed);
         }
-        self.event.take()?;
+        let woken = self.event.take()?;
         // A client that has come and gone is one too: what it wrote can still be read.
         if self.region.flag(Side::Client.own_live()) == WAITING {
-            return Ok(None);
+            let gone = !woken && self.vigil.as_mut().map_or(Ok(false), Vigil::is_peer_gone)?;
+            return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         self.taken = true;
-        self.keys.withdraw();
-        let bell = Doorbell::new(self.event.duplicate()?, self.peer)?;
+        let bell = Doorbell::new(self.event.duplicate()?, self.vigil.take())?;
         Ok(Some(Channel::new(self.region.clone(), Side::Server, Box::new(bell))))
     }
 }
 
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        self.events.as_fd()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if !self.taken {
-            self.keys.withdraw();
-        }
+        self.keys.withdraw();
     }
 }
 
@@ -85,8 +90,13 @@ impl Keys {
     fn publish(&self, first_page: u32, own: u32, peer: u32) -> Result<(), Error> {
         let mut store = Store::open()?;
         store.remove(&self.event_channel())?;
-        store.publish(&format!("{}/ring-ref", self.folder), first_page, own, peer)?;
-        store.publish(&self.event_channel(), self.event, own, peer)
+        let published = store
+            .publish(&format!("{}/ring-ref", self.folder), first_page, own, peer)
+            .and_then(|()| store.publish(&self.event_channel(), self.event, own, peer));
+        published.inspect_err(|_| {
+            // Half of it leads nobody anywhere.
+            let _ = store.remove(&self.folder);
+        })
     }
 
     /// Removes the keys unless a successor has replaced them. Keys that cannot be removed are stale ones, which lead to

@@ -43,7 +43,7 @@ impl Store {
         Ok(Store::over(fd))
     }
 
-    fn over(fd: OwnedFd) -> Store {
+    pub(super) fn over(fd: OwnedFd) -> Store {
         Store { fd, decoder: Decoder::default(), changed: false }
     }
 
@@ -96,6 +96,25 @@ impl Store {
             self.changed |= message == Message::Changed;
         }
         Ok(std::mem::take(&mut self.changed))
+    }
+
+    /// Sends a request whose answer [`Store::heard`] will give, and never waits. Only one at a time: Linux keeps the
+    /// body of a request in the open file until it has sent it, so that a second one overwrites the first.
+    pub(super) fn begin(&mut self, request: Request<'_>) -> io::Result<()> {
+        self.send(&request.encode(), Deadline::after(Duration::ZERO))
+    }
+
+    /// The answer to the request that was begun, if it has arrived. Never waits.
+    pub(super) fn heard(&mut self) -> io::Result<Option<io::Result<Vec<u8>>>> {
+        self.receive()?;
+        while let Some(message) = self.next()? {
+            match message {
+                Message::Changed => self.changed = true,
+                Message::Failed(name) => return Ok(Some(Err(failure(&name)))),
+                Message::Reply { body, .. } => return Ok(Some(Ok(body))),
+            }
+        }
+        Ok(None)
     }
 
     fn ask(&mut self, request: Request<'_>) -> io::Result<Vec<u8>> {

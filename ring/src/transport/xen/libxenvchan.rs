@@ -1,0 +1,207 @@
+#![forbid(unsafe_code)]
+//! The transport `libxenvchan`: Xen's own C library carries the bytes, for comparison with ours and for nothing else.
+//!
+//! As with a socket, no memory of the peer's is ours to look at: both rings are private memory, and this end of them moves
+//! bytes by `libxenvchan_read` and `libxenvchan_write`, which copy. Its client has nothing to wait for until the server
+//! is there, so it looks ten times a second; and nobody looks whether the peer's domain is still there.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use crate::channel::{Bell, Channel, announce_client, halves, initialise};
+use crate::consumer::Consumer;
+use crate::error::Error;
+use crate::layout::{CLOSED, Orders, Sizes};
+use crate::page::{Page, Side};
+use crate::producer::Producer;
+use crate::region::Region;
+use crate::xenvchan::{Library, Vchan, WAITING};
+
+/// Between two looks for a server.
+const RETRY: Duration = Duration::from_millis(100);
+/// Staging, each way, in bytes: the library's own rings are what is compared.
+const STAGING: usize = 64 << 10;
+/// Bytes of one call of the library.
+const PIECE: usize = 64 << 10;
+
+/// A server that waits for its client.
+pub(in crate::transport) struct Server {
+    vchan: Option<Vchan>,
+    events: OwnedFd,
+}
+
+impl Server {
+    pub(in crate::transport) fn new(peer: u32, port: u32, orders: Orders) -> Result<Server, Error> {
+        let path = c_string(format!("data/vchan/{peer}/{port}"))?;
+        let vchan = Library::load()?.serve(peer, &path, orders.left.bytes(), orders.right.bytes());
+        let vchan =
+            vchan.ok_or_else(|| Error::io("libxenvchan_server_init")(std::io::Error::last_os_error()))?;
+        let events = vchan.events()?;
+        Ok(Server { vchan: Some(vchan), events })
+    }
+
+    pub(in crate::transport) fn accept(&mut self) -> Result<Option<Channel>, Error> {
+        let vchan = self.vchan.take().ok_or(Error::Closed)?;
+        if is_ready(&self.events) {
+            vchan.take_event();
+        }
+        if vchan.state() == WAITING {
+            self.vchan = Some(vchan);
+            return Ok(None);
+        }
+        channel(vchan).map(Some)
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+/// A client that looks for its server.
+pub(in crate::transport) struct Client {
+    library: Library,
+    peer: u32,
+    path: CString,
+    /// Never ready: there is nothing to wait for.
+    nothing: OwnedFd,
+}
+
+impl Client {
+    pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<Client, Error> {
+        let path = c_string(format!("/local/domain/{server}/data/vchan/{own}/{port}"))?;
+        let nothing = epoll::create(epoll::CreateFlags::CLOEXEC);
+        let nothing = nothing.map_err(|error| Error::io("waiting for libxenvchan")(error.into()))?;
+        Ok(Client { library: Library::load()?, peer: server, path, nothing })
+    }
+
+    pub(in crate::transport) fn poll(&mut self) -> Result<Option<Channel>, Error> {
+        self.library.join(self.peer, &self.path).map(channel).transpose()
+    }
+
+    pub(in crate::transport) fn retry_after(&self) -> Option<Duration> {
+        Some(RETRY)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.nothing.as_fd()
+    }
+}
+
+fn channel(vchan: Vchan) -> Result<Channel, Error> {
+    let events = vchan.events()?;
+    let region = Arc::new(Region::private(Orders::choose(Sizes::both(STAGING))?)?);
+    initialise(&region);
+    announce_client(&region);
+    let (fill, drain) = halves(&region, Side::Server);
+    let buffer = vec![0; PIECE];
+    let bell =
+        Staging { vchan, events, region: region.clone(), fill, drain, buffer, blocked: false, cut: false };
+    Ok(Channel::new(region, Side::Client, Box::new(bell)))
+}
+
+fn c_string(text: String) -> Result<CString, Error> {
+    CString::new(text).map_err(|_| Error::Config("a path with a NUL".into()))
+}
+
+fn is_ready(events: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&now)) == Ok(1)
+}
+
+/// Moves bytes between private rings and the library.
+struct Staging {
+    vchan: Vchan,
+    events: OwnedFd,
+    region: Arc<Region>,
+    /// What arrives goes in here.
+    fill: Producer,
+    /// What leaves comes from here.
+    drain: Consumer,
+    buffer: Vec<u8>,
+    /// The library took less than there was.
+    blocked: bool,
+    /// The peer is gone.
+    cut: bool,
+}
+
+impl Staging {
+    fn push(&mut self) -> Result<(), Error> {
+        self.blocked = false;
+        loop {
+            let ready = self.drain.ready()?.min(self.buffer.len());
+            if ready == 0 || self.cut {
+                return Ok(());
+            }
+            self.drain.get(0, &mut self.buffer[..ready]);
+            match usize::try_from(self.vchan.write(&self.buffer[..ready])) {
+                Err(_) => self.cut = true,
+                Ok(0) => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Ok(n) => self.drain.release(n.min(ready)),
+            }
+        }
+    }
+
+    /// `false`: nothing more will come.
+    fn pull(&mut self) -> Result<bool, Error> {
+        loop {
+            let room = self.fill.room()?.min(self.buffer.len());
+            if room == 0 {
+                return Ok(true);
+            }
+            match usize::try_from(self.vchan.read(&mut self.buffer[..room])) {
+                Err(_) => return Ok(false),
+                Ok(0) => return Ok(true),
+                Ok(n) => {
+                    self.fill.put(0, &self.buffer[..n.min(room)]);
+                    self.fill.commit(n.min(room));
+                }
+            }
+        }
+    }
+}
+
+impl Bell for Staging {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    fn ring(&mut self) -> Result<bool, Error> {
+        self.push()?;
+        Ok(!self.cut)
+    }
+
+    fn acknowledge(&mut self) -> Result<bool, Error> {
+        if is_ready(&self.events) {
+            self.vchan.take_event();
+        }
+        let open = self.pull()?;
+        if !open {
+            self.region.set_flag(Side::Server.own_live(), CLOSED);
+        }
+        self.push()?;
+        Ok(open)
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn wants_in(&mut self) -> bool {
+        true
+    }
+
+    fn wants_out(&self) -> bool {
+        self.blocked && !self.cut
+    }
+}
