@@ -28,6 +28,17 @@ enum State {
     Linked { link: Box<Framed<Channel>>, out: bool },
 }
 
+/// What a step of the search came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Search {
+    /// Nothing new.
+    Goes,
+    /// The link is there now.
+    Found,
+    /// The domain is gone, and with it every agent that could have come.
+    Hopeless,
+}
+
 /// The daemon's side of the control link.
 pub(super) struct AgentLink {
     transport: Transport,
@@ -41,12 +52,12 @@ impl AgentLink {
         Self { transport, domain, state: State::Pausing { until: Duration::ZERO } }
     }
 
-    /// One step of the search, if it is time for one. `true`: the link is there now.
-    pub(super) fn look(&mut self, reactor: &Reactor, now: Now, event: bool) -> bool {
+    /// One step of the search, if it is time for one.
+    pub(super) fn look(&mut self, reactor: &Reactor, now: Now, event: bool) -> Search {
         match &self.state {
             State::Pausing { until } if *until <= now => self.begin(reactor, now),
             State::Looking { again, .. } if event || again.is_some_and(|at| at <= now) => {}
-            _ => return false,
+            _ => return Search::Goes,
         }
         self.step(reactor, now)
     }
@@ -69,12 +80,12 @@ impl AgentLink {
         }
     }
 
-    fn step(&mut self, reactor: &Reactor, now: Now) -> bool {
-        let State::Looking { connector, again } = &mut self.state else { return false };
-        match connector.poll() {
+    fn step(&mut self, reactor: &Reactor, now: Now) -> Search {
+        let State::Looking { connector, again } = &mut self.state else { return Search::Goes };
+        let (error, search) = match connector.poll() {
             Ok(None) => {
                 *again = connector.retry_after().map(|pause| now.saturating_add(pause));
-                false
+                return Search::Goes;
             }
             Ok(Some(channel)) => {
                 forget(reactor, &*connector);
@@ -82,22 +93,20 @@ impl AgentLink {
                     Ok(()) => {
                         let link = Box::new(Framed::new(channel, MAX_LOCAL_BODY));
                         self.state = State::Linked { link, out: false };
-                        true
+                        return Search::Found;
                     }
-                    Err(error) => {
-                        tracing::error!("watching the control link: {error}");
-                        self.state = State::Pausing { until: now.saturating_add(LONG_PAUSE) };
-                        false
-                    }
+                    Err(error) => (ring::Error::io("watching the control link")(error.into()), Search::Goes),
                 }
             }
             Err(error) => {
-                tracing::warn!("looking for the agent: {error}");
                 forget(reactor, &*connector);
-                self.state = State::Pausing { until: now.saturating_add(LONG_PAUSE) };
-                false
+                let gone = matches!(error, ring::Error::Closed);
+                (error, if gone { Search::Hopeless } else { Search::Goes })
             }
-        }
+        };
+        tracing::warn!("looking for the agent: {error}");
+        self.state = State::Pausing { until: now.saturating_add(LONG_PAUSE) };
+        search
     }
 
     /// When [`AgentLink::look`] has something to do without an event.

@@ -25,7 +25,7 @@ use wire::names::Target;
 use crate::core::{CallId, Core, Level, Now, Output, Settings};
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
-use agent::AgentLink;
+use agent::{AgentLink, Search};
 use calls::Targets;
 use front::Front;
 use helpers::Helpers;
@@ -282,12 +282,24 @@ impl Driver {
     /// A step of the search for the agent. `true`: it has just been found.
     fn look_for_agent(&mut self, event: bool) -> bool {
         let now = self.now();
-        let found = self.agent.look(&self.reactor, now, event);
-        if found {
-            self.core.agent_connected(now);
-            self.agent_due = true;
+        let search = self.agent.look(&self.reactor, now, event);
+        match search {
+            Search::Goes => {}
+            Search::Found => {
+                self.core.agent_connected(now);
+                self.agent_due = true;
+            }
+            Search::Hopeless => self.domain_gone(),
         }
-        found
+        search == Search::Found
+    }
+
+    /// The VM does not exist any more. Its number will not come back, so there is nothing left to do; a
+    /// daemon that never met an agent says that it did not.
+    fn domain_gone(&mut self) {
+        tracing::info!("domain {} is gone, and so is its daemon", self.settings.id);
+        let started = self.report.is_told();
+        self.finish(if started { Outcome::Ended } else { Outcome::NoAgent });
     }
 
     fn hear_agent(&mut self) {
