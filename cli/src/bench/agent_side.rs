@@ -21,7 +21,7 @@ const LOG_LIMIT: u64 = 64 << 10;
 pub(super) struct AgentSide {
     pumps: Vec<i32>,
     ends: Vec<OwnedFd>,
-    log: PathBuf,
+    log: Option<PathBuf>,
     log_before: u64,
 }
 
@@ -31,7 +31,7 @@ impl AgentSide {
         let pumps = stage.pumps();
         let handle = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
         let log = stage.agent_log();
-        let log_before = fs::metadata(&log).map_or(0, |meta| meta.len());
+        let log_before = log.as_ref().and_then(|log| fs::metadata(log).ok()).map_or(0, |meta| meta.len());
         Self { ends: pumps.iter().filter_map(handle).collect(), pumps, log, log_before }
     }
 
@@ -47,7 +47,8 @@ impl AgentSide {
             let _ = rustix::io::retry_on_intr(|| poll(&mut ended, Some(&ENDS_WITHIN)));
         }
         let read = || -> io::Result<Vec<u8>> {
-            let mut log = File::open(&self.log)?;
+            let Some(log) = &self.log else { return Ok(Vec::new()) };
+            let mut log = File::open(log)?;
             log.seek(SeekFrom::Start(self.log_before))?;
             let mut said = Vec::new();
             log.take(LOG_LIMIT).read_to_end(&mut said)?;

@@ -1,4 +1,4 @@
-//! `qrexec-bench`: measures real calls in a lab of its own.
+//! `qrexec-bench`: measures real calls in a lab of its own, or between this VM and another.
 //!
 //! A [`scenario`] has cases, a case is run several times on every [`stage`] (a lab with one build's programs), and every
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
@@ -77,7 +77,10 @@ fn measure(options: &Options) -> Result<(), Failure> {
     let folder = tempfile::tempdir().map_err(Failure::during("a temporary folder"))?;
     let guard = Guard::start(folder.path())?;
     let own = options.bin_dir.as_deref();
-    let mut stages = vec![Stage::start(&build_name(own), own, &settings, folder.path())?];
+    let mut stages = vec![match &options.target {
+        Some(target) => Stage::apart(&build_name(None), target, &settings, folder.path())?,
+        None => Stage::start(&build_name(own), own, &settings, folder.path())?,
+    }];
     if let Some(vs) = options.vs.as_deref() {
         stages.push(Stage::start(&build_name(Some(vs)), Some(vs), &settings, folder.path())?);
     }

@@ -25,7 +25,8 @@ pub(super) struct Recording {
     pub(super) command: Vec<String>,
     /// Bytes of one transfer.
     pub(super) size: u64,
-    pub(super) transport: crate::lab::Transport,
+    /// Of a lab; between VMs it is what there is.
+    pub(super) transport: Option<crate::lab::Transport>,
     /// Names of the builds.
     pub(super) builds: Vec<String>,
     pub(super) scenarios: Vec<Chapter>,

@@ -17,6 +17,9 @@ use crate::number;
 /// Most bytes of one transfer.
 const MAX_SIZE: u64 = 1 << 40;
 
+/// Scenarios that look at our end only.
+const APART: [&str; 3] = ["throughput", "latency", "calls"];
+
 /// Measures qrexec: a lab of its own, real calls from one VM to another.
 ///
 /// Every call goes the whole way: client, agent, daemon, policy, the other agent, service. A figure counts only if every
@@ -73,6 +76,10 @@ pub(super) struct Options {
     /// Measures the programs of this folder too, in turn, and shows how much faster the others are
     #[arg(long, value_name = "DIR")]
     pub(super) vs: Option<PathBuf>,
+    /// Measures calls from this VM to this other one, on whatever carries them, instead of a lab. Over there, the service
+    /// qrexec-bench must be this program
+    #[arg(long, value_name = "VM", conflicts_with_all = ["vs", "bin_dir", "transport"])]
+    pub(super) target: Option<String>,
     /// Shows what transfers cost the programs in system calls, sleeps and doorbells, where they tell
     #[arg(long)]
     counters: bool,
@@ -121,7 +128,8 @@ pub(super) struct Settings {
     pub(super) buffers: Vec<Buffer>,
     /// The caller's ends of transfers.
     pub(super) ends: Vec<Ends>,
-    pub(super) transport: Transport,
+    /// What carries the bytes; `None`: what there is between this VM and the target.
+    pub(super) transport: Option<Transport>,
     /// Rounds of one run of ping-pong.
     pub(super) rounds: u32,
     /// Calls of one run.
@@ -150,15 +158,27 @@ impl Options {
         let size = number::parse_size(&self.size, MAX_SIZE)
             .map_err(|error| Failure::usage(format!("--size={}: {error}", self.size)))?;
         let buffers = self.buffer_size.iter().map(|text| buffer(text)).collect::<Result<_, _>>()?;
+        let scenarios = chosen(&self.scenario)?;
+        if self.target.is_some() {
+            if let Some(one) = scenarios.iter().find(|one| !APART.contains(&one.name())) {
+                return Err(Failure::usage(format!(
+                    "--target: {} looks at both ends, which needs a lab",
+                    one.name()
+                )));
+            }
+            if self.ends.contains(&Ends::File) {
+                return Err(Failure::usage("--target: not with files as ends"));
+            }
+        }
         let quick = |quick: u32, usual: u32| if self.quick { quick } else { usual };
         Ok(Settings {
-            scenarios: chosen(&self.scenario)?,
+            scenarios,
             runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
             budget: self.runs.is_none().then_some(Settings::BUDGET),
             size: if self.quick { size.min(4 << 20) } else { size }.max(1),
             buffers,
             ends: self.ends.clone(),
-            transport: self.transport,
+            transport: self.target.is_none().then_some(self.transport),
             rounds: quick(20, 3000),
             calls: quick(4, 100),
             idle_calls: usize::from(if self.quick { self.idle_calls.min(3) } else { self.idle_calls }),
@@ -232,6 +252,15 @@ mod tests {
         assert_eq!(names(&["--scenario", "scale", "cpu", "--quick"]), ["cpu", "scale"]);
         assert_eq!(names(&["--scenario=cpu,latency"]), ["cpu", "latency"]);
         assert!(settings(&["--scenario", "speed"]).is_err());
+    }
+
+    #[test]
+    fn of_another_machine_only_the_calls_are_seen() {
+        let apart = settings(&["--target=work"]).unwrap();
+        assert!(apart.transport.is_none() && settings(&[]).unwrap().transport.is_some());
+        for more in ["--scenario=scale", "--ends=file", "--vs=/bin"] {
+            assert!(settings(&["--target=work", more]).is_err(), "{more}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A lab for measurements: two VMs, one that calls and one that serves, with the programs of one build.
+//! Where calls are measured: a lab of two VMs, one that calls and one that serves, with the programs of one build; or
+//! this VM, which calls, and another real one, which serves.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -22,22 +23,37 @@ const CALLER: &str = "work";
 /// The VM that serves.
 const SERVER: &str = "vault";
 
+/// What calls.
+const CLIENT: &str = "qrexec-client-vm";
+
 /// The service behind the socket.
 const SOCKET_SERVICE: &str = "bench.Socket";
 
 /// How long a socket service waits for the description of its call.
 const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
 
-/// A running lab and the name of the build in it.
+/// A place for calls and the name of the build in it.
 #[derive(Debug)]
 pub(super) struct Stage {
     /// What the build is called in results.
     pub(super) name: String,
-    lab: Lab,
+    place: Place,
     exe: PathBuf,
     folder: PathBuf,
-    agents: HashSet<i32>,
-    _socket_service: SocketService,
+}
+
+#[derive(Debug)]
+enum Place {
+    Lab {
+        lab: Box<Lab>,
+        agents: HashSet<i32>,
+        _socket_service: SocketService,
+    },
+    /// The VM that serves is another machine, of which nothing but its answers is seen.
+    Apart {
+        target: String,
+        environment: Vec<(String, String)>,
+    },
 }
 
 impl Stage {
@@ -56,7 +72,7 @@ impl Stage {
         let mut builder = Lab::builder()
             .vm(CALLER)
             .vm(SERVER)
-            .transport(settings.transport)
+            .transport(settings.transport.unwrap_or(Transport::Shm))
             .service(SERVER, PROGRAM, &exe)
             .service(SERVER, SOCKET_SERVICE, &socket);
         if let Some(bin_dir) = bin_dir {
@@ -70,27 +86,49 @@ impl Stage {
             builder = builder.env(name, value);
         }
         let lab = builder.start().map_err(Failure::during("the lab"))?;
-        let mut stage = Self {
-            name: name.to_owned(),
-            lab,
-            exe,
-            folder,
-            agents: HashSet::new(),
-            _socket_service: socket_service,
-        };
-        stage.agents = stage.serving().iter().map(|process| process.pid).collect();
-        Ok(stage)
+        let agents = serving(&lab).iter().map(|process| process.pid).collect();
+        let place = Place::Lab { lab: Box::new(lab), agents, _socket_service: socket_service };
+        Ok(Self { name: name.to_owned(), place, exe, folder })
+    }
+
+    /// Calls from this VM to `target`, whose agent has this program as a service.
+    pub(super) fn apart(
+        name: &str,
+        target: &str,
+        settings: &Settings,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
+        let place = Place::Apart { target: target.to_owned(), environment: settings.environment.clone() };
+        Ok(Self { name: name.to_owned(), place, exe, folder: folder.to_owned() })
     }
 
     /// `qrexec-client-vm` in the calling VM, asking for `service` of the other with rings of at least `buffer`.
     pub(super) fn call(&self, buffer: Option<u64>, service: &str) -> Result<Command, Failure> {
         let buffer = buffer.map(|size| format!("--buffer-size={size}"));
+        let (lab, target) = match &self.place {
+            Place::Lab { lab, .. } => (Some(lab), SERVER),
+            Place::Apart { target, .. } => (None, target.as_str()),
+        };
         // The field's client does not know of the variable that ours goes by.
-        let agent = self.lab.layout().agent_socket(CALLER);
-        let options = [format!("--agent-socket={}", agent.display())].into_iter().chain(buffer);
-        let argv = std::iter::once("qrexec-client-vm".to_owned()).chain(options);
-        let argv = argv.chain([SERVER.to_owned(), service.to_owned()]);
-        self.lab.command(CALLER, argv).map_err(Failure::during("the lab"))
+        let agent = lab.map(|lab| format!("--agent-socket={}", lab.layout().agent_socket(CALLER).display()));
+        let options = agent.into_iter().chain(buffer);
+        self.client(options.chain([target.to_owned(), service.to_owned()]))
+    }
+
+    /// `qrexec-client-vm` in the calling VM.
+    fn client(&self, args: impl Iterator<Item = String>) -> Result<Command, Failure> {
+        match &self.place {
+            Place::Lab { lab, .. } => {
+                let argv = std::iter::once(CLIENT.to_owned()).chain(args);
+                lab.command(CALLER, argv).map_err(Failure::during("the lab"))
+            }
+            Place::Apart { environment, .. } => {
+                let mut command = Command::new(&self.exe);
+                command.arg0(CLIENT).args(args).envs(environment.iter().map(|(name, value)| (name, value)));
+                Ok(command)
+            }
+        }
     }
 
     /// A call of a role of this executable, started by the serving VM's agent.
@@ -107,7 +145,8 @@ impl Stage {
     pub(super) fn role(&self, role: Role) -> Result<Command, Failure> {
         let mut command = Command::new(&self.exe);
         command.arg0(PROGRAM).args(role.words());
-        for (name, value) in self.lab.environment(CALLER).map_err(Failure::during("the lab"))? {
+        let Place::Lab { lab, .. } = &self.place else { return Ok(command) };
+        for (name, value) in lab.environment(CALLER).map_err(Failure::during("the lab"))? {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -118,17 +157,18 @@ impl Stage {
 
     /// `qrexec-client-vm` that has nothing to do and says so.
     pub(super) fn idle_client(&self) -> Result<Command, Failure> {
-        self.lab.command(CALLER, ["qrexec-client-vm"]).map_err(Failure::during("the lab"))
+        self.client(std::iter::empty())
     }
 
-    /// The processes that the serving VM's agent has started for the calls under way.
+    /// Whether the other end is on another machine, with a clock of its own and out of sight.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(self.place, Place::Apart { .. })
+    }
+
+    /// The processes that the serving VM's agent has started for the calls under way, as far as they are in sight.
     pub(super) fn pumps(&self) -> Vec<i32> {
-        self.serving().iter().map(|process| process.pid).filter(|pid| !self.agents.contains(pid)).collect()
-    }
-
-    fn serving(&self) -> Vec<Process> {
-        let processes = self.lab.processes().into_iter();
-        processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
+        let Place::Lab { lab, agents, .. } = &self.place else { return Vec::new() };
+        serving(lab).iter().map(|process| process.pid).filter(|pid| !agents.contains(pid)).collect()
     }
 
     /// For files of measurements.
@@ -138,18 +178,30 @@ impl Stage {
 
     /// By which the processes of the lab are known.
     pub(super) fn token(&self) -> &str {
-        &self.lab.plan().token
+        match &self.place {
+            Place::Lab { lab, .. } => &lab.plan().token,
+            Place::Apart { target, .. } => target,
+        }
     }
 
-    /// Where the serving VM's agent says what happens.
-    pub(super) fn agent_log(&self) -> PathBuf {
-        self.lab.layout().log(SERVER).join("agent.log")
+    /// Where the serving VM's agent says what happens, if that is in sight.
+    pub(super) fn agent_log(&self) -> Option<PathBuf> {
+        let Place::Lab { lab, .. } = &self.place else { return None };
+        Some(lab.layout().log(SERVER).join("agent.log"))
     }
 
-    /// Ends the lab.
+    /// Ends the lab, if it is one.
     pub(super) fn down(self) -> Result<(), Failure> {
-        self.lab.down().map_err(Failure::during("the lab"))
+        match self.place {
+            Place::Lab { lab, .. } => lab.down().map_err(Failure::during("the lab")),
+            Place::Apart { .. } => Ok(()),
+        }
     }
+}
+
+fn serving(lab: &Lab) -> Vec<Process> {
+    let processes = lab.processes().into_iter();
+    processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
 }
 
 /// A process of a measurement: ends with it, whatever happens.

@@ -21,7 +21,8 @@ pub(super) fn text(recording: &Recording, bold: bool) -> String {
 
 fn head(recording: &Recording) -> String {
     let machine = &recording.machine;
-    let transport = format!("{:?}", recording.transport).to_lowercase();
+    let transport =
+        recording.transport.map_or("of the VMs".to_owned(), |one| format!("{one:?}").to_lowercase());
     let mut text = format!(
         "qrexec-bench {} on {} × {}, {}, {}\n",
         recording.version, machine.cores, machine.cpu, machine.kernel, recording.date

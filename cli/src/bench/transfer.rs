@@ -13,7 +13,7 @@ use super::agent_side::AgentSide;
 use super::files;
 use super::procfs;
 use super::report::{Reports, Span};
-use super::roles::{Load, Role};
+use super::roles::{Load, Role, now};
 use super::stage::{Running, Stage};
 use crate::failure::Failure;
 
@@ -170,6 +170,8 @@ struct Call {
     sink: Option<Local>,
     /// Starts the source, wherever it is; its end ends the call.
     starter: PipeWriter,
+    /// The other end's clock is not ours.
+    apart: bool,
 }
 
 impl Call {
@@ -205,17 +207,20 @@ impl Call {
             reports.ready()?;
         }
         remote.ready()?;
-        Ok(Self { client, remote, source, sink, starter })
+        Ok(Self { client, remote, source, sink, starter, apart: stage.is_apart() })
     }
 
     fn transfer(&mut self, way: Way, load: Load) -> Result<Moved, Failure> {
+        let start = now();
         go(&self.starter)?;
+        // What another machine's clock says is replaced by when we sent word and when its word came: a way there and back more.
+        let here = |span: Span| if self.apart { Span { start, end: now(), ..span } } else { span };
         let (mut sources, mut sinks) = (Vec::new(), Vec::new());
         if way != Way::Receive {
-            sinks.push(self.remote.sink()?);
+            sinks.push(here(self.remote.sink()?));
         }
         if way != Way::Send {
-            sources.push(self.remote.source()?);
+            sources.push(here(self.remote.source()?));
         }
         if let Some(local) = &mut self.sink {
             sinks.push(local.reports.sink()?);
