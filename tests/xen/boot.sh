@@ -9,7 +9,7 @@
 #
 # Needs qemu-system-x86_64, a static busybox, xz and cpio's format from it. Debian packages are downloaded by name and
 # unpacked below WORK; nothing is installed. XENSTORED=oxenstored takes the other xenstore, SUITES="rings calls" only these parts, in
-# this order (deaths ends a VM, so it comes last).
+# this order (deaths ends a VM, so it comes last); CHANNELS, SPEED_MIB, SPEED_ROUNDS: how many and how much in churn and speed.
 set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
@@ -86,13 +86,16 @@ common_tree() {
     for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"; done
     printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n' >"$tree/etc/passwd"
     printf 'root:x:0:\nuser:x:1000:\n' >"$tree/etc/group"
-    add "$tree" bin "$root"/usr/bin/xenstore-{read,write,ls,rm,exists,chmod}
+    add "$tree" bin "$root"/usr/bin/xenstore-{read,write,ls,rm,exists,chmod,watch,control}
     cp -L /lib/x86_64-linux-gnu/libgcc_s.so.1 "$tree/lib/"
     for module in "${modules[@]}"; do find "$root/lib/modules" -name "$module.ko" -exec cp {} "$tree/modules/" \;; done
     add "$tree" test $(find "$programs" -maxdepth 1 -type f)
+    # For the transport of that name, which looks for it at run time.
+    cp -L "$root"/usr/lib/x86_64-linux-gnu/libxenvchan.so.4.17* "$tree/lib/" 2>/dev/null || true
     for role in qrexec-{agent,client,client-vm,daemon,bench}; do ln -sf qrexec "$tree/test/$role"; done
     cp -r "$here/etc" "$tree/"
     chmod 755 "$tree"/etc/qubes-rpc/*
+    ln -s /test/qrexec "$tree/etc/qubes-rpc/qrexec-bench"
     cp "$here/functions.sh" "$tree/etc/"
 }
 
@@ -111,15 +114,17 @@ build() {
     printf 'autoballoon="off"\nclaim_mode=0\n' >"$work/dom0/etc/xen/xl.conf"
     cp "$root/etc/xen/oxenstored.conf" "$work/dom0/etc/xen/"
     cp "$work/vmlinux" "$work/vm.cpio.gz" "$work/dom0/boot/"
-    echo "xenstored=$xenstored limit=$((limit - 10)) SUITES='${SUITES:-}'; export SUITES" >"$work/dom0/boot/settings"
+    echo "xenstored=$xenstored limit=$((limit - 10)) SUITES='${SUITES:-}' CHANNELS='${CHANNELS:-}' SPEED_MIB='${SPEED_MIB:-}' SPEED_ROUNDS='${SPEED_ROUNDS:-}'
+            export SUITES CHANNELS SPEED_MIB SPEED_ROUNDS" >"$work/dom0/boot/settings"
     archive "$work/dom0" >"$work/dom0.cpio"
 }
 
-# Features that the emulation gets wrong under Xen stay off: smap, xsave.
+# Features that the emulation gets wrong under Xen stay off: smap, xsave; and those for which the kernel would copy a byte at a
+# time, as no processor does: erms, fsrm.
 boot() {
     local linux="console=hvc0 quiet loglevel=3 panic=-1 mitigations=off audit=0 apparmor=0 random.trust_cpu=1"
     timeout -k 5 "$limit" qemu-system-x86_64 -nodefaults -machine pc -accel tcg,thread=multi,tb-size=512 \
-        -cpu max,-smap,-xsave,-pcid,-svm -smp 2 -m 2048 -display none -no-reboot -serial stdio -kernel "$work/xen" \
+        -cpu max,-smap,-xsave,-pcid,-svm,-erms,-fsrm -smp 2 -m 2048 -display none -no-reboot -serial stdio -kernel "$work/xen" \
         -append "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning dom0_mem=768M,max:768M dom0_max_vcpus=2" \
         -initrd "$work/vmlinux $linux,$work/dom0.cpio" </dev/null 2>"$work/qemu.err" | tee "$work/console.log" |
         sed -u 's/\r$//' | grep --line-buffered -E '^(LAB|vm[12]:|dom0:)' || true

@@ -25,6 +25,7 @@ while :; do
         ) 2>&1 &
         next=$((next + 1))
     else
-        usleep 100000
+        # One event at once and one for the change; the limit, because the key may have come just before.
+        timeout 3 xenstore-watch -n 2 "data/lab/job/$next" >/dev/null 2>&1
     fi
 done

@@ -2,6 +2,11 @@
  * measured against. Speaks the exchange of ring/examples/xen_peer.rs.
  *
  *     peer serve CLIENT PORT LEFT RIGHT | peer join SERVER PORT UP DOWN
+ *
+ * And one direction alone, of MIB from memory to memory, or from standard input to standard output if that is 0, by
+ * pieces of CHUNK bytes:
+ *
+ *     peer source CLIENT PORT RING CHUNK MIB | peer sink SERVER PORT CHUNK MIB
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -105,16 +110,36 @@ static void report(const char *role, uint64_t bytes, double start)
     printf("libxenvchan %s: %.2f ms of processor per MiB\n", role, ms / mib);
 }
 
-static void serve(unsigned peer, unsigned port, size_t left, size_t right)
+static struct libxenvchan *offer(unsigned peer, unsigned port, size_t left, size_t right)
 {
     char path[80];
-    uint64_t sizes[2];
-    char last;
     snprintf(path, sizeof path, "data/vchan/%u/%u", peer, port);
     struct libxenvchan *channel = libxenvchan_server_init(NULL, peer, path, left, right);
     if (!channel)
         fail("server_init");
     channel->blocking = 1;
+    return channel;
+}
+
+static struct libxenvchan *find(unsigned own, unsigned peer, unsigned port)
+{
+    char path[80];
+    struct libxenvchan *channel;
+    snprintf(path, sizeof path, "/local/domain/%u/data/vchan/%u/%u", peer, own, port);
+    for (int tries = 0; !(channel = libxenvchan_client_init(NULL, peer, path)); tries++) {
+        if (tries > 600)
+            fail("client_init");
+        usleep(100000); /* the library has nothing that could be waited for */
+    }
+    channel->blocking = 1;
+    return channel;
+}
+
+static void serve(unsigned peer, unsigned port, size_t left, size_t right)
+{
+    struct libxenvchan *channel = offer(peer, port, left, right);
+    uint64_t sizes[2];
+    char last;
     receive_all(channel, sizes, sizeof sizes);
     double start = now();
     receive_pattern(channel, sizes[0]);
@@ -130,22 +155,64 @@ static void serve(unsigned peer, unsigned port, size_t left, size_t right)
 
 static void join(unsigned own, unsigned peer, unsigned port, uint64_t up, uint64_t down)
 {
-    char path[80];
+    struct libxenvchan *channel = find(own, peer, port);
     uint64_t sizes[2] = {up, down};
-    struct libxenvchan *channel;
-    snprintf(path, sizeof path, "/local/domain/%u/data/vchan/%u/%u", peer, own, port);
-    for (int tries = 0; !(channel = libxenvchan_client_init(NULL, peer, path)); tries++) {
-        if (tries > 600)
-            fail("client_init");
-        usleep(100000); /* the library has nothing that could be waited for */
-    }
-    channel->blocking = 1;
     double start = now();
     send_all(channel, sizes, sizeof sizes);
     send_pattern(channel, up);
     receive_pattern(channel, down);
     send_all(channel, "k", 1);
     report("join", up + down, start);
+    libxenvchan_close(channel);
+}
+
+static void report_flow(const char *role, uint64_t bytes, double start)
+{
+    double mib = bytes / 1048576.0, seconds = now() - start;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    double ms = usage.ru_utime.tv_sec * 1e3 + usage.ru_utime.tv_usec / 1e3 + usage.ru_stime.tv_sec * 1e3 + usage.ru_stime.tv_usec / 1e3;
+    fprintf(stderr, "FLOW libxenvchan %s: %.0f MiB, %.1f MiB/s, %.2f notifications/MiB, %.2f ms/MiB\n", role, mib, mib / seconds,
+            notifications / mib, ms / mib);
+}
+
+static void source(unsigned peer, unsigned port, size_t ring, size_t chunk, uint64_t mib)
+{
+    struct libxenvchan *channel = offer(peer, port, 4096, ring);
+    uint64_t sent = 0;
+    char ready;
+    receive_all(channel, &ready, 1);
+    double start = now();
+    for (;;) {
+        ssize_t n = mib ? (ssize_t)(sent < mib << 20 ? chunk : 0) : read(0, buffer, chunk);
+        if (n < 0)
+            fail("standard input");
+        if (n == 0)
+            break;
+        send_all(channel, buffer, n);
+        sent += n;
+    }
+    report_flow("source", sent, start);
+    libxenvchan_close(channel);
+}
+
+static void sink(unsigned own, unsigned peer, unsigned port, size_t chunk, uint64_t mib)
+{
+    struct libxenvchan *channel = find(own, peer, port);
+    uint64_t got = 0;
+    int n;
+    send_all(channel, "k", 1);
+    double start = now();
+    while ((n = libxenvchan_read(channel, buffer, chunk)) > 0) {
+        for (int written = 0; !mib && written < n;) {
+            ssize_t w = write(1, buffer + written, n - written);
+            if (w <= 0)
+                fail("standard output");
+            written += w;
+        }
+        got += n;
+    }
+    report_flow("sink", got, start);
     libxenvchan_close(channel);
 }
 
@@ -157,16 +224,21 @@ int main(int argc, char **argv)
         uint64_t k = i % PERIOD;
         pattern[i] = k * k % 251 * 31 + k;
     }
-    if (argc != 6 || !own) {
-        fprintf(stderr, "usage: DOMID=OWN peer serve CLIENT PORT LEFT RIGHT | join SERVER PORT UP DOWN\n");
+    unsigned long n[5] = {0};
+    for (int i = 0; i < 5 && i + 2 < argc; i++)
+        n[i] = strtoul(argv[i + 2], NULL, 10);
+    if (own && argc == 6 && !strcmp(argv[1], "serve"))
+        serve(n[0], n[1], n[2], n[3]);
+    else if (own && argc == 6 && !strcmp(argv[1], "join"))
+        join(atoi(own), n[0], n[1], n[2], n[3]);
+    else if (own && argc == 7 && !strcmp(argv[1], "source") && n[3] <= CHUNK)
+        source(n[0], n[1], n[2], n[3], n[4]);
+    else if (own && argc == 6 && !strcmp(argv[1], "sink") && n[2] <= CHUNK)
+        sink(atoi(own), n[0], n[1], n[2], n[3]);
+    else {
+        fprintf(stderr, "usage: DOMID=OWN peer serve CLIENT PORT LEFT RIGHT | join SERVER PORT UP DOWN\n"
+                        "       | source CLIENT PORT RING CHUNK MIB | sink SERVER PORT CHUNK MIB\n");
         return 2;
     }
-    unsigned long n[4];
-    for (int i = 0; i < 4; i++)
-        n[i] = strtoul(argv[i + 2], NULL, 10);
-    if (!strcmp(argv[1], "serve"))
-        serve(n[0], n[1], n[2], n[3]);
-    else
-        join(atoi(own), n[0], n[1], n[2], n[3]);
     return 0;
 }

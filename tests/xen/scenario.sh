@@ -6,22 +6,26 @@ VM1=$(xl domid vm1) VM2=$(xl domid vm2)
 export DOMID=0
 domain() { case $1 in vm1) echo "$VM1" ;; vm2) echo "$VM2" ;; esac; }
 
+uptime_s() { cut -d. -f1 /proc/uptime; }
+
 # start VM COMMAND: begins a command in a VM; `started` names it for settle.
 vm1_jobs=0 vm2_jobs=0
 start() {
     eval "job=\$((${1}_jobs + 1)); ${1}_jobs=\$job"
     started=$1:$job
-    xenstore-write "/local/domain/$(domain "$1")/data/lab/job/$job" "$2"
+    # A key holds no line ends: commands of several lines end each with a semicolon.
+    xenstore-write "/local/domain/$(domain "$1")/data/lab/job/$job" "$(echo "$2" | tr '\n' ' ')"
 }
 
 # settle JOB SECONDS: waits for its end and returns its exit status; 99 when it took longer.
 settle() {
     key=/local/domain/$(domain "${1%:*}")/data/lab/done/${1#*:}
-    tries=$(($2 * 5))
-    while [ $tries -gt 0 ]; do
+    end=$(($(uptime_s) + $2))
+    while :; do
         status=$(xenstore-read "$key" 2>/dev/null) && return "$status"
-        tries=$((tries - 1))
-        usleep 200000
+        [ "$(uptime_s)" -lt $end ] || break
+        # Looking again and again would cost what is measured here.
+        timeout 1 xenstore-watch -n 2 "$key" >/dev/null 2>&1
     done
     echo "LAB   $1 is not done after $2 s"
     return 99
@@ -96,6 +100,9 @@ peers() {
     both "bulk: libxenvchan to libxenvchan" 90 "peer serve $VM2 201 65536 65536" "peer join $VM1 201 $bulk"
     both "bulk: we join libxenvchan" 60 "peer serve $VM2 202 65536 65536" "xen_peer join $VM1 202 $bulk"
     both "bulk: libxenvchan joins us" 60 "xen_peer serve $VM2 203 65536 65536" "peer join $VM1 203 $bulk"
+    library=QREXEC_TRANSPORT=libxenvchan
+    both "bulk: the transport libxenvchan serves" 60 "$library xen_peer serve $VM2 204 65536 65536" "xen_peer join $VM1 204 $bulk"
+    both "bulk: the transport libxenvchan joins" 60 "xen_peer serve $VM2 205 65536 65536" "$library xen_peer join $VM1 205 $bulk"
     port=210
     for sizes in "1024 2048" "2048 1024" "2000 4096" "4096 1048576" "1048576 1024"; do
         both "sizes $sizes: we join libxenvchan" 30 "peer serve $VM2 $port $sizes" "xen_peer join $VM1 $port 100000 100000"
@@ -125,13 +132,67 @@ kills() {
     done
 }
 
-# Many channels one after another, of which nothing may remain.
+# Grants of VM1 that somebody has mapped, as the hypervisor prints them.
+mapped() {
+    xl dmesg -c >/dev/null
+    xl debug-keys g
+    xl dmesg | awk -v vm="d$VM1 " '/grant-table for/ { on = index($0, vm) } on && /\[0x/ { n++ } END { print n + 0 }'
+}
+
+# Very many channels, four at a time, of which nothing may remain: no event channel, no mapping, no key. A hundred pages may
+# be granted at once, so that a leak of those would soon end it.
 churn() {
-    before=$(lsevtchn "$VM1" | wc -l)
-    both "100 channels one after another" 120 "xen_peer churn-serve $VM2 301 100" "xen_peer churn-join $VM1 301 100"
-    result "no event channel is left" "$(lsevtchn "$VM1" | wc -l)" "$before"
+    each=$((${CHANNELS:-600} / 4))
+    before="$(lsevtchn "$VM1" | wc -l) $(lsevtchn "$VM2" | wc -l) $(mapped)"
+    since=$(uptime_s)
+    limit=/sys/module/xen_gntalloc/parameters/limit
+    four='for port in 301 302 303 304; do'
+    both "$((each * 4)) channels" 280 \
+        "echo 100 >$limit; rm -f /tmp/bad; $four xen_peer churn-serve $VM2 \$port $each || touch /tmp/bad & done; wait; echo 16384 >$limit; [ ! -e /tmp/bad ]" \
+        "rm -f /tmp/bad; $four xen_peer churn-join $VM1 \$port $each || touch /tmp/bad & done; wait; [ ! -e /tmp/bad ]"
+    echo "LAB   in $(($(uptime_s) - since)) s"
+    after="$(lsevtchn "$VM1" | wc -l) $(lsevtchn "$VM2" | wc -l) $(mapped)"
+    [ "$before" = "$after" ]
+    result "event channels of both and mapped grants: $before before, $after after" $?
     left=$(xenstore-ls -f "/local/domain/$VM1/data/vchan" | grep -c -e ring-ref -e event-channel)
     result "no key is left" "$left" 0
+}
+
+# flow NAME MIB VM1-COMMAND VM2-COMMAND: one way from VM to VM; processor time as Xen counts it, both domains' (0.1 s).
+vcpu_s() { xl list "$1" | awk 'END { print $6 }'; }
+flow() {
+    before1=$(vcpu_s vm1) before2=$(vcpu_s vm2)
+    both "$1" 60 "$3" "$4"
+    echo "LAB FLOW $1: $2 MiB," "$(echo "$before1 $(vcpu_s vm1) $before2 $(vcpu_s vm2) $2" |
+        awk '{ printf "vCPU %.2f ms/MiB sender, %.2f receiver", ($2 - $1) * 1000 / $5, ($4 - $3) * 1000 / $5 }')"
+}
+
+# The pump against libxenvchan's own write and read loops, in turn, several times: docs/xen.md says what comes out.
+speed() {
+    [ -e /test/peer ] || return
+    mib=${SPEED_MIB:-8} port=400
+    fill="dd if=/dev/zero bs=65536 count=$((mib << 4)) 2>/dev/null" drain="dd of=/dev/null bs=65536 2>/dev/null"
+    for round in $(seq "${SPEED_ROUNDS:-1}"); do
+        for ring in 65536 1048576; do
+            flow "ours, pipe to pipe, ring $ring" $mib "$fill | xen_flow source $VM2 $port $ring" "xen_flow sink $VM1 $port | $drain"
+            flow "libxenvchan, pipe to pipe, ring $ring" $mib "$fill | peer source $VM2 $((port + 1)) $ring 65536 0" \
+                "peer sink $VM1 $((port + 1)) 65536 0 | $drain"
+            flow "libxenvchan, memory to memory, ring $ring" $mib "peer source $VM2 $((port + 2)) $ring 65536 $mib" \
+                "peer sink $VM1 $((port + 2)) 65536 $mib"
+            library="QREXEC_TRANSPORT=libxenvchan xen_flow"
+            flow "our pump over libxenvchan, pipe to pipe, ring $ring" $mib "$fill | $library source $VM2 $((port + 3)) $ring" \
+                "$library sink $VM1 $((port + 3)) | $drain"
+            port=$((port + 4))
+        done
+    done
+}
+
+# qrexec-bench between the VMs, its table on the console.
+bench() {
+    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
+    run vm1 200 "qrexec-bench --target=vm2 --scenario throughput latency calls --size=${BENCH_SIZE:-8M} --buffer-size=default,1M --runs=${BENCH_RUNS:-1} --counters --quick 2>&1 | sed 's/^/BENCH /'"
+    result "qrexec-bench from VM to VM" $?
+    run vm2 10 "grep -a cost: /tmp/agent.log | tail -n 12 | sed 's/^.*cost:/BENCH agent:/'"
 }
 
 domain_json() {
@@ -145,8 +206,11 @@ start_qrexec() {
     export QREXEC_SYSTEM_INFO=/run/system.json
     mkdir -p /run/qubes /var/log/qubes
     for vm in vm1 vm2; do
-        start $vm "qrexec-agent >/tmp/agent.log 2>&1 & echo \$! >/tmp/agent.pid; head -c 4194304 /dev/urandom >/tmp/data"
-        qrexec-daemon -D -u "00000000-0000-0000-0000-00000000000${vm#vm}" "$(domain $vm)" $vm user >/var/log/$vm.log 2>&1 &
+        start $vm "QREXEC_LOG=info,engine::pump=debug qrexec-agent >/tmp/agent.log 2>&1 & echo \$! >/tmp/agent.pid; head -c 4194304 /dev/urandom >/tmp/data"
+        (
+            qrexec-daemon -D -u "00000000-0000-0000-0000-00000000000${vm#vm}" "$(domain $vm)" $vm user >/var/log/$vm.log 2>&1
+            echo $? "$(ms)" >/run/ended.$vm
+        ) &
     done
     tries=100
     until [ -S /run/qubes/qrexec.vm1 ] && [ -S /run/qubes/qrexec.vm2 ]; do
@@ -197,9 +261,67 @@ calls() {
 
 crowd() {
     [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
-    run vm1 120 'for i in $(seq 64); do (echo $i | qrexec-client-vm vm2 lab.Echo >/tmp/out.$i) & done; wait; cat /tmp/out.* | sort -n >/tmp/got; seq 64 | cmp - /tmp/got'
-    result "64 calls at once" $?
+    before=$(uptime_s)
+    run vm1 120 'for i in $(seq 64); do (echo $i | qrexec-client-vm vm2 lab.Echo >/tmp/out.$i 2>/tmp/err.$i) & done; wait;
+        cat /tmp/err.*; cat /tmp/out.* | sort -n >/tmp/got; seq 64 | cmp - /tmp/got'
+    result "64 calls at once, within $(($(uptime_s) - before)) s" $?
 }
+
+# refused NAME PREPARE WORDS REPAIR: with that done in VM1, one call is refused with one line that says WORDS.
+refused() {
+    run vm1 60 "$2; qrexec-client-vm vm2 lab.Who >/tmp/said 2>&1; status=\$?; $4;
+        cat /tmp/said; [ \$status -ne 0 ] && [ \$(wc -l </tmp/said) = 1 ] && grep -q '$3' /tmp/said"
+    result "$1: one line, one call" $?
+}
+
+# What a VM may run out of. A call that was there before does not notice.
+shortages() {
+    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
+    start vm1 '(sleep 1; echo before; while [ ! -e /tmp/enough ]; do sleep 1; done; echo after) | qrexec-client-vm vm2 lab.Echo >/tmp/lasting;
+        [ "$(cat /tmp/lasting | tr "\n" " ")" = "before after " ]'
+    lasting=$started
+    sleep 3
+    limit=/sys/module/xen_gntalloc/parameters/limit
+    refused "no more pages can be granted" "echo 40 >$limit" "limit of xen-gntalloc" "echo 16384 >$limit"
+    refused "a device is missing" "mv /dev/xen/gntalloc /dev/xen/away" "/dev/xen/gntalloc" "mv /dev/xen/away /dev/xen/gntalloc"
+    # Only the C xenstored can be told another quota.
+    if xenstore-control quota set nodes 10; then
+        run vm1 20 'qrexec-client-vm vm2 lab.Who >/tmp/said 2>&1'
+        refused=$?
+        xenstore-control quota set nodes 1000 >/dev/null
+        run vm1 5 'cat /tmp/said; [ $(wc -l </tmp/said) = 1 ] && grep -q "writing .* to xenstore" /tmp/said'
+        result "xenstore's quota is reached (status $refused): one line, one call" $?
+    fi
+    says vm1 20 "qrexec-client-vm vm2 lab.Who" "vm1 calls vm2"
+    result "afterwards calls are as before" $?
+    run vm1 5 'touch /tmp/enough'
+    settle "$lasting" 20
+    result "the call that was there before went on" $?
+}
+
+# Reads and writes of all call processes and of the agent in VM1, so far.
+traffic() {
+    run vm1 10 "cat \$(for p in \$(pidof qrexec-$1); do echo /proc/\$p/io; done) | awk '/^sysc/ { n += \$2 } END { print n }' >/tmp/traffic; xenstore-write data/lab/traffic \$(cat /tmp/traffic)"
+    xenstore-read "/local/domain/$VM1/data/lab/traffic"
+}
+
+# What idle calls cost, with one question a second for all of them, and with one each.
+idle() {
+    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
+    for peers in /var/run/qubes/qrexec-peers /nowhere; do
+        start vm1 "for i in \$(seq 16); do (sleep 25 | QREXEC_PEERS_SOCKET=$peers qrexec-client-vm vm2 lab.Echo) & done; wait"
+        calls=$started
+        sleep 10
+        before1=$(traffic client-vm) before2=$(traffic agent)
+        sleep 8
+        after1=$(traffic client-vm) after2=$(traffic agent)
+        echo "LAB IDLE 16 calls, asking $peers: $((after1 - before1)) reads and writes in some 8 s by the calls, $((after2 - before2)) by the agent"
+        settle "$calls" 40
+        result "16 idle calls end" $?
+    done
+}
+
+ms() { awk '{ printf "%d", $1 * 1000 }' /proc/uptime; }
 
 deaths() {
     [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
@@ -216,15 +338,33 @@ deaths() {
     result "the next agent takes calls" $?
     start vm1 'qrexec-client-vm vm2 lab.Echo </dev/zero >/dev/null'
     call=$started
-    sleep 2
+    start vm1 'mkfifo /tmp/quiet; exec 3<>/tmp/quiet; echo begins >&3; qrexec-client-vm vm2 lab.Echo <&3 >/tmp/heard'
+    quiet=$started
+    tries=100
+    until says vm1 5 "cat /tmp/heard" begins || [ $tries = 0 ]; do tries=$((tries - 1)) && usleep 200000; done
     xl destroy vm2
+    destroyed=$(ms)
+    echo "LAB   after xl destroy: $(xl list | awk 'NR > 2 { printf "%s %s %s, ", $1, $2, $5 }')"
     settle "$call" 5
     status=$?
-    [ $status -ne 0 ] && [ $status -ne 99 ]
-    result "xl destroy of the other VM ends a call (status $status)" $?
-    sleep 2
-    grep -q "looking for the agent: vchan peer is gone" /var/log/vm2.log
-    result "the daemon of a destroyed VM learns of it" $?
+    seen=$(($(ms) - destroyed))
+    [ $status -ne 0 ] && [ $status -ne 99 ] && [ $seen -le 1500 ]
+    result "xl destroy of the other VM ends a busy call (status $status, $seen ms after it)" $?
+    settle "$quiet" 5
+    status=$?
+    echo "LAB   later: $(xl list | awk 'NR > 2 { printf "%s %s %s, ", $1, $2, $5 }')"
+    seen=$(($(ms) - destroyed))
+    [ $status -ne 0 ] && [ $status -ne 99 ] && [ $seen -le 2000 ]
+    result "and an idle one (status $status, $seen ms after it)" $?
+    tries=20
+    until [ -e /run/ended.vm2 ] || [ $tries = 0 ]; do tries=$((tries - 1)) && usleep 100000; done
+    read -r status at 2>/dev/null </run/ended.vm2
+    [ "$status" = 0 ] && grep -q "is gone, and so is its daemon" /var/log/vm2.log
+    result "its daemon ends (status $status, $((at - destroyed)) ms after it)" $?
+    for peers in /var/run/qubes/qrexec-peers /nowhere; do
+        says vm1 5 "QREXEC_PEERS_SOCKET=$peers timeout 4 xen_peer join $VM2 999 1 1" "xen_peer join $VM2 999 1 1: FAILED: vchan peer is gone"
+        result "a client that looks for it hears of its end, asking $peers" $?
+    done
     says vm1 20 "qrexec-client-vm dom0 lab.Who" "vm1 calls dom0"
     result "the other VM still calls" $?
 }
@@ -236,7 +376,7 @@ logs() {
     xenstore-exists "/local/domain/$VM2" && run vm2 10 'tail -n 20 /tmp/agent*.log'
 }
 
-for suite in ${SUITES:-rings inplace peers kills churn calls deaths}; do $suite; done
+for suite in ${SUITES:-rings peers kills churn speed calls shortages deaths}; do $suite; done
 if [ -z "$failed" ]; then
     echo "LAB all passed, $(cut -d' ' -f1 /proc/uptime) s"
 else

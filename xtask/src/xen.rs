@@ -12,6 +12,9 @@ const LIMIT: &str = "600";
 /// What of Xen's is linked with the C peer.
 const LIBRARIES: [&str; 4] = ["-lxenvchan", "-lxenevtchn", "-lxengnttab", "-lxenstore"];
 
+/// Small programs for single channels.
+const EXAMPLES: [&str; 3] = ["xen_peer", "xen_inplace", "xen_flow"];
+
 /// Builds everything, boots once and runs the suites that are named, all if none is.
 pub(crate) fn run(suites: &[String], oxenstored: bool) -> Result<(), Failure> {
     for program in ["qemu-system-x86_64", "busybox", "xz", "strip"] {
@@ -33,14 +36,14 @@ pub(crate) fn run(suites: &[String], oxenstored: bool) -> Result<(), Failure> {
 
 fn build(programs: &Path) -> Result<(), Failure> {
     let mut ours = cargo(["build", "--release", "--features", "qrexec-ring/xen", "--package", "qrexec-cli"]);
-    ours.args(["--package", "qrexec-ring", "--bins", "--example", "xen_peer", "--example", "xen_inplace"]);
+    ours.args(["--package", "qrexec-ring", "--package", "qrexec-engine", "--bins"]);
+    ours.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
     step("build", &mut ours)?;
     let built =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir));
     // Every program plays every role; the machine has links for the names.
-    for (from, to) in
-        [("qrexec-lab", "qrexec"), ("examples/xen_peer", "xen_peer"), ("examples/xen_inplace", "xen_inplace")]
-    {
+    let examples = EXAMPLES.map(|name| (format!("examples/{name}"), name));
+    for (from, to) in [("qrexec-lab".to_owned(), "qrexec")].into_iter().chain(examples) {
         let from = built.join("release").join(from);
         step("strip", Command::new("strip").arg("-o").arg(programs.join(to)).arg(from))?;
     }
