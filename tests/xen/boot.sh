@@ -86,7 +86,7 @@ common_tree() {
     for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"; done
     printf 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n' >"$tree/etc/passwd"
     printf 'root:x:0:\nuser:x:1000:\n' >"$tree/etc/group"
-    add "$tree" bin "$root"/usr/bin/xenstore-{read,write,ls,rm,exists,chmod,watch,control}
+    add "$tree" bin "$root"/usr/bin/xenstore-{read,write,ls,rm,exists,chmod,watch}
     cp -L /lib/x86_64-linux-gnu/libgcc_s.so.1 "$tree/lib/"
     for module in "${modules[@]}"; do find "$root/lib/modules" -name "$module.ko" -exec cp {} "$tree/modules/" \;; done
     add "$tree" test $(find "$programs" -maxdepth 1 -type f)
@@ -108,14 +108,14 @@ build() {
     common_tree "$work/dom0"
     install -m 755 "$here/init-dom0.sh" "$work/dom0/init"
     cp "$here/scenario.sh" "$work/dom0/"
-    add "$work/dom0" lib/xen-4.17/bin "$tools"/{xl,xenstored,oxenstored,xenconsoled,xen-init-dom0,lsevtchn,libxl-save-helper}
+    add "$work/dom0" lib/xen-4.17/bin "$tools"/{xl,xenstored,oxenstored,xenconsoled,xen-init-dom0,lsevtchn,libxl-save-helper,xenstore-control}
     ln -s xen-4.17/bin/lsevtchn "$work/dom0/lib/lsevtchn"
     mkdir -p "$work/dom0/boot" "$work/dom0/etc/xen" "$work/dom0/var/lib/xen" "$work/dom0/var/log/xen/console"
     printf 'autoballoon="off"\nclaim_mode=0\n' >"$work/dom0/etc/xen/xl.conf"
     cp "$root/etc/xen/oxenstored.conf" "$work/dom0/etc/xen/"
     cp "$work/vmlinux" "$work/vm.cpio.gz" "$work/dom0/boot/"
     echo "xenstored=$xenstored limit=$((limit - 10)) SUITES='${SUITES:-}' CHANNELS='${CHANNELS:-}' SPEED_MIB='${SPEED_MIB:-}' SPEED_ROUNDS='${SPEED_ROUNDS:-}'
-            export SUITES CHANNELS SPEED_MIB SPEED_ROUNDS" >"$work/dom0/boot/settings"
+            export xenstored SUITES CHANNELS SPEED_MIB SPEED_ROUNDS" >"$work/dom0/boot/settings"
     archive "$work/dom0" >"$work/dom0.cpio"
 }
 
