@@ -182,7 +182,7 @@ fn is_memory_device(rdev: u64) -> bool {
     rustix::fs::major(rdev) == 1
 }
 
-/// What a local process's stdin or stdout holds before its writer waits: as much as the default ring.
+/// What a local process's stdin or stdout holds before its writer waits: two transfers of the pump.
 const SOCKET_BUFFER: usize = 256 << 10;
 
 /// Two connected sockets for a local process's stdin or stdout: sockets and not pipes, because a process

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStat
 
 mod fork;
 mod heap;
+mod neighbour;
 mod signals;
 mod spawn;
 
@@ -19,6 +20,7 @@ mod spawn;
 pub(crate) use fork::close_inherited;
 pub use fork::{fork_keeping, fork_pump};
 pub use heap::trim_heap;
+pub use neighbour::Neighbour;
 pub use signals::Signals;
 pub use spawn::{Program, spawn};
 

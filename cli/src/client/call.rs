@@ -32,7 +32,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
 
     let mut daemon = Daemon::connect(&plan.socket_dir, &plan.target).map_err(about(&plan.target))?;
     let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
-    let sizes = Sizes::both(transport.default_ring());
+    let sizes = Sizes::both(transport.data_ring(None));
     let (channel, version) =
         datalink::serve(&transport, endpoint.domain.0, endpoint.port.0, sizes, plan.wait)
             .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;

@@ -67,7 +67,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     let allowed = request::ask(&plan.agent_socket, &plan.request)?;
 
     let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
-    let sizes = Sizes::both(plan.buffer.unwrap_or_else(|| transport.default_ring()));
+    let sizes = Sizes::both(transport.data_ring(plan.buffer));
     let (channel, version) = datalink::serve(&transport, domain, port, sizes, datalink::WAIT_VM)
         .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
 

@@ -10,6 +10,7 @@ mod ends;
 mod inbound;
 mod one_socket;
 mod outbound;
+mod place;
 mod receive;
 mod send;
 mod sleep;
@@ -18,7 +19,7 @@ mod uring;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ring::Channel;
 use wire::stream::{Outgoing, Role};
@@ -129,6 +130,13 @@ enum Engine {
 /// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
 const LARGE: u64 = 1 << 20;
 
+/// Payload of one transfer, at most. Several fit a ring, so that both sides are at work, and what one hop has
+/// written the next one finds in the cache; fewer bytes cost more system calls.
+const TRANSFER: usize = 128 << 10;
+
+/// What the local pipe of a large call holds, if its ring holds as much: some transfers.
+const PIPE: usize = 512 << 10;
+
 /// A call that has not moved for this long gives back, once, what it does not need to wait: its io_uring
 /// instance, the memory of its empty ring, and what its start left on the heap.
 const IDLE: Duration = Duration::from_secs(1);
@@ -176,7 +184,11 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut large_at = if engine == Engine::Uring { 0 } else { LARGE };
     let mut is_large = false;
     let mut has_rested = false;
+    let mut place = place::Place::new(Instant::now());
     loop {
+        if place.may_be_due(pump.moved()) && place.is_due(pump.moved(), Instant::now()) {
+            pump.join_neighbour();
+        }
         if !is_large && pump.moved() >= large_at {
             is_large = true;
             has_rested = false;

@@ -6,9 +6,9 @@ use std::io;
 use wire::header::HEADER_LEN;
 use wire::stream::{Kind, Role};
 
-use super::Stop;
 use super::outbound::Layout;
 use super::turn::Pump;
+use super::{Stop, TRANSFER};
 
 /// stderr read at once when a log gets a copy.
 const LOGGED: usize = 16 << 10;
@@ -22,9 +22,11 @@ impl Pump {
         }
         let Some(room) = self.room()? else { return Ok(None) };
         let enough = room >= self.useful_room() || self.channel.tx().in_flight() == 0;
-        // Half the ring at a time: the peer drains one half while the other is filled.
-        let room = room.min(self.channel.tx().size() / 2);
-        Ok(enough.then(|| Layout::new(room, self.outgoing.max_chunk())))
+        let chunk = self.outgoing.max_chunk();
+        let transfer = TRANSFER + HEADER_LEN * TRANSFER.div_ceil(chunk as usize);
+        // Half a small ring at a time: the peer drains one half while the other is filled.
+        let room = room.min(transfer).min(self.channel.tx().size() / 2);
+        Ok(enough.then(|| Layout::new(room, chunk)))
     }
 
     /// Whether stderr must pass through private memory next, because a log gets a copy.

@@ -11,9 +11,9 @@ use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
-use super::{Call, Cost, Outcome, Stop};
+use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
 use crate::localfd::{Direction, LocalFd};
-use crate::process::Child;
+use crate::process::{Child, Neighbour};
 
 /// What a turn achieved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,8 @@ pub(super) struct Pump {
     pub(super) cut: bool,
     pub(super) outcome: Outcome,
     pub(super) sleeps: u64,
+    /// Who is at the local end, once that was looked for.
+    neighbour: Option<Option<Neighbour>>,
 }
 
 impl Pump {
@@ -80,6 +82,7 @@ impl Pump {
             cut: false,
             outcome: Outcome::default(),
             sleeps: 0,
+            neighbour: None,
             role: call.role,
             channel,
         })
@@ -94,11 +97,32 @@ impl Pump {
     pub(super) fn grow(&mut self) {
         let (tx, rx) = (self.channel.tx().size(), self.channel.rx().size());
         if let Some(fd) = self.source.pollable() {
-            fd.grow(tx);
+            fd.grow(tx.min(PIPE));
         }
         if let Some(fd) = self.sink.pollable() {
-            fd.grow(rx);
+            fd.grow(rx.min(PIPE));
         }
+    }
+
+    /// Goes where the process runs that most of this call's bytes come from or go to. A hint that fails is none.
+    pub(super) fn join_neighbour(&mut self) {
+        let neighbour = match self.neighbour {
+            Some(known) => known,
+            None => *self.neighbour.insert(self.find_neighbour()),
+        };
+        let _ = neighbour.map(Neighbour::join);
+    }
+
+    fn find_neighbour(&self) -> Option<Neighbour> {
+        if let Some(child) = &self.child {
+            return Neighbour::in_tree(child.pid().unsigned_abs());
+        }
+        let busy = if self.outcome.bytes_out > self.outcome.bytes_in {
+            self.source.pollable()
+        } else {
+            self.sink.pollable()
+        };
+        busy.and_then(Neighbour::at_pipe)
     }
 
     /// Gives back memory that an idle call does not need.
@@ -140,7 +164,7 @@ impl Pump {
         };
         let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
         if let Some(fd) = to {
-            let mut limit = fd.write_limit();
+            let mut limit = fd.write_limit().min(TRANSFER);
             for (at, len) in self.inbound.pieces(rx.known_ready()) {
                 let len = len.min(limit);
                 if len == 0 || !rx.spans(at, len, &mut drain) {

@@ -50,8 +50,9 @@ pub struct Transport {
     dir: PathBuf,
 }
 
-/// Default data ring on shared memory between processes, each way.
-const SHM_RING: usize = 256 << 10;
+/// Data ring on shared memory between processes, each way. It takes memory only where it was touched, and gives
+/// it back when the call rests; with less, whoever sleeps is woken for less.
+const SHM_RING: usize = 1 << 20;
 /// The field's default data ring, each way.
 const FIELD_RING: usize = 64 << 10;
 
@@ -88,11 +89,13 @@ impl Transport {
         self.own
     }
 
-    /// Data ring size, each way, when nobody asks for a minimum: bytes.
-    pub fn default_ring(&self) -> usize {
+    /// Size of a data ring, each way, where the caller wants at least `minimum` bytes or says nothing.
+    ///
+    /// A minimum is no wish for a small ring: where memory is not given out by grants, it gets the best size.
+    pub fn data_ring(&self, minimum: Option<usize>) -> usize {
         match self.kind {
-            Kind::Shm => SHM_RING,
-            Kind::Socket | Kind::Xen => FIELD_RING,
+            Kind::Shm => minimum.unwrap_or(0).max(SHM_RING),
+            Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
         }
     }
 
