@@ -186,7 +186,8 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut has_rested = false;
     let mut place = place::Place::new(Instant::now());
     loop {
-        if place.may_be_due(pump.moved()) && place.is_due(pump.moved(), Instant::now()) {
+        let (moved, sleeps) = (pump.moved(), pump.sleeps);
+        if place.may_be_due(moved, sleeps) && place.is_due(moved, sleeps, Instant::now()) {
             pump.join_neighbour();
         }
         if !is_large && pump.moved() >= large_at {

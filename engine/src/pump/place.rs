@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! When a pump looks for its neighbour: by what it has moved, and how fast.
+//! When a pump looks for its neighbour: by what it has moved or how often it was woken, and how fast.
 
 use std::time::{Duration, Instant};
 
@@ -7,30 +7,34 @@ use std::time::{Duration, Instant};
 const FIRST: u64 = 4 << 20;
 /// After each of these it looks where that process is now: 5 ms at 3 GiB/s, for some microseconds of looking.
 const EVERY: u64 = 16 << 20;
-/// A call slower than [`EVERY`] in this time has nothing to gain by its place.
+/// A conversation of small messages is one long chain of wake-ups; after each of these sleeps it looks too.
+const SLEEPS: u64 = 128;
+/// A call slower than [`EVERY`] or [`SLEEPS`] in this time has nothing to gain by its place.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// Counts towards the next look.
 #[derive(Debug)]
 pub(super) struct Place {
-    next: u64,
+    next_moved: u64,
+    next_sleeps: u64,
     since: Instant,
 }
 
 impl Place {
     pub(super) fn new(now: Instant) -> Place {
-        Place { next: FIRST, since: now }
+        Place { next_moved: FIRST, next_sleeps: SLEEPS, since: now }
     }
 
-    /// Whether `moved` bytes are enough to ask [`Place::is_due`], which needs to know the time.
-    pub(super) fn may_be_due(&self, moved: u64) -> bool {
-        moved >= self.next
+    /// Whether `moved` bytes or `sleeps` are enough to ask [`Place::is_due`], which needs to know the time.
+    pub(super) fn may_be_due(&self, moved: u64, sleeps: u64) -> bool {
+        moved >= self.next_moved || sleeps >= self.next_sleeps
     }
 
-    /// Whether to look now, after `moved` bytes. Asked when [`Place::may_be_due`].
-    pub(super) fn is_due(&mut self, moved: u64, now: Instant) -> bool {
+    /// Whether to look now, after `moved` bytes and `sleeps`. Asked when [`Place::may_be_due`].
+    pub(super) fn is_due(&mut self, moved: u64, sleeps: u64, now: Instant) -> bool {
         let fast = now.saturating_duration_since(self.since) < SLOW;
-        self.next = moved.saturating_add(EVERY);
+        self.next_moved = moved.saturating_add(EVERY);
+        self.next_sleeps = sleeps.saturating_add(SLEEPS);
         self.since = now;
         fast
     }
@@ -44,12 +48,23 @@ mod tests {
     fn only_what_moves_much_and_fast_looks() {
         let start = Instant::now();
         let mut place = Place::new(start);
-        assert!(!place.may_be_due(FIRST - 1));
-        assert!(place.may_be_due(FIRST));
-        assert!(place.is_due(FIRST, start + Duration::from_millis(2)));
-        assert!(!place.may_be_due(FIRST + EVERY - 1));
-        assert!(place.may_be_due(FIRST + EVERY));
-        assert!(!place.is_due(FIRST + EVERY, start + Duration::from_secs(1)), "slow");
-        assert!(place.is_due(FIRST + 2 * EVERY, start + Duration::from_millis(1010)), "fast again");
+        assert!(!place.may_be_due(FIRST - 1, 0));
+        assert!(place.may_be_due(FIRST, 0));
+        assert!(place.is_due(FIRST, 0, start + Duration::from_millis(2)));
+        assert!(!place.may_be_due(FIRST + EVERY - 1, 0));
+        assert!(place.may_be_due(FIRST + EVERY, 0));
+        assert!(!place.is_due(FIRST + EVERY, 0, start + Duration::from_secs(1)), "slow");
+        assert!(place.is_due(FIRST + 2 * EVERY, 0, start + Duration::from_millis(1010)), "fast again");
+    }
+
+    #[test]
+    fn so_does_a_lively_conversation() {
+        let start = Instant::now();
+        let mut place = Place::new(start);
+        assert!(!place.may_be_due(100, SLEEPS - 1));
+        assert!(place.may_be_due(100, SLEEPS));
+        assert!(place.is_due(100, SLEEPS, start + Duration::from_millis(12)));
+        assert!(!place.may_be_due(200, SLEEPS + 1));
+        assert!(!place.is_due(300, 2 * SLEEPS, start + Duration::from_secs(60)), "a person types");
     }
 }
