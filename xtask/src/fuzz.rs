@@ -15,7 +15,7 @@ use report::Report;
 
 /// How the field's own tool, cargo-fuzz, instruments: edges counted, comparisons traced.
 const FLAGS: &[&str] = &[
-    "--cfg=fuzzing",
+    "--cfg fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
