@@ -17,7 +17,12 @@ fn main() {
         return with_private_pam();
     }
     let dir = tempfile::tempdir().expect("tempdir");
-    for path in [dir.path(), &service(&dir, "test.Who", WHO), &service(&dir, "test.Code", "exit 9\n")] {
+    for path in [
+        dir.path(),
+        &service(&dir, "test.Who", WHO),
+        &service(&dir, "test.Code", "exit 9\n"),
+        &service(&dir, "test.Pam", PAM),
+    ] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod");
     }
     let services = Services {
@@ -71,7 +76,7 @@ fn with_private_pam() {
 fn pam_has_a_session_around_the_call(services: &Services) {
     const LOG: &str = "/etc/pam.d/log";
     std::fs::remove_file(LOG).expect("the sessions of the calls before");
-    let (out, code) = call(services, "nobody:echo $TEST_OF_PAM; cat /etc/pam.d/log; exit 3");
+    let (out, code) = call(services, "nobody:QUBESRPC test.Pam work");
     assert_eq!((out.as_str(), code), ("kept\nopen_session nobody qrexec\n", 3));
     let log = std::fs::read_to_string(LOG).expect("a record");
     assert_eq!(log, "open_session nobody qrexec\nclose_session nobody qrexec\n");
@@ -81,6 +86,8 @@ const WHO: &str = "#!/bin/sh\necho $(id -un) $USER $HOME\n\
     echo \"$QREXEC_SERVICE_FULL_NAME|$QREXEC_SERVICE_ARGUMENT|$QREXEC_REMOTE_DOMAIN|$1|$#\"\n\
     read pid comm state ppid pgrp session rest </proc/self/stat; [ $$ = $session ] && echo leader\n\
     ls /proc/self/fd | wc -l; cat\n";
+
+const PAM: &str = "#!/bin/sh\necho $TEST_OF_PAM; cat /etc/pam.d/log; exit 3\n";
 
 fn service(dir: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBuf {
     let path = dir.path().join(name);
