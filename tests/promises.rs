@@ -4,10 +4,11 @@ mod common;
 
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cli::lab::{DOM0, Lab};
-use common::{call, lab, leftovers, run, within_deadline};
+use common::{DEADLINE, call, full, lab, leftovers, run, within, within_deadline};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the last processes may take to go.
 const GONE: Duration = Duration::from_secs(10);
@@ -110,6 +111,53 @@ fn the_service_of_a_lost_caller_is_not_killed() {
         assert_eq!(leftovers(&lab, GONE), []);
         let proof = std::fs::read_to_string(lab.layout().home("vault").join("proof")).unwrap();
         assert_eq!(proof, "went on\n");
+    });
+}
+
+fn signal_agent(lab: &Lab, vm: &str, signal: Signal) {
+    let processes = lab.processes();
+    let agent = processes.iter().find(|process| process.vm == vm && process.program == "qrexec-agent");
+    kill_process(Pid::from_raw(agent.unwrap().pid).unwrap(), signal).unwrap();
+}
+
+/// The other end of a data link never comes: each of our programs gives up when it should and says why. That takes two
+/// minutes, so only a full run does it.
+#[test]
+fn whoever_waits_for_a_data_link_gives_up_with_a_reason() {
+    if !full() {
+        println!("skipped: takes two minutes, QREXEC_TEST_FULL=1 runs it");
+        return;
+    }
+    within(3 * DEADLINE, || {
+        let lab = lab().vm("work").vm("vault").vm("slow").script("vault", "test.Any", "#!/bin/sh\n").start();
+        let lab = lab.unwrap();
+        signal_agent(&lab, "vault", Signal::STOP);
+        signal_agent(&lab, "slow", Signal::STOP);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let said = call(&lab, "work", "vault", "test.Any", b"");
+                assert_eq!(said.code, 125, "{said:?}");
+                assert!(said.stderr.contains("no vchan peer within 120s"), "{said:?}");
+                let took = begun.elapsed().as_secs();
+                assert!((120..130).contains(&took), "{took} s");
+            });
+            scope.spawn(|| {
+                let said = run(&lab, DOM0, &["qrexec-client", "-d", "slow", "DEFAULT:true"], b"");
+                assert_eq!(said.code, 125, "{said:?}");
+                assert!(said.stderr.contains("no vchan peer within 10s"), "{said:?}");
+                // Now its agent looks for a caller that is gone.
+                signal_agent(&lab, "slow", Signal::CONT);
+            });
+        });
+        signal_agent(&lab, "vault", Signal::CONT);
+        let gone = Duration::from_secs(130);
+        assert_eq!(leftovers(&lab, gone), []);
+        for vm in ["slow", "vault"] {
+            let text = log(&lab, vm, "agent.log");
+            assert!(text.contains("no data link to domain"), "{text}");
+            assert!(text.contains("no vchan peer within 120s"), "{text}");
+        }
     });
 }
 

@@ -3,11 +3,11 @@
 //!
 //! A socket address holds 108 bytes. Longer paths are reached through `/proc/self/fd/<folder>/<name>`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{self, Mode, OFlags, RenameFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -44,15 +44,14 @@ impl Identity {
     }
 }
 
-/// A name of this process's own beside `path`.
-fn hidden_beside(path: &Path) -> io::Result<PathBuf> {
-    static SERIAL: AtomicU32 = AtomicU32::new(0);
+/// A hidden name beside `path`, always the same one: what a killed process leaves there is in the way of the next one,
+/// which removes it. The name must fit an address, so it stands for a longer one by a number.
+fn hidden_beside(path: &Path, what: &str) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let mut hidden = std::ffi::OsString::from(format!(".{}.{serial}.", std::process::id()));
-    // The hidden name must fit an address too, so it carries only a part of a long one.
-    hidden.push(name.to_string_lossy().chars().take(16).collect::<String>());
-    Ok(path.with_file_name(hidden))
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let shown: String = name.to_string_lossy().chars().take(16).collect();
+    Ok(path.with_file_name(format!(".{what}.{:016x}.{shown}", hasher.finish())))
 }
 
 /// Listens at `path` with permissions `mode`, replacing what was there.
@@ -67,7 +66,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 ///
 /// The identity is taken before the socket gets its public name: afterwards a successor may have it.
 pub(crate) fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
-    let temporary = hidden_beside(path)?;
+    let temporary = hidden_beside(path, "new")?;
 
     let fd = socket(SocketFlags::NONBLOCK)?;
     let (at, _folder) = address(&temporary)?;
@@ -97,7 +96,7 @@ pub(crate) fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
     if Identity::of(path)? != identity {
         return Ok(());
     }
-    let aside = hidden_beside(path)?;
+    let aside = hidden_beside(path, "old")?;
     fs::rename(path, &aside)?;
     if Identity::of(&aside)? != identity {
         match fs::renameat_with(fs::CWD, &aside, fs::CWD, path, RenameFlags::NOREPLACE) {
@@ -171,6 +170,20 @@ mod tests {
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let _listener = listen(&path, 0o600).unwrap();
         connect(&path).unwrap();
+    }
+
+    /// Killed before it had its name, or before it was gone: the next one at that place removes what is left.
+    #[test]
+    fn what_killed_ones_leave_is_removed_by_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("s");
+        for what in ["new", "old"] {
+            let left = hidden_beside(&path, what).unwrap();
+            net::bind(socket(SocketFlags::empty()).unwrap(), &address(&left).unwrap().0).unwrap();
+        }
+        let (_listener, identity) = listen_identified(&path, 0o600).unwrap();
+        withdraw(&path, identity).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]

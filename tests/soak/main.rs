@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cli::lab::{DOM0, Lab, Process};
-use common::{Pattern, call, full, leftovers, within};
+use common::{Pattern, call, full, leftovers, run, within};
 use rustix::process::{Pid, Signal, kill_process};
 
 use books::Books;
@@ -168,6 +168,17 @@ fn soak(lab: &Lab, chance: &mut Pattern, plan: Plan) {
     assert_eq!(leftovers(lab, plan.gone()), []);
 }
 
+/// Uses every port of calls to `vault` again, and with it whatever a killed client has left in its place.
+fn use_all_ports(lab: &Lab) {
+    for _ in 513..=768 {
+        let said = run(lab, DOM0, &["qrexec-client", "-d", "vault", "DEFAULT:true"], b"");
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    for _ in (513..=768).step_by(2) {
+        assert_eq!(call(lab, "work", "vault", "test.Word", b"free?\n").code, 3);
+    }
+}
+
 /// A daemon hands out the port freed longest ago: so many calls in a row as there are ports that the field knows take
 /// each of them once, unless one is still reserved.
 fn assert_all_ports_free(lab: &Lab, vm: &str) {
@@ -194,6 +205,7 @@ fn everything_is_as_before_after_mixed_calls_and_random_kills() {
         soak(&lab, &mut chance, Plan { total: WARM_UP, kill_clients: false });
         let before = Books::of(&lab);
         soak(&lab, &mut chance, plan);
+        use_all_ports(&lab);
         std::thread::scope(|scope| {
             for vm in ["work", "vault"] {
                 let lab = &lab;

@@ -20,9 +20,10 @@ const TOOLS: [(&str, &[&str]); 2] =
 const NOT_LOOKED_AT: [&str; 6] = ["dev", "proc", "sys", "var/cache", "var/lib/dpkg", "var/log/dpkg.log"];
 
 /// A call between two VMs of a lab, by the installed programs.
-const LAB_CALL: &str = "printf '#!/bin/sh\\nread a b; echo $((a + b))\\n' >/tmp/add && chmod +x /tmp/add && \
-     /usr/lib/qubes/qrexec run --service vault:test.Add=/tmp/add -- \
-     sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; rm /tmp/add; exit $status";
+const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try && \
+     printf '#!/bin/sh\\nread a b; echo $((a + b))\\n' >add && chmod +x add && \
+     /usr/lib/qubes/qrexec run --service vault:test.Add=/tmp/try/add -- \
+     sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; cd / && rm -r /tmp/try; exit $status";
 
 pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     if said(Command::new("id").arg("-u"))? != "0" {

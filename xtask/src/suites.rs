@@ -54,7 +54,7 @@ fn loom() -> Result<(), Failure> {
 }
 
 fn soak() -> Result<(), Failure> {
-    for test in ["storm", "chaos", "bulk", "soak"] {
+    for test in ["storm", "chaos", "bulk", "soak", "promises"] {
         let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", test]);
         // All of the soak's 100,000 calls are for a machine that has nothing else to do.
         command.env("QREXEC_TEST_FULL", "1").env("QREXEC_TEST_CALLS", SOAK_CALLS);
