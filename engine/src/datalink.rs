@@ -69,22 +69,21 @@ pub fn connect(
     port: u32,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    let mut until = Instant::now() + limit;
-    let mut closed = false;
+    let begun = Instant::now();
+    // Set once a server has closed early.
+    let mut until: Option<Instant> = None;
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
         match transport.connect(server, port)?.connect_within(left) {
             // What there was says more than that nothing came after it.
-            Err(_) if closed => return Err(Error::Closed),
+            Err(_) if until.is_some() => return Err(Error::Closed),
             met => match greet(met?) {
-                Err(Error::Closed | Error::Ring(ring::Error::Closed)) if Instant::now() < until => {}
+                Err(Error::Closed | Error::Ring(ring::Error::Closed))
+                    if until.is_none_or(|until| Instant::now() < until) => {}
                 greeted => return greeted,
             },
         }
-        if !closed {
-            closed = true;
-            until = until.min(Instant::now() + ANOTHER);
-        }
+        until.get_or_insert_with(|| (begun + limit).min(Instant::now() + ANOTHER));
         std::thread::sleep(PAUSE);
     }
 }
