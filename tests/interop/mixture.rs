@@ -122,13 +122,15 @@ impl fmt::Debug for Mixture {
 }
 
 /// As root the peer's agent opens a PAM session for every call. Without a configuration for `qrexec` PAM would want a
-/// password: each call would fail, two seconds later. So the agent gets one that wants nothing and that nobody else sees.
+/// password: each call would fail, two seconds later. So the agent gets one that wants nothing and that nobody else sees;
+/// and in it root's home is `/`, so that nobody's start-up files (which may wait for a lock) are part of a command.
 const PRIVATE_PAM: &str =
     "[ \"$(id -u)\" = 0 ] && [ -z \"$PRIVATE_PAM\" ] && exec env PRIVATE_PAM=1 unshare --mount \"$0\" \"$@\"
 if [ -n \"$PRIVATE_PAM\" ]; then
 unset PRIVATE_PAM
 mount -t tmpfs none /etc/pam.d || exit
 for kind in auth account password session; do echo $kind required pam_permit.so; done >/etc/pam.d/qrexec
+sed 's|^\\(root:.*\\):[^:]*:\\([^:]*\\)$|\\1:/:\\2|' /etc/passwd >/etc/pam.d/passwd && mount --bind /etc/pam.d/passwd /etc/passwd
 fi
 ";
 
