@@ -123,12 +123,22 @@ impl World {
         if self.link.is_none() {
             return;
         }
-        match self.core.message(message) {
-            Ok(actions) => {
+        let answer = match &message {
+            Message::ServiceConnect(params) => Some(*params),
+            _ => None,
+        };
+        match (self.core.message(message), answer) {
+            // The port of a call whose program is gone is given back at once.
+            (Ok(actions), Some(params)) if matches!(actions.as_slice(), [Action::Send(_)]) => {
+                let id = params.ident.number().map(ClientId);
+                assert!(id.is_none_or(|id| !self.waiting.contains(&id) && !self.connected.contains_key(&id)));
+                self.check_terminated(&actions, Some(params.endpoint));
+            }
+            (Ok(actions), _) => {
                 assert!(actions.len() <= 1);
                 self.check(actions);
             }
-            Err(_) => self.lose(),
+            (Err(_), _) => self.lose(),
         }
     }
 
