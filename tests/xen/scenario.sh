@@ -301,28 +301,6 @@ shortages() {
     result "the call that was there before went on" $?
 }
 
-# Reads and writes of all call processes and of the agent in VM1, so far.
-traffic() {
-    run vm1 10 "cat \$(for p in \$(pidof qrexec-$1); do echo /proc/\$p/io; done) | awk '/^sysc/ { n += \$2 } END { print n }' >/tmp/traffic; xenstore-write data/lab/traffic \$(cat /tmp/traffic)"
-    xenstore-read "/local/domain/$VM1/data/lab/traffic"
-}
-
-# What idle calls cost, with one question a second for all of them, and with one each.
-idle() {
-    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
-    for peers in /var/run/qubes/qrexec-peers /nowhere; do
-        start vm1 "for i in \$(seq 16); do (sleep 25 | QREXEC_PEERS_SOCKET=$peers qrexec-client-vm vm2 lab.Echo) & done; wait"
-        calls=$started
-        sleep 10
-        before1=$(traffic client-vm) before2=$(traffic agent)
-        sleep 8
-        after1=$(traffic client-vm) after2=$(traffic agent)
-        echo "LAB IDLE 16 calls, asking $peers: $((after1 - before1)) reads and writes in some 8 s by the calls, $((after2 - before2)) by the agent"
-        settle "$calls" 40
-        result "16 idle calls end" $?
-    done
-}
-
 ms() { awk '{ printf "%d", $1 * 1000 }' /proc/uptime; }
 
 deaths() {
