@@ -83,6 +83,25 @@ fn every_scenario_gives_figures() {
 }
 
 #[test]
+fn a_profile_says_where_the_time_goes_and_a_report_shows_it() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let text = bench(&["--scenario=profile", "--runs=1", "--report", path]);
+        for step in ["client: exec", "policy", "agent: fork", "service: runs"] {
+            assert!(text.contains(step), "{step}: {text}");
+        }
+        let page = std::fs::read_to_string(folder.path().join("index.html")).unwrap();
+        assert!(page.contains("<svg") && page.contains("agent: fork"), "{page}");
+        let recording = recording(&folder.path().join("results.json"));
+        let whole = &list(&list(&recording, "scenarios")[0], "results")[0];
+        let names = list(whole, "metrics").iter().map(|metric| metric["name"].as_str().unwrap());
+        assert_eq!(names.clone().next(), Some("the whole call"));
+        assert!(names.count() > 10);
+    });
+}
+
+#[test]
 fn two_builds_are_measured_in_turn_and_compared() {
     within_deadline(|| {
         let folder = tempfile::tempdir().unwrap();

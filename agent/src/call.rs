@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use engine::datalink::{self, WAIT_VM};
+use engine::datalink::{self, Found, WAIT_VM};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, stderr_log};
 use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{self, Outcome};
+use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
 use wire::command::CommandKind;
@@ -22,15 +23,35 @@ const EXIT_LOST: i32 = 255;
 pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     let _signals = Signals::block(&[Signal::USR1]);
+    step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
-    let (channel, version) = match datalink::connect(transport, domain, port, WAIT_VM) {
-        Ok(link) => link,
-        Err(error) => {
-            tracing::error!("no data link to domain {domain}, port {port}: {error}");
-            return EXIT_LOST;
-        }
+    let found = match Found::look(transport, domain, port, WAIT_VM) {
+        Ok(found) => found,
+        Err(error) => return no_link(domain, port, &error),
     };
-    if job.just { just_exec(channel, version, services, job) } else { exec(channel, version, services, job) }
+    if job.just {
+        return match found.greet() {
+            Ok((channel, version)) => just_exec(channel, version, services, job),
+            Err(error) => no_link(domain, port, &error),
+        };
+    }
+    // The caller is there, so the service can start while both greet each other.
+    let started = job.task.and_then(|task| start(services, &task).map(|started| (started, log_of(&task))));
+    step::reached("pump: service started");
+    match (found.greet(), started) {
+        (Ok((channel, version)), Ok((started, log))) => pumped(channel, version, started, log, &job.label),
+        (Ok((channel, version)), Err(error)) => {
+            let code = failed(&job.label, &error);
+            report(channel, version, code, false)
+        }
+        // A service that was started sees the end of its streams.
+        (Err(error), _) => no_link(domain, port, &error),
+    }
+}
+
+fn no_link(domain: u32, port: u32, error: &datalink::Error) -> i32 {
+    tracing::error!("no data link to domain {domain}, port {port}: {error}");
+    EXIT_LOST
 }
 
 /// Starts it and reports at once whether that worked.
@@ -42,16 +63,6 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
     });
     let code = started.map_or_else(|error| failed(&job.label, &error), |()| 0);
     report(channel, version, code, true)
-}
-
-fn exec(channel: Channel, version: Version, services: &Services, job: Job) -> i32 {
-    match job.task.and_then(|task| start(services, &task).map(|started| (started, log_of(&task)))) {
-        Ok((started, log)) => pumped(channel, version, started, log, &job.label),
-        Err(error) => {
-            let code = failed(&job.label, &error);
-            report(channel, version, code, false)
-        }
-    }
 }
 
 fn start(services: &Services, task: &Task) -> Result<Started, ExecError> {
@@ -105,6 +116,7 @@ fn pumped(
             ..pump::Call::new(Role::Service, version)
         },
     );
+    step::reached("pump: ends");
     let status = status(&outcome, label);
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s");

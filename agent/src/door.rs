@@ -86,7 +86,7 @@ impl Gate {
     }
 }
 
-/// Guests may have half of this process's descriptors; the rest is for calls.
+/// As many guests as half of this process's descriptors; the rest is for calls.
 pub(crate) fn max_guests() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)

@@ -29,6 +29,11 @@ pub struct Options {
     #[arg(short = 'S', long)]
     pub no_fork_server: bool,
 
+    /// Calls that programs of this VM may have at once, those that run included; more are refused. By default as many
+    /// as half of the descriptors that this process may have
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_CALLS")]
+    pub max_calls: Option<usize>,
+
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG
     // It is read before everything else, by whoever sets up the log.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]

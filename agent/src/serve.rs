@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use engine::exec::{Services, SessionWait, Users};
-use engine::process::{Child, Signals};
+use engine::process::{Child, FileLimit, Signals};
 use engine::reactor::{Event, Interest, Reactor};
+use engine::step;
 use ring::{Kind, Transport, Warden};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -78,6 +79,8 @@ impl AsFd for Thing {
 }
 
 struct Agent {
+    /// What services may have; the agent itself has more.
+    files: FileLimit,
     transport: Transport,
     services: Services,
     fork_server: Option<OsString>,
@@ -92,6 +95,10 @@ struct Agent {
     door: Option<Door>,
     gate: Gate,
     clients: usize,
+    /// More than this are refused.
+    max_clients: usize,
+    /// The first one that is refused is worth a line in the log.
+    full: bool,
     things: BTreeMap<u64, Thing>,
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
@@ -101,10 +108,12 @@ impl Agent {
     fn new(options: &Options) -> Result<Self, Error> {
         let transport = Transport::from_env()?;
         let embedded = transport.kind() != Kind::Xen;
+        let files = FileLimit::raise();
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
         reactor.add(&signals, SIGNALS, Interest::Read)?;
         Ok(Self {
+            files,
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
             warden: warden(&transport, &reactor)?,
             services: Services::from_env(Users::by_privilege(embedded), embedded),
@@ -114,6 +123,8 @@ impl Agent {
             door: None,
             gate: Gate::default(),
             clients: 0,
+            max_clients: options.max_calls.unwrap_or_else(max_guests),
+            full: false,
             things: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
@@ -210,6 +221,7 @@ impl Agent {
                 Action::Connect(ClientId(token), endpoint) => {
                     if let Some(Thing::Client(client)) = self.things.get(&token) {
                         client.answer(endpoint);
+                        step::reached("answer passed on");
                     }
                 }
                 Action::Refuse(ClientId(token), refusal) => {
@@ -241,10 +253,17 @@ impl Agent {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Some(door) = self.door.as_ref().filter(|_| self.clients < max_guests())
+        while let Some(door) = &self.door
             && let Some(socket) = self.gate.let_in(door, now)
         {
-            self.admit(Client::new(socket, now));
+            let full = self.clients >= self.max_clients;
+            if full && !self.full {
+                tracing::warn!("{} calls at once: further requests are refused", self.clients);
+            }
+            self.full = full;
+            if !full {
+                self.admit(Client::new(socket, now));
+            }
         }
     }
 
@@ -260,7 +279,10 @@ impl Agent {
         let Some(Thing::Client(client)) = self.things.get_mut(&token) else { return };
         let actions = match client.hear() {
             Heard::Nothing => return,
-            Heard::Request(request) => self.core.request(ClientId(token), request, self.control.is_busy()),
+            Heard::Request(request) => {
+                step::reached("request");
+                self.core.request(ClientId(token), request, self.control.is_busy())
+            }
             Heard::Gone => self.client_gone(token),
             Heard::Wrong(why) => {
                 tracing::warn!("a client broke the rules: {why}");
@@ -342,7 +364,7 @@ impl Agent {
             self.act(actions);
         }
         if let Some(door) = &self.door {
-            self.gate.adjust(&self.reactor, door, DOOR, self.clients < max_guests(), now);
+            self.gate.adjust(&self.reactor, door, DOOR, true, now);
         }
     }
 }

@@ -1,21 +1,24 @@
 //! Log lines on stderr: for people with their level in words, for systemd's journal with its priority.
+//!
+//! Each line is one `write`, so the lines of processes that share a log do not mix. There are no spans: a line says all
+//! that is to be said. Small on purpose: every call starts a program that begins here.
 
 mod limit;
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
 
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use clap::Command;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::{definitions, usage};
+use crate::usage;
 
-/// Names the environment variable that chooses what is logged, in `tracing`'s own syntax. Where it is not
-/// set, `RUST_LOG` counts.
+/// Names the environment variable that chooses what is logged: `LEVEL` or `TARGET=LEVEL`, several with commas between
+/// them; of several targets that fit the longest holds. Where it is not set, `RUST_LOG` counts.
 pub const VARIABLE: &str = "QREXEC_LOG";
 
 /// Programs that run on their own: their log says what happens, that of others what went wrong.
@@ -23,40 +26,29 @@ const RESIDENTS: [&str; 5] =
     ["qrexec-agent", "qrexec-daemon", "qrexec-fork-server", "qrexec-policy-agent", "qrexec-policy-daemon"];
 
 /// Lets log lines go to stderr: from daemons what happens, from what people type only what went wrong.
-/// `args` are the program's, its name first. Called twice, the first call holds.
-pub fn init(program: &str, args: &[OsString]) {
+/// `args` are the program's, its name first, and `command` what it takes. Called twice, the first call holds.
+pub fn init(program: &str, args: &[OsString], command: impl FnOnce() -> Option<Command>) {
     let resident = RESIDENTS.contains(&program);
-    let default = if resident { "info" } else { "warn" };
-    let asked = level_of(program, args);
+    let default = if resident { LevelFilter::INFO } else { LevelFilter::WARN };
+    let asked = level_of(args, command);
     let filter = match asked {
-        Some(level) => EnvFilter::try_new(level).ok(),
-        None => EnvFilter::try_from_env(VARIABLE).or_else(|_| EnvFilter::try_from_default_env()).ok(),
+        Some(level) => Filter::parse(&level),
+        None => [VARIABLE, "RUST_LOG"].iter().find_map(|name| Filter::parse(&std::env::var(name).ok()?)),
     };
+    let filter = filter.unwrap_or_else(|| Filter::only(default));
     let journal = goes_to_journal();
-    let writer = if resident {
-        BoxMakeWriter::new(limit::Limited::new(journal))
-    } else {
-        BoxMakeWriter::new(std::io::stderr)
-    };
-    // A log that is read by a person or goes to a journal has a clock of its own.
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(default)))
-        .with_writer(writer)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time();
+    let limit = resident.then(|| limit::Limited::new(journal));
     // Not being able to log is no reason not to work.
-    let _ = if journal { log.event_format(Journal).try_init() } else { log.try_init() };
+    let _ = tracing::subscriber::set_global_default(Log { filter, journal, limit });
 }
 
 /// What `--log-level` says, in a command line that makes sense; the program itself reads the rest.
-fn level_of(program: &str, args: &[OsString]) -> Option<String> {
+fn level_of(args: &[OsString], command: impl FnOnce() -> Option<Command>) -> Option<String> {
     // Most command lines do not have it, and need not be read twice.
     if !args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--l")) {
         return None;
     }
-    let command = definitions::of(program)?.command;
-    let matches = command.try_get_matches_from(args).ok()?;
+    let matches = command()?.try_get_matches_from(args).ok()?;
     matches.try_get_one::<String>(usage::LOG_LEVEL).ok().flatten().cloned()
 }
 
@@ -67,23 +59,98 @@ fn goes_to_journal() -> bool {
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// `<priority>text`, as the journal takes it from a stream.
-struct Journal;
+/// Which lines are written.
+#[derive(Debug, PartialEq, Eq)]
+struct Filter {
+    /// Where no target fits.
+    default: LevelFilter,
+    /// The longest first.
+    targets: Vec<(String, LevelFilter)>,
+}
 
-impl<S, N> FormatEvent<S, N> for Journal
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        write!(writer, "<{}>", priority(event.metadata().level()))?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+impl Filter {
+    fn only(default: LevelFilter) -> Self {
+        Self { default, targets: Vec::new() }
+    }
+
+    /// `None` if there is nothing in the text, or something that is no filter.
+    fn parse(text: &str) -> Option<Self> {
+        let mut filter = Self::only(LevelFilter::ERROR);
+        let mut found = false;
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            found = true;
+            match part.split_once('=') {
+                Some((target, level)) => filter.targets.push((target.to_owned(), level.parse().ok()?)),
+                None => filter.default = part.parse().ok()?,
+            }
+        }
+        filter.targets.sort_by_key(|(target, _)| std::cmp::Reverse(target.len()));
+        found.then_some(filter)
+    }
+
+    fn level(&self, target: &str) -> LevelFilter {
+        let fits = |name: &str| {
+            target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        self.targets.iter().find(|(name, _)| fits(name)).map_or(self.default, |(_, level)| *level)
+    }
+
+    fn most(&self) -> LevelFilter {
+        self.targets.iter().map(|(_, level)| *level).fold(self.default, Ord::max)
+    }
+}
+
+/// Writes events, line by line.
+struct Log {
+    filter: Filter,
+    journal: bool,
+    /// For programs that run for months.
+    limit: Option<limit::Limited>,
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.filter.level(metadata.target())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.filter.most())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let level = event.metadata().level();
+        let mut line = if self.journal { format!("<{}>", priority(level)) } else { format!("{level:>5} ") };
+        event.record(&mut Words(&mut line));
+        line.push('\n');
+        let _ = match &self.limit {
+            Some(limit) => limit.write(*level, &line),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// An event in words: what it says, then its values as `name=value`.
+struct Words<'a>(&'a mut String);
+
+impl Visit for Words<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
     }
 }
 
@@ -100,12 +167,13 @@ fn priority(level: &Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definitions;
 
     #[test]
     fn the_level_is_an_option_with_a_value() {
         let level = |args: &[&str]| {
             let words: Vec<OsString> = args.iter().map(OsString::from).collect();
-            level_of(args[0], &words)
+            level_of(&words, || Some(definitions::of(args[0])?.command))
         };
         assert_eq!(level(&["qrexec-agent", "--log-level", "debug"]).as_deref(), Some("debug"));
         assert_eq!(level(&["qrexec-agent", "-S", "--log-level=warn"]).as_deref(), Some("warn"));
@@ -116,5 +184,19 @@ mod tests {
         assert_eq!(level(&["qrexec-client-vm", "-p", "--log-level=warn", "a", "b"]), None);
         assert_eq!(level(&["qrexec-lab", "status", "--log-level=warn"]).as_deref(), Some("warn"));
         assert_eq!(level(&["policy.List", "--log-level=warn"]), None);
+    }
+
+    #[test]
+    fn the_longest_target_holds() {
+        let filter = Filter::parse("warn, engine=info,engine::pump=debug,daemon=off").unwrap();
+        let levels = ["ring", "engine::link", "engine::pump::turn", "engine::pumps", "daemon"];
+        assert_eq!(
+            levels.map(|target| filter.level(target)),
+            [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::INFO, LevelFilter::OFF]
+        );
+        assert_eq!(filter.most(), LevelFilter::DEBUG);
+        for nonsense in ["", " ,", "loud", "engine=loud"] {
+            assert_eq!(Filter::parse(nonsense), None, "{nonsense:?}");
+        }
     }
 }

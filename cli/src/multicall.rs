@@ -1,14 +1,15 @@
 //! One executable, every program: the name it is called by decides.
 //!
 //! Every binary of the package is this same dispatcher with another default, so a lab needs nothing
-//! but links to the executable that is already running.
+//! but links to the executable that is already running. The two exceptions are `qrexec-client-vm` and `qrexec-agent`:
+//! every call starts or forks them, so each has a binary with nothing else in it ([`single`]).
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::policy_tools as tools;
-use crate::{bench, client, client_vm, lab, logging, policy_eval, status};
+use crate::{bench, client, client_vm, definitions, lab, logging, policy_eval, status, usage};
 
 /// A program: its name and its main function, which takes the arguments with the name first and gives
 /// the exit status.
@@ -63,7 +64,15 @@ pub fn main(default: &str) -> ExitCode {
         eprintln!("{default} is not part of this build");
         return exit_code(status::TROUBLE);
     };
-    logging::init(name, &args);
+    logging::init(name, &args, || Some(definitions::of(name)?.command));
+    exit_code(program(args))
+}
+
+/// Runs one program with this command line, whatever the executable was called as: what its binary does not name is not
+/// in it.
+pub fn single(name: &str, program: fn(Vec<OsString>) -> i32, command: fn() -> clap::Command) -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    logging::init(name, &args, || Some(usage::complete(command())));
     exit_code(program(args))
 }
 

@@ -37,6 +37,10 @@ pub struct Args {
     // It is read before everything else, by whoever sets up the log.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: Option<String>,
+    /// Calls of the VM that may wait for an answer or be served in dom0 at once; more are refused. By default as many
+    /// as half of the descriptors that this process may have.
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_CALLS")]
+    pub max_calls: Option<usize>,
     /// UUID of the VM, under which it is found too.
     #[arg(short, long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<Target>,

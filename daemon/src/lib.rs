@@ -46,8 +46,8 @@ use crate::startup::{Background, Outcome, Report};
 
 /// The program that decides where nothing else is said and no policy daemon runs.
 const POLICY_PROGRAM: &str = "/usr/lib/qubes/qrexec-policy-exec";
-/// Calls of one VM that may wait for an answer, or be served in dom0, at once.
-const MAX_OPEN: usize = 1024;
+/// Calls of one VM that wait for an answer or are served in dom0 at once, at most: no more ports there are.
+const MOST_OPEN: usize = 1 << 16;
 /// Calls between VMs that are watched to their end at once, each with a descriptor.
 const MAX_WATCHED: usize = 1024;
 
@@ -109,7 +109,7 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
             name: args.name.clone(),
             default_user: args.default_user.as_str().to_owned(),
             last_port: ports::LAST_BY_DEFAULT,
-            max_open: MAX_OPEN,
+            max_open: args.max_calls.unwrap_or_else(|| half_of(files)),
             max_watched: MAX_WATCHED,
         },
         uuid: args.uuid.clone(),
@@ -121,6 +121,14 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
         report,
         service_files: Some(files),
     })
+}
+
+/// As many calls as half of the descriptors that this process may have: each needs one of its own, and the other half
+/// is for everybody else.
+fn half_of(files: Rlimit) -> usize {
+    files
+        .maximum
+        .map_or(MOST_OPEN, |limit| usize::try_from(limit / 2).unwrap_or(MOST_OPEN).clamp(16, MOST_OPEN))
 }
 
 /// Who decides: the files, in this process, where the environment describes the system (in a lab);

@@ -6,11 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use ring::{Channel, Sizes, Transport};
+use ring::{Channel, Connector, Rings, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::error::PeerError;
 use wire::handshake::Handshake;
 use wire::version::Version;
+
+use crate::step;
 
 /// How long `client-vm` and the agent wait for the other side of the data link.
 pub const WAIT_VM: Duration = Duration::from_secs(120);
@@ -55,7 +57,19 @@ pub fn serve(
     min: Sizes,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    let mut listener = transport.listen(peer, port, min)?;
+    serve_with(transport, peer, port, transport.rings(min)?, limit)
+}
+
+/// The same, with rings that were made before it was known who would come.
+pub fn serve_with(
+    transport: &Transport,
+    peer: u32,
+    port: u32,
+    rings: Rings,
+    limit: Duration,
+) -> Result<(Channel, Version), Error> {
+    let mut listener = transport.listen_with(peer, port, rings)?;
+    step::reached("data link: listening");
     let link = greet(listener.wait_for_client(limit)?);
     // Only now: taking back what led the client here may take longer than it waits for a HELLO.
     drop(listener);
@@ -69,27 +83,70 @@ pub fn connect(
     port: u32,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    let begun = Instant::now();
-    // Set once a server has closed early.
-    let mut until: Option<Instant> = None;
-    loop {
-        let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
-        match transport.connect(server, port)?.connect_within(left) {
-            // What there was says more than that nothing came after it.
-            Err(_) if until.is_some() => return Err(Error::Closed),
-            met => match greet(met?) {
-                Err(Error::Closed | Error::Ring(ring::Error::Closed))
-                    if until.is_none_or(|until| Instant::now() < until) => {}
-                greeted => return greeted,
-            },
+    Found::look(transport, server, port, limit)?.greet()
+}
+
+/// The server of a data link that is there, but has not said HELLO yet, nor perhaps shared its rings: time for what
+/// takes time, while it does.
+pub struct Found<'a> {
+    transport: &'a Transport,
+    place: (u32, u32),
+    begun: Instant,
+    limit: Duration,
+    met: Met,
+}
+
+/// How far the meeting with a server is.
+enum Met {
+    There(Connector),
+    Done(Channel),
+    /// It was the wrong one; look for another.
+    No,
+}
+
+impl<'a> Found<'a> {
+    /// Waits until there is a server on `port` of the domain `server`.
+    pub fn look(transport: &'a Transport, server: u32, port: u32, limit: Duration) -> Result<Self, Error> {
+        step::reached("data link: looking");
+        let begun = Instant::now();
+        let mut connector = transport.connect(server, port)?;
+        let met = connector.find_within(limit)?.map_or(Met::There(connector), Met::Done);
+        step::reached("data link: found");
+        Ok(Self { transport, place: (server, port), begun, limit, met })
+    }
+
+    /// Takes the channel and exchanges HELLOs, with the next server if the one that was found closes before its own.
+    pub fn greet(mut self) -> Result<(Channel, Version), Error> {
+        // Set once a server has closed early.
+        let mut until: Option<Instant> = None;
+        loop {
+            let left = until.map_or(self.limit, |until| until.saturating_duration_since(Instant::now()));
+            match self.meet(left) {
+                // What there was says more than that nothing came after it.
+                Err(_) if until.is_some() => return Err(Error::Closed),
+                met => match greet(met?) {
+                    Err(Error::Closed | Error::Ring(ring::Error::Closed))
+                        if until.is_none_or(|until| Instant::now() < until) => {}
+                    greeted => return greeted,
+                },
+            }
+            until.get_or_insert_with(|| (self.begun + self.limit).min(Instant::now() + ANOTHER));
+            std::thread::sleep(PAUSE);
         }
-        until.get_or_insert_with(|| (begun + limit).min(Instant::now() + ANOTHER));
-        std::thread::sleep(PAUSE);
+    }
+
+    fn meet(&mut self, left: Duration) -> Result<Channel, ring::Error> {
+        match std::mem::replace(&mut self.met, Met::No) {
+            Met::Done(channel) => Ok(channel),
+            Met::There(connector) => connector.connect_within(left),
+            Met::No => self.transport.connect(self.place.0, self.place.1)?.connect_within(left),
+        }
     }
 }
 
 /// Exchanges HELLOs on a fresh channel.
 pub fn greet(mut channel: Channel) -> Result<(Channel, Version), Error> {
+    step::reached("data link: met");
     let mut handshake = Handshake::new(Version::OURS);
     let deadline = Instant::now() + WAIT_HELLO;
     let hello = handshake.hello();
@@ -109,7 +166,10 @@ pub fn greet(mut channel: Channel) -> Result<(Channel, Version), Error> {
             }
         }
         match agreed {
-            Some(version) if sent == hello.len() && channel.drained() => return Ok((channel, version)),
+            Some(version) if sent == hello.len() && channel.drained() => {
+                step::reached("data link: HELLO");
+                return Ok((channel, version));
+            }
             _ => sleep(&mut channel, agreed.is_none(), sent < hello.len(), deadline)?,
         }
     }

@@ -8,6 +8,7 @@
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
 //! | [`namespace`] | process namespaces for labs |
+//! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
 //! | [`reactor`], [`link`] | the event loop of agent and daemon, and their framed control links |
 
 pub mod datalink;
@@ -20,3 +21,4 @@ pub mod namespace;
 pub mod process;
 pub mod pump;
 pub mod reactor;
+pub mod step;

@@ -10,12 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+mod files;
 mod fork;
 mod heap;
 mod neighbour;
 mod signals;
 mod spawn;
 
+pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
 pub use fork::{fork_keeping, fork_pump};

@@ -48,4 +48,4 @@ pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
 pub use producer::Producer;
 pub use spans::{Access, Spans};
-pub use transport::{Connector, Kind, Listener, Transport, Warden};
+pub use transport::{Connector, Kind, Listener, Rings, Transport, Warden};

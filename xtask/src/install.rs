@@ -1,6 +1,7 @@
 //! `cargo xtask install`: puts the programs and everything around them where a system expects them.
 //!
-//! One executable is installed; the programs are links to it, because its name decides what it does.
+//! One executable is installed whose name decides what it does; the programs are links to it, but for those that every
+//! call starts or forks, which are executables of their own.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::lean::{self, Built};
 use crate::steps::{Failure, cargo, root, step};
 
 /// Which half of the system gets its programs.
@@ -132,18 +134,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.prefix.is_absolute() {
         return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
     }
-    build(options.pam)?;
+    let built = lean::build(options.pam)?;
     let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
-    tree.fill()
-}
-
-/// Builds the executable.
-pub(crate) fn build(pam: bool) -> Result<(), Failure> {
-    let mut build = cargo(["build", "--release", "-p", "qrexec-cli", "--bin", "qrexec-lab"]);
-    if pam {
-        build.args(["--features", "pam"]);
-    }
-    step("build", &mut build)
+    tree.fill(&built)
 }
 
 /// One installation.
@@ -154,21 +147,18 @@ pub(crate) struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// Installs what [`build`] has built, and everything around it.
-    pub(crate) fn fill(&self) -> Result<(), Failure> {
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        self.install(&target.join("release/qrexec-lab"), &root().join("dist"))?;
+    /// Installs what was built, and everything around it.
+    pub(crate) fn fill(&self, built: &Built) -> Result<(), Failure> {
+        self.install(built, &root().join("dist"))?;
         let programs = self.side.programs().filter_map(|program| program.rsplit('/').next());
         let mut manual = cargo(["run", "-q", "-p", "qrexec-manual", "--"]);
         step("manual pages and completions", manual.arg(self.place("share")).args(programs))
     }
 
-    fn install(&self, executable: &Path, dist: &Path) -> Result<(), Failure> {
-        let binary = read(executable)?;
-        write(&self.place(EXECUTABLE), &binary, 0o755)?;
+    fn install(&self, built: &Built, dist: &Path) -> Result<(), Failure> {
+        write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
         for path in self.side.programs() {
-            link(&relative(path), &self.place(path))?;
+            self.program(path, built)?;
         }
         for name in SERVICES.iter().filter(|_| self.side.wants(Side::Dom0)) {
             link(&self.prefix.join(EXECUTABLE), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
@@ -185,6 +175,19 @@ impl Tree<'_> {
         Ok(())
     }
 
+    /// Installs a program: its own executable in `lib/qubes` and a link to that in other places, or a link to the one
+    /// that is all of them.
+    fn program(&self, path: &str, built: &Built) -> Result<(), Failure> {
+        // The oldest name of a program has underscores.
+        let name = path.rsplit('/').next().unwrap_or(path).replace('_', "-");
+        let home = format!("lib/qubes/{name}");
+        match built.own(&name) {
+            Some(executable) if path == home => write(&self.place(path), &read(executable)?, 0o755),
+            Some(_) => link(&relative(path, &home), &self.place(path)),
+            None => link(&relative(path, EXECUTABLE), &self.place(path)),
+        }
+    }
+
     /// Where a path goes on this machine.
     fn place(&self, path: &str) -> PathBuf {
         let path = self.prefix.join(path);
@@ -193,10 +196,10 @@ impl Tree<'_> {
     }
 }
 
-/// The executable as seen from the folder of `program`; both are below the prefix.
-fn relative(program: &str) -> PathBuf {
+/// A file as seen from the folder of `program`; both are below the prefix.
+fn relative(program: &str, file: &str) -> PathBuf {
     let up = program.matches('/').count();
-    PathBuf::from("../".repeat(up)).join(EXECUTABLE)
+    PathBuf::from("../".repeat(up)).join(file)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -233,13 +236,19 @@ mod tests {
     fn a_tree_has_what_its_side_needs() {
         let dir = std::env::temp_dir().join(format!("qrexec-install-{}", std::process::id()));
         let tree = Tree { prefix: Path::new("/usr"), destdir: &dir, side: Side::Vm };
-        let executable = std::env::current_exe().unwrap();
-        tree.install(&executable, &root().join("dist")).unwrap();
+        let client = PathBuf::from("/bin/sh");
+        let built =
+            Built { all: std::env::current_exe().unwrap(), lean: vec![("qrexec-client-vm", client.clone())] };
+        tree.install(&built, &root().join("dist")).unwrap();
         // A second time over the first.
-        tree.install(&executable, &root().join("dist")).unwrap();
-        let real = fs::canonicalize(dir.join("usr/lib/qubes/qrexec")).unwrap();
-        for program in ["bin/qrexec-client-vm", "lib/qubes/qrexec-agent"] {
-            assert_eq!(fs::canonicalize(dir.join("usr").join(program)).unwrap(), real, "{program}");
+        tree.install(&built, &root().join("dist")).unwrap();
+        let is = |program: &str, original: &Path| {
+            let installed = read(&dir.join("usr").join(program)).unwrap();
+            assert!(installed == read(original).unwrap(), "{program}");
+        };
+        is("lib/qubes/qrexec-agent", &built.all);
+        for program in ["bin/qrexec-client-vm", "lib/qubes/qrexec-client-vm", "lib/qubes/qrexec_client_vm"] {
+            is(program, &client);
         }
         let unit = fs::read_to_string(dir.join("usr/lib/systemd/system/qubes-qrexec-agent.service")).unwrap();
         assert!(unit.contains("ExecStart=/usr/lib/qubes/qrexec-agent\n"));

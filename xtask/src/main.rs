@@ -7,9 +7,11 @@ mod conformance;
 mod fuzz;
 mod install;
 mod layering;
+mod lean;
 mod licences;
 mod metadata;
 mod package;
+mod perf;
 mod sources;
 mod steps;
 mod suites;
@@ -39,6 +41,12 @@ enum Task {
     },
     /// Builds the programs and installs them with manual pages, completions, units and folders
     Install(install::Options),
+    /// Measures a release build with qrexec-bench, its programs as they are installed; compare A B: two recordings
+    Perf {
+        /// Arguments of qrexec-bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Builds the Debian packages of both sides
     Package(package::Options),
     /// Installs the Debian packages in a clean system, tries them there, and removes them again
@@ -61,6 +69,7 @@ fn main() -> ExitCode {
         Task::Install(options) => install::run(&options),
         Task::Package(options) => package::run(&options).map(drop),
         Task::Chroot(options) => chroot::run(&options),
+        Task::Perf { args } => perf::run(&args),
         Task::Suites { only } => suites::run(only),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::install::{Side, Tree, build, write};
+use crate::install::{Side, Tree, write};
+use crate::lean;
 use crate::steps::{Failure, root, said, step};
 
 /// Where the packages go.
@@ -59,14 +60,14 @@ const PACKAGES: &[Package] = &[
 
 /// Builds them; gives each with its file.
 pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
-    build(options.pam)?;
+    let programs = lean::build(options.pam)?;
     let out = root().join(&options.out);
     let mut built = Vec::new();
     let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
     for package in PACKAGES {
         let stage = out.join(package.name);
         let _ = fs::remove_dir_all(&stage);
-        Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side }.fill()?;
+        Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side }.fill(&programs)?;
         let control = control(package, &version, &architecture, options.pam);
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
         let conffiles: String = package.conffiles.iter().map(|path| format!("{path}\n")).collect();

@@ -13,6 +13,10 @@ pub(crate) enum Suite {
     Fuzz,
     /// The programs end to end in release builds: every round of the storms, every kill of the chaos, 5000 mixed calls
     Soak,
+    /// The same with each of the pump's two drivers forced, and without the full number of rounds
+    Engines,
+    /// 200 idle calls: memory and processor time within their bounds
+    Scale,
     /// As root: PAM's sessions, with the library that Debian has
     Pam,
     /// As root: the Debian packages, installed in a clean system and removed again
@@ -29,6 +33,8 @@ pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
                 Suite::Loom => loom()?,
                 Suite::Fuzz => fuzz::short()?,
                 Suite::Soak => soak()?,
+                Suite::Engines => engines()?,
+                Suite::Scale => scale()?,
                 Suite::Pam => pam()?,
                 Suite::Packages => chroot::run(&package::Options::default())?,
             }
@@ -61,4 +67,19 @@ fn soak() -> Result<(), Failure> {
         step(test, &mut command)?;
     }
     Ok(())
+}
+
+fn engines() -> Result<(), Failure> {
+    for engine in ["poll", "uring"] {
+        for test in ["call", "client_vm", "bulk", "storm", "chaos"] {
+            let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", test]);
+            step(&format!("{test}, {engine}"), command.env("QREXEC_ENGINE", engine))?;
+        }
+    }
+    Ok(())
+}
+
+fn scale() -> Result<(), Failure> {
+    let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", "scale"]);
+    step("scale", command.env("QREXEC_TEST_FULL", "1"))
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use engine::process::fork_pump;
+use engine::step;
 use wire::command::ServiceCall;
 
 use super::{Agent, Thing};
@@ -13,6 +14,7 @@ use crate::{call, fork_server};
 
 impl Agent {
     pub(super) fn start(&mut self, call: CallId, start: Start) {
+        step::reached("told to start");
         let job = Job::new(&self.services, start);
         tracing::info!("{}", job.label);
         let awaited = job.awaited_session().map(|(user, call)| (user.to_owned(), call.clone()));
@@ -28,7 +30,10 @@ impl Agent {
 
     /// Starts the service that ends when the user's session is there.
     fn await_session(&mut self, user: String, for_call: &ServiceCall) {
-        match self.services.begin_session_wait(&user, &for_call.source) {
+        self.files.restore();
+        let waiting = self.services.begin_session_wait(&user, &for_call.source);
+        self.files.raise_again();
+        match waiting {
             Ok(wait) => {
                 if self.watch(Thing::Session { user: user.clone(), wait }).is_err() {
                     self.session_ended(&user);
@@ -52,7 +57,11 @@ impl Agent {
         let thing = match self.hand_over(&job) {
             Some(socket) => Ok(Thing::Handed(call, socket)),
             None => {
-                let child = fork_pump(|| call::run(&self.transport, &self.services, job));
+                let child = fork_pump(|| {
+                    self.files.restore();
+                    call::run(&self.transport, &self.services, job)
+                });
+                step::reached("forked");
                 child.map(|child| Thing::Process(call, child))
             }
         };

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
+use engine::step::now;
+
 use super::report::Span;
-use super::roles::{Load, Role, now};
+use super::roles::{Load, Role};
 use super::stage::{Running, Stage};
 use super::transfer::{Moved, go, new_pipe, reports_of};
 use crate::failure::Failure;

@@ -4,12 +4,14 @@
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
 
 mod agent_side;
+mod busy;
 mod compare;
 mod counters;
 mod field;
 mod files;
 mod guard;
 mod machine;
+mod page;
 mod procfs;
 mod report;
 mod results;
@@ -28,6 +30,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
+use busy::Busy;
 use guard::Guard;
 use results::Recording;
 use roles::Role;
@@ -82,14 +85,19 @@ fn measure(options: &Options) -> Result<(), Failure> {
         None => Stage::start(&build_name(own), own, &settings, folder.path())?,
     }];
     if let Some(vs) = options.vs.as_deref() {
-        stages.push(Stage::start(&build_name(Some(vs)), Some(vs), &settings, folder.path())?);
+        stages.push(Stage::start(&build_name(Some(vs)), Some(vs), &settings, folder.path())?.compared());
     }
     let builds = stages.iter().map(|stage| stage.name.clone()).collect();
     let mut recording = Recording::new(&settings, builds);
+    let busy = Busy::start(options.busy);
     recording.scenarios = runner::run(&settings, &stages, &guard)?;
+    drop(busy);
     stages.into_iter().try_for_each(Stage::down)?;
     if let Some(path) = &options.json {
         recording.write(path)?;
+    }
+    if let Some(folder) = &options.report {
+        page::write(&recording, folder)?;
     }
     let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     show(&table::text(&recording, bold))

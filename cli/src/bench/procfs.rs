@@ -7,8 +7,10 @@ use std::fs;
 pub(super) struct Memory {
     /// What would be free if the process ended (USS).
     pub(super) own: u64,
-    /// The same, and its part of what it shares (PSS).
+    /// The same, and its part of what it shares (PSS): rings are in it.
     pub(super) proportional: u64,
+    /// What the kernel needs to map it.
+    pub(super) tables: u64,
 }
 
 /// Seconds of processor time that the live threads of a process have used, the kernel's work for it included.
@@ -39,16 +41,21 @@ fn ticks(stat: &str) -> Option<u64> {
 
 /// The memory of a process.
 pub(super) fn memory(pid: i32) -> Option<Memory> {
-    rollup(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tables = kib(&status, "VmPTE")?.checked_mul(1024)?;
+    Some(Memory { tables, ..rollup(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)? })
+}
+
+/// The number of a line `NAME: 12 kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn rollup(text: &str) -> Option<Memory> {
-    let kib = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_ascii_whitespace().next()?.parse().ok()
-    };
-    let own = kib("Private_Clean")?.checked_add(kib("Private_Dirty")?)?;
-    Some(Memory { own: own.checked_mul(1024)?, proportional: kib("Pss")?.checked_mul(1024)? })
+    let bytes = |name: &str| kib(text, name)?.checked_mul(1024);
+    let own = bytes("Private_Clean")?.checked_add(bytes("Private_Dirty")?)?;
+    Some(Memory { own, proportional: bytes("Pss")?, tables: 0 })
 }
 
 #[cfg(test)]
@@ -68,6 +75,6 @@ mod tests {
         assert_eq!(ticks("7 (a) b) S 1 1 1 0 -1 4 5 6 7 8 30 12 0 0 20"), Some(42));
         let text =
             "55 rollup\nRss: 9 kB\nPss:   5 kB\nPss_Dirty: 1 kB\nPrivate_Clean: 1 kB\nPrivate_Dirty: 2 kB\n";
-        assert_eq!(rollup(text), Some(Memory { own: 3072, proportional: 5120 }));
+        assert_eq!(rollup(text), Some(Memory { own: 3072, proportional: 5120, tables: 0 }));
     }
 }

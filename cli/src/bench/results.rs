@@ -157,9 +157,24 @@ impl Numbers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::scenario::Metric;
     use super::*;
+
+    /// A recording of this machine with these builds and chapters.
+    pub(in super::super) fn recording(builds: Vec<String>, scenarios: Vec<Chapter>) -> Recording {
+        Recording {
+            format: FORMAT,
+            version: String::new(),
+            date: date(),
+            machine: Machine::here(),
+            command: Vec::new(),
+            size: 1,
+            transport: Some(crate::lab::Transport::Shm),
+            builds,
+            scenarios,
+        }
+    }
 
     #[test]
     fn runs_are_summed_up_and_compared() {

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::thread;
 
-use rustix::time::{ClockId, clock_gettime};
+use engine::step::now;
 
 use super::report::{Report, Span};
 
@@ -144,12 +144,6 @@ impl Role {
             }
         }
     }
-}
-
-/// Nanoseconds of the monotonic clock.
-pub(super) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 fn source(load: Load) -> io::Result<()> {

@@ -106,7 +106,7 @@ impl<'a> Runner<'a> {
         measured: &mut Measured,
         run: impl Fn(&Stage) -> Result<Vec<Sample>, Failure>,
     ) -> Result<(), Failure> {
-        let other = self.stages.first().is_some_and(|first| first.token() != stage.token());
+        let other = stage.is_compared();
         loop {
             self.guard.begin(Run {
                 what: format!("{}, {}", case.label(), stage.name),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, getrlimit};
 
 use super::scenario::Scenario;
 use super::transfer::Ends;
@@ -13,6 +14,9 @@ use super::{PROGRAM, counters, scenarios};
 use crate::failure::Failure;
 use crate::lab::Transport;
 use crate::number;
+
+/// Idle calls at once, if nothing else is said.
+const IDLE_CALLS: u64 = 2000;
 
 /// Most bytes of one transfer.
 const MAX_SIZE: u64 = 1 << 40;
@@ -46,7 +50,7 @@ pub(super) enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: throughput, cpu, latency, calls, scale [default: throughput, latency, calls]
+    /// What to measure: throughput, cpu, latency, calls, scale [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
@@ -67,9 +71,19 @@ pub(super) struct Options {
     /// How the programs wait and move bytes
     #[arg(long, value_enum, default_value = "auto")]
     engine: Engine,
-    /// How many idle calls the scenario scale has
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
-    idle_calls: u16,
+    /// How many calls one run of the scenario calls makes [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    calls: Option<u32>,
+    /// How many of them are under way at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    abreast: Vec<u32>,
+    /// How many loops keep processors busy beside it
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(super) busy: usize,
+    /// How many idle calls the scenario scale has [default: 2000, or as many as the limits of this user allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    idle_calls: Option<u16>,
     /// Takes the programs that this folder has from there
     #[arg(long, value_name = "DIR")]
     pub(super) bin_dir: Option<PathBuf>,
@@ -86,6 +100,9 @@ pub(super) struct Options {
     /// Writes everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Writes a page with plots of everything that was measured into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) report: Option<PathBuf>,
     /// Measures next to nothing: whether everything works
     #[arg(long)]
     quick: bool,
@@ -134,6 +151,8 @@ pub(super) struct Settings {
     pub(super) rounds: u32,
     /// Calls of one run.
     pub(super) calls: u32,
+    /// Calls that are under way at a time.
+    pub(super) abreast: Vec<u32>,
     /// Calls that are open at once in the scenario `scale`.
     pub(super) idle_calls: usize,
     pub(super) quick: bool,
@@ -171,6 +190,10 @@ impl Options {
             }
         }
         let quick = |quick: u32, usual: u32| if self.quick { quick } else { usual };
+        let profile = scenarios.iter().any(|scenario| scenario.name() == scenarios::PROFILE);
+        if profile && scenarios.len() > 1 {
+            return Err(Failure::usage("a profile distorts other figures: --scenario=profile goes alone"));
+        }
         Ok(Settings {
             scenarios,
             runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
@@ -180,23 +203,26 @@ impl Options {
             ends: self.ends.clone(),
             transport: self.target.is_none().then_some(self.transport),
             rounds: quick(20, 3000),
-            calls: quick(4, 100),
-            idle_calls: usize::from(if self.quick { self.idle_calls.min(3) } else { self.idle_calls }),
+            calls: self.calls.unwrap_or_else(|| quick(4, 100)),
+            abreast: self.abreast.iter().copied().take(if self.quick { 2 } else { usize::MAX }).collect(),
+            idle_calls: match self.idle_calls.map(usize::from).unwrap_or_else(most_idle_calls) {
+                wanted if self.quick => wanted.min(3),
+                wanted => wanted,
+            },
             quick: self.quick,
-            environment: self.environment(),
+            environment: self.environment(profile),
         })
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
+    fn environment(&self, profile: bool) -> Vec<(String, String)> {
         let engine = match self.engine {
             Engine::Auto => "auto",
             Engine::Poll => "poll",
             Engine::Uring => "uring",
         };
         let mut environment = vec![("QREXEC_ENGINE".to_owned(), engine.to_owned())];
-        if self.counters {
-            environment.push((crate::logging::VARIABLE.to_owned(), counters::FILTER.to_owned()));
-        }
+        let log = self.counters.then_some(counters::FILTER).or(profile.then_some(scenarios::PROFILE_FILTER));
+        environment.extend(log.map(|filter| (crate::logging::VARIABLE.to_owned(), filter.to_owned())));
         environment
     }
 
@@ -204,6 +230,14 @@ impl Options {
     pub(super) fn command() -> Vec<String> {
         std::env::args_os().skip(1).map(|arg: OsString| arg.to_string_lossy().into_owned()).collect()
     }
+}
+
+/// As many idle calls as there should be, or as this user may have: each has three processes and, here and at the
+/// agents, two descriptors.
+fn most_idle_calls() -> usize {
+    let limit = |resource, each: u64| getrlimit(resource).maximum.map_or(u64::MAX, |limit| limit / each);
+    let most = limit(Resource::Nofile, 3).min(limit(Resource::Nproc, 4)).clamp(1, IDLE_CALLS);
+    usize::try_from(most).unwrap_or(1)
 }
 
 fn buffer(text: &str) -> Result<Buffer, Failure> {

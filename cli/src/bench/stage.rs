@@ -16,18 +16,29 @@ use super::roles::Role;
 use super::settings::Settings;
 use super::{PROGRAM, field};
 use crate::failure::Failure;
-use crate::lab::{Lab, Process, Transport};
+use crate::lab::{DOM0, Lab, Process, Transport};
 
 /// The VM that calls.
 const CALLER: &str = "work";
 /// The VM that serves.
 const SERVER: &str = "vault";
+/// The name of agents, and of their processes for calls.
+const AGENT: &str = "qrexec-agent";
+
+/// The service that ends at once.
+const TRUE_SERVICE: &str = "bench.True";
+
+/// What that service is: the smallest program that every system has.
+const TRUE: &str = "/bin/true";
 
 /// What calls.
 const CLIENT: &str = "qrexec-client-vm";
 
 /// The service behind the socket.
 const SOCKET_SERVICE: &str = "bench.Socket";
+
+/// Complaints that are shown, at most.
+const WARNINGS: usize = 20;
 
 /// How long a socket service waits for the description of its call.
 const DESCRIBED_WITHIN: Duration = Duration::from_secs(10);
@@ -40,6 +51,7 @@ pub(super) struct Stage {
     place: Place,
     exe: PathBuf,
     folder: PathBuf,
+    compared: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +86,7 @@ impl Stage {
             .vm(SERVER)
             .transport(settings.transport.unwrap_or(Transport::Shm))
             .service(SERVER, PROGRAM, &exe)
+            .service(SERVER, TRUE_SERVICE, TRUE)
             .service(SERVER, SOCKET_SERVICE, &socket);
         if let Some(bin_dir) = bin_dir {
             builder = if field::is_field(bin_dir) {
@@ -88,7 +101,7 @@ impl Stage {
         let lab = builder.start().map_err(Failure::during("the lab"))?;
         let agents = serving(&lab).iter().map(|process| process.pid).collect();
         let place = Place::Lab { lab: Box::new(lab), agents, _socket_service: socket_service };
-        Ok(Self { name: name.to_owned(), place, exe, folder })
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false })
     }
 
     /// Calls from this VM to `target`, whose agent has this program as a service.
@@ -100,7 +113,12 @@ impl Stage {
     ) -> Result<Self, Failure> {
         let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
         let place = Place::Apart { target: target.to_owned(), environment: settings.environment.clone() };
-        Ok(Self { name: name.to_owned(), place, exe, folder: folder.to_owned() })
+        Ok(Self { name: name.to_owned(), place, exe, folder: folder.to_owned(), compared: false })
+    }
+
+    /// The same stage, only for comparison.
+    pub(super) fn compared(self) -> Self {
+        Self { compared: true, ..self }
     }
 
     /// `qrexec-client-vm` in the calling VM, asking for `service` of the other with rings of at least `buffer`.
@@ -134,6 +152,17 @@ impl Stage {
     /// A call of a role of this executable, started by the serving VM's agent.
     pub(super) fn call_role(&self, buffer: Option<u64>, role: Role) -> Result<Command, Failure> {
         self.call(buffer, &format!("{PROGRAM}+{}", role.words().join("+")))
+    }
+
+    /// A call of a program that ends at once.
+    pub(super) fn call_true(&self) -> Result<Command, Failure> {
+        // Another VM has this program as a service, and no other.
+        if self.is_apart() { self.call_role(None, Role::True) } else { self.call(None, TRUE_SERVICE) }
+    }
+
+    /// That program without any qrexec.
+    pub(super) fn bare_true(&self) -> Result<Command, Failure> {
+        if self.is_apart() { self.role(Role::True) } else { Ok(Command::new(TRUE)) }
     }
 
     /// A call of a service behind a socket, which hangs up at once.
@@ -171,6 +200,12 @@ impl Stage {
         serving(lab).iter().map(|process| process.pid).filter(|pid| !agents.contains(pid)).collect()
     }
 
+    /// Every process of qrexec that is in sight: clients, agents with their processes for calls, daemons; no service.
+    pub(super) fn qrexec(&self) -> Vec<Process> {
+        let Place::Lab { lab, .. } = &self.place else { return Vec::new() };
+        qrexec(lab).collect()
+    }
+
     /// For files of measurements.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
@@ -190,6 +225,31 @@ impl Stage {
         Some(lab.layout().log(SERVER).join("agent.log"))
     }
 
+    /// Where the caller's agent and daemon and the server's daemon and agent, the four between a client and its
+    /// service, say what happens, if that is in sight.
+    pub(super) fn logs(&self) -> Option<[PathBuf; 4]> {
+        let Place::Lab { lab, .. } = &self.place else { return None };
+        let (layout, dom0) = (lab.layout(), lab.layout().log(DOM0));
+        let daemon = |vm: &str| dom0.join(format!("daemon-{vm}.log"));
+        let agent = |vm: &str| layout.log(vm).join("agent.log");
+        Some([agent(CALLER), daemon(CALLER), daemon(SERVER), agent(SERVER)])
+    }
+
+    /// What agents and daemons have complained about.
+    pub(super) fn warnings(&self) -> String {
+        let texts =
+            self.logs().unwrap_or_default().map(|log| std::fs::read_to_string(log).unwrap_or_default());
+        let complaint =
+            |line: &&str| ["WARN", "ERROR"].iter().any(|level| line.trim_start().starts_with(level));
+        let lines = texts.iter().flat_map(|text| text.lines().filter(complaint)).take(WARNINGS);
+        lines.map(|line| format!("\n{line}")).collect()
+    }
+
+    /// Whether it is only there for comparison, so that calls may be lost.
+    pub(super) fn is_compared(&self) -> bool {
+        self.compared
+    }
+
     /// Ends the lab, if it is one.
     pub(super) fn down(self) -> Result<(), Failure> {
         match self.place {
@@ -199,9 +259,14 @@ impl Stage {
     }
 }
 
+/// The serving VM's agent and its processes for calls.
 fn serving(lab: &Lab) -> Vec<Process> {
-    let processes = lab.processes().into_iter();
-    processes.filter(|process| process.vm == SERVER && process.program == "qrexec-agent").collect()
+    qrexec(lab).filter(|process| process.vm == SERVER && process.program == AGENT).collect()
+}
+
+fn qrexec(lab: &Lab) -> impl Iterator<Item = Process> {
+    let programs = [AGENT, "qrexec-daemon", CLIENT];
+    lab.processes().into_iter().filter(move |process| programs.contains(&process.program.as_str()))
 }
 
 /// A process of a measurement: ends with it, whatever happens.

@@ -46,6 +46,10 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
+    pub(super) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     pub(super) fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -69,8 +73,16 @@ impl Table {
     }
 }
 
-fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
+/// More metrics than this do not stand beside each other.
+const MOST_COLUMNS: usize = 9;
+
+pub(super) fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
     let mut table = Table::default();
+    if let [measured] = chapter.results.as_slice()
+        && measured.metrics.len() > MOST_COLUMNS
+    {
+        return downward(measured);
+    }
     // A case may lack a metric that others have.
     let Some(fullest) = chapter.results.iter().max_by_key(|measured| measured.metrics.len()) else {
         return table;
@@ -83,6 +95,16 @@ fn chapter_table(chapter: &Chapter, builds: &[String]) -> Table {
     };
     columns.heads().into_iter().for_each(|row| table.row(row));
     chapter.results.iter().filter_map(|measured| columns.row(measured)).for_each(|row| table.row(row));
+    table
+}
+
+/// A table of one case that has many metrics.
+fn downward(measured: &Measured) -> Table {
+    let mut table = Table::default();
+    table.row([measured.case.as_str(), "min", "median", "max", ""]);
+    for Numbers { name, unit, min, median, max, .. } in &measured.metrics {
+        table.row([name.clone(), number(*min), number(*median), number(*max), unit.clone()]);
+    }
     table
 }
 

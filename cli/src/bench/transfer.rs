@@ -9,11 +9,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{ChildStderr, Stdio};
 
+use engine::step::now;
+
 use super::agent_side::AgentSide;
 use super::files;
 use super::procfs;
 use super::report::{Reports, Span};
-use super::roles::{Load, Role, now};
+use super::roles::{Load, Role};
 use super::stage::{Running, Stage};
 use crate::failure::Failure;
 

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use engine::pump::Call;
-use engine::{datalink, localfd, pump};
+use engine::{datalink, localfd, pump, step};
 use ring::{Sizes, Transport};
 use wire::stream::Role;
 
@@ -33,6 +33,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
+    step::reached("begins");
     let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {
         Ok(Ok(plan)) => plan,
         Ok(Err(failure)) => return report(&failure),
@@ -64,11 +65,16 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         None => SavedStreams::default(),
     };
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
-    let allowed = request::ask(&plan.agent_socket, &plan.request)?;
+    step::reached("asks");
+    let asked = request::ask(&plan.agent_socket, &plan.request)?;
+    // Policy decides meanwhile.
+    let sizes = Sizes::both(transport.data_ring(plan.buffer));
+    let rings = transport.rings(sizes).map_err(Failure::during("making rings"))?;
+    let allowed = asked.answer()?;
+    step::reached("allowed");
 
     let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
-    let sizes = Sizes::both(transport.data_ring(plan.buffer));
-    let (channel, version) = datalink::serve(&transport, domain, port, sizes, datalink::WAIT_VM)
+    let (channel, version) = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
         .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
 
     let filter_stdout =
@@ -93,5 +99,6 @@ fn call(plan: Plan) -> Result<i32, Failure> {
             ..Call::new(Role::Client, version)
         },
     );
+    step::reached("ends");
     Ok(status::of_call(PROGRAM, &outcome))
 }

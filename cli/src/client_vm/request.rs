@@ -19,26 +19,42 @@ pub(super) struct Allowed {
     _agent: UnixStream,
 }
 
-/// Asks the agent behind `socket` for a service and waits for its answer, for as long as policy needs.
-pub(super) fn ask(socket: &Path, request: &Trigger) -> Result<Allowed, Failure> {
+/// A call that the agent was asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    agent: UnixStream,
+    /// Why the question did not go through; the answer may still be a refusal.
+    sent: io::Result<()>,
+}
+
+/// Asks the agent behind `socket` for a service.
+pub(super) fn ask(socket: &Path, request: &Trigger) -> Result<Asked, Failure> {
     let agent = ring::unix::connect(socket)
         .map_err(Failure::during(format_args!("cannot reach the agent at {}", socket.display())))?;
     let message = request.encode(Version::OURS).map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = UnixStream::from(agent);
-    match exchange(&mut agent, &message) {
-        Ok(answer) => {
-            checked(Endpoint::from_bytes(answer)).map(|endpoint| Allowed { endpoint, _agent: agent })
+    let sent = agent.write_all(&message);
+    Ok(Asked { agent, sent })
+}
+
+impl Asked {
+    /// Waits for the agent's answer, for as long as policy needs.
+    pub(super) fn answer(mut self) -> Result<Allowed, Failure> {
+        match self.sent.and_then(|()| receive(&mut self.agent)) {
+            Ok(answer) => {
+                let endpoint = checked(Endpoint::from_bytes(answer))?;
+                Ok(Allowed { endpoint, _agent: self.agent })
+            }
+            Err(error) if is_refusal(&error) => {
+                Err(Failure { status: status::REFUSED, message: String::from("Request refused") })
+            }
+            Err(error) => Err(Failure::during("asking the agent")(error)),
         }
-        Err(error) if is_refusal(&error) => {
-            Err(Failure { status: status::REFUSED, message: String::from("Request refused") })
-        }
-        Err(error) => Err(Failure::during("asking the agent")(error)),
     }
 }
 
 /// The answer to a call that is allowed. `ConnectionAborted` if it was cut short.
-fn exchange(agent: &mut UnixStream, message: &[u8]) -> io::Result<[u8; EXEC_LEN]> {
-    agent.write_all(message)?;
+fn receive(agent: &mut UnixStream) -> io::Result<[u8; EXEC_LEN]> {
     let mut answer = [0; EXEC_LEN];
     let mut rest = answer.as_mut_slice();
     while !rest.is_empty() {
@@ -116,7 +132,7 @@ mod tests {
     fn answered(answer: &'static [u8]) -> Result<Endpoint, i32> {
         let folder = tempfile::tempdir().unwrap();
         let (path, agent) = agent(folder.path(), answer);
-        let result = ask(&path, &request());
+        let result = ask(&path, &request()).and_then(Asked::answer);
         agent.join().unwrap();
         result.map(|allowed| allowed.endpoint).map_err(|failure| failure.status)
     }

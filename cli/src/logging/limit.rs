@@ -9,8 +9,7 @@ use std::process;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::Level;
 
 /// Lines that may come at once: hundreds of calls, each with its lines.
 const BURST: u32 = 1000;
@@ -87,6 +86,17 @@ impl Limited {
         Self { start: Instant::now(), owner: process::id(), bucket: Mutex::new(Bucket::new()), journal }
     }
 
+    /// Writes a line of this level in one piece, unless there were too many.
+    pub(super) fn write(&self, level: Level, line: &str) -> io::Result<()> {
+        let verdict = if level > Level::INFO { Verdict::Write } else { self.verdict() };
+        let before = match verdict {
+            Verdict::Write => String::new(),
+            Verdict::WriteAfter(dropped) => self.notice(dropped),
+            Verdict::Drop => return Ok(()),
+        };
+        io::stderr().write_all(format!("{before}{line}").as_bytes())
+    }
+
     fn verdict(&self) -> Verdict {
         // The process of a call has a copy of the bucket, which is not filled any more: what the flood left of it
         // at the call's start is all that it has.
@@ -97,45 +107,6 @@ impl Limited {
     fn notice(&self, dropped: u64) -> String {
         let level = if self.journal { "<4>" } else { " WARN " };
         format!("{level}{dropped} log lines were suppressed: there were too many\n")
-    }
-}
-
-impl<'a> MakeWriter<'a> for Limited {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        Line { before: String::new(), dropped: false }
-    }
-
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
-        let verdict = if *metadata.level() > Level::INFO { Verdict::Write } else { self.verdict() };
-        Line {
-            before: match verdict {
-                Verdict::WriteAfter(dropped) => self.notice(dropped),
-                Verdict::Write | Verdict::Drop => String::new(),
-            },
-            dropped: verdict == Verdict::Drop,
-        }
-    }
-}
-
-/// One line, which comes in one piece.
-pub(super) struct Line {
-    before: String,
-    dropped: bool,
-}
-
-impl Write for Line {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !self.dropped {
-            let before = std::mem::take(&mut self.before).into_bytes();
-            io::stderr().write_all(&[&before, line].concat())?;
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
+use engine::step;
 use ring::Transport;
 use rustix::process::{Rlimit, Signal};
 use wire::names::Target;
@@ -226,12 +227,21 @@ impl Driver {
             Output::Withdraw => self.front.withdraw(),
             Output::SendClient(id, message) => self.send_client(id, message),
             Output::CloseClient(id) => self.front.close_client(id),
-            Output::Ask(id, question) => self.ask(id, question),
+            Output::Ask(id, question) => {
+                step::reached("policy asked");
+                self.ask(id, question);
+            }
             Output::CancelQuestion(id) => self.cancel_question(id),
             Output::Prepare(id, what) => self.prepare(id, &what),
             Output::Release(id) => self.helpers.release(&self.reactor, id),
-            Output::OpenTarget(id, target) => self.open_target(id, target),
-            Output::SendTarget(id, message) => self.send_target(id, message),
+            Output::OpenTarget(id, target) => {
+                step::reached("policy has decided");
+                self.open_target(id, target);
+            }
+            Output::SendTarget(id, message) => {
+                step::reached("target's daemon asked");
+                self.send_target(id, message);
+            }
             Output::CloseTarget(id) => self.targets.close(&self.reactor, id),
             Output::StartService(id, service) => self.start_service(id, &service),
             Output::Log(Level::Debug, line) => tracing::debug!("{line}"),
@@ -264,6 +274,7 @@ impl Driver {
     }
 
     fn send_agent(&mut self, message: Vec<u8>) {
+        step::reached("agent told");
         if let Err(error) = self.agent.send(message) {
             self.agent_broken(&error.to_string(), true);
         }

@@ -37,19 +37,25 @@ pub(super) struct FileListener {
 }
 
 /// What the client will be given.
-enum Offer {
+pub(super) enum Offer {
     Shm(shm::Offer),
     Stream(Orders),
     /// The client has it.
     Taken,
 }
 
-impl FileListener {
-    pub(super) fn new(kind: Kind, path: PathBuf, orders: Orders) -> Result<FileListener, Error> {
-        let offer = match kind {
+impl Offer {
+    /// Rings of these orders, for whoever will come.
+    pub(super) fn new(kind: Kind, orders: Orders) -> Result<Offer, Error> {
+        Ok(match kind {
             Kind::Shm => Offer::Shm(shm::Offer::new(orders)?),
             _ => Offer::Stream(orders),
-        };
+        })
+    }
+}
+
+impl FileListener {
+    pub(super) fn new(path: PathBuf, offer: Offer) -> Result<FileListener, Error> {
         let (fd, identity) = unix::listen_identified(&path, 0o600)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
         Ok(FileListener { fd, path, identity, offer })
@@ -168,6 +174,11 @@ impl FileConnector {
                 State::Done => return Err(Error::Closed),
             }
         }
+    }
+
+    /// Whether the server has taken our connection and owes its offer.
+    pub(super) fn is_greeting(&self) -> bool {
+        matches!(self.state, State::Greeting(_))
     }
 
     /// How long to wait at most before the next [`FileConnector::poll`], if no event announces a change.

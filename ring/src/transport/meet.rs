@@ -91,6 +91,20 @@ impl Connector {
         }
     }
 
+    /// Waits until the server is there: it has given the channel already, or (`None`) is about to. What can be done
+    /// beside that is best done now.
+    pub fn find_within(&mut self, limit: Duration) -> Result<Option<Channel>, Error> {
+        let deadline = Deadline::after(limit);
+        loop {
+            let channel = self.poll()?;
+            let found = matches!(&self.0, Client::Files(connector) if connector.is_greeting());
+            if channel.is_some() || found {
+                return Ok(channel);
+            }
+            sleep_on(self.as_fd(), deadline, self.retry_after())?;
+        }
+    }
+
     /// Waits for the server.
     pub fn connect_within(mut self, limit: Duration) -> Result<Channel, Error> {
         let deadline = Deadline::after(limit);

@@ -23,7 +23,7 @@ use rustix::fs::{self, FileType, Mode};
 use crate::error::Error;
 use crate::layout::{Orders, Sizes};
 
-use files::{FileConnector, FileListener};
+use files::{FileConnector, FileListener, Offer};
 use meet::{Client, Server};
 pub use meet::{Connector, Listener, Warden};
 #[cfg(all(fuzzing, feature = "xen"))]
@@ -48,6 +48,13 @@ pub struct Transport {
     library: bool,
     own: u32,
     dir: PathBuf,
+}
+
+/// Rings of a server, see [`Transport::rings`].
+pub struct Rings {
+    orders: Orders,
+    /// `None` on Xen, where pages are granted to a domain.
+    offer: Option<Offer>,
 }
 
 /// Data ring on shared memory between processes, each way. It takes memory only where it was touched, and gives
@@ -99,13 +106,25 @@ impl Transport {
         }
     }
 
+    /// Makes rings of at least `min` bytes for a client that is not known yet, as far as that can be done without.
+    pub fn rings(&self, min: Sizes) -> Result<Rings, Error> {
+        let orders = Orders::choose(min)?;
+        let offer = (self.kind != Kind::Xen).then(|| Offer::new(self.kind, orders)).transpose()?;
+        Ok(Rings { orders, offer })
+    }
+
     /// Offers a channel on `port` to the domain `peer`, with rings of at least `min` bytes.
     pub fn listen(&self, peer: u32, port: u32, min: Sizes) -> Result<Listener, Error> {
-        let orders = Orders::choose(min)?;
-        let server = match self.kind {
-            Kind::Xen if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
-            Kind::Xen => Server::Xen(xen::Server::new(self.own, peer, port, orders)?),
-            kind => Server::Files(FileListener::new(kind, self.path(self.own, peer, port), orders)?),
+        self.listen_with(peer, port, self.rings(min)?)
+    }
+
+    /// Offers a channel on `port` to the domain `peer`, with rings that this transport has made before.
+    pub fn listen_with(&self, peer: u32, port: u32, rings: Rings) -> Result<Listener, Error> {
+        let Rings { orders, offer } = rings;
+        let server = match offer {
+            Some(offer) => Server::Files(FileListener::new(self.path(self.own, peer, port), offer)?),
+            None if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
+            None => Server::Xen(xen::Server::new(self.own, peer, port, orders)?),
         };
         Ok(Listener(server))
     }

@@ -12,8 +12,14 @@ use super::super::stage::{Running, Stage};
 use super::super::stats::Durations;
 use crate::failure::Failure;
 
-const MEDIAN: Metric = Metric::lower("p50", "µs");
-const TAIL: Metric = Metric::lower("p99", "µs");
+/// What is shown of the distribution.
+const QUANTILES: [(Metric, f64); 5] = [
+    (Metric::lower("p50", "µs"), 0.5),
+    (Metric::lower("p10", "µs"), 0.1),
+    (Metric::lower("p90", "µs"), 0.9),
+    (Metric::lower("p99", "µs"), 0.99),
+    (Metric::lower("p99.9", "µs"), 0.999),
+];
 
 const DIRECT: &str = "two pipes";
 
@@ -63,7 +69,7 @@ impl Case for PingPong {
         let command =
             if self.through_call { stage.call_role(None, Role::Echo)? } else { stage.role(Role::Echo)? };
         let durations = play(command, self.rounds)?;
-        Ok(vec![(MEDIAN, durations.quantile(0.5) * 1e6), (TAIL, durations.quantile(0.99) * 1e6)])
+        Ok(QUANTILES.map(|(metric, part)| (metric, durations.quantile(part) * 1e6)).into())
     }
 }
 

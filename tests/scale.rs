@@ -1,0 +1,75 @@
+//! Many calls at once: what they cost, and what happens when there are too many.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use cli::lab::Lab;
+use common::{call, full, lab, within_deadline};
+use serde_json::Value;
+
+/// A service that says that it runs, and does so until its input ends.
+const WAITS: &str = "#!/bin/sh\necho up\nexec cat\n";
+
+/// A call that runs.
+fn running(lab: &Lab) -> Child {
+    let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Waits"]).unwrap();
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    client
+}
+
+#[test]
+fn a_call_beyond_the_ceiling_is_refused_and_no_other() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Waits", WAITS).env("QREXEC_MAX_CALLS", "2").start().unwrap();
+        let mut clients = [running(&lab), running(&lab)];
+        let said = call(&lab, "work", "vault", "test.Waits", b"");
+        assert_eq!((said.code, said.stderr.as_str()), (126, "Request refused\n"));
+        for client in &mut clients {
+            assert_eq!(client.try_wait().unwrap(), None, "an earlier call is not affected");
+            drop(client.stdin.take());
+            assert!(client.wait().unwrap().success());
+        }
+        // The agent may see their ends a moment after we do.
+        let again =
+            (0..1000).map(|_| call(&lab, "work", "vault", "test.Waits", b"")).find(|said| said.code != 126);
+        assert_eq!(again.map(|said| said.code), Some(0));
+    });
+}
+
+/// The median of a metric of the scenario.
+fn median(recording: &Value, name: &str) -> f64 {
+    let metrics = recording["scenarios"][0]["results"][0]["metrics"].as_array().unwrap();
+    let metric = metrics.iter().find(|metric| metric["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    metric["median"].as_f64().unwrap()
+}
+
+/// More than the field has ports for between two VMs. The bounds are those for 2,000 calls, taken down.
+#[test]
+fn idle_calls_are_small() {
+    if !full() {
+        return;
+    }
+    within_deadline(|| {
+        const CALLS: f64 = 200.0;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("scale.json");
+        let bench = Command::new(env!("CARGO_BIN_EXE_qrexec-bench"))
+            .args(["--scenario=scale", "--runs=1", "--idle-calls=200", "--json"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(bench.status.success(), "{}", String::from_utf8_lossy(&bench.stderr));
+        let recording: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let (own, all) = (median(&recording, "USS per call"), median(&recording, "PSS of all"));
+        assert!(own <= 400.0, "{own} KiB a call");
+        assert!(all <= 512.0 / 2000.0 * CALLS + 32.0, "{all} MiB in all, agents and daemons included");
+        let busy = median(&recording, "CPU of all");
+        assert!(busy <= 20.0, "{busy} ms in 10 s");
+    });
+}

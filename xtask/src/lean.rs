@@ -1,0 +1,64 @@
+//! The programs of release builds: one executable that is all of them by name, and two that are one program each,
+//! small, because every call starts or forks them.
+//!
+//! `qrexec-client-vm` is linked statically against musl if Rust's library for that is installed (`rustup target add
+//! …-linux-musl`): without a dynamic linker, and without what glibc asks the processor at every start, each question of
+//! which leaves the virtual machine. Else it is for the host, like `qrexec-agent`, which needs glibc to look up users.
+//! All are position independent.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::steps::{Failure, cargo, root, step};
+
+/// What was built.
+pub(crate) struct Built {
+    /// Every program, by the name under which it is started.
+    pub(crate) all: PathBuf,
+    /// Programs with an executable of their own.
+    pub(crate) lean: Vec<(&'static str, PathBuf)>,
+}
+
+/// Builds the programs, with PAM sessions if that is wanted.
+pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
+    let features: &[&str] = if pam { &["--features", "pam"] } else { &[] };
+    let target = target_folder();
+    let of_package = |profile: &str, binary: &str| {
+        cargo(["build", "--profile", profile, "-p", "qrexec-cli", "--bin", binary])
+    };
+    step("build", of_package("release", "qrexec-lab").args(features))?;
+    step("qrexec-agent", of_package("lean", "qrexec-agent").args(features))?;
+    let mut client = of_package("lean", "qrexec-client-vm");
+    let mut folder = target.clone();
+    if let Some(musl) = musl() {
+        client.args(["--target", &musl]);
+        folder.push(musl);
+    }
+    step("qrexec-client-vm", &mut client)?;
+    let lean = vec![
+        ("qrexec-agent", target.join("lean/qrexec-agent")),
+        ("qrexec-client-vm", folder.join("lean/qrexec-client-vm")),
+    ];
+    Ok(Built { all: target.join("release/qrexec-lab"), lean })
+}
+
+impl Built {
+    /// The executable that is this program and no other.
+    pub(crate) fn own(&self, program: &str) -> Option<&Path> {
+        self.lean.iter().find(|(name, _)| *name == program).map(|(_, path)| path.as_path())
+    }
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// This machine's target with musl, if Rust's library for it is installed.
+fn musl() -> Option<String> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let said = rustc.args(["--print", "target-libdir", "--target", &target]).output().ok()?;
+    let folder = PathBuf::from(String::from_utf8(said.stdout).ok()?.trim());
+    folder.is_dir().then_some(target)
+}
