@@ -112,7 +112,9 @@ fn pumped(
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,
             exit_on_service_eof: started.exit_on_service_eof,
-            single_socket: asks_for_one_socket(),
+            // A pipe cannot carry both directions.
+            single_socket: if started.splice { None } else { asks_for_one_socket() },
+            splice: started.splice,
             ..pump::Call::new(Role::Service, version)
         },
     );

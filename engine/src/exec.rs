@@ -157,6 +157,8 @@ pub struct Executable {
     pub image: Image,
     /// The call it serves; `None` for a command.
     pub call: Option<ServiceCall>,
+    /// Its stdin is a pipe to which ring pages may be lent.
+    pub splice: bool,
 }
 
 /// What is executed.
@@ -216,7 +218,11 @@ impl Services {
             CommandKind::Service(call) => call,
             CommandKind::Shell(text) => {
                 let text = CString::new(text.clone()).map_err(|_| CommandError::Nul)?;
-                return Ok(Prepared::Executable(Executable { image: Image::Shell(text), call: None }));
+                return Ok(Prepared::Executable(Executable {
+                    image: Image::Shell(text),
+                    call: None,
+                    splice: false,
+                }));
             }
         };
         let image = match lookup::find(&self.folders, &call.service)? {
@@ -228,7 +234,7 @@ impl Services {
         if let (Some(key), Some(path)) = (config.socket_only_key(), image.path()) {
             tracing::warn!("{key}=true is for sockets, {} is a program: ignored", path.display());
         }
-        Ok(Prepared::Executable(Executable { image, call: Some(call.clone()) }))
+        Ok(Prepared::Executable(Executable { image, call: Some(call.clone()), splice: config.splice }))
     }
 }
 

@@ -108,6 +108,20 @@ impl LocalFd {
         }
     }
 
+    /// Makes a pipe of our own hold `bytes`, no more and no less; whether that worked.
+    pub fn set_pipe_size(&self, bytes: usize) -> bool {
+        self.kind == Kind::Own
+            && rustix::pipe::fcntl_setpipe_size(&self.fd, bytes).is_ok_and(|now| now == bytes)
+    }
+
+    /// The reading end of a pipe of our own that we write: it tells what is unread after we have closed ours, and
+    /// keeps no reader from seeing the end.
+    pub fn other_end(&self) -> Option<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        fs::open(path, flags, Mode::empty()).ok().filter(|_| self.kind == Kind::Own)
+    }
+
     /// Reads into ring spans.
     pub fn fill(&self, spans: &Spans<'_>) -> io::Result<usize> {
         eof_if_reset(spans.fill_from(self.fd.as_fd(), self.access()))
@@ -159,6 +173,11 @@ impl AsFd for LocalFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Bytes written to a pipe that nobody has read yet. As many as can be if the pipe does not tell.
+pub fn held(pipe: impl AsFd) -> usize {
+    rustix::io::ioctl_fionread(pipe).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// Whether an error of a local descriptor only means that its other end is gone.

@@ -22,6 +22,10 @@ pub(crate) trait Bell: Send {
     fn acknowledge(&mut self) -> Result<bool, Error>;
     /// Whether the peer is behind a stream: then each flush moves bytes, whoever asked.
     fn is_stream(&self) -> bool;
+    /// Whether ring pages may be lent to the kernel beyond a transfer: not where unmapping them waits for that.
+    fn lends(&self) -> bool {
+        false
+    }
     /// Whether the descriptor should be polled for input (a full staging ring can take none).
     fn wants_in(&mut self) -> bool;
     /// Whether the descriptor should be polled for output.
@@ -128,6 +132,11 @@ impl Channel {
         &mut self.rx
     }
 
+    /// Size of the receiving ring if its pages may be lent ([`crate::Spans::lend_to`]); memory between processes may.
+    pub fn lendable(&self) -> Option<usize> {
+        self.bell.lends().then(|| self.rx.size())
+    }
+
     /// Both halves at once.
     pub fn halves(&mut self) -> (&mut Producer, &mut Consumer) {
         (&mut self.tx, &mut self.rx)
@@ -139,9 +148,17 @@ impl Channel {
         self.unflushed_tx.total += n as u64;
     }
 
-    /// Gives `n` bytes back; the doorbell waits for [`Channel::flush`].
+    /// Steps over `n` bytes and gives them back; the doorbell waits for [`Channel::flush`].
+    ///
+    /// Nothing may be out on loan ([`Consumer::take`] without [`Channel::give`]).
     pub fn release(&mut self, n: usize) {
-        self.rx.release(n);
+        self.rx.take(n);
+        self.give(n);
+    }
+
+    /// Gives back the first `n` bytes that were taken; the doorbell waits for [`Channel::flush`].
+    pub fn give(&mut self, n: usize) {
+        self.rx.give(n);
         self.unflushed_rx.total += n as u64;
     }
 

@@ -14,8 +14,10 @@ use crate::spans::Spans;
 pub(crate) struct RxIndex {
     prod_word: Word,
     cons_word: Word,
-    /// Ours alone: the copy in the page is only ever written.
+    /// How far bytes were used. Ours alone, as is `given`: the copy in the page is only ever written.
     cons: u32,
+    /// How far they were given back: `cons`, or less while somebody still reads what was lent to it.
+    given: u32,
     /// The last `prod` that was believed.
     seen: u32,
     size: u32,
@@ -23,7 +25,7 @@ pub(crate) struct RxIndex {
 
 impl RxIndex {
     pub(crate) fn new(prod_word: Word, cons_word: Word, size: u32) -> RxIndex {
-        RxIndex { prod_word, cons_word, cons: 0, seen: 0, size }
+        RxIndex { prod_word, cons_word, cons: 0, given: 0, seen: 0, size }
     }
 
     /// Looks at the peer's `prod` once: bytes ready, or the proof that it lies.
@@ -31,9 +33,9 @@ impl RxIndex {
     /// The acquire pairs with the producer's release: the bytes it names are there.
     pub(crate) fn ready(&mut self, page: &impl Page) -> Result<usize, Lie> {
         let prod = page.index(self.prod_word);
-        let ready = index::check_prod(self.cons, self.seen, prod, self.size)?;
+        index::check_prod(self.given, self.seen, prod, self.size)?;
         self.seen = prod;
-        Ok(ready as usize)
+        Ok(self.known_ready())
     }
 
     /// Bytes ready as of the last look.
@@ -41,11 +43,23 @@ impl RxIndex {
         index::distance(self.cons, self.seen) as usize
     }
 
-    /// Gives `n` bytes back. The release orders our reads of them before the new index.
+    /// Steps over `n` bytes and gives them back. Nothing may be out on loan.
     pub(crate) fn release(&mut self, page: &impl Page, n: usize) {
-        assert!(n <= self.known_ready(), "release of more than was ready");
+        self.take(n);
+        self.give(page, n);
+    }
+
+    /// Steps over `n` bytes that stay in use.
+    pub(crate) fn take(&mut self, n: usize) {
+        assert!(n <= self.known_ready(), "take of more than was ready");
         self.cons = self.cons.wrapping_add(n as u32);
-        page.publish(self.cons_word, self.cons);
+    }
+
+    /// Gives `n` bytes back. The release orders our reads of them before the new index.
+    pub(crate) fn give(&mut self, page: &impl Page, n: usize) {
+        assert!(n <= index::distance(self.given, self.cons) as usize, "release of more than was taken");
+        self.given = self.given.wrapping_add(n as u32);
+        page.publish(self.cons_word, self.given);
     }
 }
 
@@ -101,12 +115,28 @@ impl Consumer {
         out.push(&self.region, self.base, self.pieces(at, len))
     }
 
-    /// Gives `n` bytes back to the producer.
+    /// Steps over `n` bytes and gives them back to the producer. Nothing may be out on loan.
     ///
     /// # Panics
     /// When `n` is more than is known to be ready (an error of the caller).
     pub fn release(&mut self, n: usize) {
         self.index.release(&*self.region, n);
+    }
+
+    /// Steps over `n` bytes without giving them back: somebody still reads them in place.
+    ///
+    /// # Panics
+    /// When `n` is more than is known to be ready (an error of the caller).
+    pub fn take(&mut self, n: usize) {
+        self.index.take(n);
+    }
+
+    /// Gives the first `n` bytes back that were taken and not given back yet.
+    ///
+    /// # Panics
+    /// When that is more than was taken (an error of the caller).
+    pub fn give(&mut self, n: usize) {
+        self.index.give(&*self.region, n);
     }
 
     fn pieces(&self, at: usize, len: usize) -> [(usize, usize); 2] {

@@ -93,6 +93,18 @@ impl<'a> Spans<'a> {
         })
     }
 
+    /// Lends the pieces to a pipe without copying them, as many as it has places for: bytes lent.
+    ///
+    /// The pipe then holds the ring's own pages: they must not be given back before its reader has taken
+    /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes.
+    pub fn lend_to(&self, pipe: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel takes references
+        // to their pages, which stay valid memory whatever becomes of the mapping. Nothing is written to them.
+        check(unsafe {
+            libc::vmsplice(pipe.as_raw_fd(), self.list.as_ptr(), self.count, libc::SPLICE_F_NONBLOCK)
+        })
+    }
+
     /// The list for a submission queue entry: address and count of `iovec`s.
     ///
     /// The caller must reap the completion before the list, or the half it came from, is dropped.

@@ -67,7 +67,7 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
         return services.start_detached(&prepared, user, None).map(|()| 0).map_err(failure);
     }
     match prepared {
-        Prepared::Executable(Executable { image, call }) => {
+        Prepared::Executable(Executable { image, call, .. }) => {
             Err(become_service(&services, &image, call.as_ref()))
         }
         Prepared::Socket(path, _) => Err(no_socket(&path.display())),
@@ -119,11 +119,12 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
 
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
-    let mut ends_early = (false, false);
+    let (mut ends_early, mut splice) = ((false, false), false);
     let started = found.and_then(|(prepared, config)| {
         LocalEnd::service(|| {
             let user = config.force_user.as_deref();
             let started = services.start(&prepared, user, Stderr::Ours).map_err(failure)?;
+            splice = started.splice;
             ends_early = (started.exit_on_client_eof, started.exit_on_service_eof);
             Ok(started)
         })
@@ -143,6 +144,7 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
             stdout: Some(streams.source),
             child,
             prefix: plan.prefix.clone(),
+            splice,
             exit_on_client_eof: ends_early.0,
             exit_on_service_eof: ends_early.1,
             ..Call::new(Role::Service, version)

@@ -55,6 +55,9 @@ pub(super) struct Args {
     /// Use stdin, which must be a stream socket, for both directions
     #[arg(long, action = ArgAction::Count)]
     use_stdin_socket: u8,
+    /// Lend ring pages to stdout, a pipe, instead of copying them: only where its reader copies what it reads
+    #[arg(long)]
+    splice: bool,
     /// The qube on whose behalf the call is made: a hint for the policy (once)
     #[arg(short, long, value_name = "QUBE", action = ArgAction::Append)]
     source_qube: Vec<OsString>,
@@ -73,6 +76,7 @@ pub(super) struct Plan {
     pub(super) buffer: Option<usize>,
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
+    pub(super) splice: bool,
     /// `None`: as the stream requires.
     pub(super) filter_stdout: Option<bool>,
     /// `None`: as the stream requires.
@@ -106,6 +110,7 @@ impl Args {
             buffer,
             prefix,
             stdin_is_both,
+            splice: self.splice,
             filter_stdout: choice(self.filter_escape_chars_stdout, self.no_filter_escape_chars_stdout),
             filter_stderr: choice(self.filter_escape_chars_stderr, self.no_filter_escape_chars_stderr),
         })

@@ -96,6 +96,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
             filter_stdout,
             filter_stderr,
             prefix: plan.prefix,
+            splice: plan.splice,
             ..Call::new(Role::Client, version)
         },
     );

@@ -21,6 +21,9 @@ pub struct ServiceConfig {
     pub exit_on_client_eof: bool,
     /// `exit-on-service-eof`: the call ends with code 0 as soon as the service sends no more.
     pub exit_on_service_eof: bool,
+    /// `splice`: ring pages are lent to the service's stdin, a pipe then, instead of copied. Only for a program that
+    /// copies what it reads; one that passes pages on to another pipe would see them change.
+    pub splice: bool,
     /// `force-user`: run as this user, whatever the caller's side said.
     pub force_user: Option<String>,
 }
@@ -112,7 +115,7 @@ impl ServiceConfig {
     /// Whether a fork server may run such a service: it does not know these settings.
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {
-        !self.skip_service_descriptor && !self.exit_on_client_eof && !self.exit_on_service_eof
+        !self.skip_service_descriptor && !self.exit_on_client_eof && !self.exit_on_service_eof && !self.splice
     }
 
     /// The first setting that only makes sense for sockets, if any is there.
@@ -177,6 +180,7 @@ impl ServiceConfig {
             "skip-service-descriptor" => self.skip_service_descriptor = value.bool()?,
             "exit-on-client-eof" => self.exit_on_client_eof = value.bool()?,
             "exit-on-service-eof" => self.exit_on_service_eof = value.bool()?,
+            "splice" => self.splice = value.bool()?,
             "force-user" => self.force_user = Some(value.text()?.to_owned()),
             _ => return Ok(false),
         }

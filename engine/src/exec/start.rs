@@ -33,7 +33,7 @@ pub enum Stderr {
 /// A running command or service, seen from our side.
 #[derive(Debug)]
 pub struct Started {
-    /// Takes what the caller sends. One end of a socket pair, never a pipe; for a socket service it
+    /// Takes what the caller sends. One end of a socket pair, unless `splice` is set; for a socket service it
     /// is the same connection as `stdout`, so that the end of the data needs a `shutdown(2)`.
     pub stdin: OwnedFd,
     /// Gives what the caller gets.
@@ -42,6 +42,8 @@ pub struct Started {
     pub stderr: Option<OwnedFd>,
     /// The process; socket services have none and end with code 0.
     pub child: Option<Child>,
+    /// `stdin` is a pipe after all, to which ring pages may be lent.
+    pub splice: bool,
     /// The call ends as soon as the caller sends no more.
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
@@ -59,7 +61,7 @@ impl Services {
             Prepared::Socket(path, options) => return connected(unix(path, options)?, options),
             Prepared::Tcp(address, options) => return connected(tcp(*address, options)?, options),
         };
-        let (stdin, their_stdin) = pair()?;
+        let (stdin, their_stdin) = if executable.splice { pipe()? } else { pair()? };
         let (stdout, their_stdout) = pair()?;
         let errors = match stderr {
             Stderr::Piped => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?),
@@ -73,6 +75,7 @@ impl Services {
             stdout,
             stderr: errors.map(|(ours, _)| ours),
             child: Some(child),
+            splice: executable.splice,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
         })
@@ -192,6 +195,12 @@ fn streams(error: Errno) -> ExecError {
     ExecError::Streams(error.into())
 }
 
+/// A pipe for a service's stdin: our end, theirs.
+fn pipe() -> Result<(OwnedFd, OwnedFd), ExecError> {
+    let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
+    Ok((ours, theirs))
+}
+
 /// Two connected sockets.
 fn pair() -> Result<(OwnedFd, OwnedFd), ExecError> {
     crate::localfd::socket_pair().map_err(ExecError::Streams)
@@ -231,6 +240,7 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
         stdout,
         stderr: None,
         child: None,
+        splice: false,
         exit_on_client_eof: options.exit_on_client_eof,
         exit_on_service_eof: options.exit_on_service_eof,
     })

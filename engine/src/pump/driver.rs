@@ -40,6 +40,8 @@ pub(super) enum Transfer<'a> {
     Fill(&'a LocalFd, &'a Spans<'a>),
     /// From ring memory to the descriptor.
     Drain(&'a LocalFd, &'a Spans<'a>),
+    /// From ring memory to a pipe, as pages that stay in use.
+    Lend(&'a LocalFd, &'a Spans<'a>),
 }
 
 /// The two transfers of a turn, and their results.
@@ -64,6 +66,7 @@ impl Transfer<'_> {
         match self {
             Transfer::Fill(fd, spans) => fd.fill(spans),
             Transfer::Drain(fd, spans) => fd.drain(spans),
+            Transfer::Lend(fd, spans) => spans.lend_to(fd.as_fd()),
         }
     }
 }

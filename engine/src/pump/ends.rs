@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::localfd::{Direction, LocalFd, is_gone};
+use crate::localfd::{Direction, LocalFd, held, is_gone};
 
 /// stderr that the local side does not take waits here while stdout goes on.
 pub(super) const SPILL: usize = 256 << 10;
@@ -82,6 +82,10 @@ pub(super) struct Sink {
     spilt: usize,
     /// The stream has ended; close once the spill is written.
     ending: bool,
+    /// A pipe that takes ring pages instead of copies.
+    lends: bool,
+    /// The same pipe after it was closed: what its reader has not taken yet is still lent.
+    left: Option<OwnedFd>,
 }
 
 impl Sink {
@@ -92,7 +96,17 @@ impl Sink {
             other => other?,
         };
         let blocked = fd.as_ref().is_some_and(|fd| !fd.may_try());
-        Ok(Sink { fd, blocked, shut, filter, spill: Vec::new(), spilt: 0, ending: false })
+        Ok(Sink {
+            fd,
+            blocked,
+            shut,
+            filter,
+            spill: Vec::new(),
+            spilt: 0,
+            ending: false,
+            lends: false,
+            left: None,
+        })
     }
 
     /// The descriptor, if a write from the ring is worth trying: nothing older waits in the spill.
@@ -120,6 +134,24 @@ impl Sink {
     /// After a write of fewer bytes than offered (`short`), or of all.
     pub(super) fn after_write(&mut self, short: bool) {
         self.blocked = self.fd.as_ref().is_some_and(|fd| !fd.is_always_ready() && (short || !fd.may_try()));
+    }
+
+    /// Lends ring pages from now on, if this is a pipe that can be given room for `bytes`.
+    pub(super) fn lend(&mut self, bytes: usize) {
+        self.lends = !self.filter && self.fd.as_ref().is_some_and(|fd| fd.set_pipe_size(bytes));
+    }
+
+    pub(super) fn lends(&self) -> bool {
+        self.lends
+    }
+
+    /// Bytes that its reader has not taken yet, even after the sink was closed.
+    pub(super) fn held(&self) -> usize {
+        match (&self.fd, &self.left) {
+            (Some(fd), _) => held(fd),
+            (None, Some(pipe)) => held(pipe),
+            (None, None) => 0,
+        }
     }
 
     /// The descriptor to sleep on.
@@ -191,6 +223,7 @@ impl Sink {
         self.spill = Vec::new();
         self.spilt = 0;
         if let Some(fd) = self.fd.take() {
+            self.left = if self.lends { fd.other_end() } else { None };
             fd.finish(Direction::Out, self.shut);
         }
     }

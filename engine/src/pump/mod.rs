@@ -8,6 +8,7 @@
 mod driver;
 mod ends;
 mod inbound;
+mod loan;
 mod one_socket;
 mod outbound;
 mod place;
@@ -56,6 +57,9 @@ pub struct Call {
     pub exit_on_client_eof: bool,
     /// The service side ends the call with code 0 when the service's stdout ends.
     pub exit_on_service_eof: bool,
+    /// [`Call::stdin`] is a pipe whose reader copies what it reads and passes no pages on: ring pages may be lent
+    /// to it. Anything but a pipe of our own is written as ever.
+    pub splice: bool,
     /// Readable when the service asks for one socket, its stdin, to carry both directions.
     pub single_socket: Option<Signals>,
 }
@@ -76,6 +80,7 @@ impl Call {
             log_stderr: None,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
+            splice: false,
             single_socket: None,
         }
     }
@@ -141,6 +146,10 @@ const PIPE: usize = 512 << 10;
 /// instance, the memory of its empty ring, and what its start left on the heap.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How often to look whether the reader of a closed pipe has taken the last pages lent to it, while more arrives
+/// for stderr: no event tells.
+const READER: Duration = Duration::from_millis(10);
+
 /// Pumps one call to its end.
 pub fn run(channel: Channel, call: Call) -> Outcome {
     let engine = match engine_from_env() {
@@ -204,6 +213,13 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
         let stop = match pump.turn(&mut *driver) {
             Ok(turn::Turn::Moved) => continue,
             Ok(turn::Turn::Done) => return pump.finish(driver, None),
+            Ok(turn::Turn::Idle) if pump.awaits_reader() => match pump.sleep(&mut *driver, Some(READER)) {
+                Ok(_) => match pump.give_back() {
+                    Ok(()) => continue,
+                    Err(stop) => stop,
+                },
+                Err(stop) => stop,
+            },
             Ok(turn::Turn::Idle) => match pump.sleep(&mut *driver, (!has_rested).then_some(IDLE)) {
                 Ok(true) => continue,
                 Ok(false) => {

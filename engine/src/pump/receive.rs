@@ -149,10 +149,33 @@ impl Pump {
         Ok(())
     }
 
-    /// Gives ring memory back, and rings when a useful part has become free.
+    /// Done with `n` bytes of the ring.
     pub(super) fn release(&mut self, n: usize) -> Result<(), Stop> {
         if n > 0 {
-            self.channel.release(n);
+            self.channel.rx().take(n);
+            self.loans.used(n);
+        }
+        self.give_back()
+    }
+
+    /// `payload` bytes are the local pipe's now, `ring` bytes with their headers.
+    pub(super) fn lend(&mut self, payload: usize, ring: usize) -> Result<(), Stop> {
+        self.channel.rx().take(ring);
+        self.loans.lend(payload, ring);
+        self.give_back()
+    }
+
+    /// Whether pages are lent to a pipe that we have closed already.
+    pub(super) fn awaits_reader(&self) -> bool {
+        self.loans.is_open() && !self.sink.is_open()
+    }
+
+    /// Gives back what nobody reads any more, and rings when a useful part has become free.
+    pub(super) fn give_back(&mut self) -> Result<(), Stop> {
+        let held = if self.loans.is_open() { self.sink.held() } else { 0 };
+        let n = self.loans.settle(held);
+        if n > 0 {
+            self.channel.give(n);
             if self.channel.unflushed_room() >= (self.channel.rx().size() / 2) as u64 {
                 self.channel.flush_room()?;
             }

@@ -9,6 +9,7 @@ use wire::stream::{Kind, Outgoing, Role};
 use super::driver::{Driver, Transfer};
 use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
+use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
 use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
@@ -46,6 +47,7 @@ pub(super) struct Pump {
     pub(super) exit_on_client_eof: bool,
     pub(super) exit_on_service_eof: bool,
     pub(super) one_socket: Option<OneSocket>,
+    pub(super) loans: Loans,
     /// The peer takes nothing any more.
     pub(super) cut: bool,
     pub(super) outcome: Outcome,
@@ -64,11 +66,16 @@ impl Pump {
         // A caller's own sockets are shared with its shell: they are closed, not shut down.
         let shut = service || call.child.is_some() || one_socket;
         let (err_in, err_out) = if service { (call.stderr, None) } else { (None, call.stderr) };
+        let request = OneSocket::new(call.single_socket, call.stdin.as_ref())?;
+        let mut sink = Sink::new(call.stdin, shut, call.filter_stdout)?;
+        if let Some(pipe) = channel.lendable().and_then(loan::pipe_size).filter(|_| call.splice) {
+            sink.lend(pipe);
+        }
         Ok(Pump {
-            one_socket: OneSocket::new(call.single_socket, call.stdin.as_ref())?,
+            one_socket: request,
             inbound: Inbound::new(call.role, call.version),
             outgoing: Outgoing::new(call.role, call.version),
-            sink: Sink::new(call.stdin, shut, call.filter_stdout)?,
+            sink,
             err_sink: Sink::new(err_out, false, call.filter_stderr)?,
             source: Source::new(call.stdout, shut)?,
             err_source: Source::new(err_in, false)?,
@@ -79,6 +86,7 @@ impl Pump {
             in_ended: false,
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
+            loans: Loans::default(),
             cut: false,
             outcome: Outcome::default(),
             sleeps: 0,
@@ -99,7 +107,7 @@ impl Pump {
         if let Some(fd) = self.source.pollable() {
             fd.grow(tx.min(PIPE));
         }
-        if let Some(fd) = self.sink.pollable() {
+        if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
             fd.grow(rx.min(PIPE));
         }
     }
@@ -128,6 +136,7 @@ impl Pump {
     /// Gives back memory that an idle call does not need.
     pub(super) fn trim(&mut self) -> Result<(), Stop> {
         crate::process::trim_heap();
+        self.give_back()?;
         Ok(self.channel.tx().trim().map_err(ring::Error::from)?)
     }
 
@@ -162,6 +171,7 @@ impl Pump {
             Head::Data(Kind::Stderr) => &mut self.err_sink,
             _ => &mut self.sink,
         };
+        let lends = sink.lends();
         let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
         if let Some(fd) = to {
             let mut limit = fd.write_limit().min(TRANSFER);
@@ -186,7 +196,8 @@ impl Pump {
         }
 
         let transfers = [
-            to.filter(|_| !drain.is_empty()).map(|fd| Transfer::Drain(fd, &drain)),
+            to.filter(|_| !drain.is_empty())
+                .map(|fd| if lends { Transfer::Lend(fd, &drain) } else { Transfer::Drain(fd, &drain) }),
             from.filter(|_| !fill.is_empty()).map(|fd| Transfer::Fill(fd, &fill)),
         ];
         if transfers.iter().all(Option::is_none) {
@@ -209,8 +220,9 @@ impl Pump {
             Ok(n) => {
                 sink.after_write(n < offered);
                 self.outcome.bytes_in += n as u64;
-                let n = self.inbound.took(n);
-                self.release(n)
+                let lends = sink.lends();
+                let ring = self.inbound.took(n);
+                if lends { self.lend(n, ring) } else { self.release(ring) }
             }
             Err(e) => sink.on_error(e).map_err(Stop::local("writing what the other side sent")),
         }

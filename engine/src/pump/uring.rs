@@ -147,7 +147,7 @@ impl Uring {
     fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
         for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
             if let Some(transfer) = transfer {
-                self.push(&entry(transfer).user_data(tag))?;
+                self.push(&entry(transfer)?.user_data(tag))?;
             }
         }
         let mut results: Results = [None, None];
@@ -164,8 +164,8 @@ impl Uring {
 
 /// A transfer that io_uring completes at once, with bytes or `EAGAIN`. The flag matters: without it the
 /// kernel would wait for a pipe that is non-blocking, and the reservation would outlive the turn.
-fn entry(transfer: &Transfer<'_>) -> squeue::Entry {
-    match transfer {
+fn entry(transfer: &Transfer<'_>) -> io::Result<squeue::Entry> {
+    Ok(match transfer {
         Transfer::Fill(fd, spans) => {
             let (list, count) = spans.as_raw();
             opcode::Readv::new(types::Fd(raw(fd)), list, count)
@@ -180,7 +180,9 @@ fn entry(transfer: &Transfer<'_>) -> squeue::Entry {
                 .rw_flags(libc::RWF_NOWAIT)
                 .build()
         }
-    }
+        // The ring would send it to a kernel worker.
+        Transfer::Lend(..) => return Err(io::ErrorKind::Unsupported.into()),
+    })
 }
 
 fn raw(fd: &LocalFd) -> RawFd {
@@ -198,7 +200,7 @@ fn suits(transfer: &Option<Transfer<'_>>) -> bool {
         Some(Transfer::Fill(fd, _) | Transfer::Drain(fd, _)) => {
             fd.never_waits() && fd.access() == Access::File
         }
-        None => false,
+        Some(Transfer::Lend(..)) | None => false,
     }
 }
 

@@ -189,6 +189,10 @@ impl Bell for Doorbell {
         false
     }
 
+    fn lends(&self) -> bool {
+        true
+    }
+
     fn wants_in(&mut self) -> bool {
         true
     }

@@ -14,7 +14,7 @@ fn problem(text: &str) -> (usize, Problem) {
 #[test]
 fn every_key_is_read() {
     let all = config(
-        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true",
+        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true\nsplice=true",
     );
     assert_eq!(
         all,
@@ -23,6 +23,7 @@ fn every_key_is_read() {
             skip_service_descriptor: true,
             exit_on_client_eof: true,
             exit_on_service_eof: true,
+            splice: true,
             force_user: None
         }
     );
