@@ -18,11 +18,9 @@ pub(crate) fn collect(policy: &Policy, call: &Call<'_>) -> Result<Vec<String>, F
         return Err(Fault(format!("the source {:?} is not in the system", call.source.text)));
     };
     let mut choices = Choices::none(system);
-    for rule in policy.for_source(call).rev() {
-        if rule.matches_but_target(call).is_ok() {
-            let target = rule.action.target.as_ref().unwrap_or(&rule.target);
-            choices.set(system, target, rule.action.verb != Verb::Deny)?;
-        }
+    for rule in policy.offering(call).into_iter().rev() {
+        let target = rule.action.target.as_ref().unwrap_or(&rule.target);
+        choices.set(system, target, rule.action.verb != Verb::Deny)?;
     }
     choices.resolve(system, &call.source, source)
 }

@@ -8,7 +8,7 @@ use crate::lex::{self, Word};
 use crate::load::{Source, join};
 use crate::names;
 use crate::request::split_service;
-use crate::rule::{self, Rule, Scope};
+use crate::rule::{self, Action, Rule, Scope};
 
 /// Files that one policy may read, an included one counted each time. A policy could double the
 /// work with every file it has; the field's engine would never come to an end.
@@ -98,6 +98,7 @@ struct Compiler<'s> {
     /// R1 and R2 wrote `anyvm` and `dispvm` without a sign before them.
     bare_keywords: bool,
     names: HashSet<Arc<str>>,
+    actions: HashSet<Arc<Action>>,
 }
 
 impl<'s> Compiler<'s> {
@@ -111,6 +112,7 @@ impl<'s> Compiler<'s> {
             bytes: 0,
             bare_keywords: false,
             names: HashSet::new(),
+            actions: HashSet::new(),
         }
     }
 
@@ -208,10 +210,14 @@ impl<'s> Compiler<'s> {
         line: u32,
     ) -> Result<(), PolicyError> {
         let names = &mut self.names;
-        let rule = parse(&mut |text| intern(names, text)).map_err(|error| error.at(file, line))?;
+        let mut rule = parse(&mut |text| intern(names, text)).map_err(|error| error.at(file, line))?;
         if self.rules.len() >= MAX_RULES {
             let problem = format!("the policy has more than {MAX_RULES} rules");
             return Err(LineError::new(1, problem, "merge some of them").at(file, line));
+        }
+        match self.actions.get(&rule.action) {
+            Some(known) => rule.action = known.clone(),
+            None => drop(self.actions.insert(rule.action.clone())),
         }
         self.rules.push(rule);
         Ok(())

@@ -4,7 +4,7 @@ use crate::choices;
 use crate::compile;
 use crate::decision::{Ask, Decision, Deny, Facts, Grant, RuleRef};
 use crate::error::PolicyError;
-use crate::index::{Index, RulesFor};
+use crate::index::Index;
 use crate::load::Source;
 use crate::matching::{Asked, Outcome, default_template};
 use crate::request::{Call, Request};
@@ -58,19 +58,14 @@ impl Policy {
     }
 
     /// The rules for a service, all of them.
-    pub(crate) fn for_service(&self, service: &str) -> RulesFor<'_> {
-        self.index.rules_for(&self.rules, service, None, None)
+    pub(crate) fn for_service(&self, service: &str) -> impl Iterator<Item = &Rule> {
+        self.index.for_service(&self.rules, service)
     }
 
-    /// The rules for a service without most of those for other sources.
-    pub(crate) fn for_source(&self, call: &Call<'_>) -> RulesFor<'_> {
-        self.index.rules_for(&self.rules, call.service, Some(call.source.text), None)
-    }
-
-    /// The rules for a call, without most of those for other sources or targets.
-    fn for_call(&self, call: &Call<'_>) -> RulesFor<'_> {
-        let target = call.target.map(|target| target.text);
-        self.index.rules_for(&self.rules, call.service, Some(call.source.text), target)
+    /// What a call's source is offered to choose from, and what is kept from it: for each target the
+    /// first rule.
+    pub(crate) fn offering(&self, call: &Call<'_>) -> Vec<&Rule> {
+        self.index.first_for_each_target(&self.rules, call)
     }
 
     /// Decides a request on the system of this moment.
@@ -93,7 +88,7 @@ impl Policy {
             });
         }
         let call = Call::new(system, request)?;
-        for rule in self.for_call(&call) {
+        for rule in self.index.for_call(&self.rules, &call) {
             let outcome = rule.outcome(&call).map_err(|fault| Deny::by(rule, true, fault.0))?;
             if outcome == Outcome::Matched {
                 return self.apply(rule, &call, request);

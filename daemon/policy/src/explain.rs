@@ -93,8 +93,8 @@ impl Policy {
 
     /// Which rules put targets among the choices, or keep them out.
     fn offers(&self, call: &Call<'_>) -> Vec<Step> {
-        self.for_service(call.service)
-            .filter(|rule| rule.matches_but_target(call).is_ok())
+        self.offering(call)
+            .into_iter()
             .map(|rule| {
                 let target = rule.action.target.as_ref().unwrap_or(&rule.target);
                 let why = match rule.action.verb {

@@ -59,6 +59,7 @@ mod request;
 mod rule;
 mod system;
 mod token;
+mod vocabulary;
 
 pub use decide::Policy;
 pub use decision::{Allow, Ask, Decision, Deny, RuleRef};

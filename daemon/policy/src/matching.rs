@@ -12,7 +12,7 @@ use crate::token::{Token, is_dom0};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Party<'a> {
     pub(crate) text: &'a str,
-    dom0: bool,
+    pub(crate) dom0: bool,
     is_uuid: bool,
     pub(crate) domain: Option<&'a Domain>,
 }

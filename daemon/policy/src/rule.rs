@@ -31,7 +31,7 @@ impl Verb {
 }
 
 /// The action column and its parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Action {
     /// What to do.
     pub verb: Verb,
@@ -58,8 +58,8 @@ pub struct Rule {
     pub source: Token,
     /// Fourth column.
     pub target: Token,
-    /// Fifth column and the parameters.
-    pub action: Action,
+    /// Fifth column and the parameters; rules of one policy that do the same share one.
+    pub action: Arc<Action>,
     /// The file, as the loader names it.
     pub file: Arc<str>,
     /// The line from 1; `None` for a rule that no line says but the old format implies.
@@ -113,7 +113,7 @@ pub(crate) fn parse_old(
         argument: scope.argument.clone(),
         source: token(source, source.column, Place::Source, intern)?,
         target: token(target, target.column, Place::Target, intern)?,
-        action: parse_action(verb, params, intern)?,
+        action: Arc::new(parse_action(verb, params, intern)?),
         file: file.clone(),
         line,
     };

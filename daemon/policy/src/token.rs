@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The all-zero UUID is dom0's.
-const ZERO_UUID: &str = "uuid:00000000-0000-0000-0000-000000000000";
+pub(crate) const ZERO_UUID: &str = "uuid:00000000-0000-0000-0000-000000000000";
 
 /// `@adminvm`, `dom0` and the zero UUID are one thing.
 pub(crate) fn is_dom0(text: &str) -> bool {
