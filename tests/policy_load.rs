@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::within_deadline;
+use common::{EXE, call, lab, within_deadline};
 use daemon::policy_source::PolicyStore;
 use policy::{Decision, Files, Policy, Request, SystemInfo};
 use serde_json::json;
@@ -27,10 +27,34 @@ fn spread(rules: usize) -> String {
     (0..rules).map(rule).collect::<String>() + "demo.Add * work vault allow user=u0\n"
 }
 
-/// So many rules for one service, of which only the last matches, and none can be passed over by a name.
-fn dense(rules: usize) -> String {
-    let rule = |i: usize| format!("demo.Add * @tag:t{i} @tag:u{i} allow\n");
+/// So many rules for one service, of which only the last matches the call; `columns` are argument, source and
+/// target of each.
+fn one_service(rules: usize, columns: impl Fn(usize) -> String) -> String {
+    let rule = |i: usize| format!("demo.Add {} allow\n", columns(i));
     (0..rules).map(rule).collect::<String>() + "demo.Add * work vault allow user=u0\n"
+}
+
+/// The same, with a tag of its own in each column.
+fn tagged(rules: usize) -> String {
+    one_service(rules, |i| format!("* @tag:t{i} @tag:u{i}"))
+}
+
+/// Policies of 1,000 rules by what keeps all but the last from matching.
+fn policies() -> [(&'static str, String); 6] {
+    [
+        ("100 services", spread(1000)),
+        ("one service, tags", tagged(1000)),
+        ("one service, names", one_service(1000, |i| format!("* qube{} vault", i % 97))),
+        ("one service, arguments", one_service(1000, |i| format!("+x{i} @anyvm @anyvm"))),
+        ("one service, types", one_service(1000, |i| format!("* @anyvm @type:T{i}"))),
+        (
+            "one service, uuids and disposables",
+            one_service(1000, |i| match i % 2 {
+                0 => format!("* uuid:{i:08x} @dispvm:qube{i}"),
+                _ => format!("* work uuid:{i:08x}"),
+            }),
+        ),
+    ]
 }
 
 fn system() -> String {
@@ -48,7 +72,14 @@ fn system() -> String {
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |share: usize| times[(times.len() - 1) * share / 1000].as_nanos() as f64 / 1000.0;
-    println!("{what}: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs", at(500), at(990), at(999));
+    println!(
+        "{what}: p50 {:.2} µs, p99 {:.2} µs, p99.9 {:.2} µs, longest {:.1} µs of {}",
+        at(500),
+        at(990),
+        at(999),
+        at(1000),
+        times.len()
+    );
 }
 
 fn times(count: usize, mut once: impl FnMut()) -> Vec<Duration> {
@@ -68,18 +99,23 @@ struct Daemon {
 
 impl Daemon {
     fn start(policy: &str) -> Self {
+        Self::start_by(Command::new(EXE).arg0("qrexec-policy-daemon"), policy)
+    }
+
+    /// The same, as a command that may have a say in how it runs.
+    fn start_by(command: &mut Command, policy: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         fs::create_dir(path("policy.d")).unwrap();
         fs::write(path("policy.d/30-user.policy"), policy).unwrap();
         fs::write(path("system.json"), system()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_qrexec-lab"))
-            .arg0("qrexec-policy-daemon")
+        let child = command
             .arg("--socket")
             .arg(path("sock"))
             .env("QREXEC_POLICY_DIR", path("policy.d"))
             .env("QREXEC_SYSTEM_INFO", path("system.json"))
-            .env("QREXEC_LOG", "warn")
+            .env("QREXEC_LOG", "cli::policy_tools::daemon=info,warn")
+            .stderr(fs::File::create(path("log")).unwrap())
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -116,78 +152,148 @@ fn ask(socket: &Path) -> String {
 #[ignore = "a measurement"]
 fn decisions() {
     let system = SystemInfo::from_json(system().as_bytes()).unwrap();
-    for (name, text) in [("spread over services", spread(1000)), ("for one service", dense(1000))] {
+    for (name, text) in policies() {
         let policy = Policy::compile(&Files::new().policy("30-user.policy", text.as_str())).unwrap();
         let request = Request::new("work", "vault", "demo.Add+1");
         let decide = || assert!(matches!(policy.decide(&system, &request), Decision::Allow(_)));
-        report(&format!("in-process, 1,000 rules {name}"), times(100_000, decide));
+        report(&format!("in-process, 1,000 rules, {name}"), times(100_000, decide));
+    }
+    let ask = tagged(1000) + "demo.Add * work * ask\n";
+    let policy = Policy::compile(&Files::new().policy("30-user.policy", ask.as_str())).unwrap();
+    let request = Request::new("work", "qube1", "demo.Add+1");
+    let decide = || assert!(matches!(policy.decide(&system, &request), Decision::Ask(_)));
+    report("in-process, 1,000 rules, the user is asked and may choose from 100 qubes", times(20_000, decide));
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn decisions_through_the_socket() {
+    for (name, text) in policies() {
         let daemon = Daemon::start(&text);
         let decide = || assert!(daemon.ask().starts_with("user=u0\nresult=allow\n"));
-        report(&format!("through the socket, 1,000 rules {name}"), times(20_000, decide));
+        report(&format!("through the socket, 1,000 rules, {name}"), times(20_000, decide));
     }
 }
 
 #[test]
 #[ignore = "a measurement"]
 fn reload() {
-    for (name, text) in [("spread over services", spread(10_000)), ("for one service", dense(10_000))] {
+    for (name, text) in [("100 services", spread(10_000)), ("one service, tags", tagged(10_000))] {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("30-user.policy");
         let mut store = PolicyStore::watching(vec![root.path().to_owned()]);
         let mut taken = Vec::new();
-        for _ in 0..50 {
+        for _ in 0..100 {
             fs::write(&file, &text).unwrap();
             let begun = Instant::now();
             assert!(store.current().rules().len() > 10_000);
             taken.push(begun.elapsed());
         }
-        report(&format!("reload of 10,000 rules {name}"), taken);
+        report(&format!("reload of 10,000 rules, {name}"), taken);
+    }
+}
+
+/// The memory of a hundred daemons, each of which has decided, in MiB: the sum of their proportional shares.
+fn memory_of_daemons(policy: &str) -> (usize, f64) {
+    let names: Vec<String> = (0..100).map(|i| format!("qube{i}")).collect();
+    let builder = names.iter().fold(lab().policy(policy), |builder, name| builder.vm(name));
+    let lab = builder.script("qube0", "test.Echo", "#!/bin/sh\nexec cat\n").start().unwrap();
+    for name in &names[1..] {
+        assert_eq!(call(&lab, name, "qube0", "test.Echo", b"x").code, 0, "{name}");
+    }
+    let daemons = lab.processes().into_iter().filter(|process| process.program == "qrexec-daemon");
+    let shares: Vec<u64> = daemons.map(|daemon| proportional(daemon.pid)).collect();
+    (shares.len(), shares.iter().sum::<u64>() as f64 / 1024.0)
+}
+
+/// A process's proportional share of memory, in KiB.
+fn proportional(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn memory() {
+    for (name, rules) in
+        [("10,000 rules of 1,000 services", spread(10_000)), ("10,000 rules of one service", tagged(10_000))]
+    {
+        let policy = rules + "test.Echo * @anyvm qube0 allow\n";
+        let (count, mib) = memory_of_daemons(&policy);
+        println!("{count} daemons that decide themselves, {name}: {mib:.1} MiB PSS");
+        assert!(count >= 100 && mib <= 300.0, "{count} daemons, {mib} MiB");
     }
 }
 
 /// Every answer must be that of a policy that held between the question and the answer.
+fn edit_while_answers_are_given(daemon: &Daemon, rules: usize) {
+    let (sock, folder) = (daemon.root.path().join("sock"), daemon.root.path().join("policy.d"));
+    let (begun, done, asked) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let over = AtomicBool::new(false);
+    let client = || {
+        while !over.load(Ordering::Relaxed) {
+            let oldest = done.load(Ordering::SeqCst);
+            let answer = ask(&sock);
+            let newest = begun.load(Ordering::SeqCst);
+            let user = answer.strip_prefix("user=u").and_then(|rest| rest.split('\n').next());
+            let version: u64 = user.unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap();
+            assert!((oldest..=newest).contains(&version), "{version} not in {oldest}..={newest}");
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(client)));
+        let start = Instant::now();
+        for version in 1.. {
+            let text = spread(rules).replace("user=u0", &format!("user=u{version}"));
+            let new = folder.join(".new");
+            fs::write(&new, text).unwrap();
+            begun.store(version, Ordering::SeqCst);
+            fs::rename(&new, folder.join("30-user.policy")).unwrap();
+            done.store(version, Ordering::SeqCst);
+            std::thread::sleep(
+                PAUSE.saturating_sub(start.elapsed().saturating_sub(PAUSE * (version as u32 - 1))),
+            );
+            if start.elapsed() >= LOAD {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let rate = asked.load(Ordering::Relaxed) as f64 / LOAD.as_secs_f64();
+    println!(
+        "{rate:.0} decisions/s while {rules} rules are replaced {} times in {LOAD:?}, none wrong",
+        done.load(Ordering::Relaxed)
+    );
+}
+
 #[test]
 fn no_answer_is_stale_while_the_policy_is_edited() {
     within_deadline(|| {
         let rules = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
-        let daemon = Daemon::start(&spread(rules));
-        let (sock, folder) = (daemon.root.path().join("sock"), daemon.root.path().join("policy.d"));
-        let (begun, done, asked) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let over = AtomicBool::new(false);
-        let client = || {
-            while !over.load(Ordering::Relaxed) {
-                let oldest = done.load(Ordering::SeqCst);
-                let answer = ask(&sock);
-                let newest = begun.load(Ordering::SeqCst);
-                let user = answer.strip_prefix("user=u").and_then(|rest| rest.split('\n').next());
-                let version: u64 = user.unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap();
-                assert!((oldest..=newest).contains(&version), "{version} not in {oldest}..={newest}");
-                asked.fetch_add(1, Ordering::Relaxed);
-            }
-        };
-        std::thread::scope(|scope| {
-            (0..3).for_each(|_| drop(scope.spawn(client)));
-            let start = Instant::now();
-            for version in 1.. {
-                let text = spread(rules).replace("user=u0", &format!("user=u{version}"));
-                let new = folder.join(".new");
-                fs::write(&new, text).unwrap();
-                begun.store(version, Ordering::SeqCst);
-                fs::rename(&new, folder.join("30-user.policy")).unwrap();
-                done.store(version, Ordering::SeqCst);
-                std::thread::sleep(
-                    PAUSE.saturating_sub(start.elapsed().saturating_sub(PAUSE * (version as u32 - 1))),
-                );
-                if start.elapsed() >= LOAD {
-                    break;
-                }
-            }
-            over.store(true, Ordering::Relaxed);
-        });
-        let rate = asked.load(Ordering::Relaxed) as f64 / LOAD.as_secs_f64();
-        println!(
-            "{rate:.0} decisions/s while {rules} rules are replaced {} times in {LOAD:?}, none wrong",
-            done.load(Ordering::Relaxed)
-        );
+        edit_while_answers_are_given(&Daemon::start(&spread(rules)), rules);
+    });
+}
+
+/// In a user namespace without a single inotify instance.
+#[test]
+fn no_answer_is_stale_where_inotify_is_used_up() {
+    const WITHOUT: &str = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+    within_deadline(|| {
+        let mut allowed = Command::new("unshare");
+        let allowed = allowed.args(["-Ur", "sh", "-c", WITHOUT, "true"]).stderr(Stdio::null()).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            return eprintln!("not tried: this system gives no user namespaces");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("qrexec-policy-daemon");
+        std::os::unix::fs::symlink(EXE, &program).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-Ur", "sh", "-c", WITHOUT]).arg(&program);
+        let daemon = Daemon::start_by(&mut command, &spread(200));
+        let log = fs::read_to_string(daemon.root.path().join("log")).unwrap();
+        assert!(log.contains("cannot be watched"), "{log}");
+        edit_while_answers_are_given(&daemon, 200);
     });
 }

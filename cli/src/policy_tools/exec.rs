@@ -10,12 +10,12 @@ use clap::Parser;
 use daemon::answer;
 use daemon::policy_source::Disk;
 use daemon::question::{Allow, Verdict};
-use policy::legacy::LegacyPolicy;
-use policy::{Policy, split_service};
+use policy::Policy;
 use wire::names::Target;
 
 use super::judge::{Case, DENY, Question, Told};
 use super::people::People;
+use super::r3::OldFolder;
 use super::system::SystemSource;
 use super::vms::{Disposable, Vms};
 use crate::failure::Failure;
@@ -158,31 +158,31 @@ fn answer(args: &Args, question: Question, people: &People) -> (String, Option<T
         Ok(system) => system,
         Err(why) => return denied(why),
     };
-    let policy = match policy_for(args, &question.service) {
-        Ok(policy) => policy,
-        Err(why) => return denied(why),
-    };
     // Whoever asked reads our output: when he stops to, nobody waits for the user any more.
-    Case::new(&policy, system, question).close(people, Some(rustix::stdio::stdout()))
+    let caller = Some(rustix::stdio::stdout());
+    let closed = if is_of_r3(args) {
+        match OldFolder::new(&args.old_path).close(question, system, people, caller) {
+            Ok(closed) => closed,
+            Err(why) => return denied(why),
+        }
+    } else {
+        Case::new(&policy(args), system, question).close(people, caller)
+    };
+    (closed.answer, closed.told)
 }
 
-/// The policy that decides about a service: that of the policy folders, or on a machine that has none
-/// of them the file of R3.
-fn policy_for(args: &Args, service: &str) -> Result<Policy, String> {
-    let disk = Disk::new(&args.folders).with_old_folder(&args.old_path);
-    if args.folders.iter().any(|folder| folder.exists()) || !args.old_path.is_dir() {
-        let policy = Policy::compile_or_deny(&disk);
-        if let Some(error) = policy.error() {
-            tracing::error!("every call is denied until the policy is mended: {error}");
-        }
-        return Ok(policy);
+/// Whether this machine has none of the policy folders, but that of R3.
+fn is_of_r3(args: &Args) -> bool {
+    !args.folders.iter().any(|folder| folder.exists()) && args.old_path.is_dir()
+}
+
+/// The policy of the policy folders.
+fn policy(args: &Args) -> Policy {
+    let policy = Policy::compile_or_deny(&Disk::new(&args.folders).with_old_folder(&args.old_path));
+    if let Some(error) = policy.error() {
+        tracing::error!("every call is denied until the policy is mended: {error}");
     }
-    let (name, argument) = split_service(service);
-    let old = LegacyPolicy::compile(&disk).map_err(|error| error.to_string())?;
-    old.for_service(name, argument).cloned().ok_or_else(|| {
-        let file = args.old_path.join(name);
-        format!("there is no policy for {name:?}; make {} with the line `$anyvm $anyvm ask`", file.display())
-    })
+    policy
 }
 
 /// Makes the call: this process becomes `qrexec-client`, unless a disposable has to be removed after it.

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use policy::{Decision, Policy, Request, SystemInfo, split_service};
+use policy::{Ask, Decision, Policy, Request, SystemInfo, split_service};
 
 use super::people::{Notice, People, Prompt, Reply};
 
@@ -49,6 +49,21 @@ pub struct Case {
     question: Question,
     decision: Decision,
     system: Arc<SystemInfo>,
+    /// On a machine of R3: where to ask for qubes that name no GUI qube.
+    home: Option<&'static str>,
+    /// Whether the user may say yes to all further calls.
+    always: bool,
+}
+
+/// A case that is closed.
+#[derive(Debug)]
+pub struct Closed {
+    /// The answer text.
+    pub answer: String,
+    /// Whom to tell about it.
+    pub told: Option<Told>,
+    /// The question and the target that the user chose for all further calls, too.
+    pub always: Option<(Ask, String)>,
 }
 
 /// A notice and the qube where it is to be shown.
@@ -65,7 +80,23 @@ impl Case {
     #[must_use]
     pub fn new(policy: &Policy, system: Arc<SystemInfo>, question: Question) -> Self {
         let decision = policy.decide(&system, &question.request());
-        Self { question, decision, system }
+        Self { question, decision, system, home: None, always: false }
+    }
+
+    /// The same on a machine of R3, which has no GUI qubes: dom0 asks for those that name none, and may
+    /// offer to `always` allow such calls.
+    #[must_use]
+    pub fn of_r3(self, always: bool) -> Self {
+        Self { home: Some("dom0"), always, ..self }
+    }
+
+    /// The question that the user would have to answer.
+    #[must_use]
+    pub fn asks(&self) -> Option<&Ask> {
+        match &self.decision {
+            Decision::Ask(ask) => Some(ask),
+            _ => None,
+        }
     }
 
     /// The answer, if it needs nobody to be asked or told; else the case again.
@@ -81,16 +112,22 @@ impl Case {
 
     /// The answer, after the user was asked if he had to be, and whom to tell about it afterwards. Gives
     /// up when the other end of `caller` is closed.
-    pub fn close(mut self, people: &People, caller: Option<BorrowedFd<'_>>) -> (String, Option<Told>) {
+    pub fn close(mut self, people: &People, caller: Option<BorrowedFd<'_>>) -> Closed {
+        let mut always = None;
         if let Decision::Ask(ask) = &self.decision {
             let (service, argument) = split_service(&self.question.service);
-            let prompt = Prompt::new(ask, &self.system, service, argument);
+            let prompt = Prompt { always: self.always, ..Prompt::new(ask, &self.system, service, argument) };
             let reply = match self.guivm(ask.source()) {
                 Some(guivm) => people.ask(guivm, &prompt, caller).map_err(|error| error.to_string()),
                 None => Err(format!("{:?} has no guivm", ask.source())),
             };
             self.decision = match reply {
                 Ok(Reply::Allow(target)) => ask.choose(&self.system, &target),
+                Ok(Reply::Always(target)) => {
+                    let decision = ask.choose(&self.system, &target);
+                    always = matches!(decision, Decision::Allow(_)).then(|| (ask.clone(), target));
+                    decision
+                }
                 Ok(Reply::Deny) => Decision::Deny(ask.refuse()),
                 Err(reason) => {
                     let mut deny = ask.refuse();
@@ -100,7 +137,7 @@ impl Case {
                 }
             };
         }
-        (self.answer(), self.told())
+        Closed { answer: self.answer(), told: self.told(), always }
     }
 
     /// The answer text, logged.
@@ -116,7 +153,7 @@ impl Case {
     }
 
     fn guivm(&self, qube: &str) -> Option<&str> {
-        self.system.get(qube)?.guivm.as_deref()
+        self.system.get(qube)?.guivm.as_deref().or(self.home)
     }
 
     fn told(&self) -> Option<Told> {

@@ -20,6 +20,8 @@ use super::reply::{Ended, in_memory, read_reply};
 
 /// The service that asks.
 pub const ASK: &str = "policy.Ask";
+/// The service that asks whether a policy is to be made; only machines of R3 and before need it.
+pub const NEW: &str = "policy.New";
 /// The service that tells.
 pub const NOTIFY: &str = "policy.Notify";
 
@@ -44,6 +46,18 @@ pub struct Prompt {
     /// Names of icons by qube and `@dispvm:QUBE`.
     #[serde(default)]
     pub icons: BTreeMap<String, String>,
+    /// Whether the answer may be for all further calls as well. Agents that do not know of it never do that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub always: bool,
+}
+
+/// A service was called for which there is no policy: the JSON of `policy.New`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPolicy {
+    /// Who calls.
+    pub source: String,
+    /// What is called, without argument.
+    pub service: String,
 }
 
 /// What the user is told: the JSON of `policy.Notify`.
@@ -66,6 +80,8 @@ pub struct Notice {
 pub enum Reply {
     /// Allowed, to this target.
     Allow(String),
+    /// Allowed, to this target, and so are all further calls.
+    Always(String),
     /// Refused.
     Deny,
 }
@@ -88,6 +104,7 @@ impl Prompt {
             targets: ask.choices.clone(),
             default_target: ask.default_target.clone().unwrap_or_default(),
             icons,
+            always: false,
         }
     }
 }
@@ -113,10 +130,28 @@ impl People {
     /// Nobody could be asked, or the reply makes no sense. Both deny.
     pub fn ask(&self, guivm: &str, prompt: &Prompt, caller: Option<BorrowedFd<'_>>) -> io::Result<Reply> {
         let text = self.talk(guivm, ASK, &serde_json::to_vec(prompt)?, caller, None)?;
-        match text.strip_prefix("allow:") {
-            Some(target) => Ok(Reply::Allow(target.to_owned())),
+        match text.split_once(':') {
+            Some(("allow", target)) => Ok(Reply::Allow(target.to_owned())),
+            Some(("always", target)) if prompt.always => Ok(Reply::Always(target.to_owned())),
             None if text == "deny" => Ok(Reply::Deny),
-            None => Err(io::Error::other(format!("{text:?} is no reply"))),
+            _ => Err(io::Error::other(format!("{text:?} is no reply"))),
+        }
+    }
+
+    /// Asks whether a policy is to be made, likewise.
+    ///
+    /// # Errors
+    /// As for [`ask`](Self::ask).
+    pub fn ask_for_new(
+        &self,
+        guivm: &str,
+        new: &NewPolicy,
+        caller: Option<BorrowedFd<'_>>,
+    ) -> io::Result<bool> {
+        match self.talk(guivm, NEW, &serde_json::to_vec(new)?, caller, None)?.as_str() {
+            "allow" => Ok(true),
+            "deny" => Ok(false),
+            text => Err(io::Error::other(format!("{text:?} is no reply"))),
         }
     }
 

@@ -1,11 +1,11 @@
 //! Finding the rules for one call: by service, then past those whose other columns cannot match.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::mark::{Mark, Marks};
 use crate::request::Call;
 use crate::rule::Rule;
-use crate::vocabulary::{ANY, Id, Vocabulary, Words};
 
 /// Rules by service, always in the order of the policy.
 #[derive(Clone, Debug, Default)]
@@ -13,32 +13,26 @@ pub(crate) struct Index {
     by_service: HashMap<Arc<str>, Vec<Entry>>,
     /// Rules for every service.
     general: Vec<Entry>,
-    vocabulary: Vocabulary,
 }
 
 /// A rule's number, with enough of its columns to pass it by without touching the rule.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     number: u32,
-    argument: Id,
-    source: Id,
-    target: Id,
-    /// The target column, or the `target=` that replaces it among the choices.
-    offer: Id,
+    argument: Mark,
+    source: Mark,
+    target: Mark,
 }
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (number, rule) in (0..).zip(rules) {
-            let words = &mut index.vocabulary;
-            let target = words.token(&rule.target);
             let entry = Entry {
                 number,
-                argument: words.argument(rule.argument.as_ref()),
-                source: words.token(&rule.source),
-                target,
-                offer: rule.action.target.as_ref().map_or(target, |token| words.token(token)),
+                argument: Mark::of_argument(rule.argument.as_deref()),
+                source: Mark::of_token(&rule.source),
+                target: Mark::of_token(&rule.target),
             };
             let list = match &rule.service {
                 Some(service) => index.by_service.entry(service.clone()).or_default(),
@@ -65,32 +59,27 @@ impl Index {
         rules: &'a [Rule],
         call: &Call<'_>,
     ) -> impl Iterator<Item = &'a Rule> {
-        let argument = self.vocabulary.argument_of(call);
-        let (sources, targets) = (self.vocabulary.sources(call), self.vocabulary.targets(call));
+        let (arguments, sources) = (Marks::of_argument(call), Marks::of_source(call));
+        let targets = Marks::of_target(call);
         let may_match = move |entry: &Entry| {
-            entry.is_for(argument) && sources.contains(entry.source) && targets.contains(entry.target)
+            sources.contains(entry.source)
+                && targets.contains(entry.target)
+                && arguments.contains(entry.argument)
         };
         self.entries(call.service, may_match).filter_map(|entry| entry.rule(rules))
     }
 
-    /// The rules for service and source of this call, the first one for each target (or `target=`) of
-    /// those that are really for them.
+    /// The rules for service, argument and source of this call, of those with one target (or `target=`) only
+    /// the first.
     pub(crate) fn first_for_each_target<'a>(&self, rules: &'a [Rule], call: &Call<'_>) -> Vec<&'a Rule> {
-        let argument = self.vocabulary.argument_of(call);
-        let sources = self.vocabulary.sources(call);
-        let wanted = |entry: &Entry| entry.is_for(argument) && sources.contains(entry.source);
-        let mut seen = Words::of(&self.vocabulary);
-        let mut first = Vec::new();
-        for entry in self.entries(call.service, wanted) {
-            if !seen.contains(entry.offer)
-                && let Some(rule) = entry.rule(rules)
-                && rule.matches_but_target(call).is_ok()
-            {
-                seen.insert(entry.offer);
-                first.push(rule);
-            }
-        }
-        first
+        let (arguments, sources) = (Marks::of_argument(call), Marks::of_source(call));
+        let may_match = |entry: &Entry| sources.contains(entry.source) && arguments.contains(entry.argument);
+        let mut seen = HashSet::new();
+        self.entries(call.service, may_match)
+            .filter_map(|entry| entry.rule(rules))
+            .filter(|rule| rule.matches_but_target(call).is_ok())
+            .filter(|rule| seen.insert(rule.action.target.as_ref().unwrap_or(&rule.target)))
+            .collect()
     }
 
     /// The wanted entries for a service, merged with the general ones.
@@ -116,10 +105,6 @@ impl Index {
 }
 
 impl Entry {
-    fn is_for(&self, argument: Id) -> bool {
-        self.argument == ANY || self.argument == argument
-    }
-
     fn rule<'a>(&self, rules: &'a [Rule]) -> Option<&'a Rule> {
         rules.get(usize::try_from(self.number).ok()?)
     }

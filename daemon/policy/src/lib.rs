@@ -53,13 +53,13 @@ mod json;
 pub mod legacy;
 mod lex;
 pub mod load;
+mod mark;
 mod matching;
 mod names;
 mod request;
 mod rule;
 mod system;
 mod token;
-mod vocabulary;
 
 pub use decide::Policy;
 pub use decision::{Allow, Ask, Decision, Deny, RuleRef};

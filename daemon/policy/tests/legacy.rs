@@ -2,8 +2,8 @@
 
 mod support;
 
-use policy::legacy::{LegacyPolicy, always_allow, default_text};
-use policy::{Files, Request};
+use policy::legacy::{LegacyPolicy, always_allow, default_text, file_name};
+use policy::{Decision, Files, Request};
 use support::{brief, system};
 
 fn decide(files: &Files, source: &str, target: &str, service: &str) -> String {
@@ -43,11 +43,47 @@ fn an_error_denies_its_own_service_only() {
     assert_eq!(decide(&files, "work", "home", "b.B"), "allow home");
 }
 
+/// The text of a service's file after "Yes to All" to `chosen`.
+fn always(text: &str, source: &str, target: &str, chosen: &str) -> Option<String> {
+    let folder = LegacyPolicy::compile(&Files::new().compat("a.A", text)).expect("the folder is there");
+    let request = Request::new(source, target, "a.A");
+    match folder.for_service("a.A", "+").expect("the file is there").decide(&system(), &request) {
+        Decision::Ask(ask) => always_allow(text, &request, &ask, chosen),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn yes_to_all_stands_before_everything() {
-    let text = always_allow(default_text(), "work", "vault");
+    let text = always(default_text(), "work", "vault", "vault").unwrap();
     let files = Files::new().compat("a.A", text.as_str());
-    assert!(text.find("work\tvault\tallow").unwrap() < text.find("##").unwrap());
+    assert!(text.starts_with("work\tvault\tallow\n##"), "{text}");
     assert_eq!(decide(&files, "work", "vault", "a.A"), "allow vault");
     assert!(decide(&files, "work", "home", "a.A").starts_with("ask "));
+    assert!(decide(&files, "home", "vault", "a.A").starts_with("ask "));
+}
+
+#[test]
+fn yes_to_all_keeps_what_the_rule_said_and_where_the_user_chose() {
+    let first = |text: &str, target, chosen| {
+        let text = always(text, "work", target, chosen)?;
+        text.lines().next().map(str::to_owned)
+    };
+    let text = "work $anyvm ask,user=root,autostart=no\n$anyvm $anyvm allow\n";
+    assert_eq!(first(text, "vault", "vault").as_deref(), Some("work\tvault\tallow,user=root,autostart=no"));
+    assert_eq!(first("work $anyvm ask\n", "", "home").as_deref(), Some("work\t$default\tallow,target=home"));
+    assert_eq!(
+        first("work $anyvm ask\n", "@dispvm", "@dispvm:dvm").as_deref(),
+        Some("work\t$dispvm\tallow,target=$dispvm:dvm")
+    );
+    assert_eq!(first("work $anyvm ask\n", "@dispvm:dvm", "@dispvm:dvm"), None);
+    assert_eq!(first("work $anyvm ask\n", "uuid:id-vault", "vault"), None);
+}
+
+#[test]
+fn a_file_is_made_only_for_what_a_service_may_be_called() {
+    assert_eq!(file_name("demo.Add"), Some("demo.Add"));
+    for bad in ["", ".hidden", "a+b", "../x", "a.rpmsave", "a b"] {
+        assert_eq!(file_name(bad), None, "{bad}");
+    }
 }

@@ -194,6 +194,25 @@ proptest! {
     }
 
     #[test]
+    fn no_rule_is_passed_over_that_would_match(lines in rules(), call in call()) {
+        let system = system();
+        let policy = compile(&lines.concat()).unwrap();
+        // An explanation looks at every rule for the service.
+        let explained = policy.explain(&system, &call.request());
+        let rule = match policy.decide(&system, &call.request()) {
+            Decision::Allow(allow) => Some(allow.rule),
+            Decision::Ask(ask) => Some(ask.rule),
+            Decision::Deny(deny) => deny.rule,
+        };
+        match explained.steps.last() {
+            Some(last) if last.matched || last.why.starts_with("cannot be evaluated") => {
+                prop_assert_eq!(Some(&last.rule), rule.as_ref());
+            }
+            _ => prop_assert!(rule.is_none()),
+        }
+    }
+
+    #[test]
     fn any_bytes_end_and_allow_nothing_behind_a_denial(text in prop::collection::vec(any::<u8>(), 0..400), call in call()) {
         let files = Files::new().policy("1.policy", "* * * * deny\n").policy("2.policy", text.as_slice());
         let decision = Policy::compile_or_deny(&files).decide(&system(), &call.request());

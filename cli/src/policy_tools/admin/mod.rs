@@ -18,7 +18,7 @@ use policy::Policy;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use overlay::Overlay;
+pub(super) use overlay::Overlay;
 
 /// Largest file that is taken, in bytes.
 pub const MAX_FILE: usize = 16 << 20;
@@ -110,9 +110,7 @@ impl Admin {
     /// # Errors
     /// There is no folder.
     pub fn lock(&self) -> Result<File, Error> {
-        let folder = File::open(&self.folder).map_err(|error| about(&self.folder, &error))?;
-        flock(&folder, FlockOperation::LockExclusive).map_err(io::Error::from)?;
-        Ok(folder)
+        lock(&self.folder)
     }
 
     /// The names of the files, sorted, a line each.
@@ -240,6 +238,13 @@ impl Admin {
     }
 }
 
+/// A lock on a folder, likewise.
+pub(super) fn lock(path: &Path) -> Result<File, Error> {
+    let folder = File::open(path).map_err(|error| about(path, &error))?;
+    flock(&folder, FlockOperation::LockExclusive).map_err(io::Error::from)?;
+    Ok(folder)
+}
+
 fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -267,6 +272,16 @@ fn check_token(path: &Path, wanted: &str) -> Result<(), Error> {
     }
 }
 
+/// Gives a new file the permissions and the owners of policy files.
+pub(super) fn dress(file: &File) -> io::Result<()> {
+    file.set_permissions(fs::Permissions::from_mode(MODE))?;
+    if let Some(group) = super::group("qubes") {
+        // Only root may give files away; for others the file is theirs.
+        let _ = rustix::fs::fchown(file, Some(rustix::fs::Uid::ROOT), Some(group));
+    }
+    Ok(())
+}
+
 /// Writes a file so that there is the old one or the new one, whatever happens.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -274,11 +289,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = || -> io::Result<()> {
         let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(MODE))?;
-        if let Some(group) = super::group("qubes") {
-            // Only root may give files away; for others the file is theirs.
-            let _ = rustix::fs::fchown(&file, Some(rustix::fs::Uid::ROOT), Some(group));
-        }
+        dress(&file)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)

@@ -6,13 +6,13 @@ use daemon::policy_source::Disk;
 use policy::{Source, SourceError};
 
 /// The folder, and what is different: a path, and its new bytes or that it is gone.
-pub(super) struct Overlay<'a> {
+pub(in crate::policy_tools) struct Overlay<'a> {
     disk: Disk<'a>,
     change: Option<(&'a Path, Option<&'a [u8]>)>,
 }
 
 impl<'a> Overlay<'a> {
-    pub(super) fn new(
+    pub(in crate::policy_tools) fn new(
         folders: &'a [PathBuf],
         old: &'a Path,
         change: Option<(&'a Path, Option<&'a [u8]>)>,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::terminal;
-use crate::policy_tools::people::{Notice, Prompt};
+use crate::policy_tools::people::{NewPolicy, Notice, Prompt};
 use crate::policy_tools::reply::{Ended, in_memory, read_reply};
 
 /// Characters of a service and its argument that are shown; nobody reads more, and more could push the
@@ -18,6 +18,86 @@ const MAX_SHOWN: usize = 120;
 const NOTICE_LIMIT: Duration = Duration::from_secs(10);
 /// What stands for a refusal among the choices. No qube can be called so.
 const REFUSE: &str = "(refuse)";
+/// What stands before a target that is chosen for all further calls, too. Likewise.
+const ALWAYS: &str = "(always) ";
+/// What stands for making a policy.
+const MAKE: &str = "(make)";
+
+/// What the user is asked, whatever it is about.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// What the user is told.
+    pub(super) text: String,
+    /// What he is asked then.
+    pub(super) ask: &'static str,
+    /// What he may choose: what stands for it, and how it is shown.
+    pub(super) choices: Vec<(String, String)>,
+    /// Whether the first choice is what policy proposes.
+    pub(super) proposed: bool,
+    /// What a program gets: its first argument, and what it may read.
+    for_program: (&'static str, Vec<u8>),
+}
+
+/// What the user said.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Chosen {
+    Target(String),
+    Always(String),
+    Make,
+}
+
+impl Chosen {
+    /// By what stands for it; `None` refuses.
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            REFUSE => None,
+            MAKE => Some(Self::Make),
+            _ => Some(match text.strip_prefix(ALWAYS) {
+                Some(target) => Self::Always(target.to_owned()),
+                None => Self::Target(text.to_owned()),
+            }),
+        }
+    }
+
+    /// By the output of a program.
+    fn said(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            Some(("allow", target)) => Some(Self::Target(target.to_owned())),
+            Some(("always", target)) => Some(Self::Always(target.to_owned())),
+            _ => (text == "make").then_some(Self::Make),
+        }
+    }
+}
+
+impl Question {
+    /// May this call be made, and where to?
+    pub(super) fn call(prompt: &Prompt) -> io::Result<Self> {
+        let mut choices: Vec<_> = ordered(prompt).map(|target| (target.to_owned(), shown(target))).collect();
+        if prompt.always {
+            let always = |target| (format!("{ALWAYS}{target}"), format!("{}, now and always", shown(target)));
+            choices.extend(ordered(prompt).map(always));
+        }
+        Ok(Self {
+            text: format!("{} wants to use {}", prompt.source, called(&prompt.service, &prompt.argument)),
+            ask: "Where?",
+            choices,
+            proposed: !prompt.default_target.is_empty(),
+            for_program: ("ask", serde_json::to_vec(prompt)?),
+        })
+    }
+
+    /// Is a policy to be made?
+    pub(super) fn new_policy(new: &NewPolicy) -> io::Result<Self> {
+        let service = called(&new.service, "+");
+        Ok(Self {
+            text: format!("{} wants to use {service}, for which there is no policy", new.source),
+            ask: "What now?",
+            choices: vec![(MAKE.to_owned(), "make a policy that asks about every call".to_owned())],
+            proposed: false,
+            for_program: ("new", serde_json::to_vec(new)?),
+        })
+    }
+}
 
 /// How the user is asked.
 #[derive(Debug)]
@@ -56,19 +136,23 @@ impl Dialog {
     /// Asks; `None` is a refusal. Ends when the other end of `caller` is closed or the time is over.
     pub(super) fn ask(
         &self,
-        prompt: &Prompt,
+        question: &Question,
         caller: BorrowedFd<'_>,
         until: Option<Instant>,
-    ) -> io::Result<Option<String>> {
+    ) -> io::Result<Option<Chosen>> {
         let mut command = match self {
-            Self::Terminal => return terminal::ask(prompt, caller, until),
+            Self::Terminal => {
+                let chosen = terminal::ask(question, caller, until)?;
+                return Ok(chosen.as_deref().and_then(Chosen::read));
+            }
             Self::Program(path) => {
                 let mut command = Command::new(path);
-                command.arg("ask").stdin(in_memory(&serde_json::to_vec(prompt)?)?);
+                let (what, text) = &question.for_program;
+                command.arg(what).stdin(in_memory(text)?);
                 command
             }
-            Self::Zenity(path) => zenity(path, prompt),
-            Self::Kdialog(path) => kdialog(path, prompt),
+            Self::Zenity(path) => zenity(path, question),
+            Self::Kdialog(path) => kdialog(path, question),
         };
         let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
         let output = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -79,10 +163,9 @@ impl Dialog {
         }
         let said = said.trim_end_matches('\n');
         Ok(match self {
-            Self::Program(_) => said.strip_prefix("allow:"),
-            _ => Some(said).filter(|said| *said != REFUSE),
-        }
-        .map(str::to_owned))
+            Self::Program(_) => Chosen::said(said),
+            _ => Chosen::read(said),
+        })
     }
 
     /// Tells; whether that works is of no importance.
@@ -123,7 +206,7 @@ fn line(notice: &Notice) -> String {
 }
 
 /// The service and its argument, as much as is good to look at.
-pub(super) fn called(service: &str, argument: &str) -> String {
+fn called(service: &str, argument: &str) -> String {
     let full = if argument == "+" { service.to_owned() } else { format!("{service}{argument}") };
     if full.len() <= MAX_SHOWN {
         return full;
@@ -132,13 +215,8 @@ pub(super) fn called(service: &str, argument: &str) -> String {
     format!("{shown}... ({} characters)", full.len())
 }
 
-/// The question in words.
-pub(super) fn question(prompt: &Prompt) -> String {
-    format!("{} wants to use {}", prompt.source, called(&prompt.service, &prompt.argument))
-}
-
 /// A choice in words.
-pub(super) fn shown(target: &str) -> String {
+fn shown(target: &str) -> String {
     match target.strip_prefix("@dispvm:") {
         Some(template) => format!("new disposable of {template}"),
         None => target.to_owned(),
@@ -146,7 +224,7 @@ pub(super) fn shown(target: &str) -> String {
 }
 
 /// The choices, the default first.
-pub(super) fn ordered(prompt: &Prompt) -> impl Iterator<Item = &str> {
+fn ordered(prompt: &Prompt) -> impl Iterator<Item = &str> {
     let default = Some(prompt.default_target.as_str()).filter(|target| !target.is_empty());
     let others = prompt.targets.iter().map(String::as_str).filter(move |target| Some(*target) != default);
     default.into_iter().chain(others)
@@ -154,24 +232,25 @@ pub(super) fn ordered(prompt: &Prompt) -> impl Iterator<Item = &str> {
 
 /// Neither dialog can be kept from taking a key press that was meant for another window, so what is marked
 /// at first is the refusal.
-fn zenity(path: &Path, prompt: &Prompt) -> Command {
+fn zenity(path: &Path, question: &Question) -> Command {
     let mut command = Command::new(path);
     command.args(["--list", "--radiolist", "--title=Qubes: allow this call?", "--hide-column=2"]);
     command.args(["--print-column=2", "--column=", "--column=id", "--column=where", "--height=400"]);
-    command.arg(format!("--text={}. Where?", question(prompt))).args(["TRUE", REFUSE, "refuse"]);
-    for target in ordered(prompt) {
-        command.args(["FALSE", target, &shown(target)]);
+    let Question { text, ask, choices, .. } = question;
+    command.arg(format!("--text={text}. {ask}")).args(["TRUE", REFUSE, "refuse"]);
+    for (choice, shown) in choices {
+        command.args(["FALSE", choice, shown]);
     }
     command.stdin(Stdio::null());
     command
 }
 
-fn kdialog(path: &Path, prompt: &Prompt) -> Command {
+fn kdialog(path: &Path, question: &Question) -> Command {
     let mut command = Command::new(path);
-    command.args(["--title", "Qubes: allow this call?", "--radiolist", &question(prompt)]);
+    command.args(["--title", "Qubes: allow this call?", "--radiolist", &question.text]);
     command.args([REFUSE, "refuse", "on"]);
-    for target in ordered(prompt) {
-        command.args([target, &shown(target), "off"]);
+    for (choice, shown) in &question.choices {
+        command.args([choice.as_str(), shown, "off"]);
     }
     command.stdin(Stdio::null());
     command

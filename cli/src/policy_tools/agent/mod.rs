@@ -1,6 +1,6 @@
 //! `qrexec-policy-agent`: puts the policy's questions to the user and shows him its notices.
 //!
-//! It serves `policy.Ask` and `policy.Notify` on a socket. Whatever goes wrong denies: a question that is
+//! It serves `policy.Ask`, `policy.New` and `policy.Notify` on a socket. Whatever goes wrong denies: a question that is
 //! not understood, a dialog that is closed, a time that is over, a caller that is gone.
 
 mod dialog;
@@ -22,9 +22,9 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::Signal;
 
-use super::people::{ASK, NOTIFY, Notice, Prompt};
+use super::people::{ASK, NEW, NOTIFY, NewPolicy, Notice, Prompt};
 use crate::{status, usage};
-use dialog::Dialog;
+use dialog::{Chosen, Dialog, Question};
 
 const PROGRAM: &str = "qrexec-policy-agent";
 
@@ -47,8 +47,8 @@ struct Args {
     /// Ask on the terminal, whatever else there is.
     #[arg(long, conflicts_with = "program")]
     terminal: bool,
-    /// Run PROGRAM ask or PROGRAM notify, with the JSON of the question or notice to read; it prints
-    /// allow:TARGET or deny.
+    /// Run PROGRAM ask, new or notify, with the JSON of the question or notice to read; it prints
+    /// allow:TARGET, always:TARGET, make or deny.
     #[arg(long, value_name = "PROGRAM")]
     program: Option<PathBuf>,
     /// How long the user may think; then the answer is no. 0: as long as he likes.
@@ -146,18 +146,28 @@ impl Agent {
                 self.dialog.notify(&notice);
                 Ok(String::new())
             }
-            Heard::Prompt(prompt) => self.ask(&prompt, stream),
+            Heard::Prompt(prompt) => {
+                let is_choice = |target: &String| prompt.targets.contains(target);
+                Ok(match self.ask(Question::call(&prompt), stream)? {
+                    Some(Chosen::Target(target)) if is_choice(&target) => format!("allow:{target}"),
+                    Some(Chosen::Always(target)) if prompt.always && is_choice(&target) => {
+                        format!("always:{target}")
+                    }
+                    _ => "deny".to_owned(),
+                })
+            }
+            Heard::New(new) => Ok(match self.ask(Question::new_policy(&new), stream)? {
+                Some(Chosen::Make) => "allow".to_owned(),
+                _ => "deny".to_owned(),
+            }),
         }
     }
 
-    fn ask(&self, prompt: &Prompt, stream: &UnixStream) -> Result<String, String> {
+    fn ask(&self, question: io::Result<Question>, stream: &UnixStream) -> Result<Option<Chosen>, String> {
+        let question = question.map_err(|error| error.to_string())?;
         let _screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         let until = self.limit.and_then(|limit| Instant::now().checked_add(limit));
-        let chosen = self.dialog.ask(prompt, stream.as_fd(), until).map_err(|error| error.to_string())?;
-        Ok(match chosen.filter(|target| prompt.targets.contains(target)) {
-            Some(target) => format!("allow:{target}"),
-            None => "deny".to_owned(),
-        })
+        self.dialog.ask(&question, stream.as_fd(), until).map_err(|error| error.to_string())
     }
 }
 
@@ -165,6 +175,7 @@ impl Agent {
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Prompt(Prompt),
+    New(NewPolicy),
     Notice(Notice),
 }
 
@@ -186,6 +197,15 @@ impl Heard {
                 let prompt: Prompt = serde_json::from_slice(json).map_err(|error| error.to_string())?;
                 check(&prompt)?;
                 Ok(Self::Prompt(prompt))
+            }
+            NEW => {
+                let new: NewPolicy = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                plain(&new.source, QUBE)?;
+                plain(&new.service, SERVICE)?;
+                if new.source.is_empty() || new.service.is_empty() {
+                    return Err("a name is empty".to_owned());
+                }
+                Ok(Self::New(new))
             }
             NOTIFY => {
                 let notice: Notice = serde_json::from_slice(json).map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
 use super::{Args, PROGRAM};
 use crate::policy_tools::group;
-use crate::policy_tools::judge::{Case, DENY, Question};
+use crate::policy_tools::judge::{Case, Closed, DENY, Question};
 use crate::policy_tools::people::People;
 use crate::policy_tools::system::{SystemSource, ask_qubesd};
 
@@ -320,7 +320,7 @@ impl Drop for Done {
 
 /// Asks the user if he has to be, answers, and tells him if he is to be told.
 fn close(case: Case, stream: UnixStream, people: &People) {
-    let (answer, told) = case.close(people, Some(stream.as_fd()));
+    let Closed { answer, told, .. } = case.close(people, Some(stream.as_fd()));
     say(&stream, &answer);
     drop(stream);
     if let Some(told) = told {
