@@ -424,6 +424,12 @@ fn rules_are_linted_drawn_and_edited() {
             command.env_remove("VISUAL").env("EDITOR", &editor).env("TMPDIR", dom0.root.path());
             talk(command, input)
         };
+        for (answer, code) in [(&b"q\n"[..], 0), (b"", 1)] {
+            let said = edit(answer);
+            assert!(said.code == code && said.stderr.contains("your text is "), "{said:?}");
+            fs::remove_file(dom0.path("editor.again")).unwrap();
+            assert!(fs::read_to_string(&file).unwrap().contains("alow"));
+        }
         let said = edit(b"e\n");
         assert_eq!(said.code, 0, "{said:?}");
         assert!(said.stderr.contains("not taken: it has errors"), "{said:?}");

@@ -113,10 +113,14 @@ fn daemons_ask_the_policy_daemon_where_there_is_one() {
 fn with_vms(folder: &Path) -> Lab {
     let command = folder.join("vms");
     let log = folder.join("log");
+    // What the file `hold` names waits until somebody opens `go`.
     let text = format!(
-        "#!/bin/sh\necho \"$@\" >> {}\ncase \"$1 $2\" in\n'create tmpl') echo disp;;\n'start sleeper') ln -s qrexec.vault \
+        "#!/bin/sh\necho \"$@\" >> {log}\n[ \"$1\" = \"$(cat {hold} 2>/dev/null)\" ] && : < {go}\n\
+         case \"$1 $2\" in\n'create tmpl') echo disp;;\n'start sleeper') ln -s qrexec.vault \
          \"$QREXEC_SOCKET_DIR/qrexec.sleeper\";;\n'start broken') exit 1;;\nesac\n",
-        log.display()
+        log = log.display(),
+        hold = folder.join("hold").display(),
+        go = folder.join("go").display()
     );
     fs::write(&command, text).unwrap();
     fs::set_permissions(&command, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -182,6 +186,63 @@ fn a_disposable_lives_as_long_as_its_call_even_if_the_daemon_dies() {
         let _ = waiting.wait();
         let _ = lab.restart("work", Part::Daemon);
     });
+}
+
+/// Whatever is killed, and wherever the disposable stands: it is removed, once.
+#[test]
+fn a_disposable_goes_at_whatever_step_its_daemon_or_its_client_is_killed() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        let lab = with_vms(folder.path());
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, path("go"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let all = ["create tmpl\n", "start disp\n", "kill disp\n"];
+        // The third step is the call itself, which nothing holds up.
+        for (step, hold) in [(1, "create"), (2, "start"), (2, "")] {
+            for victim in ["qrexec-client-vm", "qrexec-daemon"] {
+                let _ = fs::remove_file(path("log"));
+                fs::write(path("hold"), hold).unwrap();
+                let mut command =
+                    lab.command("work", ["qrexec-client-vm", "@dispvm:tmpl", "test.Wait"]).unwrap();
+                let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+                eventually("the step", || read(&path("log")) == all[..step].concat());
+                if hold.is_empty() {
+                    std::io::Write::write_all(client.stdin.as_mut().unwrap(), b"x").unwrap();
+                    std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut [0_u8]).unwrap();
+                }
+                if victim == "qrexec-daemon" {
+                    kill_daemon_of(&lab, "work");
+                } else {
+                    client.kill().unwrap();
+                }
+                if !hold.is_empty() {
+                    drop(fs::File::options().write(true).open(path("go")).unwrap());
+                }
+                eventually(&format!("{victim} at {hold:?}"), || read(&path("log")) == all.concat());
+                drop(client.stdin.take());
+                let _ = client.kill();
+                let _ = client.wait();
+                if victim == "qrexec-daemon" {
+                    lab.restart("work", Part::Daemon).unwrap();
+                }
+            }
+        }
+        // And the next call finds everything as it was.
+        fs::write(path("hold"), "").unwrap();
+        eventually("a call", || call(&lab, "work", "@dispvm:tmpl", "test.Echo+1", b"").code == 0);
+    });
+}
+
+/// Kills the daemon of a VM, which has the VM's name among its arguments.
+fn kill_daemon_of(lab: &Lab, vm: &str) {
+    let all = lab.processes();
+    let is_its = |process: &&cli::lab::Process| {
+        process.program == "qrexec-daemon" && process.args.iter().any(|argument| argument == vm)
+    };
+    let daemons: Vec<i32> = all.iter().filter(is_its).map(|process| process.pid).collect();
+    assert!(!daemons.is_empty(), "{all:?}");
+    daemons.iter().for_each(|pid| kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap());
 }
 
 #[test]

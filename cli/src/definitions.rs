@@ -36,6 +36,7 @@ pub fn all() -> Vec<Definition> {
         define(1, tools::restore::command()),
         define(8, tools::helper::command()),
         define(1, tools::admin::client::command()),
+        define(8, tools::admin::service::command()),
         define(1, tools::editor::command()),
         define(1, tools::lint::command()),
     ]
@@ -51,7 +52,7 @@ pub(crate) fn of(program: &str) -> Option<Definition> {
 #[cfg(test)]
 mod tests {
     /// Called by others with words of a fixed form, without options.
-    const WITHOUT_OPTIONS: [&str; 2] = ["qubes-policy-admin", "qubes-rpc-multiplexer"];
+    const WITHOUT_OPTIONS: [&str; 1] = ["qubes-rpc-multiplexer"];
 
     #[test]
     fn every_program_that_people_call_is_defined() {

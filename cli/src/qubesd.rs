@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use wire::names::Target;
 
@@ -29,10 +30,23 @@ impl Socket {
             Self::Internal => "qubesd.internal.sock",
         })
     }
+
+    /// How long it may take to answer.
+    fn limit(self) -> Duration {
+        let seconds = std::env::var("QREXEC_QUBESD_SECONDS").ok().and_then(|text| text.parse().ok());
+        match self {
+            Self::Admin => WORK_LIMIT,
+            Self::Internal => seconds.map_or(INFO_LIMIT, Duration::from_secs),
+        }
+    }
 }
 
-/// Longest answer that is read, in bytes: a system of thousands of qubes.
-const MAX_ANSWER: u64 = 16 << 20;
+/// Longest answer that is taken, in bytes: a system of thousands of qubes.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long `qubesd` may take to tell about the system, unless `QREXEC_QUBESD_SECONDS` says otherwise.
+const INFO_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to start, make or remove a qube.
+const WORK_LIMIT: Duration = Duration::from_secs(600);
 
 /// Why `qubesd` did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -46,27 +60,67 @@ pub enum Error {
     /// It answered something else.
     #[error("qubesd gave an answer that makes no sense")]
     Nonsense,
+    /// It does not stop to answer.
+    #[error("the answer of qubesd is longer than {MAX_ANSWER} bytes")]
+    TooLong,
+    /// It takes too long.
+    #[error("qubesd did not answer within {} s", .0.as_secs())]
+    Slow(Duration),
 }
 
-/// Calls an administrative method without argument on a qube; gives what it answers.
+/// Calls a method without argument on a qube; gives what it answers.
 ///
 /// # Errors
-/// It cannot be reached, refuses, or answers nonsense.
-pub fn call(socket: &Path, method: &str, qube: &Target, payload: &[u8]) -> Result<Vec<u8>, Error> {
+/// It cannot be reached, refuses, or answers nonsense, too much or too late.
+pub fn call(socket: Socket, method: &str, qube: &Target, payload: &[u8]) -> Result<Vec<u8>, Error> {
+    call_at(&socket.path(), socket.limit(), method, qube, payload)
+}
+
+fn call_at(
+    socket: &Path,
+    limit: Duration,
+    method: &str,
+    qube: &Target,
+    payload: &[u8],
+) -> Result<Vec<u8>, Error> {
     let (kind, name) = match qube.keyword() {
         Some(keyword) => ("keyword", keyword),
         None => ("name", qube.as_str()),
     };
     let mut stream = UnixStream::from(ring::unix::connect(socket)?);
+    stream.set_write_timeout(Some(limit))?;
     stream.write_all(format!("{method}+ dom0 {kind} {name}\0").as_bytes())?;
     stream.write_all(payload)?;
     stream.shutdown(Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    let answer = read(&stream, limit)?;
     match answer.split_at_checked(2) {
         Some((b"0\0", content)) => Ok(content.to_vec()),
         Some((b"2\0", reason)) => Err(Error::Refused(reason.to_vec())),
         _ => Err(Error::Nonsense),
+    }
+}
+
+/// Everything up to the end, within the limits of time and size.
+fn read(mut stream: &UnixStream, limit: Duration) -> Result<Vec<u8>, Error> {
+    let begun = Instant::now();
+    let mut answer = Vec::new();
+    let mut buffer = [0_u8; 16 * 1024];
+    loop {
+        let left = limit.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Err(Error::Slow(limit));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(answer),
+            Ok(count) => answer.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            // The time is looked at once more.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if answer.len() > MAX_ANSWER {
+            return Err(Error::TooLong);
+        }
     }
 }
 
@@ -88,7 +142,7 @@ mod tests {
             assert_eq!(request, expected);
             client.write_all(answer).unwrap();
         });
-        let result = call(&path, "admin.vm.Kill", &Target::new(qube).unwrap(), b"");
+        let result = call_at(&path, WORK_LIMIT, "admin.vm.Kill", &Target::new(qube).unwrap(), b"");
         qubesd.join().unwrap();
         result
     }

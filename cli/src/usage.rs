@@ -42,7 +42,15 @@ pub(crate) fn of<T: CommandFactory>() -> Command {
 /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the one line on
 /// stderr that says what is wrong.
 pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
-    let matches = of::<T>().try_get_matches_from(args);
+    parse_as(of::<T>(), program, args)
+}
+
+/// The same by a complete command line whose texts differ from those of `T`.
+///
+/// # Errors
+/// As for [`parse`].
+pub(crate) fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
+    let matches = command.try_get_matches_from(args);
     matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A closed stdout is no reason to fail: nobody wants the text any more.

@@ -34,7 +34,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let result = run(&plan);
     if plan.kill
         && !plan.target.is_dom0()
-        && let Err(error) = qubesd::call(&qubesd::Socket::Admin.path(), "admin.vm.Kill", &plan.target, b"")
+        && let Err(error) = qubesd::call(qubesd::Socket::Admin, "admin.vm.Kill", &plan.target, b"")
     {
         eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
     }

@@ -58,22 +58,26 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         let shown = file.path().display().to_string();
         let good = lint::lint_file(&shown, name.include, true, &mut io::stderr().lock());
-        let problem = if good.map_err(Failure::during("checking"))? {
+        let refusal = if good.map_err(Failure::during("checking"))? {
             let input = [token.as_bytes(), b"\n", &edited].concat();
             match client.call("Replace", &name, &input) {
                 Ok(_) => return Ok(()),
-                Err(error) => error.to_string(),
+                Err(error) => Some(error.to_string()),
             }
         } else {
-            "it has errors".to_owned()
+            None
         };
-        eprintln!("{PROGRAM}: not taken: {problem}");
-        if !again()? {
+        eprintln!("{PROGRAM}: not taken: {}", refusal.as_deref().unwrap_or("it has errors"));
+        let wish = again()?;
+        if wish != Some(Wish::Edit) {
             let kept = file.into_temp_path().keep().map_err(Failure::during("keeping the file"))?;
-            return Err(Failure {
-                status: 1,
-                message: format!("nothing was changed; your text is {}", kept.display()),
-            });
+            let message = format!("nothing was changed; your text is {}", kept.display());
+            // To leave errors unmended is the user's own wish; not so a change that is refused.
+            if refusal.is_some() || wish.is_none() {
+                return Err(Failure { status: 1, message });
+            }
+            eprintln!("{PROGRAM}: {message}");
+            return Ok(());
         }
     }
 }
@@ -99,16 +103,23 @@ fn edit(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether to edit once more. The end of the input is a no.
-fn again() -> Result<bool, Failure> {
+/// What to do with a text that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Edit,
+    Quit,
+}
+
+/// Asks for it; `None` at the end of the input.
+fn again() -> Result<Option<Wish>, Failure> {
     loop {
         eprint!("What now? (e)dit again, (q)uit without a change: ");
         let mut line = String::new();
         let count = io::stdin().lock().read_line(&mut line).map_err(Failure::during("reading the answer"))?;
         match line.trim() {
-            "e" => return Ok(true),
-            "q" => return Ok(false),
-            _ if count == 0 => return Ok(false),
+            "e" => return Ok(Some(Wish::Edit)),
+            "q" => return Ok(Some(Wish::Quit)),
+            _ if count == 0 => return Ok(None),
             _ => {}
         }
     }

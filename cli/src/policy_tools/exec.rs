@@ -32,9 +32,6 @@ const DENIED: i32 = 1;
 /// With SOURCE, TARGET and SERVICE the answer is printed. With SOURCE_ID in front and IDENT behind, the
 /// call is also made. Exit status: 0 allowed (of the service, if the call was made), 1 denied.
 #[derive(Debug, Parser)]
-#[command(
-    override_usage = "[OPTIONS] [--] SOURCE TARGET SERVICE\n       [OPTIONS] [--] SOURCE_ID SOURCE TARGET SERVICE IDENT"
-)]
 struct Args {
     /// Take what the user would be asked as answered with TARGET.
     #[arg(long)]
@@ -71,7 +68,10 @@ struct Waiting {
 
 /// The command line under one of its two names, for manual pages and completions.
 pub fn command(program: &'static str) -> clap::Command {
-    <Args as clap::CommandFactory>::command().name(program)
+    let short = if program == EXEC { "SOURCE TARGET SERVICE" } else { "SOURCE TARGET SERVICE IDENT" };
+    let long = "SOURCE_ID SOURCE TARGET SERVICE IDENT";
+    let [short, long] = [short, long].map(|words| format!("{program} [OPTIONS] [--] {words}"));
+    <Args as clap::CommandFactory>::command().name(program).override_usage(format!("{short}\n       {long}"))
 }
 
 /// `qrexec-policy-exec`, the form of R4.1 and later: the exit status for these arguments, the program's
@@ -85,8 +85,8 @@ pub fn policy_main(args: Vec<OsString>) -> i32 {
     run(POLICY, args)
 }
 
-fn run(program: &str, args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(program, args) {
+fn run(program: &'static str, args: Vec<OsString>) -> i32 {
+    let args = match usage::parse_as::<Args>(usage::complete(command(program)), program, args) {
         Ok(args) => args,
         Err(status) => return status,
     };

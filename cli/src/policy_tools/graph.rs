@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use clap::Parser;
 use daemon::policy_source::Disk;
-use policy::{Decision, Policy, Request, Rule, RuleRef, SystemInfo};
+use policy::{Decision, Files, Policy, Request, Rule, RuleRef, SystemInfo};
 
 use super::system::SystemSource;
 use crate::failure::Failure;
@@ -39,6 +39,9 @@ struct Args {
     #[arg(long = "policy-dir", value_name = "DIR", env = "QREXEC_POLICY_DIR", value_delimiter = ':',
           default_values = [policy::load::RUNTIME_POLICY_FOLDER, policy::load::POLICY_FOLDER])]
     folders: Vec<PathBuf>,
+    /// Folder of the old format, for `!compat-4.0`.
+    #[arg(long, value_name = "DIR", env = "QREXEC_OLD_POLICY_DIR", default_value = policy::load::OLD_POLICY_FOLDER)]
+    old_policy_dir: PathBuf,
     /// What qubes there are, as JSON; without it qubesd is asked.
     #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
     system_info: Option<PathBuf>,
@@ -61,8 +64,16 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
+    for (option, place, names) in
+        [("--source", Place::Source, &args.source), ("--target", Place::Redirect, &args.target)]
+    {
+        if let Some(bad) = names.iter().find(|name| !place.takes(name)) {
+            return Err(Failure::usage(format!("{option} {bad:?}: no call {}", place.sense())));
+        }
+    }
     let system = SystemSource::new(args.system_info.clone()).current().map_err(Failure::trouble)?;
-    let policy = Policy::compile(&Disk::new(&args.folders)).map_err(Failure::during("the policy"))?;
+    let policy = Policy::compile(&Disk::new(&args.folders).with_old_folder(&args.old_policy_dir))
+        .map_err(Failure::during("the policy"))?;
     let text = draw(args, &policy, &system);
     let Some(path) = &args.output else {
         return io::stdout().write_all(text.as_bytes()).map_err(Failure::during("writing"));
@@ -74,6 +85,32 @@ fn run(args: &Args) -> Result<(), Failure> {
     written.map_err(Failure::during(path.display()))
 }
 
+/// Where a name that was given on the command line would stand in a rule.
+#[derive(Clone, Copy)]
+enum Place {
+    Source,
+    Redirect,
+}
+
+impl Place {
+    /// Whether it may stand there: a rule with it can be read.
+    fn takes(self, name: &str) -> bool {
+        let rule = match self {
+            Self::Source => format!("* * {name} * deny"),
+            Self::Redirect => format!("* * * * allow target={name}"),
+        };
+        let read = Policy::compile(&Files::new().policy("name.policy", rule.as_str()));
+        read.is_ok_and(|policy| policy.rules().iter().any(|read| read.to_string() == rule))
+    }
+
+    fn sense(self) -> &'static str {
+        match self {
+            Self::Source => "comes from that",
+            Self::Redirect => "goes to that",
+        }
+    }
+}
+
 fn svg(text: &str, path: &Path) -> io::Result<()> {
     let mut dot = Command::new("dot").args(["-Tsvg", "-o"]).arg(path).stdin(Stdio::piped()).spawn()?;
     let written = dot.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()));
@@ -83,21 +120,48 @@ fn svg(text: &str, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Everything that a policy lets through, in full; two policies that mean the same draw the same.
+/// Every call that a policy lets through, with its action and, where the user is asked, what he may
+/// choose; two policies that mean the same give the same. (A picture would not do: a redirection hides what
+/// was asked for.)
 #[must_use]
 pub fn full(policy: &Policy, system: &SystemInfo) -> BTreeSet<String> {
-    let args = Args { full_output: true, include_ask: true, ..Args::default() };
-    draw(&args, policy, system).lines().map(str::to_owned).collect()
+    let mut calls = BTreeSet::new();
+    let targets = targets(system);
+    for (service, argument) in services(&Args::default(), policy) {
+        let called = format!("{}{}", service.unwrap_or("*"), argument.unwrap_or_default());
+        for source in system.domains().iter().map(|domain| domain.name.as_str()) {
+            for target in &targets {
+                let mut request = Request::new(source, target, service.unwrap_or_default());
+                request.argument = argument.unwrap_or("+");
+                let (rule, choices) = match policy.decide(system, &request) {
+                    Decision::Deny(_) => continue,
+                    Decision::Allow(allow) => (allow.rule, String::new()),
+                    Decision::Ask(ask) => (ask.rule, format!(" ({})", ask.choices.join(" "))),
+                };
+                if let Some(rule) = find(policy, &rule, service) {
+                    let action = &rule.action;
+                    calls.insert(format!("  \"{source}\" -> \"{target}\" {called} {action}{choices}"));
+                }
+            }
+        }
+    }
+    calls
+}
+
+/// What may be asked for on a system.
+fn targets(system: &SystemInfo) -> Vec<String> {
+    let templates = system.domains().iter().filter(|domain| domain.template_for_dispvms);
+    let mut targets: Vec<String> = system.domains().iter().map(|domain| domain.name.clone()).collect();
+    targets.push("@dispvm".to_owned());
+    targets.extend(templates.map(|domain| format!("@dispvm:{}", domain.name)));
+    targets.push("@default".to_owned());
+    targets
 }
 
 fn draw(args: &Args, policy: &Policy, system: &SystemInfo) -> String {
     let names: Vec<String> = system.domains().iter().map(|domain| domain.name.clone()).collect();
-    let sources = if args.source.is_empty() { names.clone() } else { args.source.clone() };
-    let templates = system.domains().iter().filter(|domain| domain.template_for_dispvms);
-    let mut targets = names;
-    targets.push("@dispvm".to_owned());
-    targets.extend(templates.map(|domain| format!("@dispvm:{}", domain.name)));
-    targets.push("@default".to_owned());
+    let sources = if args.source.is_empty() { names } else { args.source.clone() };
+    let targets = targets(system);
 
     let mut seen = HashSet::new();
     let mut text = "digraph g {\n".to_owned();
@@ -106,7 +170,7 @@ fn draw(args: &Args, policy: &Policy, system: &SystemInfo) -> String {
             for target in &targets {
                 let mut request = Request::new(source, target, service.unwrap_or_default());
                 request.argument = argument.unwrap_or("+");
-                let picture = Picture { args, system, service, argument, source, target };
+                let picture = Picture { args, system, service, source, target };
                 for line in picture.lines(policy, &request) {
                     if seen.insert(line.clone()) {
                         text.push_str(&line);
@@ -143,7 +207,6 @@ struct Picture<'a> {
     args: &'a Args,
     system: &'a SystemInfo,
     service: Option<&'a str>,
-    argument: Option<&'a str>,
     source: &'a str,
     target: &'a str,
 }
@@ -175,7 +238,9 @@ impl Picture<'_> {
         match (self.args.skip_labels, self.args.full_output) {
             (true, true) => format!(" {}", rule.action),
             (true, false) => String::new(),
-            (false, true) => format!("{service}{} {}", self.argument.unwrap_or_default(), rule.action),
+            (false, true) => {
+                format!("{service}{} {}", rule.argument.as_deref().unwrap_or_default(), rule.action)
+            }
             (false, false) => service.to_owned(),
         }
     }
@@ -201,7 +266,21 @@ fn find<'a>(policy: &'a Policy, place: &RuleRef, service: Option<&str>) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::{Domain, Files};
+    use policy::Domain;
+
+    #[test]
+    fn a_denial_behind_a_redirection_is_another_policy() {
+        let rules = ["a.B * work vault deny\n", "a.B * * * allow target=dom0\n"];
+        let compile = |text: String| Policy::compile(&Files::new().policy("1.policy", text)).unwrap();
+        let (policy, other) = (compile(rules.concat()), compile([rules[1], rules[0]].concat()));
+        let system =
+            SystemInfo::new(["dom0", "work", "vault"].map(|name| Domain::new(name, "AppVM"))).unwrap();
+        assert_eq!(draw(&Args::default(), &policy, &system), draw(&Args::default(), &other, &system));
+        let (first, second) = (full(&policy, &system), full(&other, &system));
+        let more: Vec<_> = second.difference(&first).collect();
+        assert_eq!(more, ["  \"work\" -> \"vault\" a.B allow target=dom0"]);
+        assert!(first.is_subset(&second));
+    }
 
     #[test]
     fn what_is_let_through_is_drawn() {

@@ -87,7 +87,7 @@ pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) ->
     if let Some(problem) = bad_name(file).filter(|_| !included) {
         findings.insert(0, Finding { line: 0, error: false, text: problem });
     }
-    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let lines = lines(&text);
     for Finding { line, error, text } in &findings {
         write!(out, "{file}:{line}: {}: {text}", if *error { "error" } else { "warning" })?;
         match line.checked_sub(1).and_then(|index| lines.get(index)) {
@@ -122,13 +122,22 @@ fn bad_name(file: &str) -> Option<String> {
         .then(|| "with a file of this name every call is denied; use 0-9, a-z, `_`, `.`, `-`".to_owned())
 }
 
+/// The lines of a text as policy has them: `\n`, `\r\n` and a lone `\r` end one.
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        lines.extend(line.strip_suffix(b"\r").unwrap_or(line).split(|byte| *byte == b'\r'));
+    }
+    lines
+}
+
 /// Everything that is to be said about a text; `included` if it has the three columns of files that are
 /// included for a service.
 #[must_use]
 pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut rules: Vec<(usize, Rule)> = Vec::new();
-    for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+    for (line, number) in lines(text).into_iter().zip(1..) {
         match compile(line, included) {
             Err(text) => findings.push(Finding { line: number, error: true, text }),
             Ok(found) => {
@@ -148,9 +157,11 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
 /// The rules of one line, with everything at hand that it includes.
 fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
     let mut files = Files::new();
-    let words: Vec<String> =
-        String::from_utf8_lossy(line).split_ascii_whitespace().map(str::to_owned).collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let text = String::from_utf8_lossy(line);
+    // What parts words in a policy.
+    let blank = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    let words: Vec<&str> = text.split(blank).filter(|word| !word.is_empty()).collect();
+    match *words.as_slice() {
         ["!include", path] | ["!include-service", _, _, path] => files = files.include(path, ""),
         ["!include-dir", path] => files = files.include(format!("{path}/x"), ""),
         [first] if first.starts_with("$include:") => {
@@ -216,6 +227,12 @@ mod tests {
             assert!(line.starts_with(start), "{line}");
         }
         assert!(said[0].contains("`allow`, `ask` or `deny`"));
+    }
+
+    #[test]
+    fn lines_and_blanks_are_those_of_policy() {
+        let text = "a.B * a b deny\r\nx\ra.C * a b deny\n!include\u{a0}include/x\n";
+        assert_eq!(said(text, false).iter().map(|line| &line[..2]).collect::<Vec<_>>(), ["2!"]);
     }
 
     #[test]

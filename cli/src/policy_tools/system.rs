@@ -43,7 +43,7 @@ impl SystemSource {
 /// It cannot be reached, or its answer is no system.
 pub fn ask_qubesd() -> Result<SystemInfo, String> {
     let dom0 = Target::new("dom0").map_err(|error| error.to_string())?;
-    let text = qubesd::call(&qubesd::Socket::Internal.path(), "internal.GetSystemInfo", &dom0, b"")
+    let text = qubesd::call(qubesd::Socket::Internal, "internal.GetSystemInfo", &dom0, b"")
         .map_err(|error| error.to_string())?;
     SystemInfo::from_json(&text).map_err(|error| error.to_string())
 }

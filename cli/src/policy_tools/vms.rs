@@ -72,7 +72,7 @@ impl Vms {
     }
 
     fn qubesd(&self, method: &str, qube: &Target, payload: &[u8]) -> Result<Vec<u8>, qubesd::Error> {
-        qubesd::call(&qubesd::Socket::Admin.path(), method, qube, payload)
+        qubesd::call(qubesd::Socket::Admin, method, qube, payload)
     }
 }
 

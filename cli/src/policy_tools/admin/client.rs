@@ -112,6 +112,10 @@ pub fn main(args: Vec<OsString>) -> i32 {
 fn run(args: &Args) -> Result<(), Failure> {
     let client = Client::of_this_machine();
     let name = if args.name == "include" { Name::parse("include/") } else { Name::parse(&args.name) };
+    let bad = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_'));
+    if let Some(bad) = name.name.chars().find(|c| bad(*c)) {
+        return Err(Failure::usage(format!("the name has a {bad:?} in it")));
+    }
     let changes = args.get || args.replace || args.remove;
     if changes == name.name.is_empty() {
         return Err(Failure::usage(if changes { "name a file" } else { "--list takes no name" }));

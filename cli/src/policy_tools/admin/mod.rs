@@ -35,6 +35,9 @@ pub enum Error {
     /// The call makes no sense.
     #[error("{0}")]
     Protocol(String),
+    /// No file can be called so.
+    #[error("{0}")]
+    Name(String),
     /// The file is not in the state that the token says.
     #[error("{0}")]
     Token(String),
@@ -55,6 +58,7 @@ impl Error {
     pub fn class(&self) -> &'static str {
         match self {
             Self::Protocol(_) => "PolicyAdminProtocolException",
+            Self::Name(_) => "PolicyAdminInvalidFileNameException",
             Self::Token(_) => "PolicyAdminTokenException",
             Self::NotFound(_) => "PolicyAdminFileNotFoundException",
             Self::Syntax(_) => "PolicyAdminSyntaxException",
@@ -151,6 +155,8 @@ impl Admin {
     pub fn replace(&self, name: &Name, token: &str, bytes: &[u8]) -> Result<(), Error> {
         let path = self.path(name)?;
         check_token(&path, token)?;
+        // The policy reads no file that nothing includes.
+        std::str::from_utf8(bytes).map_err(|_| Error::Syntax("the file is not UTF-8".to_owned()))?;
         self.validate(&path, Some(bytes))?;
         write(&path, bytes)
     }
@@ -222,7 +228,7 @@ impl Admin {
     pub fn path(&self, name: &Name) -> Result<PathBuf, Error> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         if name.name.is_empty() || !name.name.chars().all(good) {
-            return Err(Error::Protocol(format!(
+            return Err(Error::Name(format!(
                 "Invalid policy file name: {:?}; use letters, digits, `_` and `-`",
                 name.name
             )));

@@ -4,13 +4,18 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use clap::Parser;
+
 use super::{Admin, Error, MAX_FILE, Name};
-use crate::status;
+use crate::failure::Failure;
+use crate::usage;
 
 const PROGRAM: &str = "qubes-policy-admin";
 
 /// The exit status of a call that was refused.
 const REFUSED: i32 = 1;
+/// The exit status for trouble of our own.
+const INTERNAL: i32 = 2;
 /// The exit status for a file that is not there.
 pub const NOT_FOUND: i32 = 3;
 
@@ -63,8 +68,28 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(bytes).map_err(|_| Error::Protocol("Unrecognized token".to_owned()))
 }
 
-/// Runs the service that the environment names; the arguments do not matter. Gives the exit status.
-pub fn main(_: Vec<OsString>) -> i32 {
+/// Serves the administration of the qrexec policy.
+///
+/// Link it to the names of the services: policy.List, policy.Get, policy.GetFiles, policy.Replace,
+/// policy.Remove, policy.include.List and so on. qrexec says by the environment what is called; the command
+/// line of a service is its argument, which is not looked at.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM)]
+struct Args {}
+
+/// The command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
+/// Runs the service that the environment names; the arguments do not matter. Without such an environment
+/// this is no call, and the command line is read. Gives the exit status.
+pub fn main(args: Vec<OsString>) -> i32 {
+    if std::env::var_os("QREXEC_REMOTE_DOMAIN").is_none() {
+        return usage::run(PROGRAM, args, |_: &Args| {
+            Err(Failure::usage("this is a service, for qrexec to start"))
+        });
+    }
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let (full, source) = (variable("QREXEC_SERVICE_FULL_NAME"), variable("QREXEC_REMOTE_DOMAIN"));
     let (service, argument) = full.split_once('+').unwrap_or((&full, ""));
@@ -84,7 +109,7 @@ pub fn main(_: Vec<OsString>) -> i32 {
             eprintln!("{PROGRAM}: {full:?} by {source:?}: {} {error}", error.class());
             match error {
                 Error::NotFound(_) => NOT_FOUND,
-                Error::Io(_) => status::TROUBLE,
+                Error::Io(_) => INTERNAL,
                 _ => REFUSED,
             }
         }

@@ -35,9 +35,6 @@ fn files_are_listed_got_and_found_by_service() {
     for (service, argument, input) in [
         ("policy.List", "x", ""),
         ("policy.List", "", "x"),
-        ("policy.Get", "../x", ""),
-        ("policy.Get", "", ""),
-        ("policy.Get", "30-user.policy", ""),
         ("policy.GetFiles", "a+b", ""),
         ("policy.Other", "", ""),
         ("policy.Replace", "x", "no newline"),
@@ -46,6 +43,18 @@ fn files_are_listed_got_and_found_by_service() {
     ] {
         assert_eq!(call(&admin, service, argument, input), PROTOCOL, "{service}+{argument}");
     }
+}
+
+#[test]
+fn names_are_names_and_texts_are_text() {
+    let (_root, admin) = folder();
+    for name in ["../x", "", "30-user.policy", "a b", "\u{c4}"] {
+        let refused = Err("PolicyAdminInvalidFileNameException");
+        assert_eq!(call(&admin, "policy.Get", name, ""), refused, "{name}");
+        assert_eq!(call(&admin, "policy.include.Replace", name, "any\n"), refused, "{name}");
+    }
+    let bytes = admin.call("policy.include.Replace", "unused", b"any\n\xc3\n");
+    assert_eq!(bytes.map_err(|error| error.class()), Err("PolicyAdminSyntaxException"));
 }
 
 #[test]

@@ -1,0 +1,229 @@
+//! The programs around policy as a person meets them: their help, what they say to wrong arguments, and a machine of
+//! R3, where policy is made when it is missing.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{EXE, Said, talk, within_deadline};
+use serde_json::json;
+
+/// Every program, and arguments that it cannot understand.
+const PROGRAMS: [(&str, &[&[&str]]); 13] = [
+    ("qrexec-legacy-convert", &[&["--bogus"]]),
+    ("qrexec-policy", &[&["--bogus"], &[], &["a", "b", "c"], &["a", "b", "c", "d", "e", "f"]]),
+    ("qrexec-policy-agent", &[&["--bogus"], &["--timeout", "soon"], &["word"]]),
+    ("qrexec-policy-daemon", &[&["--bogus"], &["word"]]),
+    ("qrexec-policy-eval", &[&["--bogus"]]),
+    ("qrexec-policy-exec", &[&["--bogus"], &[], &["a", "b"], &["a", "b", "c", "d"]]),
+    ("qrexec-policy-graph", &[&["--bogus"], &["word"]]),
+    ("qrexec-policy-restore", &[&["--bogus"], &[]]),
+    ("qubes-policy", &[&["--bogus"], &["-g"], &["-l", "-g", "x"], &["-l", "x"], &["a", "b"]]),
+    ("qubes-policy-admin", &[&["--bogus"], &[]]),
+    ("qubes-policy-editor", &[&["--bogus"], &["a", "b"]]),
+    ("qubes-policy-lint", &[&["--bogus"], &[]]),
+    ("qrexec-vm-helper", &[&["--bogus"], &[], &["start"], &["start", "a", "b"]]),
+];
+
+fn run(program: &str, args: &[&str]) -> Said {
+    let mut command = Command::new(EXE);
+    command.arg0(program).args(args).env_remove("QREXEC_LOG").env_remove("QREXEC_REMOTE_DOMAIN");
+    // What the machine of the test has must not matter.
+    command.env("QREXEC_POLICY_DIR", "/nowhere").env("QREXEC_QUBESD_DIR", "/nowhere");
+    talk(command, b"")
+}
+
+#[test]
+fn every_program_has_help_and_says_what_is_wrong_in_one_line() {
+    within_deadline(|| {
+        for (program, wrong) in PROGRAMS {
+            let help = run(program, &["--help"]);
+            assert!(help.code == 0 && help.stderr.is_empty(), "{program}: {help:?}");
+            assert!(help.text().contains(&format!("Usage: {program}")), "{program}: {}", help.text());
+            for args in wrong {
+                let said = run(program, args);
+                assert_eq!(
+                    (said.code, said.stdout.as_slice()),
+                    (2, &b""[..]),
+                    "{program} {args:?}: {said:?}"
+                );
+                assert_eq!(said.stderr.lines().count(), 1, "{program} {args:?}: {}", said.stderr);
+                assert!(said.stderr.starts_with(&format!("{program}: ")), "{}", said.stderr);
+            }
+        }
+    });
+}
+
+#[test]
+fn without_qubesd_or_policy_one_line_says_so() {
+    within_deadline(|| {
+        for (program, args, code) in [
+            ("qrexec-policy-exec", &["a", "b", "c"][..], 1),
+            ("qrexec-policy-graph", &[][..], 125),
+            ("qrexec-policy-restore", &["--dest", "/dev/null/x", "/nowhere"][..], 125),
+            ("qubes-policy-lint", &["/nowhere/x.policy"][..], 1),
+        ] {
+            let said = run(program, args);
+            let lines = said.text().lines().filter(|line| *line != "result=deny").count();
+            assert_eq!((said.code, lines + said.stderr.lines().count()), (code, 1), "{program}: {said:?}");
+        }
+    });
+}
+
+/// A machine of R3: a folder with a file for each service, and somebody to ask.
+struct R3 {
+    root: tempfile::TempDir,
+    _agent: Running,
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl R3 {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::create_dir(path("old")).unwrap();
+        fs::create_dir(path("rpc")).unwrap();
+        let qube =
+            json!({"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"});
+        let system = json!({"domains": {"dom0": qube, "work": qube, "vault": qube, "mail": qube}});
+        fs::write(path("system.json"), system.to_string()).unwrap();
+        // The dialog notes what it is asked and says what it is told to.
+        let dialog = path("dialog");
+        let text = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\necho \"$1 $(cat)\" >> asked\n[ ! -x change ] || ./change\ncat \"say-$1\"\n";
+        fs::write(&dialog, text).unwrap();
+        fs::set_permissions(&dialog, fs::Permissions::from_mode(0o755)).unwrap();
+        for service in ["policy.Ask", "policy.New", "policy.Notify"] {
+            std::os::unix::fs::symlink(path("agent"), path("rpc").join(service)).unwrap();
+        }
+        let mut agent = Command::new(EXE);
+        agent.arg0("qrexec-policy-agent").arg("-s").arg(path("agent")).arg("--program").arg(&dialog);
+        let agent = Running(agent.stdin(Stdio::null()).spawn().unwrap());
+        let until = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(path("agent")).is_err() {
+            assert!(Instant::now() < until, "no agent");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Self { root, _agent: agent }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn say(&self, to: &str, what: &str) {
+        fs::write(self.path(&format!("say-{to}")), what).unwrap();
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.path("old").join(name)).unwrap_or_default()
+    }
+
+    /// What was asked since the last time, by kind.
+    fn asked(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("asked")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("asked"));
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    }
+
+    fn exec(&self, more: &[&str], source: &str, target: &str, service: &str) -> Said {
+        let mut command = Command::new(EXE);
+        command.arg0("qrexec-policy-exec").args(["--path", "/nowhere/policy.d", "--old-path"]);
+        command.arg(self.path("old")).args(more).args(["--", source, target, service]);
+        command
+            .env("QREXEC_SYSTEM_INFO", self.path("system.json"))
+            .env("QREXEC_SERVICE_PATH", self.path("rpc"));
+        command.env_remove("QREXEC_LOG");
+        talk(command, b"")
+    }
+}
+
+#[test]
+fn a_missing_policy_is_made_if_the_user_wants_it() {
+    within_deadline(|| {
+        let r3 = R3::new();
+        r3.say("new", "deny");
+        r3.say("ask", "allow:vault");
+        assert_eq!(r3.exec(&[], "work", "vault", "demo.Add").code, 1);
+        assert_eq!((r3.asked(), r3.file("demo.Add").as_str()), (vec!["new".to_owned()], ""));
+
+        // Nobody is asked where nobody may be asked, or by whom nobody knows.
+        for (more, source) in [("--just-evaluate", "work"), ("--assume-yes-for-ask", "work")] {
+            assert_eq!(r3.exec(&[more], source, "vault", "demo.Add").code, 1);
+        }
+        assert_eq!(r3.exec(&[], "stranger", "vault", "demo.Add").code, 1);
+        for service in ["../demo", ".hidden", "demo.rpmsave", "+x"] {
+            assert_eq!(r3.exec(&[], "work", "vault", service).code, 1, "{service}");
+        }
+        assert_eq!(r3.asked(), Vec::<String>::new());
+
+        r3.say("new", "make");
+        let said = r3.exec(&[], "work", "vault", "demo.Add+1");
+        assert!(said.code == 0 && said.text().contains("target=vault\n"), "{said:?}");
+        assert_eq!(r3.asked(), ["new", "ask"]);
+        assert!(r3.file("demo.Add").ends_with("\n$anyvm\t$anyvm\task\n"), "{}", r3.file("demo.Add"));
+        let names: Vec<_> =
+            fs::read_dir(r3.path("old")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["demo.Add"], "one file, named by the service alone");
+
+        // What the administrator wrote while the question was there counts, whatever the answer is.
+        let change = "#!/bin/sh\necho 'work vault allow' > old/demo.Sub\n";
+        fs::write(r3.path("change"), change).unwrap();
+        fs::set_permissions(r3.path("change"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(r3.exec(&[], "work", "vault", "demo.Sub").code, 0);
+        assert_eq!(
+            (r3.asked(), r3.file("demo.Sub").as_str()),
+            (vec!["new".to_owned()], "work vault allow\n")
+        );
+    });
+}
+
+#[test]
+fn yes_to_all_is_the_first_line_from_then_on() {
+    within_deadline(|| {
+        let r3 = R3::new();
+        let old = |name: &str, text: &str| fs::write(r3.path("old").join(name), text).unwrap();
+        let text = "## notes\n$anyvm vault ask,user=root\n$anyvm $anyvm deny\n";
+        old("demo.Add", text);
+        r3.say("ask", "always:vault");
+        let said = r3.exec(&[], "work", "vault", "demo.Add");
+        assert!(said.code == 0 && said.text().contains("user=root\n"), "{said:?}");
+        assert_eq!(r3.file("demo.Add"), format!("work\tvault\tallow,user=root\n{text}"));
+        assert_eq!(r3.asked(), ["ask"]);
+        let said = r3.exec(&[], "work", "vault", "demo.Add");
+        assert!(said.code == 0 && said.text().contains("user=root\n"), "{said:?}");
+        assert_eq!(r3.asked(), Vec::<String>::new(), "nobody is asked again");
+        r3.say("ask", "deny");
+        assert_eq!(r3.exec(&[], "mail", "vault", "demo.Add").code, 1, "others are");
+        assert_eq!(r3.asked(), ["ask"]);
+
+        // The general file would allow other arguments than the one that was asked about: that is not offered.
+        r3.say("ask", "always:vault");
+        assert_eq!(r3.exec(&[], "mail", "vault", "demo.Add+1").code, 1);
+        assert!(!r3.file("demo.Add").contains("mail"));
+        old("demo.Add+1", "$anyvm $anyvm ask\n");
+        assert_eq!(r3.exec(&[], "mail", "vault", "demo.Add+1").code, 0);
+        assert_eq!(r3.file("demo.Add+1"), "mail\tvault\tallow\n$anyvm $anyvm ask\n");
+
+        // A file that changes under the question is left alone; the call itself is allowed.
+        old("demo.Sub", "$anyvm $anyvm ask\n");
+        fs::write(r3.path("change"), "#!/bin/sh\necho '$anyvm $anyvm deny' > old/demo.Sub\n").unwrap();
+        fs::set_permissions(r3.path("change"), fs::Permissions::from_mode(0o755)).unwrap();
+        let said = r3.exec(&[], "work", "vault", "demo.Sub");
+        assert!(said.code == 0 && said.stderr.contains("changed meanwhile"), "{said:?}");
+        assert_eq!(r3.file("demo.Sub"), "$anyvm $anyvm deny\n");
+    });
+}
