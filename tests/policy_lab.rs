@@ -5,9 +5,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cli::lab::{Builder, DOM0, Lab, Part};
-use common::{Said, call, eventually, lab, run, within_deadline};
+use common::{Said, call, eventually, eventually_within, lab, run, within_deadline};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -188,50 +189,76 @@ fn a_disposable_lives_as_long_as_its_call_even_if_the_daemon_dies() {
     });
 }
 
+/// What the log says when a disposable was made, used and removed.
+const LIFE: [&str; 3] = ["create tmpl\n", "start disp\n", "kill disp\n"];
+
+/// Kills the daemon or the client of a call to a disposable while `hold` is done with it, or while it is used;
+/// gives the lab back when the disposable is gone.
+fn kill_at(lab: &Lab, folder: &Path, hold: &str, victim: &str, limit: Duration) {
+    let path = |name| folder.join(name);
+    let _ = fs::remove_file(path("log"));
+    fs::write(path("hold"), hold).unwrap();
+    let mut command = lab.command("work", ["qrexec-client-vm", "@dispvm:tmpl", "test.Wait"]).unwrap();
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let step = if hold == "create" { 1 } else { 2 };
+    eventually("the step", || read(&path("log")) == LIFE[..step].concat());
+    if hold.is_empty() {
+        std::io::Write::write_all(client.stdin.as_mut().unwrap(), b"x").unwrap();
+        std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut [0_u8]).unwrap();
+    }
+    match victim {
+        "qrexec-daemon" => kill_daemon_of(lab, "work"),
+        _ => client.kill().unwrap(),
+    }
+    if !hold.is_empty() {
+        drop(fs::File::options().write(true).open(path("go")).unwrap());
+    }
+    let what = format!("the removal after {victim} was killed, held at {hold:?}");
+    eventually_within(limit, &what, || read(&path("log")) == LIFE.concat());
+    drop(client.stdin.take());
+    let _ = client.kill();
+    let _ = client.wait();
+    if victim == "qrexec-daemon" {
+        lab.restart("work", Part::Daemon).unwrap();
+    }
+}
+
+/// A lab with disposables, and the fifo that holds them up.
+fn with_held_vms(folder: &Path) -> Lab {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let (kind, fifo) = (rustix::fs::FileType::Fifo, folder.join("go"));
+    rustix::fs::mknodat(rustix::fs::CWD, fifo, kind, mode, 0).unwrap();
+    with_vms(folder)
+}
+
 /// Whatever is killed, and wherever the disposable stands: it is removed, once.
 #[test]
 fn a_disposable_goes_at_whatever_step_its_daemon_or_its_client_is_killed() {
     within_deadline(|| {
         let folder = tempfile::tempdir().unwrap();
-        let path = |name| folder.path().join(name);
-        let lab = with_vms(folder.path());
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, path("go"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        let all = ["create tmpl\n", "start disp\n", "kill disp\n"];
-        // The third step is the call itself, which nothing holds up.
-        for (step, hold) in [(1, "create"), (2, "start"), (2, "")] {
-            for victim in ["qrexec-client-vm", "qrexec-daemon"] {
-                let _ = fs::remove_file(path("log"));
-                fs::write(path("hold"), hold).unwrap();
-                let mut command =
-                    lab.command("work", ["qrexec-client-vm", "@dispvm:tmpl", "test.Wait"]).unwrap();
-                let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-                eventually("the step", || read(&path("log")) == all[..step].concat());
-                if hold.is_empty() {
-                    std::io::Write::write_all(client.stdin.as_mut().unwrap(), b"x").unwrap();
-                    std::io::Read::read_exact(client.stdout.as_mut().unwrap(), &mut [0_u8]).unwrap();
-                }
-                if victim == "qrexec-daemon" {
-                    kill_daemon_of(&lab, "work");
-                } else {
-                    client.kill().unwrap();
-                }
-                if !hold.is_empty() {
-                    drop(fs::File::options().write(true).open(path("go")).unwrap());
-                }
-                eventually(&format!("{victim} at {hold:?}"), || read(&path("log")) == all.concat());
-                drop(client.stdin.take());
-                let _ = client.kill();
-                let _ = client.wait();
-                if victim == "qrexec-daemon" {
-                    lab.restart("work", Part::Daemon).unwrap();
-                }
-            }
+        let lab = with_held_vms(folder.path());
+        for (hold, victim) in [
+            ("create", "qrexec-daemon"),
+            ("start", "qrexec-daemon"),
+            ("", "qrexec-daemon"),
+            ("", "qrexec-client-vm"),
+        ] {
+            kill_at(&lab, folder.path(), hold, victim, Duration::from_secs(30));
         }
         // And the next call finds everything as it was.
-        fs::write(path("hold"), "").unwrap();
         eventually("a call", || call(&lab, "work", "@dispvm:tmpl", "test.Echo+1", b"").code == 0);
     });
+}
+
+/// A client that dies before its service is there is not missed before the disposable has waited for it.
+#[test]
+#[ignore = "takes four minutes: the service waits two for each client that does not come"]
+fn a_disposable_goes_if_the_client_is_killed_before_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = with_held_vms(folder.path());
+    for hold in ["create", "start"] {
+        kill_at(&lab, folder.path(), hold, "qrexec-client-vm", Duration::from_secs(150));
+    }
 }
 
 /// Kills the daemon of a VM, which has the VM's name among its arguments.

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{EXE, call, lab, within_deadline};
+use common::{EXE, call, eventually, lab, within_deadline};
 use daemon::policy_source::PolicyStore;
 use policy::{Decision, Files, Policy, Request, SystemInfo};
 use serde_json::json;
@@ -120,11 +120,7 @@ impl Daemon {
             .spawn()
             .unwrap();
         let daemon = Self { child, root };
-        let until = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(daemon.root.path().join("sock")).is_err() {
-            assert!(Instant::now() < until, "no policy daemon");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        eventually("the policy daemon", || UnixStream::connect(daemon.root.path().join("sock")).is_ok());
         daemon
     }
 

@@ -10,9 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use common::{EXE, Said, talk, within_deadline};
+use common::{EXE, Said, eventually, talk, within_deadline};
 use serde_json::{Value, json};
 
 /// What the double does with a question.
@@ -63,7 +62,7 @@ fn answer(mut stream: UnixStream, manner: Manner, heard: &Mutex<Vec<Vec<u8>>>) {
     // A caller that has heard enough closes the connection, which ends every manner.
     match manner {
         Manner::Says(bytes) => drop(stream.write_all(&bytes)),
-        Manner::Silent => drop(stream.set_nonblocking(false).and_then(|()| wait_for_hangup(&stream))),
+        Manner::Silent => while wait_for_hangup(&stream).is_err() {},
         Manner::Trickles => while stream.write_all(b" ").is_ok() && wait_for_hangup(&stream).is_err() {},
         Manner::Endless => while stream.write_all(&[b'0'; 65_536]).is_ok() {},
     }
@@ -202,11 +201,7 @@ fn the_daemon_asks_qubesd_and_denies_what_it_does_not_know() {
         let mut command = dom0.command("qrexec-policy-daemon");
         command.arg("--socket").arg(&socket).stdin(Stdio::null()).stderr(fs::File::create(&log).unwrap());
         let _daemon = Running(command.spawn().unwrap());
-        let until = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < until, "no policy daemon");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        eventually("the policy daemon", || UnixStream::connect(&socket).is_ok());
         assert!(ask(&socket).contains("target=vault\n"));
         for (what, manner, word) in wrong() {
             let before = fs::read_to_string(&log).unwrap();

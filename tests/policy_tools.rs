@@ -9,9 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{EXE, Said, talk, within_deadline};
+use common::{EXE, Said, eventually, talk, within_deadline};
 use serde_json::json;
 
 /// Every program, and arguments that it cannot understand.
@@ -112,11 +111,7 @@ impl R3 {
         let mut agent = Command::new(EXE);
         agent.arg0("qrexec-policy-agent").arg("-s").arg(path("agent")).arg("--program").arg(&dialog);
         let agent = Running(agent.stdin(Stdio::null()).spawn().unwrap());
-        let until = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(path("agent")).is_err() {
-            assert!(Instant::now() < until, "no agent");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        eventually("the agent", || UnixStream::connect(path("agent")).is_ok());
         Self { root, _agent: agent }
     }
 

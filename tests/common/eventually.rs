@@ -8,8 +8,13 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Looks until it is there, and fails when that takes too long.
-pub(crate) fn eventually(what: &str, mut there: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
+pub(crate) fn eventually(what: &str, there: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, there);
+}
+
+/// The same where it takes longer, or must not.
+pub(crate) fn eventually_within(limit: Duration, what: &str, mut there: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
     while !there() {
         assert!(Instant::now() < until, "waited in vain for: {what}");
         thread::sleep(Duration::from_millis(2));

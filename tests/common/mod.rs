@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, getpgid, pidfd_open};
 
 #[allow(unused_imports)]
-pub(crate) use eventually::eventually;
+pub(crate) use eventually::{eventually, eventually_within};
 #[allow(unused_imports)]
 pub use pattern::Pattern;
 

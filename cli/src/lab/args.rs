@@ -70,6 +70,9 @@ struct LabArgs {
     /// The policy, in the format of policy.d [default: allow between VMs]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// The policy may ask the user, by the qrexec-policy-agent that runs in dom0
+    #[arg(long)]
+    ask: bool,
     /// A service of a machine: an executable, a socket, or /dev/tcp/HOST/PORT
     #[arg(long, value_name = "VM:NAME=PATH", value_parser = service)]
     service: Vec<ServiceArg>,
@@ -102,7 +105,8 @@ fn service(text: &str) -> Result<ServiceArg, String> {
 
 impl LabArgs {
     fn builder(self) -> Result<Builder, Error> {
-        let mut builder = Lab::builder().transport(self.transport).namespace(!self.no_namespace);
+        let mut builder =
+            Lab::builder().ask(self.ask).transport(self.transport).namespace(!self.no_namespace);
         for vm in &self.vm {
             builder = builder.vm(vm);
         }

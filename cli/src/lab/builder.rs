@@ -35,6 +35,7 @@ impl Default for Builder {
             transport: Transport::default(),
             user: String::new(),
             policy: DEFAULT_POLICY.to_owned(),
+            ask: false,
             exe: PathBuf::new(),
             bin_dir: None,
             entries: Vec::new(),
@@ -58,6 +59,14 @@ impl Builder {
     #[must_use]
     pub fn policy(mut self, text: &str) -> Self {
         self.plan.policy = text.to_owned();
+        self
+    }
+
+    /// The policy may ask the user and tell him, by the `qrexec-policy-agent` that runs in dom0. Default: whatever would
+    /// have to be asked is refused.
+    #[must_use]
+    pub fn ask(mut self, wanted: bool) -> Self {
+        self.plan.ask = wanted;
         self
     }
 

@@ -67,6 +67,9 @@ pub struct Plan {
     pub user: String,
     /// Text of the only policy file.
     pub policy: String,
+    /// Whether dom0 shows the VMs' windows, and so asks and tells the user.
+    #[serde(default)]
+    pub ask: bool,
     /// The executable that plays every role.
     pub exe: PathBuf,
     /// Where other builds of the programs are taken from, if not from `exe`.
@@ -125,6 +128,7 @@ impl Plan {
             env.set("QREXEC_SOCKET_DIR", layout.sockets());
             env.set("QREXEC_POLICY_DIR", layout.policy());
             env.set("QREXEC_SYSTEM_INFO", layout.system_info());
+            env.set("QREXEC_POLICY_AGENT_SOCKET", layout.policy_agent());
             env.unset("QREXEC_AGENT_SOCKET");
         } else {
             env.set("QREXEC_AGENT_SOCKET", layout.agent_socket(vm));
@@ -140,10 +144,11 @@ impl Plan {
 
     /// The system as the policy engine wants it: dom0 and the VMs, all running.
     pub fn system_info(&self) -> serde_json::Value {
+        let guivm = self.ask.then_some(DOM0);
         let domain = |name: &str, kind: &str, id: u32| {
             serde_json::json!({
                 "name": name, "type": kind, "tags": [], "template_for_dispvms": false, "default_dispvm": null,
-                "power_state": "Running", "icon": "", "internal": false, "guivm": null, "label": "gray",
+                "power_state": "Running", "icon": "", "internal": false, "guivm": guivm, "label": "gray",
                 "relayvm": null, "transport_rpc": null, "uuid": uuid(id),
             })
         };
@@ -269,6 +274,10 @@ impl Layout {
     pub fn policy(&self) -> PathBuf {
         self.machine(DOM0).join("policy.d")
     }
+    /// dom0: where the policy's questions to the user are taken.
+    pub fn policy_agent(&self) -> PathBuf {
+        self.sockets().join("policy-agent.sock")
+    }
     /// dom0: what the policy engine knows about the machines.
     pub fn system_info(&self) -> PathBuf {
         self.machine(DOM0).join("system.json")
@@ -317,6 +326,7 @@ mod tests {
             vms: vec!["work".into(), "vault".into()],
             transport: Transport::Shm,
             user: "user".into(),
+            ask: false,
             policy: DEFAULT_POLICY.into(),
             exe: "/exe".into(),
             bin_dir: None,

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::Error;
 use super::plan::{DOM0, Layout, Plan, Source};
 use crate::multicall;
+use crate::policy_tools::people::{ASK, NEW, NOTIFY};
 
 /// Mode of every folder: a lab belongs to one user.
 const PRIVATE: u32 = 0o700;
@@ -22,6 +23,10 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     link_programs(plan, &layout.bin())?;
     write(&layout.policy().join("30-lab.policy"), &plan.policy, 0o600)?;
     write(&layout.system_info(), &plan.system_info().to_string(), 0o600)?;
+    let services: &[&str] = if plan.ask { &[ASK, NEW, NOTIFY] } else { &[] };
+    for service in services {
+        link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
+    }
     for entry in &plan.entries {
         let path = layout.root().join(&entry.path);
         if let Some(parent) = path.parent() {

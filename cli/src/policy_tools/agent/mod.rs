@@ -42,7 +42,13 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 #[command(name = PROGRAM)]
 struct Args {
     /// Where questions are taken.
-    #[arg(short, long, value_name = "PATH", default_value = "/var/run/qubes/policy-agent.sock")]
+    #[arg(
+        short,
+        long,
+        value_name = "PATH",
+        env = "QREXEC_POLICY_AGENT_SOCKET",
+        default_value = "/var/run/qubes/policy-agent.sock"
+    )]
     socket_path: PathBuf,
     /// Ask on the terminal, whatever else there is.
     #[arg(long, conflicts_with = "program")]
