@@ -96,6 +96,7 @@ mod tests {
             vms: vec!["work".into()],
             transport: Transport::Shm,
             user: "user".into(),
+            ask: false,
             policy: "* * * * deny\n".into(),
             exe: "/exe".into(),
             bin_dir: Some(other.clone()),
