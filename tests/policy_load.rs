@@ -171,6 +171,24 @@ fn decisions_through_the_socket() {
     }
 }
 
+/// What of the time is the machine's own: a server that reads and answers without a thought.
+#[test]
+#[ignore = "a measurement"]
+fn a_socket_without_decisions() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // Ends with the test program.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"user=u0\nresult=allow\n");
+        }
+    });
+    report("through a socket without a decision", times(20_000, || assert!(!ask(&socket).is_empty())));
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn reload() {
