@@ -293,7 +293,8 @@ mod tests {
         assert!(drawn.contains("  \"work\" -> \"vault\" [label=\"a.B\" color=red];\n"));
         assert!(drawn.contains("  \"mail\" -> \"vault\" [label=\"a.B\" color=red];\n"));
         assert!(!drawn.contains("orange") && drawn.starts_with("digraph g {\n") && drawn.ends_with("}\n"));
-        let full = full(&policy, &system);
+        let args = Args { full_output: true, include_ask: true, ..Args::default() };
+        let full = draw(&args, &policy, &system);
         assert!(full.contains("  \"work\" -> \"mail\" [label=\"a.B+x ask\" color=orange];"));
         assert!(full.contains("  \"mail\" -> \"vault\" [label=\"a.B allow target=vault\" color=red];"));
     }

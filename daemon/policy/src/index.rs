@@ -62,9 +62,9 @@ impl Index {
         let (arguments, sources) = (Marks::of_argument(call), Marks::of_source(call));
         let targets = Marks::of_target(call);
         let may_match = move |entry: &Entry| {
-            targets.contains(entry.target)
-                & arguments.contains(entry.argument)
-                & sources.contains(entry.source)
+            sources.contains(entry.source)
+                && targets.contains(entry.target)
+                && arguments.contains(entry.argument)
         };
         self.entries(call.service, may_match).filter_map(|entry| entry.rule(rules))
     }
