@@ -174,7 +174,7 @@ impl Pump {
         let lends = sink.lends();
         let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
         if let Some(fd) = to {
-            let mut limit = fd.write_limit().min(TRANSFER);
+            let mut limit = fd.write_limit().min(TRANSFER).min(rx.size() / 4);
             for (at, len) in self.inbound.pieces(rx.known_ready()) {
                 let len = len.min(limit);
                 if len == 0 || !rx.spans(at, len, &mut drain) {
