@@ -13,8 +13,15 @@ use crate::policy_tools::reply::wait_readable;
 /// Longest line that is looked at.
 const MAX_LINE: usize = 256;
 
+/// The controlling terminal; without one, what stands in for it as our input.
 fn terminal() -> io::Result<File> {
-    File::options().read(true).write(true).open("/dev/tty")
+    File::options().read(true).write(true).open("/dev/tty").or_else(|error| {
+        let input = rustix::stdio::stdin();
+        if !rustix::termios::isatty(input) {
+            return Err(error);
+        }
+        Ok(File::from(input.try_clone_to_owned()?))
+    })
 }
 
 /// Shows a line.
