@@ -30,11 +30,12 @@ fuzz_target!(|data: &[u8]| {
 
 fn written(config: &ServiceConfig) -> String {
     let mut text = format!(
-        "wait-for-session={}\nskip-service-descriptor={}\nexit-on-client-eof={}\nexit-on-service-eof={}\n",
+        "wait-for-session={}\nskip-service-descriptor={}\nexit-on-client-eof={}\nexit-on-service-eof={}\nsplice={}\n",
         config.wait_for_session,
         config.skip_service_descriptor,
         config.exit_on_client_eof,
-        config.exit_on_service_eof
+        config.exit_on_service_eof,
+        config.splice
     );
     if let Some(user) = &config.force_user {
         text += &format!("force-user='{user}'");
