@@ -279,7 +279,9 @@ impl Channel {
         page::arm(&*region, side, bits, || self.is_there(data, room))
     }
 
-    fn is_there(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
+    /// Whether there is data beyond the `data` bytes that are known, or at least `room` bytes of room, or no peer any
+    /// more: what [`Channel::arm_for`] looks for, without asking to be woken.
+    pub fn is_there(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
         let has_data = match data {
             Some(have) => self.rx.ready()? > have,
             None => false,

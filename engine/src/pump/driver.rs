@@ -54,6 +54,8 @@ pub(super) trait Driver {
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results;
     /// Sleeps until something is ready, or `limit` has passed: then nothing is.
     fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready>;
+    /// What of these is ready now.
+    fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready>;
     /// System calls made so far.
     fn syscalls(&self) -> u64;
     /// Name for counters and logs.
@@ -100,25 +102,13 @@ impl Driver for Poll {
     }
 
     fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
-        let mut places = [0usize; PLACES];
-        let mut fds = Vec::with_capacity(PLACES);
-        for (place, want) in wants.iter().enumerate() {
-            if let Some((fd, events)) = want {
-                places[fds.len()] = place;
-                fds.push(PollFd::from_borrowed_fd(fd.as_fd(), *events));
-            }
-        }
         self.syscalls += 1;
-        let limit = limit.map(timespec);
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let mut ready = [PollFlags::empty(); PLACES];
-        for (fd, place) in fds.iter().zip(places) {
-            ready[place] = fd.revents();
-        }
-        Ok(ready)
+        poll_all(wants, limit)
+    }
+
+    fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+        self.syscalls += 2; // the one that gave way before it is counted here
+        poll_all(wants, Some(Duration::ZERO))
     }
 
     fn syscalls(&self) -> u64 {
@@ -128,4 +118,26 @@ impl Driver for Poll {
     fn name(&self) -> &'static str {
         "poll"
     }
+}
+
+/// `poll` on all that is wanted.
+pub(super) fn poll_all(wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
+    let mut places = [0usize; PLACES];
+    let mut fds = Vec::with_capacity(PLACES);
+    for (place, want) in wants.iter().enumerate() {
+        if let Some((fd, events)) = want {
+            places[fds.len()] = place;
+            fds.push(PollFd::from_borrowed_fd(fd.as_fd(), *events));
+        }
+    }
+    let limit = limit.map(timespec);
+    match poll(&mut fds, limit.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut ready = [PollFlags::empty(); PLACES];
+    for (fd, place) in fds.iter().zip(places) {
+        ready[place] = fd.revents();
+    }
+    Ok(ready)
 }

@@ -11,6 +11,7 @@ mod inbound;
 mod loan;
 mod one_socket;
 mod outbound;
+mod patience;
 mod place;
 mod receive;
 mod send;

@@ -2,7 +2,7 @@
 //! Going to sleep: what is waited for, and what a wake-up means.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ring::Channel;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -26,6 +26,12 @@ impl Pump {
             Arrivals::Starved(have) => Some(have),
             Arrivals::Blocked => None,
         };
+        let began = Instant::now();
+        let looks = self.patience.looks(self.moved());
+        if self.look_on(driver, looks, data, room)? {
+            self.patience.found(began.elapsed());
+            return Ok(true);
+        }
         let dead = !self.channel.is_open();
         if !dead && self.channel.arm_for(data, room)? {
             return Ok(true);
@@ -36,9 +42,39 @@ impl Pump {
         if wants.iter().all(Option::is_none) {
             return Err(Stop::Lost("the link is gone and nothing else is left to wait for".into()));
         }
+        let looked = Instant::now();
         let ready = driver.wait(&wants, limit).map_err(Stop::local("waiting"))?;
+        self.patience.slept(looks, looked - began, looked.elapsed());
         self.woken(&ready)?;
         Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
+    }
+
+    /// Looks so many times whether something can move, giving way in between. `true`: something can.
+    fn look_on(
+        &mut self,
+        driver: &mut dyn Driver,
+        looks: u32,
+        data: Option<usize>,
+        room: usize,
+    ) -> Result<bool, Stop> {
+        if looks == 0 || self.channel.is_stream() {
+            return Ok(false);
+        }
+        // The peer may wait for what is there already.
+        self.channel.flush()?;
+        for _ in 0..looks {
+            rustix::thread::sched_yield();
+            if self.channel.is_there(data, room)? {
+                return Ok(true);
+            }
+            let wants = self.wants(None, room > 0);
+            let ready = driver.look(&wants).map_err(Stop::local("waiting"))?;
+            if ready.iter().any(|events| !events.is_empty()) {
+                self.woken(&ready)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What the bytes that have arrived, the latest included, are waiting for.

@@ -11,6 +11,7 @@ use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
+use super::patience::Patience;
 use super::receive::Arrivals;
 use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
 use crate::localfd::{Direction, LocalFd};
@@ -52,6 +53,7 @@ pub(super) struct Pump {
     pub(super) cut: bool,
     pub(super) outcome: Outcome,
     pub(super) sleeps: u64,
+    pub(super) patience: Patience,
     /// Who is at the local end, once that was looked for.
     neighbour: Option<Option<Neighbour>>,
 }
@@ -90,6 +92,7 @@ impl Pump {
             cut: false,
             outcome: Outcome::default(),
             sleeps: 0,
+            patience: Patience::default(),
             neighbour: None,
             role: call.role,
             channel,

@@ -1,0 +1,138 @@
+#![forbid(unsafe_code)]
+//! Looking a few times more before going to sleep.
+//!
+//! To sleep and be woken across processors costs tens of microseconds, more than most waits last while a call is
+//! lively; a doorbell for it costs the peer a system call. So a pump that has nothing to do gives way to whoever
+//! shares its processor, looks again, and sleeps only after a number of looks. How many is learnt: all of them after
+//! a wait that a full number would have covered, half as many after each longer one, so that a quiet call looks once.
+//! A large ring that has just been filled or emptied is not looked at: its wake-ups are few as it is.
+//!
+//! The unit is a look and not a microsecond: what a look costs and what a sleep costs grow together from machine to
+//! machine.
+
+use std::time::Duration;
+
+/// Looks before a sleep, at most: some 20 µs where a system call takes half a microsecond.
+const MOST: u32 = 16;
+
+/// A sleep after more bytes than this is one of few: looks would cost more than they save.
+const LITTLE: u64 = 64 << 10;
+
+/// A sleep that lasted as long as this many full numbers of looks would have been worth them.
+const REACH: u32 = 3;
+
+/// Looks that take this long were not ours: another program had the processor. Giving way to one that works without
+/// a break costs more than sleeping, from which one is woken in front of it.
+const TAKEN: Duration = Duration::from_millis(1);
+
+/// Sleeps without a look after such a one; doubled each time, up to [`LONGEST_REST`].
+const REST: u32 = 32;
+const LONGEST_REST: u32 = 4096;
+
+/// How many looks the next sleep is worth.
+#[derive(Debug)]
+pub(super) struct Patience {
+    looks: u32,
+    /// What had been moved before the last sleep.
+    moved: u64,
+    /// Sleeps that are left without looks.
+    resting: u32,
+    next_rest: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { looks: MOST, moved: 0, resting: 0, next_rest: REST }
+    }
+}
+
+impl Patience {
+    /// How often to look before the sleep that comes now, `moved` bytes after the call's start.
+    pub(super) fn looks(&mut self, moved: u64) -> u32 {
+        let since = moved - std::mem::replace(&mut self.moved, moved);
+        if since > LITTLE {
+            return 0;
+        }
+        if self.resting > 0 {
+            self.resting -= 1;
+            return 0;
+        }
+        self.looks
+    }
+
+    /// What was waited for was there at a look; the looks took so long together.
+    pub(super) fn found(&mut self, looked: Duration) {
+        if looked > TAKEN {
+            self.rest();
+        } else {
+            self.looks = MOST;
+        }
+    }
+
+    /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
+    pub(super) fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
+        if looks == 0 {
+            return;
+        }
+        if looked > TAKEN {
+            self.rest();
+            return;
+        }
+        let full = looked.saturating_mul(MOST) / looks;
+        self.looks = if slept <= full.saturating_mul(REACH) { MOST } else { (looks / 2).max(1) };
+    }
+
+    fn rest(&mut self) {
+        self.resting = self.next_rest;
+        self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_micros(1);
+
+    fn miss(patience: &mut Patience, slept: Duration) -> u32 {
+        let looks = patience.looks(0);
+        patience.slept(looks, LOOK * looks, slept);
+        looks
+    }
+
+    #[test]
+    fn a_transfer_that_is_under_way_sleeps_at_once() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.looks(LITTLE), MOST);
+        assert_eq!(patience.looks(3 * LITTLE), 0);
+        assert_eq!(patience.looks(3 * LITTLE), MOST, "the answer to its end is waited for");
+    }
+
+    #[test]
+    fn long_waits_cost_fewer_and_fewer_looks() {
+        let mut patience = Patience::default();
+        let looks: Vec<u32> = (0..7).map(|_| miss(&mut patience, Duration::from_secs(1))).collect();
+        assert_eq!(looks, [16, 8, 4, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_wait_that_looks_would_have_covered_brings_them_back() {
+        let mut patience = Patience::default();
+        for _ in 0..7 {
+            miss(&mut patience, Duration::from_secs(1));
+        }
+        assert_eq!(miss(&mut patience, Duration::from_micros(40)), 1);
+        assert_eq!(patience.looks(0), MOST);
+    }
+
+    #[test]
+    fn a_processor_that_others_want_is_not_looked_on() {
+        let mut patience = Patience::default();
+        let looks = patience.looks(0);
+        patience.slept(looks, Duration::from_millis(3), Duration::from_micros(10));
+        assert_eq!((0..REST).map(|_| patience.looks(0)).max(), Some(0));
+        assert_eq!(patience.looks(0), MOST);
+        patience.found(Duration::from_millis(3));
+        assert_eq!((0..2 * REST).map(|_| patience.looks(0)).max(), Some(0), "twice as long the second time");
+    }
+}
