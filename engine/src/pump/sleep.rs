@@ -26,13 +26,13 @@ impl Pump {
             Arrivals::Starved(have) => Some(have),
             Arrivals::Blocked => None,
         };
+        let dead = !self.channel.is_open();
         let began = Instant::now();
-        let looks = self.patience.looks(self.moved());
+        let looks = if dead { 0 } else { self.patience.looks(self.moved()) };
         if self.look_on(driver, looks, data, room)? {
             self.patience.found(began.elapsed());
             return Ok(true);
         }
-        let dead = !self.channel.is_open();
         if !dead && self.channel.arm_for(data, room)? {
             return Ok(true);
         }
