@@ -11,13 +11,20 @@ use wire::trigger::Trigger;
 use crate::failure::Failure;
 use crate::local_program::LocalProgram;
 use crate::number::{self, NumberError};
-use crate::status;
+use crate::{status, usage};
+
+use super::PROGRAM;
+
+/// Names the agent's socket where no option does.
+const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
+/// Where it is otherwise.
+const SOCKET: &str = "/var/run/qubes/qrexec-agent";
 
 /// Largest data ring, each way, in bytes.
 const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;
 
 /// Ask for a service in another qube.
-#[derive(Debug, Parser)]
+#[derive(Debug, PartialEq, Eq, Parser)]
 #[command(
     name = "qrexec-client-vm",
     override_usage = "qrexec-client-vm [OPTIONS] TARGET SERVICE [PROGRAM [ARGS…]]",
@@ -45,8 +52,8 @@ pub(super) struct Args {
         short = 'a',
         long,
         value_name = "PATH",
-        env = "QREXEC_AGENT_SOCKET",
-        default_value = "/var/run/qubes/qrexec-agent"
+        env = SOCKET_VARIABLE,
+        default_value = SOCKET
     )]
     agent_socket: PathBuf,
     /// Send DATA before what comes from stdin (once)
@@ -84,6 +91,41 @@ pub(super) struct Plan {
 }
 
 impl Args {
+    /// Reads the command line, the program's name first.
+    ///
+    /// # Errors
+    /// The exit status to end with, see [`usage::parse`].
+    pub(super) fn read(args: Vec<OsString>) -> Result<Self, i32> {
+        match Self::without_options(&args) {
+            Some(plain) => Ok(plain),
+            None => usage::parse(PROGRAM, args),
+        }
+    }
+
+    /// A command line without options, which most are: its first word says so, since options end there. All else is
+    /// left to clap, which takes longer to set up than the agent to be asked.
+    fn without_options(args: &[OsString]) -> Option<Self> {
+        let (_, words) = args.split_first()?;
+        let first = words.first().filter(|_| words.len() >= 2)?;
+        let agent_socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET.into());
+        if first.as_bytes().starts_with(b"-") || agent_socket.is_empty() {
+            return None;
+        }
+        Some(Self {
+            buffer_size: None,
+            filter_escape_chars_stdout: false,
+            filter_escape_chars_stderr: false,
+            no_filter_escape_chars_stdout: false,
+            no_filter_escape_chars_stderr: false,
+            agent_socket: agent_socket.into(),
+            prefix_data: Vec::new(),
+            use_stdin_socket: 0,
+            splice: false,
+            source_qube: Vec::new(),
+            words: words.to_vec(),
+        })
+    }
+
     /// Checks everything that can be checked before the agent is asked.
     pub(super) fn plan(self) -> Result<Plan, Failure> {
         let buffer = self.buffer_size.as_deref().map(buffer_size).transpose()?.filter(|size| *size != 0);

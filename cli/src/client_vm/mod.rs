@@ -15,7 +15,7 @@ use wire::stream::Role;
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, SavedStreams};
 use crate::stdio::{self, Streams};
-use crate::{status, usage};
+use crate::status;
 
 mod args;
 mod request;
@@ -34,7 +34,7 @@ pub fn command() -> clap::Command {
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     step::reached("begins");
-    let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {
+    let plan = match Args::read(args).map(Args::plan) {
         Ok(Ok(plan)) => plan,
         Ok(Err(failure)) => return report(&failure),
         Err(status) => return status,

@@ -2,7 +2,7 @@ use super::*;
 
 fn plan(args: &[&str]) -> Result<Plan, i32> {
     let args = std::iter::once(&"qrexec-client-vm").chain(args).map(OsString::from).collect();
-    crate::usage::parse::<Args>("qrexec-client-vm", args)?.plan().map_err(|failure| failure.status)
+    Args::read(args)?.plan().map_err(|failure| failure.status)
 }
 
 fn good(args: &[&str]) -> Plan {
@@ -74,4 +74,21 @@ fn wrong_command_lines() {
     for refused in ["", "+x"] {
         assert_eq!(plan(&["a", refused]).err(), Some(126));
     }
+}
+
+#[test]
+fn without_options_the_words_are_taken_as_clap_takes_them() {
+    use proptest::prelude::*;
+    let word = prop_oneof!["-{0,2}[a-z=@$]{0,3}", Just("--".to_owned()), Just("--help".to_owned())];
+    let command = prop::collection::vec(word, 0..5);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let agree = |words: Vec<String>| {
+        let args: Vec<OsString> =
+            std::iter::once("qrexec-client-vm".into()).chain(words.into_iter().map(Into::into)).collect();
+        if let Some(plain) = Args::without_options(&args) {
+            prop_assert_eq!(plain, Args::try_parse_from(args).expect("clap takes it too"));
+        }
+        Ok(())
+    };
+    runner.run(&command, agree).expect("they agree");
 }
