@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// How long each target runs, after its corpus was replayed
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// Tries the inputs in the order that belongs to this number [default: another one each time]
+    #[arg(long)]
+    seed: Option<u32>,
     /// How many targets run at once [default: one for each processor]
     #[arg(long)]
     jobs: Option<usize>,
@@ -47,13 +50,16 @@ pub(crate) struct Options {
     minimize: bool,
 }
 
+/// What the short runs use: two runs of the same tree try the same, so a finding there comes from the change before it.
+const SHORT_SEED: u32 = 1;
+
 /// A few seconds for every target: the corpus holds, and nothing is found at once.
 pub(crate) fn short() -> Result<(), Failure> {
     if !is_there("c++", &["--version"]) {
         eprintln!("== fuzz (skipped: libFuzzer needs a C++ compiler)");
         return Ok(());
     }
-    run(&Options { targets: Vec::new(), seconds: 5, jobs: None, minimize: false })
+    run(&Options { targets: Vec::new(), seconds: 5, seed: Some(SHORT_SEED), jobs: None, minimize: false })
 }
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
@@ -73,8 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             scope.spawn(|| {
                 while let Some(name) = work.lock().ok().and_then(|mut work| work.next()) {
                     let target = Target { name, host: &host };
-                    let done =
-                        if options.minimize { target.minimize() } else { target.fuzz(options.seconds) };
+                    let done = if options.minimize { target.minimize() } else { target.fuzz(options) };
                     match (done, failed.lock()) {
                         (Ok(line), _) => eprintln!("{line}"),
                         (Err(why), Ok(mut failed)) => failed.push(why),
@@ -160,12 +165,13 @@ impl Target<'_> {
     }
 
     /// Replays the corpus and fuzzes for so long; what is new goes to [`Target::found`].
-    fn fuzz(&self, seconds: u32) -> Result<String, Failure> {
+    fn fuzz(&self, options: &Options) -> Result<String, Failure> {
         for path in [self.found(), self.committed(), self.artifacts()] {
             fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         let mut command = self.program();
-        command.arg(format!("-max_total_time={seconds}")).arg("-print_final_stats=1");
+        command.arg(format!("-max_total_time={}", options.seconds)).arg("-print_final_stats=1");
+        command.args(options.seed.map(|seed| format!("-seed={seed}")));
         command.arg(format!("-artifact_prefix={}/", self.artifacts().display()));
         let dictionary = folder().join("dict").join(self.name);
         if dictionary.exists() {

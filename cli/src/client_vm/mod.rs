@@ -14,8 +14,8 @@ use wire::stream::Role;
 
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, SavedStreams};
-use crate::stdio::{self, Streams};
 use crate::status;
+use crate::stdio::{self, Streams};
 
 mod args;
 mod request;
