@@ -65,6 +65,40 @@ fn the_end_of_stdout_does_not_end_a_loan() {
     });
 }
 
+/// A reader that leaves with bytes unread gives back what was lent to it: the rest goes nowhere, and the call ends.
+#[test]
+fn a_reader_that_leaves_ends_its_loans() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\nhead -c 50000000 /dev/zero\n";
+        let lab = lab().script("vault", "test.Big", script).start().unwrap();
+        let (mut child, input, mut output) = start(&lab, "test.Big", Stdio::inherit());
+        drop(input);
+        output.read_exact(&mut [0; 10]).unwrap();
+        drop(output);
+        assert_eq!(code(child.wait().unwrap()), 0);
+    });
+}
+
+/// Error output that fills the ring behind a loan waits for the reader of stdout, and goes on when that has read.
+#[test]
+fn error_output_behind_a_loan_goes_on_once_that_is_read() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\necho x\nhead -c 2000000 /dev/zero >&2\necho y\n";
+        let lab = lab().script("vault", "test.Mixed", script).start().unwrap();
+        let (mut child, input, mut output) = start(&lab, "test.Mixed", Stdio::piped());
+        drop(input);
+        let mut stderr = child.stderr.take().unwrap();
+        // More than half of the ring has come behind what was lent, so the peer waits or soon will.
+        let mut some = vec![0; 600_000];
+        stderr.read_exact(&mut some).unwrap();
+        let rest = std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()).unwrap());
+        let mut got = String::new();
+        output.read_to_string(&mut got).unwrap();
+        assert_eq!((got.as_str(), rest.join().unwrap()), ("x\ny\n", 1_400_000));
+        assert_eq!(code(child.wait().unwrap()), 0);
+    });
+}
+
 /// The reason why lending is asked for and never given: a reader that passes pages on looks as if it had taken
 /// them, and the next lap of the ring changes what it has passed on.
 #[test]

@@ -58,6 +58,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 /// Runs the program that the executable was called as, or `default` if that is none of ours.
 pub fn main(default: &str) -> ExitCode {
+    engine::process::claim_children();
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
     let Some((name, program)) = called.and_then(find).or_else(|| find(default)) else {
@@ -71,6 +72,7 @@ pub fn main(default: &str) -> ExitCode {
 /// Runs one program with this command line, whatever the executable was called as: what its binary does not name is not
 /// in it.
 pub fn single(name: &str, program: fn(Vec<OsString>) -> i32, command: fn() -> clap::Command) -> ExitCode {
+    engine::process::claim_children();
     let args: Vec<OsString> = std::env::args_os().collect();
     logging::init(name, &args, || Some(usage::complete(command())));
     exit_code(program(args))

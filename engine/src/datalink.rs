@@ -120,7 +120,8 @@ impl<'a> Found<'a> {
         // Set once a server has closed early.
         let mut until: Option<Instant> = None;
         loop {
-            let left = until.map_or(self.limit, |until| until.saturating_duration_since(Instant::now()));
+            let until_then = until.unwrap_or(self.begun + self.limit);
+            let left = until_then.saturating_duration_since(Instant::now());
             match self.meet(left) {
                 // What there was says more than that nothing came after it.
                 Err(_) if until.is_some() => return Err(Error::Closed),

@@ -53,7 +53,8 @@ impl LocalFd {
             FileType::Socket => Ok(LocalFd { fd, kind: Kind::Socket }),
             FileType::RegularFile | FileType::BlockDevice => Ok(LocalFd { fd, kind: Kind::File }),
             FileType::Fifo => Self::reopen(fd, direction),
-            FileType::CharacterDevice if rustix::termios::isatty(&fd) => Self::reopen(fd, direction),
+            // Opening a terminal's other side, the master, would make a new terminal.
+            FileType::CharacterDevice if is_terminal(&fd) && !is_master(&fd) => Self::reopen(fd, direction),
             FileType::CharacterDevice if is_memory_device(stat.st_rdev) => {
                 Ok(LocalFd { fd, kind: Kind::File })
             }
@@ -67,7 +68,7 @@ impl LocalFd {
             Direction::Out => OFlags::WRONLY,
         };
         let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        match fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty()) {
+        match fs::open(own_path(&fd), flags, Mode::empty()) {
             Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own }),
             Err(rustix::io::Errno::NXIO) => Err(io::ErrorKind::BrokenPipe.into()),
             // Somebody else's pipe or terminal, or no /proc: use what we were given.
@@ -114,12 +115,12 @@ impl LocalFd {
             && rustix::pipe::fcntl_setpipe_size(&self.fd, bytes).is_ok_and(|now| now == bytes)
     }
 
-    /// The reading end of a pipe of our own that we write: it tells what is unread after we have closed ours, and
-    /// keeps no reader from seeing the end.
-    pub fn other_end(&self) -> Option<OwnedFd> {
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        fs::open(path, flags, Mode::empty()).ok().filter(|_| self.kind == Kind::Own)
+    /// The name of a pipe of our own, so to speak: with it [`Left::held`] tells what is unread after we have closed
+    /// ours. It keeps neither the pipe nor what is in it.
+    pub fn left(&self) -> Option<Left> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let path = fs::open(own_path(&self.fd), flags, Mode::empty()).ok()?;
+        (self.kind == Kind::Own).then_some(Left(path))
     }
 
     /// Reads into ring spans.
@@ -175,6 +176,29 @@ impl AsFd for LocalFd {
     }
 }
 
+/// A pipe that we have closed and whose reader may still read.
+#[derive(Debug)]
+pub struct Left(OwnedFd);
+
+impl Left {
+    /// Bytes that nobody has read yet: none once its reader has gone too, since the kernel has emptied it then.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match fs::open(own_path(&self.0), flags, Mode::empty()) {
+            Ok(pipe) => held(&pipe),
+            Err(rustix::io::Errno::NXIO) => 0,
+            // Later, perhaps: there is no descriptor left.
+            Err(_) => usize::MAX,
+        }
+    }
+}
+
+/// Where a descriptor of ours can be opened anew.
+fn own_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
 /// Bytes written to a pipe that nobody has read yet. As many as can be if the pipe does not tell.
 pub fn held(pipe: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(pipe).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
@@ -194,6 +218,15 @@ fn eof_if_reset(result: io::Result<usize>) -> io::Result<usize> {
         Err(e) if is_gone(&e) || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(0),
         other => other,
     }
+}
+
+fn is_terminal(fd: &OwnedFd) -> bool {
+    rustix::termios::isatty(fd)
+}
+
+/// Whether this is the side of a terminal that a program plays for another.
+fn is_master(fd: &OwnedFd) -> bool {
+    rustix::pty::ptsname(fd, Vec::new()).is_ok()
 }
 
 /// `/dev/null`, `/dev/zero` and their kin: major 1.

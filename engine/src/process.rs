@@ -20,7 +20,7 @@ mod spawn;
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
-pub use fork::{fork_keeping, fork_pump};
+pub use fork::{claim_children, fork_keeping, fork_pump};
 pub use heap::trim_heap;
 pub use neighbour::Neighbour;
 pub use signals::Signals;
@@ -52,6 +52,9 @@ impl Child {
     fn adopt(pid: Pid) -> io::Result<Self> {
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, status: None }),
+            // It has ended already and nobody had to wait for it: a caller that ignores the ends of its children is no
+            // caller of ours ([`claim_children`]), and its number may be somebody else's by now.
+            Err(error @ rustix::io::Errno::SRCH) => Err(error.into()),
             Err(error) => {
                 // The child is ours and unreaped, so this pid cannot mean anybody else.
                 let _ = rustix::process::kill_process(pid, Signal::KILL);

@@ -47,3 +47,35 @@ fn a_socket_is_used_without_touching_its_flags() {
     drop(b);
     assert_eq!(ours.read(&mut [0; 4]).unwrap(), 0);
 }
+
+/// Opening the master anew would make another terminal, which nobody reads.
+#[test]
+fn the_master_of_a_terminal_is_used_as_it_is() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let ours = LocalFd::adopt(master.try_clone().unwrap(), Direction::Out).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let terminal = fs::open(name.as_c_str(), flags, fs::Mode::empty()).unwrap();
+    assert_eq!(ours.write(b"ab\n").unwrap(), 3);
+    let mut line = [0; 8];
+    assert_eq!(rustix::io::read(&terminal, &mut line).unwrap(), 3);
+}
+
+/// What a pipe holds after we have closed it: what its reader has not read, and nothing once that has gone.
+#[test]
+fn what_is_left_in_a_closed_pipe_is_known() {
+    let (r, w) = rustix::pipe::pipe().unwrap();
+    let ours = LocalFd::adopt(w, Direction::Out).unwrap();
+    ours.write(b"abc").unwrap();
+    let left = ours.left().unwrap();
+    drop(ours);
+    assert_eq!(left.held(), 3);
+    let mut buf = [0; 2];
+    assert_eq!(rustix::io::read(&r, &mut buf).unwrap(), 2);
+    assert_eq!(left.held(), 1);
+    drop(r);
+    assert_eq!(left.held(), 0);
+}

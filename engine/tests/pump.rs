@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -301,4 +303,40 @@ fn what_came_before_a_breach_counts() {
     let exit = (ty::DATA_EXIT_CODE, &3_i32.to_le_bytes()[..]);
     let (outcome, said) = breached(&[(ty::DATA_STDOUT, b"data"), exit]);
     assert_eq!((said.as_str(), outcome.remote, outcome.lost), ("data", Some(3), None));
+}
+
+/// Error output without end, more than its pipe holds at any time: stdout comes through all the same.
+#[test]
+fn a_flood_of_error_output_does_not_starve_stdout() {
+    for logged in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let [client, service] = link(Kind::Shm, dir.path(), 65_536);
+        let mut c = local(Role::Client, client.1);
+        let mut s = local(Role::Service, service.1);
+        if logged {
+            s.call.log_stderr = Some(File::create(dir.path().join("log")).unwrap().into());
+        }
+        let running = [start(client.0, c.call), start(service.0, s.call)];
+        let mut flood = s.err.take().unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        let until = enough.clone();
+        let flooding = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                flood.write_all(&[b'!'; 65_536]).unwrap();
+            }
+        });
+        let mut err = c.err.take().unwrap();
+        let reading = thread::spawn(move || std::io::copy(&mut err, &mut std::io::sink()).unwrap());
+        let bytes = noise(300_000, 5);
+        feed(s.feed.take().unwrap(), bytes.clone());
+        let mut got = vec![0; bytes.len()];
+        c.out.read_exact(&mut got).unwrap();
+        enough.store(true, Ordering::Relaxed);
+        assert!(got == bytes);
+        flooding.join().unwrap();
+        drop((c.feed, s.out));
+        let [client, _] = running.map(|t| t.join().unwrap());
+        assert_eq!(client.remote, Some(0), "{client:?}");
+        assert!(reading.join().unwrap() > 0);
+    }
 }

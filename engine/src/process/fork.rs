@@ -73,6 +73,13 @@ fn in_child(kept: &[u32], body: impl FnOnce() -> i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Sees to it that the ends of children wait to be heard of. A program inherits that they do not, from a shell that said
+/// `trap '' CHLD`, and would lose every exit code. To be called once, before the first child.
+pub fn claim_children() {
+    // SAFETY: the number is a valid signal and `SIG_DFL` a valid disposition; no handler is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 fn reset_signals() {
     for signal in RESET {
         // SAFETY: the number is a valid signal and `SIG_DFL` a valid disposition; no handler is

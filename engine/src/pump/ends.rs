@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::localfd::{Direction, LocalFd, held, is_gone};
+use crate::localfd::{Direction, Left, LocalFd, held, is_gone};
 
 /// stderr that the local side does not take waits here while stdout goes on.
 pub(super) const SPILL: usize = 256 << 10;
@@ -85,7 +85,7 @@ pub(super) struct Sink {
     /// A pipe that takes ring pages instead of copies.
     lends: bool,
     /// The same pipe after it was closed: what its reader has not taken yet is still lent.
-    left: Option<OwnedFd>,
+    left: Option<Left>,
 }
 
 impl Sink {
@@ -149,7 +149,7 @@ impl Sink {
     pub(super) fn held(&self) -> usize {
         match (&self.fd, &self.left) {
             (Some(fd), _) => held(fd),
-            (None, Some(pipe)) => held(pipe),
+            (None, Some(left)) => left.held(),
             (None, None) => 0,
         }
     }
@@ -223,7 +223,7 @@ impl Sink {
         self.spill = Vec::new();
         self.spilt = 0;
         if let Some(fd) = self.fd.take() {
-            self.left = if self.lends { fd.other_end() } else { None };
+            self.left = if self.lends { fd.left() } else { None };
             fd.finish(Direction::Out, self.shut);
         }
     }

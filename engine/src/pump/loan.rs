@@ -34,6 +34,11 @@ impl Loans {
         !self.open.is_empty()
     }
 
+    /// Ring bytes that were used and cannot be given back yet.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.used - self.given
+    }
+
     /// `ring` bytes were used of which `payload` are in the pipe now.
     pub(super) fn lend(&mut self, payload: usize, ring: usize) {
         self.lent += payload as u64;

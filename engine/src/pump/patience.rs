@@ -35,6 +35,8 @@ pub(super) struct Patience {
     looks: u32,
     /// What had been moved before the last sleep.
     moved: u64,
+    /// The last wait ended in a sleep.
+    has_slept: bool,
     /// Sleeps that are left without looks.
     resting: u32,
     next_rest: u32,
@@ -42,7 +44,7 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { looks: MOST, moved: 0, resting: 0, next_rest: REST }
+        Patience { looks: MOST, moved: 0, has_slept: false, resting: 0, next_rest: REST }
     }
 }
 
@@ -53,6 +55,11 @@ impl Patience {
         if since > LITTLE {
             return 0;
         }
+        // Woken for nothing: a peer that only rings is not waited for with the processor.
+        if since == 0 && self.has_slept {
+            self.looks = 1;
+        }
+        self.has_slept = false;
         if self.resting > 0 {
             self.resting -= 1;
             return 0;
@@ -71,6 +78,7 @@ impl Patience {
 
     /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
     pub(super) fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
+        self.has_slept = true;
         if looks == 0 {
             return;
         }
@@ -94,10 +102,28 @@ mod tests {
 
     const LOOK: Duration = Duration::from_micros(1);
 
+    /// Looks after something was moved.
+    fn next(patience: &mut Patience) -> u32 {
+        patience.looks(patience.moved + 1)
+    }
+
     fn miss(patience: &mut Patience, slept: Duration) -> u32 {
-        let looks = patience.looks(0);
+        let looks = next(patience);
         patience.slept(looks, LOOK * looks, slept);
         looks
+    }
+
+    #[test]
+    fn a_peer_that_only_rings_costs_one_look_a_ring() {
+        let mut patience = Patience::default();
+        let looks: Vec<u32> = (0..6)
+            .map(|_| {
+                let looks = patience.looks(0);
+                patience.slept(looks, LOOK * looks, LOOK);
+                looks
+            })
+            .collect();
+        assert_eq!(looks, [16, 1, 1, 1, 1, 1]);
     }
 
     #[test]
@@ -122,17 +148,21 @@ mod tests {
             miss(&mut patience, Duration::from_secs(1));
         }
         assert_eq!(miss(&mut patience, Duration::from_micros(40)), 1);
-        assert_eq!(patience.looks(0), MOST);
+        assert_eq!(next(&mut patience), MOST);
     }
 
     #[test]
     fn a_processor_that_others_want_is_not_looked_on() {
         let mut patience = Patience::default();
-        let looks = patience.looks(0);
+        let looks = next(&mut patience);
         patience.slept(looks, Duration::from_millis(3), Duration::from_micros(10));
-        assert_eq!((0..REST).map(|_| patience.looks(0)).max(), Some(0));
-        assert_eq!(patience.looks(0), MOST);
+        assert_eq!((0..REST).map(|_| next(&mut patience)).max(), Some(0));
+        assert_eq!(next(&mut patience), MOST);
         patience.found(Duration::from_millis(3));
-        assert_eq!((0..2 * REST).map(|_| patience.looks(0)).max(), Some(0), "twice as long the second time");
+        assert_eq!(
+            (0..2 * REST).map(|_| next(&mut patience)).max(),
+            Some(0),
+            "twice as long the second time"
+        );
     }
 }

@@ -165,9 +165,11 @@ impl Pump {
         self.give_back()
     }
 
-    /// Whether pages are lent to a pipe that we have closed already.
-    pub(super) fn awaits_reader(&self) -> bool {
-        self.loans.is_open() && !self.sink.is_open()
+    /// Whether the reader of lent pages has to be watched: no event tells that it takes them, and the pipe is closed
+    /// already, or what came behind them, error output say, holds so much of the ring that the peer may soon wait.
+    pub(super) fn awaits_reader(&mut self) -> bool {
+        let much = (self.channel.rx().size() / 2) as u64;
+        self.loans.is_open() && (!self.sink.is_open() || self.loans.outstanding() >= much)
     }
 
     /// Gives back what nobody reads any more, and rings when a useful part has become free.

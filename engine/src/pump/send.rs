@@ -16,12 +16,12 @@ const LOGGED: usize = 16 << 10;
 impl Pump {
     /// Where a read may go: `None` while the ring has no useful room, or nothing may be read.
     pub(super) fn layout(&mut self) -> Result<Option<Layout>, Stop> {
-        let wanted = self.source.readable().is_some() || self.err_source.readable().is_some();
-        if !wanted || !self.prefix.is_empty() || self.logs_stderr() {
+        let by_hand = self.log.is_some() && self.is_turn_of_stderr();
+        if !self.has_readable() || !self.prefix.is_empty() || by_hand {
             return Ok(None);
         }
         let Some(room) = self.room()? else { return Ok(None) };
-        let enough = room >= self.useful_room() || self.channel.tx().in_flight() == 0;
+        let enough = self.is_enough(room);
         let chunk = self.outgoing.max_chunk();
         let transfer = TRANSFER + HEADER_LEN * TRANSFER.div_ceil(chunk as usize);
         // A quarter of a small ring at a time: both sides are at work.
@@ -29,9 +29,18 @@ impl Pump {
         Ok(enough.then(|| Layout::new(room, chunk)))
     }
 
-    /// Whether stderr must pass through private memory next, because a log gets a copy.
-    pub(super) fn logs_stderr(&self) -> bool {
-        self.log.is_some() && self.err_source.readable().is_some()
+    pub(super) fn has_readable(&self) -> bool {
+        self.source.readable().is_some() || self.err_source.readable().is_some()
+    }
+
+    /// Whether stderr is to be read next: both in turn where both have something, so that neither starves the other.
+    pub(super) fn is_turn_of_stderr(&self) -> bool {
+        self.err_source.readable().is_some() && !(self.err_was_read && self.source.readable().is_some())
+    }
+
+    /// Whether so much room is worth a read: useful, or all that there can be.
+    fn is_enough(&mut self, room: usize) -> bool {
+        room >= self.useful_room() || self.channel.tx().in_flight() == 0
     }
 
     /// Free bytes, `None` once the peer takes nothing any more.
@@ -69,6 +78,7 @@ impl Pump {
         asked: usize,
         result: io::Result<usize>,
     ) -> Result<(), Stop> {
+        self.err_was_read = err;
         let source = if err { &mut self.err_source } else { &mut self.source };
         match result {
             Ok(0) => source.close(),
@@ -84,6 +94,8 @@ impl Pump {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => source.set_ready(false),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // As where a log gets a copy: the call goes on without its error output.
+            Err(_) if err => source.close(),
             Err(e) => {
                 source.close();
                 return Err(Stop::local("reading what is to be sent")(e));
@@ -113,7 +125,7 @@ impl Pump {
     /// What is to be sent and is not a plain transfer: prefix, logged stderr, ends, the exit code.
     pub(super) fn outbound_rest(&mut self) -> Result<bool, Stop> {
         let mut moved = self.send_prefix()?;
-        if self.logs_stderr() && self.prefix.is_empty() {
+        if self.log.is_some() && self.is_turn_of_stderr() && self.prefix.is_empty() {
             moved |= self.send_logged_stderr()?;
         }
         // A service that asks for one socket and then closes its stdout has not ended.
@@ -149,10 +161,17 @@ impl Pump {
         if self.prefix.is_empty() {
             return Ok(false);
         }
-        let prefix = std::mem::take(&mut self.prefix);
+        // A peer that makes room byte by byte must not have the rest moved up each time.
+        if let Some(room) = self.room()?
+            && !self.is_enough(room)
+        {
+            return Ok(false);
+        }
+        let mut prefix = std::mem::take(&mut self.prefix);
         let sent = self.send_copy(self.role.sends(), &prefix)?;
         if !self.cut {
-            self.prefix = prefix[sent..].to_vec();
+            prefix.drain(..sent);
+            self.prefix = prefix;
         }
         Ok(sent > 0)
     }
@@ -160,7 +179,9 @@ impl Pump {
     /// Reads stderr into private memory, gives the log its copy and sends the rest of the way.
     pub(super) fn send_logged_stderr(&mut self) -> Result<bool, Stop> {
         let Some(room) = self.room()? else { return Ok(false) };
-        let Some(fd) = self.err_source.readable().filter(|_| room > HEADER_LEN) else { return Ok(false) };
+        let enough = self.is_enough(room) && room > HEADER_LEN;
+        let Some(fd) = self.err_source.readable().filter(|_| enough) else { return Ok(false) };
+        self.err_was_read = true;
         let mut bytes = vec![0u8; (room - HEADER_LEN).min(LOGGED).min(self.outgoing.max_chunk() as usize)];
         match fd.read(&mut bytes) {
             Ok(0) => self.err_source.close(),

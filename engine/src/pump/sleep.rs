@@ -104,9 +104,7 @@ impl Pump {
             || (self.role == Role::Service && ended(&self.err_source, Kind::Stderr));
         if self.cut {
             0
-        } else if !self.prefix.is_empty() || self.logs_stderr() {
-            HEADER_LEN + 1
-        } else if self.source.readable().is_some() || self.err_source.readable().is_some() {
+        } else if !self.prefix.is_empty() || self.has_readable() {
             self.useful_room()
         } else if eof {
             HEADER_LEN

@@ -54,6 +54,8 @@ pub(super) struct Pump {
     pub(super) outcome: Outcome,
     pub(super) sleeps: u64,
     pub(super) patience: Patience,
+    /// stderr was read last: stdout comes first now.
+    pub(super) err_was_read: bool,
     /// Who is at the local end, once that was looked for.
     neighbour: Option<Option<Neighbour>>,
 }
@@ -93,6 +95,7 @@ impl Pump {
             outcome: Outcome::default(),
             sleeps: 0,
             patience: Patience::default(),
+            err_was_read: false,
             neighbour: None,
             role: call.role,
             channel,
@@ -165,7 +168,7 @@ impl Pump {
     /// The turn's two transfers: ring → sink and source → ring.
     fn transfer(&mut self, driver: &mut dyn Driver) -> Result<bool, Stop> {
         let layout = self.layout()?;
-        let from_err = self.err_source.readable().is_some();
+        let from_err = self.is_turn_of_stderr();
         let head = self.inbound.head();
         let (tx, rx) = self.channel.halves();
 

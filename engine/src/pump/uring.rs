@@ -34,7 +34,8 @@ struct Armed {
 }
 
 pub(super) struct Uring {
-    ring: IoUring,
+    /// Gone after an error of the ring itself, with all that was queued in it: then `poll` does the work.
+    ring: Option<IoUring>,
     armed: [Option<Armed>; PLACES],
     /// Poll results that arrived while transfers were reaped.
     early: Ready,
@@ -47,7 +48,7 @@ impl Uring {
     pub(super) fn new(syscalls: u64) -> io::Result<Uring> {
         let ring = IoUring::builder().setup_clamp().build(ENTRIES)?;
         Ok(Uring {
-            ring,
+            ring: Some(ring),
             armed: [None; PLACES],
             early: [PollFlags::empty(); PLACES],
             serial: 0,
@@ -55,21 +56,36 @@ impl Uring {
         })
     }
 
+    fn ring(&mut self) -> io::Result<&mut IoUring> {
+        self.ring.as_mut().ok_or_else(|| io::Error::other("the io_uring instance was given up"))
+    }
+
+    /// Queues an entry. A caller whose entries name memory gives up the ring on every error from here until it has
+    /// reaped them, see [`Uring::together`].
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        let ring = self.ring()?;
         // SAFETY: poll entries name descriptors only. Transfer entries name `iovec`s of `Spans` which
-        // `transfer` keeps borrowed until it has reaped both completions.
-        unsafe { self.ring.submission().push(entry) }
+        // `transfer` keeps borrowed until `together` has reaped both completions, or has closed the ring, with which
+        // what was queued and not submitted is gone; what was submitted never waits.
+        unsafe { ring.submission().push(entry) }
             .map_err(|_| io::Error::other("the io_uring submission queue is full"))
+    }
+
+    /// Closes the ring for good.
+    fn give_up(&mut self) {
+        self.ring = None;
+        self.armed = [None; PLACES];
     }
 
     /// Submits what is queued and waits for completions, or until `limit` has passed.
     fn enter(&mut self, wait: usize, limit: Option<Duration>) -> io::Result<()> {
         self.syscalls += 1;
+        let ring = self.ring()?;
         let entered = match limit.map(types::Timespec::from) {
-            None => self.ring.submit_and_wait(wait),
+            None => ring.submit_and_wait(wait),
             Some(limit) => {
                 let args = types::SubmitArgs::new().timespec(&limit);
-                self.ring.submitter().submit_with_args(wait, &args)
+                ring.submitter().submit_with_args(wait, &args)
             }
         };
         match entered {
@@ -109,7 +125,8 @@ impl Uring {
 
     /// Takes completions: polls into `ready`, transfers into `results`.
     fn reap(&mut self, ready: &mut Ready, results: &mut Results) {
-        for entry in self.ring.completion() {
+        let Some(ring) = &mut self.ring else { return };
+        for entry in ring.completion() {
             let tag = entry.user_data();
             if let Some(i) = TRANSFERS.iter().position(|t| *t == tag) {
                 results[i] = Some(check(entry.result()));
@@ -144,7 +161,16 @@ impl Uring {
         mended
     }
 
+    /// Both by the ring. On an error nothing of them is queued any more: the ring is gone.
     fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
+        let results = self.submit_both(transfers);
+        if results.is_err() {
+            self.give_up();
+        }
+        results
+    }
+
+    fn submit_both(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
         for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
             if let Some(transfer) = transfer {
                 self.push(&entry(transfer)?.user_data(tag))?;
@@ -207,11 +233,11 @@ fn suits(transfer: &Option<Transfer<'_>>) -> bool {
 impl Driver for Uring {
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results {
         // One transfer costs the same either way, and a plain call is the simpler one.
-        if transfers.iter().all(suits) {
+        if self.ring.is_some() && transfers.iter().all(suits) {
             match self.together(&transfers) {
                 Ok(results) => return self.mend(results, &transfers),
-                // Before anything was submitted, or for good.
-                Err(e) => return [Some(Err(e)), None],
+                // The kernel had no memory for requests, say: nothing was moved.
+                Err(error) => tracing::debug!("io_uring is given up: {error}"),
             }
         }
         transfers.map(|t| {
@@ -223,6 +249,33 @@ impl Driver for Uring {
     }
 
     fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
+        if self.ring.is_some() {
+            match self.wait_by_ring(wants, limit) {
+                Ok(ready) => return Ok(ready),
+                Err(error) => tracing::debug!("io_uring is given up: {error}"),
+            }
+            self.give_up();
+        }
+        self.syscalls += 1;
+        poll_all(wants, limit)
+    }
+
+    fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
+        self.syscalls += 2;
+        poll_all(wants, Some(Duration::ZERO))
+    }
+
+    fn syscalls(&self) -> u64 {
+        self.syscalls
+    }
+
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+}
+
+impl Uring {
+    fn wait_by_ring(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
         let mut ready = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
         self.arm(wants)?;
         // Completions that tell nothing end a wait too, and a wait that submitted something does not say
@@ -237,18 +290,5 @@ impl Driver for Uring {
             }
         }
         Ok(ready)
-    }
-
-    fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
-        self.syscalls += 2;
-        poll_all(wants, Some(Duration::ZERO))
-    }
-
-    fn syscalls(&self) -> u64 {
-        self.syscalls
-    }
-
-    fn name(&self) -> &'static str {
-        "io_uring"
     }
 }

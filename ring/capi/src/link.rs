@@ -94,13 +94,29 @@ impl Link {
         loop {
             let room = self.channel.writable()?;
             if room >= least {
-                return Ok(self.put(from, room.min(from.len()))?);
+                let n = self.put(from, room.min(from.len()))?;
+                // Less than was wanted, or less room than the caller was told of once and may wait to have again.
+                if !blocking && (n < from.len() || self.told_room.is_some()) {
+                    self.tell_room()?;
+                }
+                return Ok(n);
             }
             if !blocking {
+                self.tell_room()?;
                 return Ok(0);
             }
             self.sleep(None, least)?;
         }
+    }
+
+    /// A caller that could not write all it wanted polls next: the peer is asked to ring for room, and what became
+    /// free since the last look is as good as a ring.
+    fn tell_room(&mut self) -> Result<(), Error> {
+        let before = self.channel.tx().known_room();
+        let room = self.look_for_room()?;
+        self.unsettled |= room > before;
+        self.told_room = Some(before.min(room));
+        Ok(())
     }
 
     fn put(&mut self, from: &Source<'_>, n: usize) -> Result<usize, Error> {

@@ -30,6 +30,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"qrxs");
 const VERSION: u32 = 1;
 /// `magic: u32, version: u32, left_order: u16, right_order: u16`, little-endian.
 const OFFER: usize = 12;
+/// Doorbells that are answered at once: more than a socket holds of a peer that rings for each of its writes.
+const ANSWER: usize = 16 << 10;
 /// The memfd can neither shrink nor grow nor be unsealed, so no access to it can fault. Holes can be
 /// punched into it, which read as zeroes: lies of the peer about its own bytes.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -177,7 +179,8 @@ impl Bell for Doorbell {
     }
 
     fn acknowledge(&mut self) -> Result<bool, Error> {
-        let mut bytes = [0u8; 256];
+        // Room for a peer that rings without end: one answer for all of it. What the bytes are does not matter.
+        let mut bytes = [MaybeUninit::<u8>::uninit(); ANSWER];
         match recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) | Err(Errno::CONNRESET | Errno::NOTCONN) => Ok(false),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
