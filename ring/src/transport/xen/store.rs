@@ -79,13 +79,18 @@ impl Store {
         self.ask(Request::Watch(path)).map(drop).map_err(Error::io(format!("watching {path} in xenstore")))
     }
 
-    /// Whether xenstore still serves a domain. It stops when the domain begins to die, even if the
-    /// hypervisor keeps what is left of it for as long as we map its pages.
-    pub(super) fn serves(&mut self, domain: u32) -> Result<bool, Error> {
-        match self.ask(Request::IsIntroduced(domain)) {
-            Ok(answer) => Ok(answer.first() != Some(&b'F')),
-            Err(error) => Err(Error::io(format!("asking xenstore for domain {domain}"))(error)),
-        }
+    /// Asks whether xenstore still serves a domain, and does not wait. It stops when the domain begins to die, even if
+    /// the hypervisor keeps what is left of it for as long as we map its pages. One question at a time.
+    pub(super) fn ask_if_served(&mut self, domain: u32) -> Result<(), Error> {
+        let asked = self.begin(Request::IsIntroduced(domain));
+        asked.map_err(Error::io(format!("asking xenstore for domain {domain}")))
+    }
+
+    /// The answer to [`Store::ask_if_served`], if it has arrived.
+    pub(super) fn is_served(&mut self) -> Result<Option<bool>, Error> {
+        let heard =
+            self.heard().and_then(Option::transpose).map_err(Error::io("asking xenstore for a domain"))?;
+        Ok(heard.map(|answer| answer.first() != Some(&b'F')))
     }
 
     /// Whether anything has changed since the last call. Takes what has arrived, and does not wait.
@@ -251,6 +256,16 @@ mod tests {
     #[test]
     fn a_domain_is_served_unless_the_answer_is_no() {
         let mut store = answered_by(vec![message(17, b"T\0"), message(17, b"F\0")]);
-        assert!(store.serves(5).unwrap() && !store.serves(5).unwrap());
+        let mut ask = || {
+            store.ask_if_served(5).unwrap();
+            loop {
+                // It never waits; the test does.
+                poll(&mut [PollFd::new(&store.fd, PollFlags::IN)], None).unwrap();
+                if let Some(served) = store.is_served().unwrap() {
+                    return served;
+                }
+            }
+        };
+        assert!(ask() && !ask());
     }
 }

@@ -4,7 +4,8 @@
 //! A process that ends tells its peer, however it ends: the kernel clears its live byte and sends an event when its
 //! pages are unmapped. A domain that is destroyed tells nobody. In dom0, xenstore tells. In a VM, the agent asks
 //! xenstore once a second for all calls together and tells those concerned (see [`super::warden`]); only where no agent
-//! of ours runs, or none runs just now, does a channel ask for itself. Nothing of this is on the way of the data.
+//! of ours runs, or none runs just now, does a channel ask for itself. Nothing of this is on the way of the data, and no
+//! answer is ever waited for: xenstore may be slow, and a daemon serves others meanwhile.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -33,11 +34,11 @@ pub(super) struct Vigil {
 /// Who would know.
 enum Source {
     /// Xenstore says that some domain is gone; beside it the hypervisor is asked, which costs no message.
-    Release(Store, OwnedFd),
+    Release { store: Store, asked: bool, timer: OwnedFd },
     /// The agent says that this one is.
     Agent(OwnedFd),
-    /// Nobody: a timer says when to ask.
-    Timer(OwnedFd),
+    /// Nobody: a timer says when to ask, and `asked` has the answer one day.
+    Timer { timer: OwnedFd, asked: Option<Store> },
 }
 
 impl Vigil {
@@ -51,7 +52,7 @@ impl Vigil {
             _ => warden::ask(peer).map(Source::Agent).ok(),
         };
         let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let source = source.map_or_else(|| Ok(Source::Timer(timer(PERIOD)?)), Ok).map_err(failed)?;
+        let source = source.map_or_else(alone, Ok)?;
         let vigil = Vigil { peer, source, either };
         vigil.watch_source()?;
         Ok(Some(vigil))
@@ -65,7 +66,7 @@ impl Vigil {
     /// To be asked when the descriptor is ready and nothing that was added is.
     pub(super) fn is_peer_gone(&mut self) -> Result<bool, Error> {
         match &mut self.source {
-            Source::Release(store, timer) => match was_released(store, self.peer) {
+            Source::Release { store, asked, timer } => match was_released(store, asked, self.peer) {
                 Ok(gone) => Ok(gone || (has_ticked(timer) && !xendev::knows(self.peer))),
                 Err(_) => self.ask_alone().map(|()| false),
             },
@@ -75,23 +76,34 @@ impl Vigil {
                 // The agent is gone; the call goes on without it.
                 _ => self.ask_alone().map(|()| false),
             },
-            Source::Timer(timer) => {
-                if !has_ticked(timer) {
-                    return Ok(false);
-                }
-                if let Ok(agent) = warden::ask(self.peer) {
-                    self.turn_to(Source::Agent(agent))?;
-                    return Ok(false);
-                }
-                // An answer that cannot be had is no bad news.
-                let served = || Store::open().and_then(|mut store| store.serves(self.peer)).unwrap_or(true);
-                Ok(!xendev::knows(self.peer) || !served())
-            }
+            Source::Timer { timer, asked } => match answer(asked) {
+                Some(served) => Ok(!served),
+                None if !has_ticked(timer) => Ok(false),
+                None => self.on_tick(),
+            },
         }
     }
 
+    /// Turns to the agent, if there is one again; else asks the hypervisor, and xenstore unless it was asked already.
+    fn on_tick(&mut self) -> Result<bool, Error> {
+        if let Ok(agent) = warden::ask(self.peer) {
+            return self.turn_to(Source::Agent(agent)).map(|()| false);
+        }
+        if !xendev::knows(self.peer) {
+            return Ok(true);
+        }
+        let Source::Timer { asked: asked @ None, .. } = &mut self.source else { return Ok(false) };
+        // A question that cannot be asked is no bad news.
+        let question = Store::open().and_then(|mut store| store.ask_if_served(self.peer).map(|()| store));
+        if let Ok(store) = question {
+            watch(&self.either, &store, 0).map_err(failed)?;
+            *asked = Some(store);
+        }
+        Ok(false)
+    }
+
     fn ask_alone(&mut self) -> Result<(), Error> {
-        self.turn_to(Source::Timer(timer(PERIOD).map_err(failed)?))
+        self.turn_to(alone()?)
     }
 
     /// The old source leaves the epoll instance with its last descriptor.
@@ -102,8 +114,10 @@ impl Vigil {
 
     fn watch_source(&self) -> Result<(), Error> {
         match &self.source {
-            Source::Release(store, timer) => self.watch_too(store).and_then(|()| self.watch_too(timer)),
-            Source::Agent(fd) | Source::Timer(fd) => self.watch_too(fd),
+            Source::Release { store, timer, .. } => {
+                self.watch_too(store).and_then(|()| self.watch_too(timer))
+            }
+            Source::Agent(fd) | Source::Timer { timer: fd, .. } => self.watch_too(fd),
         }
     }
 }
@@ -117,7 +131,18 @@ impl AsFd for Vigil {
 fn released() -> Result<Source, Error> {
     let mut store = Store::open()?;
     store.watch(RELEASE)?;
-    Ok(Source::Release(store, timer(PERIOD).map_err(failed)?))
+    Ok(Source::Release { store, asked: false, timer: timer(PERIOD).map_err(failed)? })
+}
+
+fn alone() -> Result<Source, Error> {
+    Ok(Source::Timer { timer: timer(PERIOD).map_err(failed)?, asked: None })
+}
+
+/// The answer that has come, if one has: whether the domain is served. One that cannot be had is no bad news.
+fn answer(asked: &mut Option<Store>) -> Option<bool> {
+    let heard = asked.as_mut()?.is_served().transpose()?;
+    *asked = None;
+    Some(heard.unwrap_or(true))
 }
 
 fn has_ticked(timer: &OwnedFd) -> bool {
@@ -125,13 +150,21 @@ fn has_ticked(timer: &OwnedFd) -> bool {
 }
 
 /// Xenstore says only that some domain is gone, so it is asked for this one; it may say it again meanwhile.
-fn was_released(store: &mut Store, peer: u32) -> Result<bool, Error> {
-    while store.changed()? {
-        if !store.serves(peer)? {
-            return Ok(true);
+fn was_released(store: &mut Store, asked: &mut bool, peer: u32) -> Result<bool, Error> {
+    loop {
+        if *asked {
+            let Some(served) = store.is_served()? else { return Ok(false) };
+            *asked = false;
+            if !served {
+                return Ok(true);
+            }
         }
+        if !store.changed()? {
+            return Ok(false);
+        }
+        store.ask_if_served(peer)?;
+        *asked = true;
     }
-    Ok(false)
 }
 
 /// A timer that is ready every `period`; never, if that is zero.
