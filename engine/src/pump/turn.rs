@@ -3,7 +3,7 @@
 
 use std::io;
 
-use ring::{Channel, Spans};
+use ring::{Channel, Patience, Spans};
 use wire::stream::{Kind, Outgoing, Role};
 
 use super::driver::{Driver, Transfer};
@@ -11,7 +11,6 @@ use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
-use super::patience::Patience;
 use super::receive::Arrivals;
 use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
 use crate::localfd::{Direction, LocalFd};
@@ -92,7 +91,7 @@ impl Pump {
             cut: false,
             outcome: Outcome::default(),
             sleeps: 0,
-            patience: Patience::default(),
+            patience: Patience::new(channel.is_far()),
             neighbour: None,
             role: call.role,
             channel,
@@ -108,10 +107,10 @@ impl Pump {
     pub(super) fn grow(&mut self) {
         let (tx, rx) = (self.channel.tx().size(), self.channel.rx().size());
         if let Some(fd) = self.source.pollable() {
-            fd.grow(tx.min(PIPE));
+            fd.grow((4 * tx).min(PIPE));
         }
         if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
-            fd.grow(rx.min(PIPE));
+            fd.grow((4 * rx).min(PIPE));
         }
     }
 
@@ -177,7 +176,7 @@ impl Pump {
         let lends = sink.lends();
         let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
         if let Some(fd) = to {
-            let mut limit = fd.write_limit().min(TRANSFER).min(rx.size() / 4);
+            let mut limit = fd.write_limit().min(TRANSFER);
             for (at, len) in self.inbound.pieces(rx.known_ready()) {
                 let len = len.min(limit);
                 if len == 0 || !rx.spans(at, len, &mut drain) {

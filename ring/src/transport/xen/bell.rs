@@ -42,6 +42,10 @@ impl Bell for Doorbell {
         false
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn wants_in(&mut self) -> bool {
         true
     }
