@@ -3,21 +3,26 @@
 //! against `tests/xen/peer.c` doing the same with libxenvchan.
 //!
 //! `xen_flow source CLIENT PORT RING` sends its standard input, `xen_flow sink SERVER PORT` writes what comes to its
-//! standard output. Both then say on standard error what it cost.
+//! standard output; RING 0 is what a call gets unasked. `xen_flow send CLIENT PORT RING MIB` and `xen_flow receive SERVER
+//! PORT` move bytes from memory to memory by the ring's own blocking `write` and `read`, without a pump. All then say on
+//! standard error what it cost.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use engine::datalink;
-use engine::pump::{self, Call, Outcome};
-use ring::{Channel, Sizes, Transport};
+use engine::pump::{self, Call, Cost, Outcome};
+use ring::{Blocking, Channel, Sizes, Transport};
 use wire::stream::Role;
 
 /// Nothing takes longer here; what does was lost.
 const LOST: Duration = Duration::from_secs(60);
 /// The ring of the direction in which nothing but the exit code flows.
 const BACK: usize = 4096;
+/// What one `write` or `read` is given: as much as `tests/xen/peer.c` gives libxenvchan's.
+const PIECE: usize = 64 << 10;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -38,8 +43,11 @@ fn run(args: &[String]) -> Result<(), Failure> {
     let transport = Transport::from_env()?;
     match (verb.as_str(), &numbers[..]) {
         ("source", &[peer, port, ring]) => {
-            let sizes = Sizes { left: BACK, right: ring as usize };
-            let (channel, version) = datalink::serve(&transport, peer, port, sizes, LOST)?;
+            let rings = match ring as usize {
+                0 => transport.data_rings(None)?,
+                right => transport.rings(Sizes { left: BACK, right })?,
+            };
+            let (channel, version) = datalink::serve_with(&transport, peer, port, rings, LOST)?;
             let stdout = Some(std::io::stdin().as_fd().try_clone_to_owned()?);
             flow("source", channel, Call { stdout, ..Call::new(Role::Client, version) })
         }
@@ -48,8 +56,53 @@ fn run(args: &[String]) -> Result<(), Failure> {
             let stdin: Option<OwnedFd> = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
             flow("sink", channel, Call { stdin, ..Call::new(Role::Service, version) })
         }
-        _ => Err("usage: xen_flow source CLIENT PORT RING | sink SERVER PORT".into()),
+        ("send", &[peer, port, ring, mib]) => {
+            let sizes = Sizes { left: BACK, right: ring as usize };
+            send(transport.listen(peer, port, sizes)?.accept_within(LOST)?, u64::from(mib) << 20)
+        }
+        ("receive", &[peer, port]) => receive(transport.connect(peer, port)?.connect_within(LOST)?),
+        _ => Err("usage: xen_flow source CLIENT PORT RING | sink SERVER PORT\n\
+                  \x20      | send CLIENT PORT RING MIB | receive SERVER PORT"
+            .into()),
     }
+}
+
+fn send(channel: Channel, total: u64) -> Result<(), Failure> {
+    let (mut to, bytes) = (Blocking::new(channel), vec![b'x'; PIECE]);
+    to.read_exact(&mut [0])?;
+    let start = Instant::now();
+    let mut left = total;
+    while left > 0 {
+        let n = left.min(PIECE as u64) as usize;
+        to.write_all(&bytes[..n])?;
+        left -= n as u64;
+    }
+    to.flush()?;
+    report("send", &of_memory(&to, 0, total), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn receive(channel: Channel) -> Result<(), Failure> {
+    let (mut from, mut bytes) = (Blocking::new(channel), vec![0; PIECE]);
+    from.write_all(b"k")?;
+    from.flush()?;
+    let start = Instant::now();
+    let mut got = 0;
+    loop {
+        match from.read(&mut bytes)? {
+            0 => break,
+            n => got += n as u64,
+        }
+    }
+    report("receive", &of_memory(&from, got, 0), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn of_memory(side: &Blocking, bytes_in: u64, bytes_out: u64) -> Outcome {
+    let counters = side.channel().counters();
+    let (rings, wakes, copied, sleeps) = (counters.rings, counters.wakes, counters.copied, side.sleeps());
+    let cost = Cost { rings, wakes, copied, sleeps, engine: "blocking", ..Cost::default() };
+    Outcome { bytes_in, bytes_out, cost, ..Outcome::default() }
 }
 
 fn flow(role: &str, channel: Channel, call: Call) -> Result<(), Failure> {

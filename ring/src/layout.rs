@@ -146,6 +146,13 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// All that are larger than these, with rings of the same size up to `most` bytes each way, the largest first.
+    pub fn up_to(self, most: usize) -> impl Iterator<Item = Orders> {
+        let least = self.left.max(self.right).0;
+        let larger = (least + 1..=MAX_ORDER).rev().map(Order).filter(move |order| order.bytes() <= most);
+        larger.map(|order| Orders { left: order, right: order })
+    }
+
     /// Checks a pair that a peer named: each 10 to 20, and not the same small order twice,
     /// since both would lie at the same place of page 0.
     pub fn validate(left: u16, right: u16) -> Result<Orders, Error> {

@@ -15,11 +15,14 @@
 //! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
 //! | `trim` | giving the memory of an empty ring back |
 //! | [`channel`] | both rings, the notify protocol, liveness |
+//! | [`patience`] | how often to look again before a sleep |
+//! | [`blocking`] | a channel as a plain reader and writer |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
 //! | `xendev` | the devices of a Xen guest, by plain ioctls |
 //! | `xenvchan` | Xen's own C library, found at run time, for comparison |
 //! | [`unix`] | unix sockets at paths of any length |
 
+pub mod blocking;
 pub mod channel;
 pub mod consumer;
 pub mod error;
@@ -30,6 +33,7 @@ pub mod layout;
 #[cfg(test)]
 mod loom_tests;
 mod page;
+pub mod patience;
 mod peer;
 pub mod producer;
 mod region;
@@ -42,10 +46,12 @@ mod xendev;
 #[cfg(feature = "xen")]
 mod xenvchan;
 
+pub use blocking::Blocking;
 pub use channel::{Channel, Counters};
 pub use consumer::Consumer;
 pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
+pub use patience::Patience;
 pub use producer::Producer;
 pub use spans::{Access, Spans};
 pub use transport::{Connector, Kind, Listener, Rings, Transport, Warden};

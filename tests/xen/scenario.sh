@@ -158,33 +158,36 @@ churn() {
     result "no key is left" "$left" 0
 }
 
-# flow NAME MIB VM1-COMMAND VM2-COMMAND: one way from VM to VM; processor time as Xen counts it, both domains' (0.1 s).
-vcpu_s() { xl list "$1" | awk 'END { print $6 }'; }
+# flow NAME MIB VM1-COMMAND VM2-COMMAND: one way from VM to VM; processor time as Xen counts it, both domains'.
 flow() {
-    before1=$(vcpu_s vm1) before2=$(vcpu_s vm2)
+    used=$(vcpu "$VM1" "$VM2")
     both "$1" 60 "$3" "$4"
-    echo "LAB FLOW $1: $2 MiB," "$(echo "$before1 $(vcpu_s vm1) $before2 $(vcpu_s vm2) $2" |
-        awk '{ printf "vCPU %.2f ms/MiB sender, %.2f receiver", ($2 - $1) * 1000 / $5, ($4 - $3) * 1000 / $5 }')"
+    echo "LAB FLOW $1: $2 MiB, $((($(vcpu "$VM1" "$VM2") - used) / $2)) us of both vCPUs a MiB"
 }
 
-# The pump against libxenvchan's own write and read loops, in turn, several times: docs/xen.md says what comes out.
+# Ours against libxenvchan's own write and read loops, in turn, several times: docs/xen.md says what comes out.
 speed() {
     [ -e /test/peer ] || return
     mib=${SPEED_MIB:-8} port=400
+    memory=$((mib * 8))
     fill="dd if=/dev/zero bs=65536 count=$((mib << 4)) 2>/dev/null" drain="dd of=/dev/null bs=65536 2>/dev/null"
     for round in $(seq "${SPEED_ROUNDS:-1}"); do
         for ring in 65536 1048576; do
-            flow "ours, pipe to pipe, ring $ring" $mib "$fill | xen_flow source $VM2 $port $ring" "xen_flow sink $VM1 $port | $drain"
-            flow "libxenvchan, pipe to pipe, ring $ring" $mib "$fill | peer source $VM2 $((port + 1)) $ring 65536 0" \
-                "peer sink $VM1 $((port + 1)) 65536 0 | $drain"
-            flow "libxenvchan, memory to memory, ring $ring" $mib "peer source $VM2 $((port + 2)) $ring 65536 $mib" \
-                "peer sink $VM1 $((port + 2)) 65536 $mib"
-            library="QREXEC_TRANSPORT=libxenvchan xen_flow"
-            flow "our pump over libxenvchan, pipe to pipe, ring $ring" $mib "$fill | $library source $VM2 $((port + 3)) $ring" \
-                "$library sink $VM1 $((port + 3)) | $drain"
+            flow "ours, memory to memory, ring $ring" $memory "xen_flow send $VM2 $port $ring $memory" "xen_flow receive $VM1 $port"
+            flow "libxenvchan, memory to memory, ring $ring" $memory "peer source $VM2 $((port + 1)) $ring 65536 $memory" \
+                "peer sink $VM1 $((port + 1)) 65536 $memory"
+            flow "ours, pipe to pipe, ring $ring" $mib "$fill | xen_flow source $VM2 $((port + 2)) $ring" \
+                "xen_flow sink $VM1 $((port + 2)) | $drain"
+            flow "libxenvchan, pipe to pipe, ring $ring" $mib "$fill | peer source $VM2 $((port + 3)) $ring 65536 0" \
+                "peer sink $VM1 $((port + 3)) 65536 0 | $drain"
             port=$((port + 4))
         done
+        flow "ours, pipe to pipe, ring chosen by us" $mib "$fill | xen_flow source $VM2 $port 0" "xen_flow sink $VM1 $port | $drain"
+        port=$((port + 1))
     done
+    library="QREXEC_TRANSPORT=libxenvchan xen_flow"
+    flow "our pump over libxenvchan, pipe to pipe, ring 65536" $mib "$fill | $library source $VM2 $port 65536" \
+        "$library sink $VM1 $port | $drain"
 }
 
 # qrexec-bench between the VMs, its table on the console.

@@ -10,7 +10,7 @@ use crate::steps::{Failure, cargo, is_there, root, step};
 const LIMIT: &str = "600";
 
 /// What of Xen's is linked with the C peer.
-const LIBRARIES: [&str; 4] = ["-lxenvchan", "-lxenevtchn", "-lxengnttab", "-lxenstore"];
+const LIBRARIES: [&str; 5] = ["-lxenvchan", "-lxenevtchn", "-lxengnttab", "-lxenstore", "-ldl"];
 
 /// Small programs for single channels.
 const EXAMPLES: [&str; 3] = ["xen_peer", "xen_inplace", "xen_flow"];
@@ -47,13 +47,21 @@ fn build(programs: &Path) -> Result<(), Failure> {
         let from = built.join("release").join(from);
         step("strip", Command::new("strip").arg("-o").arg(programs.join(to)).arg(from))?;
     }
-    let peer = programs.join("peer");
-    let _ = fs::remove_file(&peer);
+    for name in ["peer", "vcpu"] {
+        let _ = fs::remove_file(programs.join(name));
+    }
     if !is_there("pkg-config", &["--exists", "xenvchan"]) {
         eprintln!("== no libxen-dev: nothing is tried against Xen's own libxenvchan");
         return Ok(());
     }
+    compile(programs, "vcpu", &["-lxenctrl"])?;
+    compile(programs, "peer", &LIBRARIES)
+}
+
+/// One of the C programs of `tests/xen`.
+fn compile(programs: &Path, name: &str, libraries: &[&str]) -> Result<(), Failure> {
     let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-Wall", "-rdynamic"]).arg(root().join("tests/xen/peer.c")).arg("-o").arg(peer);
-    step("C peer", compiler.args(LIBRARIES).arg("-ldl"))
+    compiler.args(["-O2", "-Wall", "-rdynamic"]).arg(root().join(format!("tests/xen/{name}.c")));
+    compiler.arg("-o").arg(programs.join(name)).args(libraries);
+    step(name, &mut compiler)
 }

@@ -3,7 +3,7 @@
 use engine::exec::{Prepared, Services, Stderr};
 use engine::pump::Call;
 use engine::{datalink, localfd, pump};
-use ring::{Sizes, Transport};
+use ring::Transport;
 use wire::command::{Command, CommandKind};
 use wire::names::DomainId;
 use wire::stream::Role;
@@ -32,9 +32,9 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
 
     let mut daemon = Daemon::connect(&plan.socket_dir, &plan.target).map_err(about(&plan.target))?;
     let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
-    let sizes = Sizes::both(transport.data_ring(None));
+    let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let (channel, version) =
-        datalink::serve(&transport, endpoint.domain.0, endpoint.port.0, sizes, plan.wait)
+        datalink::serve_with(&transport, endpoint.domain.0, endpoint.port.0, rings, plan.wait)
             .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 
 use engine::pump::Call;
 use engine::{datalink, localfd, pump, step};
-use ring::{Sizes, Transport};
+use ring::Transport;
 use wire::stream::Role;
 
 use crate::failure::Failure;
@@ -68,8 +68,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     step::reached("asks");
     let asked = request::ask(&plan.agent_socket, &plan.request)?;
     // Policy decides meanwhile.
-    let sizes = Sizes::both(transport.data_ring(plan.buffer));
-    let rings = transport.rings(sizes).map_err(Failure::during("making rings"))?;
+    let rings = transport.data_rings(plan.buffer).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;
     step::reached("allowed");
 

@@ -11,7 +11,6 @@ mod inbound;
 mod loan;
 mod one_socket;
 mod outbound;
-mod patience;
 mod place;
 mod receive;
 mod send;
@@ -140,7 +139,8 @@ const LARGE: u64 = 1 << 20;
 /// written the next one finds in the cache; fewer bytes cost more system calls.
 const TRANSFER: usize = 128 << 10;
 
-/// What the local pipe of a large call holds, if its ring holds as much: some transfers.
+/// What the local pipe of a large call holds at most: some transfers, and what four rings hold. More than one, so that a
+/// local process that has the processor for once gets far with it.
 const PIPE: usize = 512 << 10;
 
 /// A call that has not moved for this long gives back, once, what it does not need to wait: its io_uring

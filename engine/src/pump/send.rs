@@ -24,8 +24,8 @@ impl Pump {
         let enough = self.is_enough(room);
         let chunk = self.outgoing.max_chunk();
         let transfer = TRANSFER + HEADER_LEN * TRANSFER.div_ceil(chunk as usize);
-        // A quarter of a small ring at a time: both sides are at work.
-        let room = room.min(transfer).min(self.channel.tx().size() / 4);
+        // Half of a small ring at a time: the other side is at work on the other half.
+        let room = room.min(transfer).min(self.channel.tx().size() / 2);
         Ok(enough.then(|| Layout::new(room, chunk)))
     }
 

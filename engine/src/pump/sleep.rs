@@ -62,9 +62,19 @@ impl Pump {
         }
         // The peer may wait for what is there already.
         self.channel.flush()?;
+        if room > 0 && self.channel.is_coming(data, room)? {
+            return Ok(true);
+        }
         for _ in 0..looks {
             rustix::thread::sched_yield();
-            if self.channel.is_there(data, room)? {
+            // Who waits for a local process has only given way to it.
+            let waits_for_peer = room > 0 || self.outcome.bytes_in > self.outcome.bytes_out;
+            let there = if waits_for_peer {
+                self.channel.is_coming(data, room)?
+            } else {
+                self.channel.is_there(data, room)?
+            };
+            if there {
                 return Ok(true);
             }
             let wants = self.wants(None, room > 0);

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use ring::{Channel, Spans};
+use ring::{Channel, Patience, Spans};
 use wire::stream::{Kind, Outgoing, Role};
 
 use super::driver::{Driver, Transfer};
@@ -11,7 +11,6 @@ use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
-use super::patience::Patience;
 use super::receive::Arrivals;
 use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
 use crate::localfd::{Direction, LocalFd};
@@ -94,7 +93,7 @@ impl Pump {
             cut: false,
             outcome: Outcome::default(),
             sleeps: 0,
-            patience: Patience::default(),
+            patience: Patience::new(channel.is_far()),
             err_was_read: false,
             neighbour: None,
             role: call.role,
@@ -111,10 +110,10 @@ impl Pump {
     pub(super) fn grow(&mut self) {
         let (tx, rx) = (self.channel.tx().size(), self.channel.rx().size());
         if let Some(fd) = self.source.pollable() {
-            fd.grow(tx.min(PIPE));
+            fd.grow((4 * tx).min(PIPE));
         }
         if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
-            fd.grow(rx.min(PIPE));
+            fd.grow((4 * rx).min(PIPE));
         }
     }
 
@@ -180,7 +179,7 @@ impl Pump {
         let lends = sink.lends();
         let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
         if let Some(fd) = to {
-            let mut limit = fd.write_limit().min(TRANSFER).min(rx.size() / 4);
+            let mut limit = fd.write_limit().min(TRANSFER);
             for (at, len) in self.inbound.pieces(rx.known_ready()) {
                 let len = len.min(limit);
                 if len == 0 || !rx.spans(at, len, &mut drain) {

@@ -53,6 +53,8 @@ pub struct Transport {
 /// Rings of a server, see [`Transport::rings`].
 pub struct Rings {
     orders: Orders,
+    /// On Xen: what they may have beyond that, if there is room.
+    share: Option<xen::Share>,
     /// `None` on Xen, where pages are granted to a domain.
     offer: Option<Offer>,
 }
@@ -96,21 +98,24 @@ impl Transport {
         self.own
     }
 
-    /// Size of a data ring, each way, where the caller wants at least `minimum` bytes or says nothing.
+    /// Data rings of at least `minimum` bytes each way, where the caller says so much.
     ///
-    /// A minimum is no wish for a small ring: where memory is not given out by grants, it gets the best size.
-    pub fn data_ring(&self, minimum: Option<usize>) -> usize {
-        match self.kind {
+    /// A minimum is no wish for small rings: memory between processes gets the best size, and granted memory its share of
+    /// what may be granted (`xen::Share`).
+    pub fn data_rings(&self, minimum: Option<usize>) -> Result<Rings, Error> {
+        let size = match self.kind {
             Kind::Shm => minimum.unwrap_or(0).max(SHM_RING),
             Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
-        }
+        };
+        let share = (self.kind == Kind::Xen && !self.library).then(xen::Share::now);
+        Ok(Rings { share, ..self.rings(Sizes::both(size))? })
     }
 
     /// Makes rings of at least `min` bytes for a client that is not known yet, as far as that can be done without.
     pub fn rings(&self, min: Sizes) -> Result<Rings, Error> {
         let orders = Orders::choose(min)?;
         let offer = (self.kind != Kind::Xen).then(|| Offer::new(self.kind, orders)).transpose()?;
-        Ok(Rings { orders, offer })
+        Ok(Rings { orders, share: None, offer })
     }
 
     /// Offers a channel on `port` to the domain `peer`, with rings of at least `min` bytes.
@@ -120,11 +125,11 @@ impl Transport {
 
     /// Offers a channel on `port` to the domain `peer`, with rings that this transport has made before.
     pub fn listen_with(&self, peer: u32, port: u32, rings: Rings) -> Result<Listener, Error> {
-        let Rings { orders, offer } = rings;
+        let Rings { orders, share, offer } = rings;
         let server = match offer {
             Some(offer) => Server::Files(FileListener::new(self.path(self.own, peer, port), offer)?),
             None if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
-            None => Server::Xen(xen::Server::new(self.own, peer, port, orders)?),
+            None => Server::Xen(xen::Server::new(self.own, peer, port, orders, share)?),
         };
         Ok(Listener(server))
     }

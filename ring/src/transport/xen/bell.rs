@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::share::Place;
 use super::vigil::Vigil;
 use crate::channel::Bell;
 use crate::error::Error;
@@ -11,12 +12,18 @@ use crate::xendev::EventChannel;
 pub(super) struct Doorbell {
     event: EventChannel,
     vigil: Option<Vigil>,
+    _place: Option<Place>,
 }
 
 impl Doorbell {
-    pub(super) fn new(event: EventChannel, vigil: Option<Vigil>) -> Result<Doorbell, Error> {
+    /// `place` is held for as long as the channel.
+    pub(super) fn new(
+        event: EventChannel,
+        vigil: Option<Vigil>,
+        place: Option<Place>,
+    ) -> Result<Doorbell, Error> {
         vigil.as_ref().map_or(Ok(()), |vigil| vigil.watch_too(&event))?;
-        Ok(Doorbell { event, vigil })
+        Ok(Doorbell { event, vigil, _place: place })
     }
 }
 
@@ -40,6 +47,10 @@ impl Bell for Doorbell {
 
     fn is_stream(&self) -> bool {
         false
+    }
+
+    fn is_far(&self) -> bool {
+        true
     }
 
     fn wants_in(&mut self) -> bool {

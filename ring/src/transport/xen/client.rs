@@ -72,7 +72,7 @@ impl Client {
         origin.notify_unmap(offset::CLI_LIVE, event.port())?;
         announce_client(&region);
         event.notify()?;
-        let bell = Doorbell::new(event, self.vigil.take())?;
+        let bell = Doorbell::new(event, self.vigil.take(), None)?;
         Ok(Some(Channel::new(Arc::new(region), Side::Client, Box::new(bell))))
     }
 

@@ -10,6 +10,7 @@ mod client;
 pub mod door;
 pub(super) mod libxenvchan;
 mod server;
+mod share;
 mod store;
 mod vigil;
 mod warden;
@@ -17,6 +18,7 @@ mod wire;
 
 pub(super) use client::Client;
 pub(super) use server::Server;
+pub(super) use share::Share;
 pub(super) use warden::Warden;
 
 use crate::error::Error;

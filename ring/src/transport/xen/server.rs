@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::bell::Doorbell;
+use super::share::{Place, Share};
 use super::store::Store;
 use super::vigil::{Vigil, either};
 use super::wire::number;
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::layout::{Orders, PAGE, WAITING, offset};
 use crate::page::{Page, Side};
 use crate::region::Region;
-use crate::xendev::{self, EventChannel};
+use crate::xendev::{self, EventChannel, Granted};
 
 /// A server that waits for its one client. Its keys stay until it is dropped: xenstore may be slow, the client is not
 /// to wait for that, and a second client finds the first one on the page.
@@ -25,14 +26,23 @@ pub(in crate::transport) struct Server {
     /// The channel's, once there is one.
     vigil: Option<Vigil>,
     region: Arc<Region>,
+    /// The channel's, once there is one.
+    place: Option<Place>,
     taken: bool,
 }
 
 impl Server {
-    pub(in crate::transport) fn new(own: u32, peer: u32, port: u32, orders: Orders) -> Result<Server, Error> {
+    /// With rings of at least `least`, and larger ones if a share is named and they can be had.
+    pub(in crate::transport) fn new(
+        own: u32,
+        peer: u32,
+        port: u32,
+        least: Orders,
+        share: Option<Share>,
+    ) -> Result<Server, Error> {
         let number = super::peer_number(own, peer)?;
         let event = EventChannel::unbound(peer)?;
-        let (origin, map, references) = xendev::grant(number, orders.region_bytes() / PAGE)?;
+        let Pages { granted: (origin, map, references), orders, place } = Pages::grant(number, least, share)?;
         origin.notify_unmap(offset::SRV_LIVE, event.port())?;
         let region = Arc::new(Region::whole(map, orders));
         let Some((first, rest)) = references.split_first() else {
@@ -46,7 +56,7 @@ impl Server {
         let events = either(&event, vigil.as_ref())?;
         let keys = Keys { folder: super::folder(peer, port), event: event.port() };
         keys.publish(*first, own, peer)?;
-        Ok(Server { keys, event, events, vigil, region, taken: false })
+        Ok(Server { keys, event, events, vigil, region, place, taken: false })
     }
 
     /// Takes the client if it is there. Fails once its domain is gone.
@@ -61,7 +71,7 @@ impl Server {
             return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         self.taken = true;
-        let bell = Doorbell::new(self.event.duplicate()?, self.vigil.take())?;
+        let bell = Doorbell::new(self.event.duplicate()?, self.vigil.take(), self.place.take())?;
         Ok(Some(Channel::new(self.region.clone(), Side::Server, Box::new(bell))))
     }
 }
@@ -75,6 +85,30 @@ impl AsFd for Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.keys.withdraw();
+    }
+}
+
+/// What was granted, for which rings.
+struct Pages {
+    granted: Granted,
+    orders: Orders,
+    place: Option<Place>,
+}
+
+impl Pages {
+    /// Whatever stands in the way of larger rings, smaller ones are tried: a call is refused only if the least is.
+    fn grant(peer: u16, least: Orders, share: Option<Share>) -> Result<Pages, Error> {
+        let pages = |orders: Orders| xendev::grant(peer, orders.region_bytes() / PAGE);
+        let larger: Vec<Orders> = share.map(|share| least.up_to(share.ring).collect()).unwrap_or_default();
+        let place = if larger.is_empty() { None } else { share.and_then(|share| share.take()) };
+        if place.is_some() {
+            for orders in larger {
+                if let Ok(granted) = pages(orders) {
+                    return Ok(Pages { granted, orders, place });
+                }
+            }
+        }
+        Ok(Pages { granted: pages(least)?, orders: least, place: None })
     }
 }
 

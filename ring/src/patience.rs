@@ -9,6 +9,9 @@
 //!
 //! The unit is a look and not a microsecond: what a look costs and what a sleep costs grow together from machine to
 //! machine.
+//!
+//! A peer in another domain has processors of its own, and a virtual one that goes to sleep and is woken costs more than
+//! a process that does: there, one looks longer (`Channel::is_coming`) and before every sleep.
 
 use std::time::Duration;
 
@@ -29,9 +32,15 @@ const TAKEN: Duration = Duration::from_millis(1);
 const REST: u32 = 32;
 const LONGEST_REST: u32 = 4096;
 
+/// The same for a peer in another domain.
+const MOST_FAR: u32 = 32;
+/// There, a look ends with a system call or two, each of which Xen may have a part in.
+const TAKEN_FAR: Duration = Duration::from_millis(10);
+
 /// How many looks the next sleep is worth.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub struct Patience {
+    far: bool,
     looks: u32,
     /// What had been moved before the last sleep.
     moved: u64,
@@ -44,15 +53,29 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { looks: MOST, moved: 0, has_slept: false, resting: 0, next_rest: REST }
+        Patience::new(false)
     }
 }
 
 impl Patience {
+    /// `far`: the peer has processors of its own.
+    pub fn new(far: bool) -> Patience {
+        let fresh = Patience { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST };
+        Patience { looks: fresh.most(), ..fresh }
+    }
+
+    fn most(&self) -> u32 {
+        if self.far { MOST_FAR } else { MOST }
+    }
+
+    fn is_taken(&self, looked: Duration) -> bool {
+        looked > if self.far { TAKEN_FAR } else { TAKEN }
+    }
+
     /// How often to look before the sleep that comes now, `moved` bytes after the call's start.
-    pub(super) fn looks(&mut self, moved: u64) -> u32 {
+    pub fn looks(&mut self, moved: u64) -> u32 {
         let since = moved - std::mem::replace(&mut self.moved, moved);
-        if since > LITTLE {
+        if since > LITTLE && !self.far {
             return 0;
         }
         // Woken for nothing: a peer that only rings is not waited for with the processor.
@@ -68,26 +91,26 @@ impl Patience {
     }
 
     /// What was waited for was there at a look; the looks took so long together.
-    pub(super) fn found(&mut self, looked: Duration) {
-        if looked > TAKEN {
+    pub fn found(&mut self, looked: Duration) {
+        if self.is_taken(looked) {
             self.rest();
         } else {
-            self.looks = MOST;
+            self.looks = self.most();
         }
     }
 
     /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
-    pub(super) fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
+    pub fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
         self.has_slept = true;
         if looks == 0 {
             return;
         }
-        if looked > TAKEN {
+        if self.is_taken(looked) {
             self.rest();
             return;
         }
-        let full = looked.saturating_mul(MOST) / looks;
-        self.looks = if slept <= full.saturating_mul(REACH) { MOST } else { (looks / 2).max(1) };
+        let full = looked.saturating_mul(self.most()) / looks;
+        self.looks = if slept <= full.saturating_mul(REACH) { self.most() } else { (looks / 2).max(1) };
     }
 
     fn rest(&mut self) {
@@ -132,6 +155,17 @@ mod tests {
         assert_eq!(patience.looks(LITTLE), MOST);
         assert_eq!(patience.looks(3 * LITTLE), 0);
         assert_eq!(patience.looks(3 * LITTLE), MOST, "the answer to its end is waited for");
+    }
+
+    #[test]
+    fn another_domain_is_looked_for_before_every_sleep() {
+        let mut patience = Patience::new(true);
+        assert_eq!(patience.looks(3 * LITTLE), MOST_FAR);
+        assert_eq!(patience.looks(9 * LITTLE), MOST_FAR);
+        patience.found(3 * TAKEN);
+        assert_eq!(patience.looks(9 * LITTLE), MOST_FAR, "a look there may take longer");
+        patience.found(2 * TAKEN_FAR);
+        assert_eq!(patience.looks(9 * LITTLE), 0);
     }
 
     #[test]
