@@ -57,10 +57,11 @@ fn the_policy_daemon_tells_the_service_manager_when_its_socket_is_there() {
 }
 
 #[test]
-fn agents_and_daemons_tell_the_service_manager_when_they_take_requests() {
+fn an_agent_tells_the_service_manager_when_it_takes_requests() {
     within_deadline(|| {
         let manager = Manager::new();
         let lab = lab().env("NOTIFY_SOCKET", manager.path().to_str().unwrap()).start().unwrap();
+        // Its daemon does, too, when the agent is there.
         for _ in 0..lab.plan().vms.len() * 2 {
             manager.hears_that_one_is_ready();
         }
