@@ -77,6 +77,18 @@ fn bytes_pass_unchanged_in_both_directions() {
 }
 
 #[test]
+fn a_service_of_dom0_may_ask_for_one_socket() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\necho old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&-; echo new >&0; cat >&0\n\
+                      kill -USR1 $QREXEC_AGENT_PID; exit 7\n";
+        let lab = lab().policy("* * @anyvm @adminvm allow\n").script(DOM0, "test.One", script);
+        let lab = lab.start().unwrap();
+        assert_said(&call(&lab, "work", "dom0", "test.One", b"through\n"), 7, "old\nnew\nthrough\n");
+        assert_eq!(leftovers(&lab, GONE), []);
+    });
+}
+
+#[test]
 fn the_service_knows_who_calls_and_with_what() {
     within_deadline(|| {
         let script = "#!/bin/sh

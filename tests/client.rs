@@ -98,6 +98,20 @@ fn a_local_command_or_service_is_the_other_end() {
 }
 
 #[test]
+fn a_local_command_or_service_may_ask_for_one_socket() {
+    within_deadline(|| {
+        let local = "kill -USR1 $QREXEC_AGENT_PID; exec 1>&-; echo question >&0; read line; \
+                     kill -USR1 $QREXEC_AGENT_PID; test \"$line\" = answer";
+        let lab = lab().script(DOM0, "test.One", &format!("#!/bin/sh\n{local}\n")).start().unwrap();
+        let command = as_user(&lab, "read line; echo \"heard $line\" >&2; echo answer");
+        for local in [local, "QUBESRPC test.One dom0"] {
+            let said = client(&lab, &["-d", "work", "-l", local, &command], b"");
+            assert_eq!((said.code, said.stderr.as_str()), (0, "heard question\n"), "{local}");
+        }
+    });
+}
+
+#[test]
 fn dom0_calls_its_own_services() {
     within_deadline(|| {
         let script = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN/$1\"\ncat\nexit 3\n";
@@ -117,6 +131,34 @@ fn dom0_calls_its_own_services() {
             &client(&lab, &["-d", "dom0", "-l", "true", "DEFAULT:QUBESRPC test.Own dom0"], b""),
             125,
         );
+    });
+}
+
+#[test]
+fn a_lost_link_is_no_success_even_if_the_exit_code_does_not_matter() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        // The agent's process of this call, which alone could say how it ended.
+        for (options, code) in [(&["-d", "work"][..], 255), (&["-E", "-d", "work"], 255)] {
+            let said =
+                client(&lab, &[options, &["DEFAULT:read x; kill -9 $QREXEC_AGENT_PID"]].concat(), b"\n");
+            assert_failed(&said, code);
+        }
+    });
+}
+
+#[test]
+fn force_user_does_not_count_in_dom0_and_a_line_says_so() {
+    within_deadline(|| {
+        let lab = lab().policy("* * @anyvm @adminvm allow\n");
+        let lab = lab.script(DOM0, "test.Forced", "#!/bin/sh\nexit 3\n");
+        let lab = lab.config(DOM0, "test.Forced", "force-user='nobody'\n").start().unwrap();
+        let said = client(&lab, &["-d", "dom0", "DEFAULT:QUBESRPC test.Forced dom0"], b"");
+        assert_eq!((said.code, said.stderr.lines().count()), (3, 1), "{said:?}");
+        assert!(said.stderr.contains("force-user=\"nobody\" is ignored"), "{said:?}");
+        assert_eq!(run(&lab, "work", &["qrexec-client-vm", "dom0", "test.Forced"], b"").code, 3);
+        let log = std::fs::read_to_string(lab.layout().log(DOM0).join("daemon-work.log")).unwrap();
+        assert_eq!(log.matches("is ignored: services in dom0").count(), 1, "{log}");
     });
 }
 

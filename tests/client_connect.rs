@@ -144,15 +144,17 @@ fn served(folder: &Path, service: &str, input: &[u8]) -> (Option<i32>, String, O
     (outcome.remote, text, child.wait_with_output().unwrap())
 }
 
+/// A service of dom0, a text for the shell.
+fn service(folder: &Path, name: &str, script: &str) {
+    std::fs::create_dir(folder.join("services")).unwrap();
+    std::fs::write(folder.join("services").join(name), script).unwrap();
+}
+
 #[test]
 fn dom0_serves_a_waiting_request() {
     let folder = folder();
-    std::fs::create_dir(folder.path().join("services")).unwrap();
-    let service = folder.path().join("services/test.Who");
-    let script =
-        "#!/bin/sh\nread line\necho \"$line $QREXEC_REMOTE_DOMAIN $1 $QREXEC_REQUESTED_TARGET\"\nexit 6\n";
-    std::fs::write(&service, script).unwrap();
-    std::fs::set_permissions(&service, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "read line\necho \"$line $QREXEC_REMOTE_DOMAIN $1 $QREXEC_REQUESTED_TARGET\"\nexit 6\n";
+    service(folder.path(), "test.Who", script);
     let (code, heard, output) = served(folder.path(), "test.Who+arg", b"hi\n");
     assert_eq!((code, heard.as_str()), (Some(6), "hi vault arg dom0\n"), "{output:?}");
     assert_eq!(output.status.code(), Some(6));
@@ -164,4 +166,15 @@ fn a_service_that_dom0_lacks_ends_the_call_with_127() {
     let (code, heard, output) = served(folder.path(), "test.Missing+", b"");
     assert_eq!((code, heard.as_str()), (Some(127), ""));
     assert_eq!(output.status.code(), Some(127), "{output:?}");
+}
+
+#[test]
+fn a_service_of_dom0_may_ask_for_one_socket() {
+    let folder = folder();
+    let script = "echo old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&-; echo new >&0; cat >&0; \
+                  kill -USR1 $QREXEC_AGENT_PID; exit 7";
+    service(folder.path(), "test.One", script);
+    let (code, heard, output) = served(folder.path(), "test.One+", b"through\n");
+    assert_eq!((code, heard.as_str()), (Some(7), "old\nnew\nthrough\n"), "{output:?}");
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
 }

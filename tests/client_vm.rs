@@ -342,9 +342,12 @@ fn without_an_agent_there_is_trouble() {
 
 #[test]
 fn asking_for_one_socket_does_not_end_the_call() {
-    let caller = Caller::start(&["a", "b", "/bin/sh", "-c", "kill -USR1 $QREXEC_AGENT_PID; echo still here"]);
+    let script = "echo old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&-; echo new >&0; read answer; \
+                  kill -USR1 $QREXEC_AGENT_PID; echo \"got $answer\" >&0";
+    let caller = Caller::start(&["a", "b", "/bin/sh", "-c", script]);
     let (mut service, _agent) = caller.allow();
-    assert_eq!(service.hear(), b"still here\n");
+    service.say(Stream::Stdout, b"answer\n");
+    assert_eq!(text(&service.hear()), "old\nnew\ngot answer\n");
     service.end(0);
     let output = caller.output();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, call, lab, leftovers, within_deadline};
+use common::{EXE, call, eventually, lab, leftovers, run, within_deadline};
 
 /// The log of an agent that cannot start, with this in its environment.
 fn words(args: &[&str], env: &[(&str, &str)], journal: bool) -> String {
@@ -63,10 +63,48 @@ fn each_call_has_its_line() {
             assert!(line.contains(part), "{line:?}: {part:?}");
         }
         let log = read("dom0", "daemon-work.log");
-        let decided = log
-            .lines()
-            .any(|line| ["test.Three+x", "work", "vault", "allowed"].iter().all(|part| line.contains(part)));
-        assert!(decided, "{log}");
+        assert_eq!(about(&log, "test.Three"), 1, "{log}");
+        has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", ", port "]);
         assert!(!log.contains("payload"));
+        // The daemon of the target knows who called.
+        has(&read("dom0", "daemon-vault.log"), &["work -> vault: test.Three+x: ended after ", ", port "]);
+    });
+}
+
+/// How many lines have this in them.
+fn about(log: &str, what: &str) -> usize {
+    log.lines().filter(|line| line.contains(what)).count()
+}
+
+/// One line has all of these in it.
+fn has(log: &str, parts: &[&str]) {
+    assert!(log.lines().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} in {log}");
+}
+
+#[test]
+fn calls_of_dom0_and_to_dom0_have_their_line_too() {
+    within_deadline(|| {
+        let allow = "* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n";
+        let lab = lab().policy(allow).script("dom0", "test.Four", "#!/bin/sh\ncat\necho x\nexit 4\n");
+        let lab = lab.start().unwrap();
+        let read = || std::fs::read_to_string(lab.layout().log("dom0").join("daemon-work.log")).unwrap();
+        assert_eq!(call(&lab, "work", "dom0", "test.Four", b"payload").code, 4);
+        let command = ["qrexec-client", "-d", "work", "DEFAULT:echo secret"];
+        assert_eq!(run(&lab, "dom0", &command, b"").code, 0);
+        eventually("both lines", || about(&read(), "ended after") == 2);
+        let log = read();
+        has(
+            &log,
+            &[
+                "work -> dom0: test.Four: allowed to dom0 by ",
+                ", exit code 4, 7 bytes in, 9 bytes out, port ",
+            ],
+        );
+        has(&log, &["dom0 -> work: a command: ended after ", " s, port "]);
+        assert_eq!((about(&log, "test.Four"), about(&log, "a command")), (1, 1), "{log}");
+        // A qube that is not there is @default to the policy, and the log says so.
+        assert_eq!(call(&lab, "work", "nobody", "test.Four", b"").code, 126);
+        has(&read(), &["work -> nobody: test.Four: no such qube, taken as @default"]);
+        assert!(!log.contains("secret") && !log.contains("payload"));
     });
 }

@@ -256,6 +256,30 @@ fn a_denial_is_told_and_one_by_a_rule_with_notify_no_is_not() {
 }
 
 #[test]
+fn a_call_that_fails_after_it_was_allowed_is_told() {
+    within_deadline(|| {
+        let dom0 = Dom0::new("demo.Told * work vault allow notify=yes\ndemo.Quiet * work vault allow\n");
+        let told = dom0.path("told");
+        let _agent = dom0.agent(&format!("text=$(cat); printf '%s\\n' \"$text\" >> {}", told.display()), &[]);
+        let make = |service: &str| {
+            let mut command = dom0.command("qrexec-policy", &["7", "work", "vault", service, "SOCKET1"]);
+            command.env("QREXEC_SOCKET_DIR", dom0.path("rpc")).env("QREXEC_VM_COMMAND", "false");
+            assert!(![0, 1].contains(&talk(command, b"").code), "{service} cannot be made");
+        };
+        // The target cannot be started; then it has a socket behind which there is no daemon.
+        make("demo.Told");
+        make("demo.Quiet");
+        dom0.write("rpc/qrexec.vault", "");
+        make("demo.Told");
+        make("demo.Quiet");
+        let text = fs::read_to_string(&told).unwrap();
+        let notices = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let resolutions: Vec<_> = notices.map(|notice| notice["resolution"].clone()).collect();
+        assert_eq!(resolutions, ["allow", "fail", "allow", "fail"]);
+    });
+}
+
+#[test]
 fn a_question_ends_with_its_caller_and_with_its_time() {
     within_deadline(|| {
         let dom0 = Dom0::new("demo.Add * @anyvm @anyvm ask\n");
@@ -313,6 +337,9 @@ fn the_program_answers_like_the_socket() {
         assert_eq!((said.code, said.text()), (0, allow("vault") + "\n"));
         let said = dom0.exec("qrexec-policy-exec", &["work", "mail", "demo.Add+1"]);
         assert_eq!((said.code, said.text().as_str()), (1, "result=deny\n"));
+        let warned = |said: &Said| said.stderr.contains("no such qube, taken as @default");
+        assert!(!warned(&said), "{said:?}");
+        assert!(warned(&dom0.exec("qrexec-policy-exec", &["work", "nobody", "demo.Add"])));
         let said = dom0.exec("qrexec-policy-exec", &["--just-evaluate", "work", "vault", "demo.Add"]);
         assert_eq!((said.code, said.text().as_str()), (0, "result=allow\n"));
         let said = dom0.exec("qrexec-policy-exec", &["--assume-yes-for-ask", "work", "vault", "demo.Ask"]);

@@ -2,29 +2,68 @@
 
 mod common;
 
-use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::Path;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cli::lab::{DOM0, Lab};
-use common::{DEADLINE, call, full, lab, leftovers, run, within, within_deadline};
+use common::{DEADLINE, EXE, call, full, lab, leftovers, run, within, within_deadline};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the last processes may take to go.
 const GONE: Duration = Duration::from_secs(10);
 
+/// A service manager, as far as it is told who is ready.
+struct Manager {
+    folder: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { folder, socket }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("notify")
+    }
+
+    fn hears_that_one_is_ready(&self) {
+        let mut word = [0; 64];
+        let length = self.socket.recv(&mut word).unwrap();
+        assert_eq!(String::from_utf8_lossy(&word[..length]).trim_end(), "READY=1");
+    }
+}
+
+#[test]
+fn the_policy_daemon_tells_the_service_manager_when_its_socket_is_there() {
+    within_deadline(|| {
+        let manager = Manager::new();
+        let socket = manager.folder.path().join("policy.sock");
+        let mut command = Command::new(EXE);
+        command.arg0("qrexec-policy-daemon").arg("--socket-path").arg(&socket).stderr(Stdio::null());
+        let mut daemon = command.env("NOTIFY_SOCKET", manager.path()).spawn().unwrap();
+        manager.hears_that_one_is_ready();
+        let connected = UnixStream::connect(&socket);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        connected.unwrap();
+    });
+}
+
 #[test]
 fn an_agent_tells_the_service_manager_when_it_takes_requests() {
     within_deadline(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let lab = lab().env("NOTIFY_SOCKET", path.to_str().unwrap()).start().unwrap();
-        for _ in &lab.plan().vms {
-            let mut word = [0; 64];
-            let length = manager.recv(&mut word).unwrap();
-            assert_eq!(String::from_utf8_lossy(&word[..length]).trim_end(), "READY=1");
+        let manager = Manager::new();
+        let lab = lab().env("NOTIFY_SOCKET", manager.path().to_str().unwrap()).start().unwrap();
+        // Its daemon does, too, when the agent is there.
+        for _ in 0..lab.plan().vms.len() * 2 {
+            manager.hears_that_one_is_ready();
         }
         // A service does not inherit who is told.
         let said = run(&lab, DOM0, &["qrexec-client", "-d", "work", "DEFAULT:echo [$NOTIFY_SOCKET]"], b"");

@@ -22,7 +22,8 @@ const EXIT_LOST: i32 = 255;
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
 pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
-    let _signals = Signals::block(&[Signal::USR1]);
+    // Unblocked at the end, one that came late would decide how this process ends.
+    std::mem::forget(Signals::block(&[Signal::USR1]));
     step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let found = match Found::look(transport, domain, port, WAIT_VM) {
@@ -61,7 +62,13 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
         let log = log_of(&task);
         services.start_detached(&prepared, task.user.as_deref(), log.as_ref().map(AsFd::as_fd))
     });
-    let code = started.map_or_else(|error| failed(&job.label, &error), |()| 0);
+    let code = match started {
+        Ok(()) => {
+            tracing::info!("{}: started, and left alone", job.label);
+            0
+        }
+        Err(error) => failed(&job.label, &error),
+    };
     report(channel, version, code, true)
 }
 
@@ -79,8 +86,9 @@ fn log_of(task: &Task) -> Option<std::os::fd::OwnedFd> {
 }
 
 fn failed(label: &str, error: &ExecError) -> i32 {
-    tracing::error!("{label}: {error}");
-    error.code()
+    let code = error.code();
+    tracing::error!("{label}: exit code {code}: {error}");
+    code
 }
 
 fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {

@@ -87,9 +87,9 @@ impl LocalProgram {
             command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
             rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
         }
-        expect_signal()?;
+        let single_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd { child, streams: Streams { source, sink } })
+        Ok(LocalEnd { child, streams: Streams { source, sink }, single_socket })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -108,6 +108,8 @@ pub struct LocalEnd {
     pub child: Option<Child>,
     /// The other ends of its stdin and stdout, or our own.
     pub streams: Streams,
+    /// Tells that the process asked for one socket, its stdin, for both directions.
+    pub single_socket: Option<Signals>,
 }
 
 impl LocalEnd {
@@ -116,25 +118,27 @@ impl LocalEnd {
     /// # Errors
     /// Those of `start`.
     pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
-        expect_signal().map_err(Failure::during("signals"))?;
-        let Started { stdin, stdout, child, .. } = start()?;
-        Ok(Self { child, streams: Streams { source: stdout, sink: stdin } })
+        let signals = expect_signal().map_err(Failure::during("signals"))?;
+        let Started { stdin, stdout, child, splice, .. } = start()?;
+        // A pipe cannot carry both directions.
+        let single_socket = if splice { None } else { Some(signals) };
+        Ok(Self { child, streams: Streams { source: stdout, sink: stdin }, single_socket })
     }
 }
 
 impl From<Streams> for LocalEnd {
     /// The streams of whoever started us.
     fn from(streams: Streams) -> Self {
-        Self { child: None, streams }
+        Self { child: None, streams, single_socket: None }
     }
 }
 
 /// A program asks for one socket for both directions by sending SIGUSR1 to `QREXEC_AGENT_PID`, which is
-/// us: from now on that does not end us.
-fn expect_signal() -> io::Result<()> {
+/// us: from now on that does not end us, and the pump hears of it.
+fn expect_signal() -> io::Result<Signals> {
     // Unblocked at the end of the call, a signal that came late would decide how this process ends.
     std::mem::forget(Signals::block(&[Signal::USR1])?);
-    Ok(())
+    Signals::block(&[Signal::USR1])
 }
 
 /// The caller's own streams, which a program finds in `SAVED_FD_0`, `SAVED_FD_1` and perhaps `SAVED_FD_2`.

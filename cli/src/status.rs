@@ -2,6 +2,8 @@
 
 use engine::pump::Outcome;
 
+use crate::failure::Failure;
+
 /// A command line that makes no sense.
 pub const USAGE: i32 = 2;
 /// Trouble of qrexec itself.
@@ -21,36 +23,39 @@ pub fn of_service(code: i32) -> i32 {
 }
 
 /// The exit status of a call whose data link was opened: the service's exit code, unless the local
-/// program failed, which then shows its own. A failure of a local descriptor is 125 and a lost link 255,
-/// each with a line on stderr.
-pub fn of_call(program: &str, outcome: &Outcome) -> i32 {
+/// program failed, which then shows its own.
+///
+/// # Errors
+/// A failure of a local descriptor is 125 and a lost link 255: what ran in the call may have done anything.
+pub fn of_call(outcome: &Outcome) -> Result<i32, Failure> {
     if let Some(why) = &outcome.failed {
-        eprintln!("{program}: {why}");
-        return TROUBLE;
+        return Err(Failure::trouble(why));
     }
     let Some(remote) = outcome.remote else {
-        let why = outcome.lost.as_deref().unwrap_or("it ended without an exit code");
-        eprintln!("{program}: the link to the service was lost: {why}");
-        return LOST;
+        return Err(lost("service", outcome.lost.as_deref().unwrap_or("it ended without an exit code")));
     };
-    match outcome.local {
+    Ok(match outcome.local {
         None | Some(0) => of_service(remote),
         Some(local) => local,
+    })
+}
+
+/// The exit status of a call whose service ran here: the service's.
+///
+/// # Errors
+/// The caller was lost or a local descriptor failed, as for [`of_call`].
+pub fn of_served(outcome: &Outcome) -> Result<i32, Failure> {
+    if let Some(why) = &outcome.failed {
+        return Err(Failure::trouble(why));
+    }
+    match &outcome.lost {
+        Some(why) => Err(lost("caller", why)),
+        None => Ok(outcome.local.unwrap_or(0)),
     }
 }
 
-/// The exit status of a call whose service ran here: the service's, unless the caller was lost or a
-/// local descriptor failed.
-pub fn of_served(program: &str, outcome: &Outcome) -> i32 {
-    if let Some(why) = &outcome.failed {
-        eprintln!("{program}: {why}");
-        return TROUBLE;
-    }
-    if let Some(why) = &outcome.lost {
-        eprintln!("{program}: the link to the caller was lost: {why}");
-        return LOST;
-    }
-    outcome.local.unwrap_or(0)
+fn lost(whom: &str, why: &str) -> Failure {
+    Failure { status: LOST, message: format!("the link to the {whom} was lost: {why}") }
 }
 
 #[cfg(test)]
@@ -63,19 +68,20 @@ mod tests {
 
     #[test]
     fn no_failure_is_lost() {
-        let status = |remote, local| of_call("test", &outcome(remote, local));
-        assert_eq!(status(Some(0), None), 0);
-        assert_eq!(status(Some(7), None), 7);
-        assert_eq!(status(Some(7), Some(0)), 7);
-        assert_eq!(status(Some(0), Some(141)), 141);
-        assert_eq!(status(Some(7), Some(3)), 3);
-        assert_eq!(status(None, Some(0)), LOST);
-        assert_eq!(status(None, None), LOST);
+        let code = |result: Result<i32, Failure>| result.map_err(|failure| failure.status);
+        let status = |remote, local| code(of_call(&outcome(remote, local)));
+        assert_eq!(status(Some(0), None), Ok(0));
+        assert_eq!(status(Some(7), None), Ok(7));
+        assert_eq!(status(Some(7), Some(0)), Ok(7));
+        assert_eq!(status(Some(0), Some(141)), Ok(141));
+        assert_eq!(status(Some(7), Some(3)), Ok(3));
+        assert_eq!(status(None, Some(0)), Err(LOST));
+        assert_eq!(status(None, None), Err(LOST));
         let full = Outcome { failed: Some("disk full".into()), ..outcome(Some(0), None) };
-        assert_eq!([of_call("test", &full), of_served("test", &full)], [TROUBLE; 2]);
+        assert_eq!([code(of_call(&full)), code(of_served(&full))], [Err(TROUBLE); 2]);
         let lost = Outcome { lost: Some("gone".into()), ..outcome(None, Some(0)) };
-        assert_eq!(of_served("test", &lost), LOST);
-        assert_eq!(of_served("test", &outcome(None, Some(4))), 4);
+        assert_eq!(code(of_served(&lost)), Err(LOST));
+        assert_eq!(of_served(&outcome(None, Some(4))), Ok(4));
     }
 
     #[test]

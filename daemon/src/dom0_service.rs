@@ -5,37 +5,45 @@
 
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
-use engine::process::EXIT_TROUBLE;
+use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{self, Call};
 use ring::{Channel, Kind, Transport};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wire::command::{CommandKind, ServiceCall};
 use wire::stream::Role;
 use wire::version::Version;
 
-use crate::core::LocalService;
+use crate::core::{LocalService, Moved};
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
-/// was told, 125 if it could not be told any.
+/// was told, 125 if it could not be told any, and what was moved if there was a service.
 ///
 /// `files` is the limit of open descriptors that services get, which the daemon may have raised for
 /// itself.
-pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit>) -> i32 {
+pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit>) -> (i32, Option<Moved>) {
     if let Some(limit) = files {
         // The raised limit would do no harm but to programs that use select(2).
         let _ = setrlimit(Resource::Nofile, limit);
     }
+    // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
+    // Unblocked at the end, one that came late would decide how this process ends.
+    std::mem::forget(Signals::block(&[Signal::USR1]));
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
         Ok((channel, version)) => run(&service.call, transport, channel, version),
         Err(error) => {
             tracing::warn!("{}: {error}", name(&service.call));
-            EXIT_TROUBLE
+            (EXIT_TROUBLE, None)
         }
     }
 }
 
-fn run(call: &ServiceCall, transport: &Transport, channel: Channel, version: Version) -> i32 {
+fn run(
+    call: &ServiceCall,
+    transport: &Transport,
+    channel: Channel,
+    version: Version,
+) -> (i32, Option<Moved>) {
     let embedded = transport.kind() != Kind::Xen;
     let services = Services::from_env(Users::Any, embedded);
     match start(&services, call) {
@@ -45,7 +53,7 @@ fn run(call: &ServiceCall, transport: &Transport, channel: Channel, version: Ver
             if let Err(error) = pump::report(channel, version, error.code(), false) {
                 tracing::warn!("{}: {error}", name(call));
             }
-            error.code()
+            (error.code(), None)
         }
     }
 }
@@ -59,7 +67,12 @@ fn start(services: &Services, call: &ServiceCall) -> Result<Started, ExecError> 
     services.start(&prepared, None, Stderr::Ours)
 }
 
-fn pump_to_end(called: &ServiceCall, started: Started, channel: Channel, version: Version) -> i32 {
+fn pump_to_end(
+    called: &ServiceCall,
+    started: Started,
+    channel: Channel,
+    version: Version,
+) -> (i32, Option<Moved>) {
     let mut call = Call::new(Role::Service, version);
     call.stdin = Some(started.stdin);
     call.stdout = Some(started.stdout);
@@ -67,14 +80,25 @@ fn pump_to_end(called: &ServiceCall, started: Started, channel: Channel, version
     call.child = started.child;
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
+    call.splice = started.splice;
+    // A pipe cannot carry both directions.
+    call.single_socket = if started.splice { None } else { asks_for_one_socket() };
     let outcome = pump::run(channel, call);
     for trouble in outcome.lost.iter().chain(&outcome.failed) {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    match (&outcome.lost, &outcome.failed) {
+    let status = match (&outcome.lost, &outcome.failed) {
         (None, None) => outcome.local.unwrap_or(0),
         _ => outcome.local.filter(|code| *code != 0).unwrap_or(EXIT_TROUBLE),
-    }
+    };
+    (status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
+}
+
+/// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.
+fn asks_for_one_socket() -> Option<Signals> {
+    Signals::block(&[Signal::USR1])
+        .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
+        .ok()
 }
 
 fn name(call: &ServiceCall) -> String {

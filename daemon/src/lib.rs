@@ -45,7 +45,7 @@ use crate::policy_source::{PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};
 
 /// The program that decides where nothing else is said and no policy daemon runs.
-const POLICY_PROGRAM: &str = "/usr/lib/qubes/qrexec-policy-exec";
+const POLICY_PROGRAM: &str = "/usr/bin/qrexec-policy-exec";
 /// Calls of one VM that wait for an answer or are served in dom0 at once, at most: no more ports there are.
 const MOST_OPEN: usize = 1 << 16;
 /// Calls between VMs that are watched to their end at once, each with a descriptor.
@@ -77,7 +77,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
 fn start(args: &Args, environment: Environment) -> io::Result<u8> {
     startup::close_stdin()?;
     if args.direct {
-        return Ok(serve(args, environment, Report::to_nobody()).code());
+        let report = Report::to_manager(environment.startup_limit.is_some());
+        return Ok(serve(args, environment, report).code());
     }
     let background = Background {
         log_dir: environment.log_dir.clone(),

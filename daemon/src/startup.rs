@@ -37,30 +37,50 @@ impl Outcome {
     }
 }
 
-/// Word to the process that started the daemon: once, how the start ended.
-#[derive(Debug, Default)]
+/// Word to whoever started the daemon, once: how the start ended.
+#[derive(Debug)]
 pub struct Report {
-    to: Option<OwnedFd>,
+    to: Starter,
     told: bool,
 }
 
+/// Who started the daemon.
+#[derive(Debug)]
+enum Starter {
+    /// A parent that reads the end's number from a pipe.
+    Parent(OwnedFd),
+    /// Perhaps a service manager, which wants to know no more than that the daemon is ready.
+    Manager,
+    /// Nobody waits, or it was told.
+    Nobody,
+}
+
 impl Report {
-    /// A report that nobody waits for.
+    /// A report for the service manager, if one waits. Where nobody `waits` for the agent, the start has ended.
     #[must_use]
-    pub fn to_nobody() -> Self {
-        Self::default()
+    pub fn to_manager(waits: bool) -> Self {
+        let report = Self { to: Starter::Manager, told: false };
+        if waits {
+            return report;
+        }
+        ready();
+        Self { to: Starter::Nobody, ..report }
     }
 
     fn to(pipe: OwnedFd) -> Self {
-        Self { to: Some(pipe), told: false }
+        Self { to: Starter::Parent(pipe), told: false }
     }
 
     /// Tells how the start ended, unless that was told before.
     pub fn tell(&mut self, outcome: Outcome) {
         self.told = true;
-        if let Some(pipe) = self.to.take() {
-            // Whoever started us may be gone: then nobody wants to know.
-            let _ = rustix::io::write(&pipe, &[outcome.code()]);
+        match std::mem::replace(&mut self.to, Starter::Nobody) {
+            Starter::Parent(pipe) => {
+                // Whoever started us may be gone: then nobody wants to know.
+                let _ = rustix::io::write(&pipe, &[outcome.code()]);
+            }
+            Starter::Manager if outcome == Outcome::Ended => ready(),
+            Starter::Manager | Starter::Nobody => {}
         }
     }
 
@@ -68,6 +88,12 @@ impl Report {
     #[must_use]
     pub fn is_told(&self) -> bool {
         self.told
+    }
+}
+
+fn ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("cannot tell the service manager that the daemon is ready: {error}");
     }
 }
 

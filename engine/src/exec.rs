@@ -214,6 +214,9 @@ impl Services {
     /// # Errors
     /// No such service, or one that cannot be used.
     pub fn prepare(&self, kind: &CommandKind, config: &ServiceConfig) -> Result<Prepared, ExecError> {
+        if let (Users::Any, Some(user)) = (&self.users, &config.force_user) {
+            tracing::warn!("force-user={user:?} is ignored: services in dom0 run as whoever runs them");
+        }
         let call = match kind {
             CommandKind::Service(call) => call,
             CommandKind::Shell(text) => {

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cli::lab::{DOM0, Lab, Process};
-use common::{Pattern, call, full, leftovers, run, within};
+use common::{Pattern, call, eventually, full, leftovers, run, within};
 use rustix::process::{Pid, Signal, kill_process};
 
 use books::Books;
@@ -187,10 +187,13 @@ fn assert_all_ports_free(lab: &Lab, vm: &str) {
     for _ in 513..=768 {
         assert_eq!(call(lab, vm, DOM0, "test.Word", b"free?\n").code, 3);
     }
-    let text = std::fs::read_to_string(&log).unwrap();
     let port = |line: &str| line.contains("allowed").then(|| line.rsplit_once(", port ")?.1.parse().ok())?;
-    let ports: BTreeSet<u32> = text[skip..].lines().filter_map(port).collect();
-    assert_eq!(ports, (513..=768).collect(), "ports of {vm}");
+    // A call has its line when the daemon sees its end, which may be after its caller did.
+    eventually("each port of the VM's calls", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let ports: BTreeSet<u32> = text[skip..].lines().filter_map(port).collect();
+        ports == (513..=768).collect()
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::install::Side;
+use crate::lean;
 use crate::package::{self, Package};
 use crate::steps::{Failure, findings, is_there, said, step};
 
@@ -25,6 +26,19 @@ const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try 
      /usr/lib/qubes/qrexec run --service vault:test.Add=/tmp/try/add -- \
      sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; cd / && rm -r /tmp/try; exit $status";
 
+/// Policy asks, and the user says yes: by the services that were installed, to the agent that his session starts.
+const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && cd /tmp/try && \
+     printf '#!/bin/sh\\ncat >/dev/null; echo allow:vault\\n' >yes && chmod +x yes && \
+     echo 'test.Ask * work @anyvm ask' >policy.d/30-user.policy && \
+     qube='\"tags\": [], \"template_for_dispvms\": false, \"power_state\": \"Running\", \"icon\": \"x\", \"guivm\": \"dom0\"' && \
+     printf '{\"domains\": {\"dom0\": {\"type\": \"AdminVM\", %s}, \"work\": {\"type\": \"AppVM\", %s}, \
+     \"vault\": {\"type\": \"AppVM\", %s}}}' \"$qube\" \"$qube\" \"$qube\" >system.json || exit; \
+     command=$(sed -n 's/^Exec=//p' /etc/xdg/autostart/qrexec-policy-agent.desktop); \
+     $command --program /tmp/try/yes & agent=$!; \
+     until test -S /run/qubes/policy-agent.sock || ! kill -0 $agent; do :; done; \
+     qrexec-policy-exec --path policy.d --system-info system.json -- work @default test.Ask | grep -x result=allow; \
+     status=$?; kill $agent; wait $agent; cd / && rm -r /tmp/try && rmdir /run/qubes; exit $status";
+
 pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     if said(Command::new("id").arg("-u"))? != "0" {
         return skip("only root can make a system");
@@ -32,7 +46,12 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     let Some((tool, args)) = TOOLS.iter().find(|(tool, _)| is_there(tool, &["--version"])) else {
         return skip("neither mmdebstrap nor debootstrap is installed");
     };
-    let packages = package::run(options)?;
+    let mut options = options.clone();
+    if !options.no_pam && !lean::can_link_pam() {
+        eprintln!("== chroot: without PAM, there is no libpam to link with");
+        options.no_pam = true;
+    }
+    let packages = package::run(&options)?;
     let folder = tempfile::tempdir().map_err(|error| format!("no folder for a system: {error}"))?;
     let system = System { root: folder.path().join("root") };
     let suite = said(Command::new("sh").args(["-c", ". /etc/os-release && echo $VERSION_CODENAME"]))?;
@@ -41,7 +60,7 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
         return skip(&format!("there is no system to install in: {failure}"));
     }
     for (package, file) in &packages {
-        system.try_out(package, file)?;
+        system.try_out(package, file, !options.no_pam)?;
     }
     eprintln!("the packages were installed, tried and removed");
     Ok(())
@@ -64,7 +83,7 @@ struct System {
 
 impl System {
     /// Installs a package, looks at it, uses it, and removes it without a trace.
-    fn try_out(&self, package: &Package, file: &Path) -> Result<(), Failure> {
+    fn try_out(&self, package: &Package, file: &Path, pam: bool) -> Result<(), Failure> {
         let name = package.name;
         let before = self.files()?;
         let copy = self.root.join("package.deb");
@@ -74,7 +93,11 @@ impl System {
         installed?;
         self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
         findings("files", Ok(self.missing(package.side)))?;
+        findings("links", Ok(self.wrong_links(package.side)))?;
         self.try_programs(package.side)?;
+        if pam && package.side.has_logins() {
+            self.step("the agent has PAM", "ldd /usr/lib/qubes/qrexec-agent | grep libpam.so.0")?;
+        }
         self.verify_units(package.side)?;
         self.step(&format!("remove {name}"), &format!("dpkg --purge {name}"))?;
         let after = self.files()?;
@@ -94,6 +117,9 @@ impl System {
         if side.programs().any(|program| program == "bin/qrexec-client-vm") {
             self.step("a call", LAB_CALL)?;
         }
+        if side.programs().any(|program| program == "bin/qrexec-policy-agent") {
+            self.step("a question to the user", QUESTION)?;
+        }
         Ok(())
     }
 
@@ -110,6 +136,15 @@ impl System {
             !self.command(&format!("ls -dL /{path} >/dev/null")).status().is_ok_and(|status| status.success())
         };
         wanted.iter().filter(is_missing).cloned().collect()
+    }
+
+    /// Links to what comes to be later that lead elsewhere.
+    fn wrong_links(&self, side: Side) -> Vec<String> {
+        let leads = |path: &str, to: &str| {
+            let test = format!("test \"$(readlink {path})\" = {to}");
+            self.command(&test).status().is_ok_and(|status| status.success())
+        };
+        side.links().filter(|(path, to)| !leads(path, to)).map(|(path, _)| path.to_owned()).collect()
     }
 
     /// systemd's own opinion of the units.

@@ -28,6 +28,16 @@ impl Side {
         self == Side::All || other == Side::All || self == other
     }
 
+    /// Whether an agent is installed that opens sessions for users.
+    pub(crate) fn has_logins(self) -> bool {
+        self.wants(Side::Vm)
+    }
+
+    /// Its links to what comes to be later: where they are, where they lead.
+    pub(crate) fn links(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        LINKS.iter().filter(move |(side, ..)| self.wants(*side)).map(|(_, path, to)| (*path, *to))
+    }
+
     /// Its programs, below the prefix.
     pub(crate) fn programs(self) -> impl Iterator<Item = &'static str> {
         PROGRAMS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
@@ -53,9 +63,9 @@ pub(crate) struct Options {
     /// What to install
     #[arg(long, value_enum, default_value = "all")]
     side: Side,
-    /// With PAM sessions for the users of calls
+    /// Without PAM sessions for the users of calls, which need libpam to build with
     #[arg(long)]
-    pam: bool,
+    no_pam: bool,
 }
 
 /// The programs: side, path below the prefix.
@@ -98,6 +108,16 @@ const SERVICES: &[&str] = &[
     "policy.include.Replace",
 ];
 
+/// Links to sockets: side, where they are, where they lead. Who asks the user in dom0 is in his session.
+const LINKS: &[(Side, &str, &str)] = &[
+    (Side::Dom0, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
+    (Side::Dom0, "/etc/qubes-rpc/policy.New", POLICY_AGENT),
+    (Side::Dom0, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
+];
+
+/// Where `qrexec-policy-agent` takes questions.
+const POLICY_AGENT: &str = "/var/run/qubes/policy-agent.sock";
+
 /// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix.
 const FILES: &[(Side, &str, &str)] = &[
     (Side::Vm, "pam.d/qrexec", "/etc/pam.d/qrexec"),
@@ -113,6 +133,7 @@ const FILES: &[(Side, &str, &str)] = &[
         "systemd/qubes-qrexec-policy-daemon.service",
         "lib/systemd/system/qubes-qrexec-policy-daemon.service",
     ),
+    (Side::Dom0, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
     (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
     (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
 ];
@@ -134,7 +155,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.prefix.is_absolute() {
         return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
     }
-    let built = lean::build(options.pam)?;
+    let built = lean::build(options.side.has_logins() && !options.no_pam)?;
     let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
     tree.fill(&built)
 }
@@ -162,6 +183,9 @@ impl Tree<'_> {
         }
         for name in SERVICES.iter().filter(|_| self.side.wants(Side::Dom0)) {
             link(&self.prefix.join(EXECUTABLE), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
+        }
+        for (path, to) in self.side.links() {
+            link(Path::new(to), &self.place(path))?;
         }
         for (_, name, path) in FILES.iter().filter(|(side, ..)| self.side.wants(*side)) {
             let text =
@@ -233,6 +257,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_daemon_finds_its_policy_program_where_that_is_installed() {
+        let daemon = fs::read_to_string(root().join("daemon/src/lib.rs")).unwrap();
+        let default = daemon.lines().find(|line| line.starts_with("const POLICY_PROGRAM:")).unwrap();
+        let path = default.split('"').nth(1).unwrap().strip_prefix("/usr/").unwrap();
+        assert!(Side::Dom0.programs().any(|program| program == path), "{path}");
+    }
+
+    #[test]
     fn a_tree_has_what_its_side_needs() {
         let dir = std::env::temp_dir().join(format!("qrexec-install-{}", std::process::id()));
         let tree = Tree { prefix: Path::new("/usr"), destdir: &dir, side: Side::Vm };
@@ -252,8 +284,24 @@ mod tests {
         }
         let unit = fs::read_to_string(dir.join("usr/lib/systemd/system/qubes-qrexec-agent.service")).unwrap();
         assert!(unit.contains("ExecStart=/usr/lib/qubes/qrexec-agent\n"));
+        for (_, name, _) in FILES.iter().filter(|(_, name, _)| name.ends_with(".service")) {
+            let unit = fs::read_to_string(root().join("dist").join(name)).unwrap();
+            assert!(unit.contains("\nType=notify\n"), "{name}");
+        }
         assert!(dir.join("etc/qubes-rpc").is_dir() && dir.join("etc/pam.d/qrexec").exists());
         assert!(!dir.join("usr/sbin").exists() && !dir.join("etc/qubes/policy.d").exists());
+        assert!(fs::symlink_metadata(dir.join("etc/qubes-rpc/policy.Ask")).is_err());
+        fs::remove_dir_all(&dir).unwrap();
+
+        Tree { side: Side::Dom0, ..tree }.install(&built, &root().join("dist")).unwrap();
+        for name in ["policy.Ask", "policy.New", "policy.Notify"] {
+            let to = fs::read_link(dir.join("etc/qubes-rpc").join(name)).unwrap();
+            assert_eq!(to, Path::new("/var/run/qubes/policy-agent.sock"), "{name}");
+        }
+        let start = dir.join("etc/xdg/autostart/qrexec-policy-agent.desktop");
+        let start = fs::read_to_string(start).unwrap();
+        assert!(start.contains("Exec=/usr/bin/qrexec-policy-agent\n"));
+        assert!(dir.join("usr/bin/qrexec-policy-agent").exists());
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::{Failure, cargo, root, step};
+use crate::steps::{Failure, cargo, is_there, root, step};
 
 /// What was built.
 pub(crate) struct Built {
@@ -19,14 +19,19 @@ pub(crate) struct Built {
     pub(crate) lean: Vec<(&'static str, PathBuf)>,
 }
 
-/// Builds the programs, with PAM sessions if that is wanted.
+/// Builds the programs, the agent with PAM sessions if that is wanted. Nobody else opens any.
 pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
+    if pam && !can_link_pam() {
+        return Err(
+            "no libpam to link with, for the users' sessions: install libpam0g-dev or say --no-pam".into()
+        );
+    }
     let features: &[&str] = if pam { &["--features", "pam"] } else { &[] };
     let target = target_folder();
     let of_package = |profile: &str, binary: &str| {
         cargo(["build", "--profile", profile, "-p", "qrexec-cli", "--bin", binary])
     };
-    step("build", of_package("release", "qrexec-lab").args(features))?;
+    step("build", &mut of_package("release", "qrexec-lab"))?;
     step("qrexec-agent", of_package("lean", "qrexec-agent").args(features))?;
     let mut client = of_package("lean", "qrexec-client-vm");
     let mut folder = target.clone();
@@ -47,6 +52,11 @@ impl Built {
     pub(crate) fn own(&self, program: &str) -> Option<&Path> {
         self.lean.iter().find(|(name, _)| *name == program).map(|(_, path)| path.as_path())
     }
+}
+
+/// Whether the development files of libpam are there.
+pub(crate) fn can_link_pam() -> bool {
+    is_there("sh", &["-c", "echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null -lpam"])
 }
 
 /// Where cargo puts what it builds.

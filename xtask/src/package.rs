@@ -11,19 +11,19 @@ use crate::lean;
 use crate::steps::{Failure, root, said, step};
 
 /// Where the packages go.
-#[derive(Args)]
+#[derive(Clone, Args)]
 pub(crate) struct Options {
     /// The folder for the packages
     #[arg(long, default_value = OUT, value_name = "DIR")]
     out: PathBuf,
-    /// With PAM sessions for the users of calls
+    /// Without PAM sessions for the users of calls, which need libpam to build with
     #[arg(long)]
-    pam: bool,
+    pub(crate) no_pam: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { out: OUT.into(), pam: false }
+        Self { out: OUT.into(), no_pam: false }
     }
 }
 
@@ -54,13 +54,13 @@ const PACKAGES: &[Package] = &[
         side: Side::Dom0,
         summary: "Qubes remote exec for dom0",
         replaces: "qubes-core-qrexec, qubes-core-qrexec-dom0, qrexec-rs-vm",
-        conffiles: &[],
+        conffiles: &["/etc/xdg/autostart/qrexec-policy-agent.desktop"],
     },
 ];
 
 /// Builds them; gives each with its file.
 pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
-    let programs = lean::build(options.pam)?;
+    let programs = lean::build(!options.no_pam)?;
     let out = root().join(&options.out);
     let mut built = Vec::new();
     let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
         let stage = out.join(package.name);
         let _ = fs::remove_dir_all(&stage);
         Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side }.fill(&programs)?;
-        let control = control(package, &version, &architecture, options.pam);
+        let control = control(package, &version, &architecture, !options.no_pam);
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
         let conffiles: String = package.conffiles.iter().map(|path| format!("{path}\n")).collect();
         write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
@@ -81,7 +81,9 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
 }
 
 fn control(package: &Package, version: &str, architecture: &str, pam: bool) -> String {
-    let pam = if pam { ", libpam0g" } else { "" };
+    // The library, and what `/etc/pam.d/qrexec` names: modules and `common-session`.
+    let pam =
+        if pam && package.side.has_logins() { ", libpam0g, libpam-modules, libpam-runtime" } else { "" };
     format!(
         "Package: {}\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\nPriority: optional\n\
          Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\nDepends: libc6, libgcc-s1{pam}\n\
@@ -114,6 +116,9 @@ mod tests {
         {
             assert!(text.lines().any(|other| other == line), "{text}");
         }
-        assert!(text.contains("libpam0g") && text.ends_with('\n'));
+        assert!(text.contains("Depends: libc6, libgcc-s1, libpam0g, libpam-modules, libpam-runtime\n"));
+        assert!(text.ends_with('\n'));
+        let without = [control(&PACKAGES[0], "1", "amd64", false), control(&PACKAGES[1], "1", "amd64", true)];
+        assert!(without.iter().all(|text| text.contains("Depends: libc6, libgcc-s1\n")), "{without:?}");
     }
 }

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-use crate::steps::{Failure, cargo, is_there, root, step};
-use crate::{chroot, fuzz, package};
+use crate::steps::{Failure, cargo, root, step};
+use crate::{chroot, fuzz, lean, package};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
@@ -45,7 +45,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
 
 /// The test of logins once more, with the feature that `cargo test` builds without.
 fn pam() -> Result<(), Failure> {
-    if !is_there("sh", &["-c", "echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null -lpam"]) {
+    if !lean::can_link_pam() {
         eprintln!("== pam: skipped, there is no libpam to link with");
         return Ok(());
     }

@@ -113,6 +113,9 @@ impl Args {
         if self.use_stdin_socket > 1 || self.prefix_data.len() > 1 || self.connect.len() > 1 {
             return Err(Failure::usage("-c, -p and --use-stdin-socket can only be used once"));
         }
+        if self.wait_for_end && self.connect.is_empty() {
+            return Err(Failure::usage("-W goes with -c only: without it the call is waited for anyway"));
+        }
         let command = self.command.into_vec();
         if command.is_empty() || command.len() > MAX_CMDLINE {
             return Err(Failure::usage(format!("COMMAND must have 1 to {MAX_CMDLINE} bytes")));
@@ -219,6 +222,9 @@ mod tests {
             &["-l", "x", "-c", "a,b,1"],
             &["-l", "x", "--use-stdin-socket"],
             &["-k", "-c", "a,b,1"],
+            &["-W"],
+            &["-W", "-e"],
+            &["-W", "-l", "x"],
             &["-c", "a,b"],
             &["-c", ",b,1"],
             &["-c", "a,dom0,1"],

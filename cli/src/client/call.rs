@@ -10,7 +10,7 @@ use wire::stream::Role;
 
 use super::args::{Plan, Purpose};
 use super::daemon::Daemon;
-use super::{PROGRAM, about, dom0};
+use super::{about, dom0};
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
 use crate::status;
@@ -38,9 +38,9 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
             .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let (child, streams) = match local.start()? {
-        Some(LocalEnd { child, streams }) => (child, Some(streams)),
-        None => (None, None),
+    let (child, streams, single_socket) = match local.start()? {
+        Some(LocalEnd { child, streams, single_socket }) => (child, Some(streams), single_socket),
+        None => (None, None, None),
     };
     let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
     let outcome = pump::run(
@@ -53,12 +53,13 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
             filter_stdout: plan.filter_stdout,
             filter_stderr: plan.filter_stderr,
             prefix: plan.prefix.clone(),
+            single_socket,
             ..Call::new(Role::Client, version)
         },
     );
     // The daemon counts the call as its client's as long as we hold on to it.
     drop(daemon);
-    Ok(status::of_call(PROGRAM, &outcome))
+    status::of_call(&outcome)
 }
 
 impl Local {
@@ -83,7 +84,7 @@ impl Local {
             }
             kind => {
                 let services = dom0::services(transport);
-                let (prepared, _) = dom0::prepare(&services, &kind, command.nogui)?;
+                let prepared = dom0::prepare(&services, &kind, command.nogui)?;
                 Ok(Self::Service(services, prepared))
             }
         }

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::process;
 
 use engine::datalink;
-use engine::exec::{
-    Environment, ExecError, Executable, Image, Prepared, ServiceConfig, Services, Stderr, Users,
-};
+use engine::exec::{Environment, ExecError, Executable, Image, Prepared, Services, Stderr, Users};
 use engine::pump::{self, Call};
 use ring::Transport;
 use wire::command::{Command, CommandKind, ServiceCall};
@@ -16,9 +14,9 @@ use wire::header::ty;
 use wire::names::{DomainId, Port};
 use wire::stream::Role;
 
+use super::about;
 use super::args::{Plan, Waiting};
 use super::daemon::Daemon;
-use super::{PROGRAM, about};
 use crate::failure::Failure;
 use crate::local_program::LocalEnd;
 use crate::status;
@@ -36,11 +34,7 @@ pub(super) fn failure(error: ExecError) -> Failure {
 }
 
 /// Finds a service and waits for the session if its configuration wants one.
-pub(super) fn prepare(
-    services: &Services,
-    kind: &CommandKind,
-    nogui: bool,
-) -> Result<(Prepared, ServiceConfig), Failure> {
+pub(super) fn prepare(services: &Services, kind: &CommandKind, nogui: bool) -> Result<Prepared, Failure> {
     let CommandKind::Service(call) = kind else {
         return Err(Failure::trouble("dom0 runs services only: QUBESRPC SERVICE+ARG SOURCE"));
     };
@@ -48,8 +42,7 @@ pub(super) fn prepare(
     if config.wait_for_session && !nogui {
         services.wait_for_own_session(&call.source);
     }
-    let prepared = services.prepare(kind, &config).map_err(failure)?;
-    Ok((prepared, config))
+    services.prepare(kind, &config).map_err(failure)
 }
 
 /// A service of dom0 for a caller in dom0: this process becomes the service, or only starts it.
@@ -61,10 +54,9 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
     let command = Command::parse_without_user(line).map_err(|error| Failure::trouble(error.to_string()))?;
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let services = services(&transport);
-    let (prepared, config) = prepare(&services, &command.kind, command.nogui)?;
+    let prepared = prepare(&services, &command.kind, command.nogui)?;
     if detached {
-        let user = config.force_user.as_deref();
-        return services.start_detached(&prepared, user, None).map(|()| 0).map_err(failure);
+        return services.start_detached(&prepared, None, None).map(|()| 0).map_err(failure);
     }
     match prepared {
         Prepared::Executable(Executable { image, call, .. }) => {
@@ -120,16 +112,15 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
     let (mut ends_early, mut splice) = ((false, false), false);
-    let started = found.and_then(|(prepared, config)| {
+    let started = found.and_then(|prepared| {
         LocalEnd::service(|| {
-            let user = config.force_user.as_deref();
-            let started = services.start(&prepared, user, Stderr::Ours).map_err(failure)?;
+            let started = services.start(&prepared, None, Stderr::Ours).map_err(failure)?;
             splice = started.splice;
             ends_early = (started.exit_on_client_eof, started.exit_on_service_eof);
             Ok(started)
         })
     });
-    let LocalEnd { child, streams } = match started {
+    let LocalEnd { child, streams, single_socket } = match started {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
@@ -145,10 +136,11 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
             child,
             prefix: plan.prefix.clone(),
             splice,
+            single_socket,
             exit_on_client_eof: ends_early.0,
             exit_on_service_eof: ends_early.1,
             ..Call::new(Role::Service, version)
         },
     );
-    Ok(status::of_served(PROGRAM, &outcome))
+    status::of_served(&outcome)
 }

@@ -39,6 +39,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
     }
     match result {
+        // Only what ran may be passed over, never that nobody knows how it ended.
         Ok(_) if !plan.exit_code => 0,
         Ok(status) => status,
         Err(failure) => failure.report(PROGRAM),

@@ -80,7 +80,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());
     let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let LocalEnd { child, streams } = match &plan.program {
+    let LocalEnd { child, streams, single_socket } = match &plan.program {
         Some(program) => program.start(&saved)?,
         None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
@@ -96,9 +96,10 @@ fn call(plan: Plan) -> Result<i32, Failure> {
             filter_stderr,
             prefix: plan.prefix,
             splice: plan.splice,
+            single_socket,
             ..Call::new(Role::Client, version)
         },
     );
     step::reached("ends");
-    Ok(status::of_call(PROGRAM, &outcome))
+    status::of_call(&outcome)
 }

@@ -110,17 +110,22 @@ fn decide(program: &str, args: &Args) -> Result<i32, Failure> {
     let people = People::from_env();
     let (answer, told) = answer(args, question, &people);
     let allowed = answer != DENY;
-    let show = |told: Option<Told>| told.into_iter().for_each(|told| told.show(&people));
+    let show = |told: Option<&Told>| told.into_iter().for_each(|told| told.show(&people));
     match waiting {
         None => {
             let said = writeln!(io::stdout(), "{answer}").and_then(|()| io::stdout().flush());
             said.map_err(Failure::during("printing the answer"))?;
-            show(told);
+            show(told.as_ref());
         }
         Some(waiting) => {
-            show(told);
+            show(told.as_ref());
             if allowed && !args.just_evaluate {
-                return connect(args, &answer, source, target, service, &waiting);
+                // Whoever was told that the call is allowed is told, too, if nothing comes of it.
+                let result = connect(args, &answer, source, target, service, &waiting, told.is_none());
+                if !matches!(result, Ok(0)) {
+                    show(told.map(|told| told.of_failure()).as_ref());
+                }
+                return result;
             }
         }
     }
@@ -185,7 +190,8 @@ fn policy(args: &Args) -> Policy {
     policy
 }
 
-/// Makes the call: this process becomes `qrexec-client`, unless a disposable has to be removed after it.
+/// Makes the call: this process `becomes` `qrexec-client` if it may and no disposable has to be removed after it.
+/// That ends with 0 however the service ends, and with something else if there was no call.
 fn connect(
     args: &Args,
     answer: &str,
@@ -193,6 +199,7 @@ fn connect(
     target: &str,
     service: &str,
     waiting: &Waiting,
+    becomes: bool,
 ) -> Result<i32, Failure> {
     let allow = match answer::parse(answer.as_bytes()).map(|answer| answer.verdict) {
         Ok(Verdict::Allow(allow)) => allow,
@@ -208,18 +215,24 @@ fn connect(
         client.arg("--socket-dir").arg(&args.socket_dir).arg("--").arg(command);
         client
     };
+    let ended = |mut client: Command| -> Result<i32, Failure> {
+        let ended = client.status().map_err(Failure::during("qrexec-client"))?;
+        Ok(ended.code().unwrap_or(status::LOST))
+    };
     let vms = Vms::from_env();
     let to = allow.daemon();
     if let Some(template) = to.as_str().strip_prefix("@dispvm:") {
         let template = Target::new(template).map_err(Failure::during("the disposable's template"))?;
         let made = Disposable::new(&vms, &template).map_err(Failure::during("making a disposable"))?;
-        let ended = run(made.qube(), true).status().map_err(Failure::during("qrexec-client"))?;
-        return Ok(ended.code().unwrap_or(status::LOST));
+        return ended(run(made.qube(), true));
     }
     if !allow.is_for_dom0() && allow.autostart && !socket_of(&args.socket_dir, to).exists() {
         vms.start(to).map_err(Failure::during(format_args!("starting {to}")))?;
     }
-    Err(Failure::during("qrexec-client")(run(to, false).exec()))
+    match becomes {
+        true => Err(Failure::during("qrexec-client")(run(to, false).exec())),
+        false => ended(run(to, false)),
+    }
 }
 
 fn socket_of(folder: &Path, qube: &Target) -> PathBuf {

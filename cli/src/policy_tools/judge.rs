@@ -67,7 +67,7 @@ pub struct Closed {
 }
 
 /// A notice and the qube where it is to be shown.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Where.
     pub guivm: String,
@@ -80,6 +80,10 @@ impl Case {
     #[must_use]
     pub fn new(policy: &Policy, system: Arc<SystemInfo>, question: Question) -> Self {
         let decision = policy.decide(&system, &question.request());
+        if system.lacks(&question.target) {
+            let Question { source, target, service, .. } = &question;
+            tracing::warn!("{source:?} -> {target:?}: {service:?}: no such qube, taken as @default");
+        }
         Self { question, decision, system, home: None, always: false }
     }
 
@@ -180,6 +184,13 @@ impl Case {
 }
 
 impl Told {
+    /// That the call which was allowed did not come about.
+    #[must_use]
+    pub fn of_failure(&self) -> Self {
+        let notice = Notice { resolution: "fail".to_owned(), ..self.notice.clone() };
+        Self { guivm: self.guivm.clone(), notice }
+    }
+
     /// Shows it.
     pub fn show(&self, people: &People) {
         people.notify(&self.guivm, &self.notice);

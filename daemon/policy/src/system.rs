@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 pub use crate::json::SystemError;
+use crate::matching::Asked;
 
 /// One qube.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +104,12 @@ impl SystemInfo {
     /// The qube with this name, or with this UUID when the key is `uuid:UUID`.
     pub fn get(&self, key: &str) -> Option<&Domain> {
         self.position(key).and_then(|index| self.domains.get(index))
+    }
+
+    /// Whether this, asked for as the target of a call, is a qube that is not there: the policy takes it for
+    /// `@default`, which whoever asks it should say in the log.
+    pub fn lacks(&self, target: &str) -> bool {
+        matches!(Asked::read(target), Some(Asked::Qube(name)) if self.get(name).is_none())
     }
 
     /// Where in [`domains`](Self::domains) the qube with this name or `uuid:UUID` is.

@@ -114,7 +114,7 @@ impl Core {
                 let line = format!("{}: {bad}", self.settings.name);
                 self.log(Level::Warn, line);
             }
-            Message::ConnectionTerminated(endpoint) => self.data_link_ended(endpoint),
+            Message::ConnectionTerminated(endpoint) => self.data_link_ended(now, endpoint),
             Message::Hello(_) | Message::Exec { .. } | Message::ServiceConnect(_) | Message::Refused(_) => {
                 return Err(Breach::UnexpectedType(frame.ty).into());
             }
@@ -124,11 +124,9 @@ impl Core {
 
     /// A data link of the VM is gone. Its port is free if it was handed out here; the other daemon's
     /// ports are reported here too, and those of calls that an earlier daemon began.
-    fn data_link_ended(&mut self, Endpoint { domain, port }: Endpoint) {
-        if self.ports.release(domain, port)
-            && let Some(client) = self.waiting.remove(&port)
-        {
-            self.close_client(client);
+    fn data_link_ended(&mut self, now: Now, Endpoint { domain, port }: Endpoint) {
+        if self.ports.release(domain, port) {
+            self.port_released(now, port);
         }
     }
 }

@@ -16,8 +16,8 @@ use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::{
-    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Now, Output, PREPARE_LIMIT, Preparation,
-    Timer,
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Moved, Now, Output, PREPARE_LIMIT,
+    Preparation, Timer,
 };
 use crate::question::{Allow, Question, Verdict};
 
@@ -28,15 +28,26 @@ pub(super) struct Call {
     begun: Now,
     /// The domain whose daemon was asked, once there is one.
     to: Option<Target>,
+    /// What policy calls that domain, if its daemon was asked under another name.
+    named: Option<Target>,
     /// The rule that allowed it, once one did and is known.
     rule: Option<String>,
+    /// Where the caller was told to meet its service.
+    port: Option<Port>,
     help: Help,
     stage: Stage,
 }
 
 impl Call {
     fn to(&self) -> &str {
-        self.to.as_ref().map_or("dom0", Target::as_str)
+        self.named.as_ref().or(self.to.as_ref()).map_or("dom0", Target::as_str)
+    }
+
+    /// What became of it, `how` it ended included.
+    fn fate(&self, how: &str) -> String {
+        let Some(port) = self.port else { return format!("not answered, {how}") };
+        let rule = self.rule.as_ref().map(|rule| format!(" by {}", Escaped::new(rule))).unwrap_or_default();
+        format!("allowed to {}{rule}, {how}, port {port}", self.to())
     }
 
     /// Whether it goes on without the caller's agent, and has an end that must be seen.
@@ -99,8 +110,16 @@ impl Core {
             target: trigger.target.clone(),
             service: trigger.service.clone(),
         };
-        let call =
-            Call { trigger, begun: now, to: None, rule: None, help: Help::None, stage: Stage::Deciding };
+        let call = Call {
+            trigger,
+            begun: now,
+            to: None,
+            named: None,
+            rule: None,
+            port: None,
+            help: Help::None,
+            stage: Stage::Deciding,
+        };
         let open = self.calls.values().filter(|call| !matches!(call.stage, Stage::Watched)).count();
         if open >= self.settings.max_open {
             let line = self.line(&call, "refused, too many calls at once");
@@ -120,6 +139,8 @@ impl Core {
         }
         if let Verdict::Allow(allow) = &verdict {
             call.rule.clone_from(&allow.rule);
+            let renamed = allow.target_uuid.is_some() && allow.target.keyword().is_none();
+            call.named = renamed.then(|| allow.target.clone());
         }
         match verdict {
             Verdict::Deny(reason) => self.refuse(id, &format!("denied: {}", Escaped::new(&reason))),
@@ -144,12 +165,13 @@ impl Core {
     }
 
     /// A service's process has ended with this status. The port is free when the agent says so.
-    pub fn service_ended(&mut self, now: Now, id: CallId, status: i32) {
+    pub fn service_ended(&mut self, now: Now, id: CallId, status: i32, moved: Option<Moved>) {
         if !matches!(self.calls.get(&id), Some(Call { stage: Stage::Served, .. })) {
             return;
         }
-        let level = if status == 0 { Level::Debug } else { Level::Info };
-        self.ended(now, id, level, &format!("exit code {status}"));
+        let moved = moved
+            .map(|Moved { bytes_in, bytes_out }| format!(", {bytes_in} bytes in, {bytes_out} bytes out"));
+        self.ended(now, id, &format!("exit code {status}{}", moved.unwrap_or_default()));
     }
 
     /// The target's daemon sent a message.
@@ -176,7 +198,7 @@ impl Core {
                 let why = format!("allowed, but the daemon of {}: {}", call.to(), Escaped::new(reason));
                 self.refuse(id, &why);
             }
-            Stage::Watched => self.ended(now, id, Level::Debug, "its data link is gone"),
+            Stage::Watched => self.ended(now, id, "its data link is gone"),
             Stage::Deciding | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served => {}
         }
     }
@@ -241,7 +263,7 @@ impl Core {
             self.calls.iter().filter(|(_, call)| !call.outlives_agent()).map(|(id, _)| *id).collect();
         for id in gone {
             self.abandon(id);
-            self.remove(id);
+            self.ends_unseen(id, "the agent is gone");
         }
     }
 
@@ -367,7 +389,7 @@ impl Core {
         let disposable = self.calls.get(&id).is_some_and(|call| call.help == Help::Disposable);
         if watched > self.settings.max_watched && !disposable {
             self.abandon(id);
-            self.remove(id);
+            self.ends_unseen(id, "one of too many to be watched");
         }
         Ok(())
     }
@@ -375,11 +397,14 @@ impl Core {
     /// Tells the caller where its service is.
     fn answered(&mut self, id: CallId, endpoint: Endpoint, stage: Stage) {
         self.set_call_stage(id, stage);
-        let Some(call) = self.calls.get(&id) else { return };
+        let Some(call) = self.calls.get_mut(&id) else { return };
         let ident = call.trigger.ident;
-        let rule = call.rule.as_ref().map(|rule| format!(" by {}", Escaped::new(rule))).unwrap_or_default();
-        let line = self.line(call, &format!("allowed to {}{rule}, port {}", call.to(), endpoint.port));
-        self.log(Level::Info, line);
+        call.port = Some(endpoint.port);
+        let fate = call.fate("begins");
+        if let Some(call) = self.calls.get(&id) {
+            let line = self.line(call, &fate);
+            self.log(Level::Debug, line);
+        }
         self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
     }
 
@@ -391,11 +416,19 @@ impl Core {
         self.send_agent(&Message::Refused(call.trigger.ident));
     }
 
-    fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
+    /// The one line about a call that came about.
+    fn ended(&mut self, now: Now, id: CallId, how: &str) {
         let Some(call) = self.remove(id) else { return };
         let lasted = now.saturating_sub(call.begun).as_secs_f64();
-        let line = self.line(&call, &format!("ended after {lasted:.3} s, {how}"));
-        self.log(level, line);
+        let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s, {how}")));
+        self.log(Level::Info, line);
+    }
+
+    /// The same of one whose end will not be known.
+    fn ends_unseen(&mut self, id: CallId, why: &str) {
+        let Some(call) = self.remove(id) else { return };
+        let line = self.line(&call, &call.fate(&format!("its end is not seen: {why}")));
+        self.log(Level::Info, line);
     }
 
     fn set_call_stage(&mut self, id: CallId, stage: Stage) {

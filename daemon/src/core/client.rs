@@ -1,7 +1,9 @@
 //! Programs on the local socket: HELLO, one request, then the wait for the end of its call.
 
+use wire::command::{Command, CommandKind};
 use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
 use wire::error::{Breach, PeerError, TooLong};
+use wire::escape::Escaped;
 use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
@@ -30,6 +32,14 @@ pub(super) struct Client {
     stage: Stage,
     /// The port handed out for it, until the call there ends.
     port: Option<Port>,
+}
+
+/// A command or service of the VM that runs for somebody else, until its end.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// `source -> VM: service`, for the log.
+    line: String,
+    begun: Now,
 }
 
 /// Why a local client is closed.
@@ -145,7 +155,7 @@ impl Core {
 
     fn client_request(&mut self, now: Now, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
         match Message::decode(frame.ty, &frame.body)? {
-            Message::Exec { just, params } => self.exec_wanted(id, just, params)?,
+            Message::Exec { just, params } => self.exec_wanted(now, id, just, params)?,
             Message::ServiceConnect(params) => self.connect_wanted(now, id, params)?,
             _ => return Err(Breach::UnexpectedType(frame.ty).into()),
         }
@@ -154,7 +164,13 @@ impl Core {
     }
 
     /// A command for the VM: gets a port, and goes on to the agent with it.
-    fn exec_wanted(&mut self, id: ClientId, just: bool, params: ExecParams) -> Result<(), Complaint> {
+    fn exec_wanted(
+        &mut self,
+        now: Now,
+        id: ClientId,
+        just: bool,
+        params: ExecParams,
+    ) -> Result<(), Complaint> {
         if params.cmdline.is_empty() {
             return Err(Complaint::NoCommand);
         }
@@ -166,6 +182,9 @@ impl Core {
         }
         let ty = if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
         let port = self.port_for(id, ty, params.endpoint())?;
+        if params.connect_port == Port(0) {
+            self.running.insert(port, Running { line: self.description(&cmdline), begun: now });
+        }
         self.send_agent(&Message::Exec {
             just,
             params: ExecParams { connect_port: port, cmdline, ..params },
@@ -198,6 +217,29 @@ impl Core {
         let told = Endpoint { domain: self.settings.id, port };
         self.put(Output::SendClient(id, answer(ty, told)));
         Ok(port)
+    }
+
+    /// What a command line is about. What it says to a shell is nobody's business.
+    fn description(&self, cmdline: &[u8]) -> String {
+        let vm = &self.settings.name;
+        match Command::parse(cmdline).map(|command| command.kind) {
+            Ok(CommandKind::Service(call)) => {
+                let service = Escaped::new(call.service.as_str());
+                format!("{} -> {vm}: {service}", Escaped::new(call.source.as_str()))
+            }
+            _ => format!("dom0 -> {vm}: a command"),
+        }
+    }
+
+    /// What ran on this port has ended, as the agent says.
+    pub(super) fn port_released(&mut self, now: Now, port: Port) {
+        if let Some(client) = self.waiting.remove(&port) {
+            self.close_client(client);
+        }
+        if let Some(Running { line, begun }) = self.running.remove(&port) {
+            let lasted = now.saturating_sub(begun).as_secs_f64();
+            self.log(Level::Info, format!("{line}: ended after {lasted:.3} s, port {port}"));
+        }
     }
 
     fn with_default_user(&self, cmdline: &[u8]) -> Vec<u8> {

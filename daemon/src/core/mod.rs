@@ -31,7 +31,7 @@ use crate::ports::Ports;
 use crate::question::Question;
 use agent::Agent;
 use call::Call;
-use client::Client;
+use client::{Client, Running};
 use timers::Timers;
 
 /// Time since a moment that the driver chose; only differences matter.
@@ -81,6 +81,15 @@ pub struct LocalService {
     pub endpoint: Endpoint,
     /// What to run and for whom.
     pub call: ServiceCall,
+}
+
+/// What a service in dom0 got from its caller, and what the caller got from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Payload bytes that the caller sent.
+    pub bytes_in: u64,
+    /// Payload bytes that the service sent.
+    pub bytes_out: u64,
 }
 
 /// What a call needs before its target can be turned to.
@@ -157,6 +166,8 @@ pub struct Core {
     clients_held: bool,
     /// Who is to be closed when the call on a port ends.
     waiting: BTreeMap<Port, ClientId>,
+    /// What local clients had started in the VM, by its port.
+    running: BTreeMap<Port, Running>,
     calls: BTreeMap<CallId, Call>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -174,6 +185,7 @@ impl Core {
             clients: BTreeMap::new(),
             clients_held: false,
             waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
             calls: BTreeMap::new(),
             timers: Timers::new(),
             outputs: VecDeque::new(),

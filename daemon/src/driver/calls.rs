@@ -5,13 +5,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use engine::process::fork_pump;
+use engine::process::fork_keeping;
 use engine::reactor::{Interest, Reactor};
 use wire::names::Target;
 
 use super::Driver;
 use super::peers::{Heard, Peers, forget};
 use super::token::Token;
+use super::traffic;
 use crate::core::{CallId, LocalService, Now, Preparation};
 use crate::policy_source::Readiness;
 use crate::question::{Question, Verdict};
@@ -187,8 +188,13 @@ impl Driver {
     }
 
     pub(super) fn start_service(&mut self, id: CallId, service: &LocalService) {
-        let (transport, files) = (&self.transport, self.service_files);
-        let started = fork_pump(|| dom0_service::serve(service, transport, files)).and_then(|child| {
+        let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
+        let serve = || {
+            let (status, moved) = dom0_service::serve(service, transport, files);
+            moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
+            status
+        };
+        let started = fork_keeping(&[traffic], serve).and_then(|child| {
             self.reactor.add(&child, Token::Service(id).encode(), Interest::Read)?;
             self.services.insert(id, child);
             Ok(())
@@ -209,7 +215,8 @@ impl Driver {
         if let Some(child) = self.services.remove(&id) {
             forget(&self.reactor, &child);
         }
-        self.core.service_ended(self.now(), id, status);
+        let moved = self.traffic.take(id);
+        self.core.service_ended(self.now(), id, status, moved);
     }
 }
 

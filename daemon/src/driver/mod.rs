@@ -10,6 +10,7 @@ mod front;
 mod helpers;
 mod peers;
 mod token;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,6 +33,7 @@ use front::Front;
 use helpers::Helpers;
 use peers::Heard;
 use token::Token;
+use traffic::Traffic;
 
 /// Bytes that may wait for the agent before local clients have to wait too.
 const AGENT_BACKLOG: usize = 64 << 10;
@@ -89,6 +91,7 @@ pub struct Driver {
     helpers: Helpers,
     may_start: bool,
     services: BTreeMap<CallId, Child>,
+    traffic: Traffic,
     startup_deadline: Option<Now>,
     report: Report,
     finished: Option<Outcome>,
@@ -122,6 +125,7 @@ impl Driver {
             helpers: Helpers::default(),
             may_start: setup.may_start,
             services: BTreeMap::new(),
+            traffic: Traffic::new()?,
             startup_deadline: setup.startup_limit,
             report: setup.report,
             finished: None,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use policy::{Decision, Request, SystemInfo};
+use wire::escape::Escaped;
 use wire::names::{ServiceName, Target};
 
 use super::store::{PolicyStore, SystemFile};
@@ -28,22 +29,29 @@ impl PolicyFiles {
     /// Decides, unless a person has to be asked, or told: then the question needs a program that can.
     /// Whatever goes wrong on the way denies.
     pub fn decide(&mut self, question: &Question) -> Option<Verdict> {
-        let (decision, told) = match self.decision(question) {
+        let (decision, told, unknown) = match self.decision(question) {
             Ok(decision) => decision,
             Err(reason) => return Some(Verdict::Deny(reason)),
         };
-        match decision {
+        let verdict = match decision {
             Decision::Ask(ask) if !told => {
                 Some(Verdict::deny(format!("{} asks the user, and the caller has no guivm", ask.rule)))
             }
             Decision::Allow(allow) if !(told && allow.notify) => Some(allowed(allow)),
             Decision::Deny(deny) if !(told && deny.notify) => Some(Verdict::Deny(deny.reason)),
-            _ => None,
+            // The program sees and says the rest itself.
+            _ => return None,
+        };
+        if unknown {
+            let Question { source, target, service, .. } = question;
+            let service = Escaped::new(service.as_str());
+            tracing::warn!("{source} -> {target}: {service}: no such qube, taken as @default");
         }
+        verdict
     }
 
-    /// The decision, and whether there is somebody to ask and to tell.
-    fn decision(&mut self, question: &Question) -> Result<(Decision, bool), String> {
+    /// The decision, whether there is somebody to ask and to tell, and whether the target is unknown.
+    fn decision(&mut self, question: &Question) -> Result<(Decision, bool, bool), String> {
         let system = self.system.as_mut().ok_or("no system information is configured")?.current()?;
         let service = question.service.as_str();
         let mut request = Request::new(question.source.as_str(), question.target.as_str(), service);
@@ -54,7 +62,7 @@ impl PolicyFiles {
             _ => question.source.as_str(),
         };
         let told = has_guivm(&system, asked);
-        Ok((decision, told))
+        Ok((decision, told, system.lacks(request.target)))
     }
 }
 

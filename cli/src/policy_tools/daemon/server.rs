@@ -100,6 +100,9 @@ impl Server {
         // Last, so that whoever finds it finds all of them.
         server.listen(Kind::Policy, Some(&args.socket))?;
         server.set_listening(true)?;
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!("cannot tell the service manager that the socket is there: {error}");
+        }
         tracing::info!("{PROGRAM} with {rules} rules on {}", args.socket.display());
         Ok(server)
     }

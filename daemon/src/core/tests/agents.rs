@@ -9,7 +9,7 @@ use wire::names::Ident;
 use wire::version::Version;
 
 use super::stage::{Stage, allow, bytes, connect, exec, hello, refused, terminated, trigger};
-use crate::core::{Level, Output};
+use crate::core::{Level, Moved, Output};
 
 fn drops(outputs: &[Output]) -> bool {
     outputs.iter().any(|output| matches!(output, Output::DropAgent(_)))
@@ -175,9 +175,11 @@ fn a_lost_agent_takes_with_it_who_waits_for_it() {
     stage.core.decided(stage.now, asked, allow("dom0"));
     stage.core.target_closed(stage.now, connecting, "gone");
     assert!(stage.outputs().is_empty());
-    stage.core.service_ended(stage.now, served, 3);
+    stage.core.service_ended(stage.now, served, 3, Some(Moved { bytes_in: 7, bytes_out: 9 }));
     let outputs = stage.all_outputs();
-    assert!(matches!(outputs.as_slice(), [Output::Log(Level::Info, line)] if line.contains("exit code 3")));
+    assert!(
+        matches!(outputs.as_slice(), [Output::Log(Level::Info, line)] if line.contains("exit code 3, 7 bytes in, 9 bytes out, port"))
+    );
 }
 
 #[test]

@@ -83,8 +83,11 @@ fn the_port_of_the_target_reaches_the_caller_and_the_end_is_logged() {
     stage.now += Duration::from_millis(1500);
     stage.core.target_closed(stage.now, id, "it closed the connection");
     let outputs = stage.all_outputs();
-    let [Output::Log(Level::Debug, line)] = outputs.as_slice() else { panic!("{outputs:?}") };
-    assert!(line.contains("ended after 1.500 s"), "{line}");
+    let [Output::Log(Level::Info, line)] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert_eq!(
+        line,
+        "work -> vault: demo.Add+1: allowed to vault, ended after 1.500 s, its data link is gone, port 513"
+    );
 }
 
 #[test]
@@ -190,7 +193,7 @@ fn the_port_of_a_dom0_call_is_free_when_the_agent_says_so() {
     };
     let (id, answer) = call(&mut stage, 1);
     assert_eq!(answer, connect(0, 513, 1));
-    stage.core.service_ended(stage.now, id, 0);
+    stage.core.service_ended(stage.now, id, 0, None);
     assert_eq!(call(&mut stage, 2).1, refused(2));
     stage.agent(&terminated(0, 513));
     assert_eq!(call(&mut stage, 3).1, connect(0, 513, 3));

@@ -10,7 +10,7 @@ use wire::version::Version;
 use super::stage::{
     Stage, allow, answer_bytes, bytes, connect, connect_message, exec, hello, terminated, trigger,
 };
-use crate::core::{ClientId, Output};
+use crate::core::{ClientId, Level, Output};
 
 fn stage() -> Stage {
     Stage::with_agent(Version::V4)
@@ -31,6 +31,26 @@ fn a_command_gets_a_port_and_goes_on() {
         );
         stage.agent(&terminated(0, 513));
         assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+    }
+}
+
+#[test]
+fn what_runs_for_somebody_else_has_its_line_at_its_end() {
+    for (cmdline, what) in [
+        ("root:echo secret", "dom0 -> work: a command"),
+        ("root:QUBESRPC demo.Add+1 dom0", "dom0 -> work: demo.Add+1"),
+        ("DEFAULT:QUBESRPC demo.Add+1 vault", "vault -> work: demo.Add+1"),
+    ] {
+        let mut stage = stage();
+        let id = stage.greeted_client();
+        stage.client(id, &exec(false, 0, 0, cmdline));
+        stage.outputs();
+        stage.now += Duration::from_millis(1500);
+        stage.agent(&terminated(0, 513));
+        let line = Output::Log(Level::Info, format!("{what}: ended after 1.500 s, port 513"));
+        assert_eq!(stage.all_outputs(), [Output::CloseClient(id), line]);
+        stage.agent(&terminated(0, 513));
+        assert_eq!(stage.all_outputs(), []);
     }
 }
 

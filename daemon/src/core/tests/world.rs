@@ -119,7 +119,7 @@ impl World {
                 let result = if ok { Ok(()) } else { Err("no".to_owned()) };
                 call(n).into_iter().for_each(|id| stage.core.service_started(id, result.clone()));
             }
-            Step::Ended(n) => call(n).into_iter().for_each(|id| stage.core.service_ended(now, id, 1)),
+            Step::Ended(n) => call(n).into_iter().for_each(|id| stage.core.service_ended(now, id, 1, None)),
             Step::Time(seconds) => stage.passes(Duration::from_secs(seconds)),
             _ => {}
         }

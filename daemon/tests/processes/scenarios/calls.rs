@@ -99,7 +99,11 @@ pub(crate) fn to_dom0() {
     }
     daemon.logged("to the log");
     let line = daemon.logged("exit code 3");
-    assert!(line.contains("work -> dom0: demo.Sum+x: ended after"), "{line}");
+    for part in
+        ["work -> dom0: demo.Sum+x: allowed to dom0 by", ", ended after ", ", 4 bytes in, ", ", port 51"]
+    {
+        assert!(line.contains(part), "{line}");
+    }
 }
 
 pub(crate) fn to_dom0_without_service() {
