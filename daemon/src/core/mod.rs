@@ -30,7 +30,7 @@ use wire::version::Version;
 use crate::ports::Ports;
 use crate::question::Question;
 use agent::Agent;
-use call::Call;
+use call::{Call, Tally};
 use client::Client;
 use timers::Timers;
 
@@ -158,6 +158,7 @@ pub struct Core {
     /// Who is to be closed when the call on a port ends.
     waiting: BTreeMap<Port, ClientId>,
     calls: BTreeMap<CallId, Call>,
+    tally: Tally,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     last_id: u64,
@@ -175,6 +176,7 @@ impl Core {
             clients_held: false,
             waiting: BTreeMap::new(),
             calls: BTreeMap::new(),
+            tally: Tally::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
             last_id: 0,
