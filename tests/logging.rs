@@ -2,19 +2,24 @@
 
 mod common;
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, call, eventually, lab, leftovers, run, within_deadline};
+use common::{EXE, call, eventually, lab, leftovers, run, wait_within, within_deadline};
 
 /// The log of an agent that cannot start, with this in its environment.
 fn words(args: &[&str], env: &[(&str, &str)], journal: bool) -> String {
     let (ours, theirs) = std::io::pipe().unwrap();
     let theirs = OwnedFd::from(theirs);
     let mut command = Command::new(EXE);
-    std::os::unix::process::CommandExt::arg0(&mut command, "qrexec-agent");
+    command.arg0("qrexec-agent");
     command.args(args).env_remove("QREXEC_LOG").env_remove("RUST_LOG").env_remove("JOURNAL_STREAM");
     command.env("QREXEC_TRANSPORT", "nonsense").envs(env.iter().copied()).stdin(Stdio::null());
     if journal {
@@ -106,5 +111,53 @@ fn calls_of_dom0_and_to_dom0_have_their_line_too() {
         assert_eq!(call(&lab, "work", "nobody", "test.Four", b"").code, 126);
         has(&read(), &["work -> nobody: test.Four: no such qube, taken as @default"]);
         assert!(!log.contains("secret") && !log.contains("payload"));
+    });
+}
+
+/// A program of a VM, with all that it needs in this folder.
+fn start(root: &Path, own: &str, args: &[&str]) -> Child {
+    let mut command = Command::new(EXE);
+    command
+        .arg0(args[0])
+        .args(&args[1..])
+        .stdin(Stdio::null())
+        .stderr(File::create(root.join("log")).unwrap());
+    command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", root.join("shm")).env("VCHAN_DOMAIN", own);
+    command
+        .env("QREXEC_SOCKET_DIR", root)
+        .env("QREXEC_LOG_DIR", root)
+        .env("QREXEC_SYSTEM_INFO", root.join("none"));
+    command.env("QREXEC_AGENT_SOCKET", root.join("agent")).env_remove("QREXEC_LOG").env_remove("RUST_LOG");
+    command.spawn().unwrap()
+}
+
+/// Makes the daemon write one line: a client that does not say what it should.
+fn line(socket: &Path) {
+    let mut client = UnixStream::connect(socket).unwrap();
+    client.write_all(&[0xff; 64]).unwrap();
+    // Closed with bytes that it did not read, which is an error here.
+    let _ = client.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn a_flood_does_not_silence_a_daemon_in_the_background() {
+    within_deadline(|| {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        std::fs::DirBuilder::new().mode(0o700).create(root.join("shm")).unwrap();
+        let mut agent = start(root, "3", &["qrexec-agent"]);
+        let mut parent = start(root, "0", &["qrexec-daemon", "3", "work"]);
+        assert_eq!(wait_within(&mut parent, Duration::from_secs(60)), Some(0));
+        let (socket, log) = (root.join("qrexec.work"), root.join("qrexec.work.log"));
+        let daemon = UnixStream::connect(&socket).unwrap();
+        let daemon = rustix::net::sockopt::socket_peercred(&daemon).unwrap().pid;
+        (0..1200).for_each(|_| line(&socket));
+        eventually("the first line after the flood", || {
+            line(&socket);
+            std::fs::read_to_string(&log).unwrap().contains("log lines were suppressed")
+        });
+        rustix::process::kill_process(daemon, rustix::process::Signal::TERM).unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
     });
 }

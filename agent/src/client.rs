@@ -16,6 +16,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: OwnedFd,
+    user: u32,
     stage: Stage,
 }
 
@@ -41,9 +42,14 @@ pub(crate) enum Heard {
 }
 
 impl Client {
-    /// Takes a connection that was just accepted.
-    pub(crate) fn new(socket: OwnedFd, now: Instant) -> Self {
-        Self { socket, stage: Stage::Asking(LocalTriggerDecoder::new(), now + REQUEST_LIMIT) }
+    /// Takes a connection of this user that was just accepted.
+    pub(crate) fn new(socket: OwnedFd, user: u32, now: Instant) -> Self {
+        Self { socket, user, stage: Stage::Asking(LocalTriggerDecoder::new(), now + REQUEST_LIMIT) }
+    }
+
+    /// Whose program it is.
+    pub(crate) fn user(&self) -> u32 {
+        self.user
     }
 
     /// Until when the client must have asked; `None` once it has.
@@ -106,7 +112,7 @@ mod tests {
 
     fn pair() -> (Client, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("pair");
-        (Client::new(ours.into(), Instant::now()), theirs)
+        (Client::new(ours.into(), 1000, Instant::now()), theirs)
     }
 
     fn request() -> Trigger {

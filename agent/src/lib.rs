@@ -7,6 +7,7 @@
 //! | `serve` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
 //! | `door` | the sockets on which others ask |
+//! | `places` | how many programs may ask at once, and how many of one user |
 //! | `client` | one such program's connection |
 //! | `job` | what a command line and a service's configuration amount to |
 //! | `call` | the process of one call: data link, service, pump |
@@ -31,6 +32,7 @@ pub mod fuzzing;
 mod job;
 pub mod multiplexer;
 pub mod options;
+mod places;
 mod serve;
 mod session;
 

@@ -22,6 +22,7 @@ use crate::core::{Action, CallId, ClientId, Core, Refusal};
 use crate::door::{Door, Gate, max_guests};
 use crate::job::Job;
 use crate::options::Options;
+use crate::places::Places;
 use crate::session::Sessions;
 
 mod calls;
@@ -32,6 +33,9 @@ const SIGNALS: u64 = 2;
 const WARDEN: u64 = 3;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
+
+/// Programs let in before everybody else has a turn; the door stays readable as long as more wait.
+const ACCEPT_BATCH: usize = 64;
 
 /// Everybody in the VM may ask; who may enter the socket's folder decides more.
 const DOOR_MODE: u32 = 0o777;
@@ -94,11 +98,7 @@ struct Agent {
     /// There from the first HELLO on.
     door: Option<Door>,
     gate: Gate,
-    clients: usize,
-    /// More than this are refused.
-    max_clients: usize,
-    /// The first one that is refused is worth a line in the log.
-    full: bool,
+    places: Places,
     things: BTreeMap<u64, Thing>,
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
@@ -122,9 +122,10 @@ impl Agent {
             core: Core::default(),
             door: None,
             gate: Gate::default(),
-            clients: 0,
-            max_clients: options.max_calls.unwrap_or_else(max_guests),
-            full: false,
+            places: Places::new(
+                options.max_calls.unwrap_or_else(max_guests),
+                rustix::process::geteuid().as_raw(),
+            ),
             things: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
@@ -253,16 +254,13 @@ impl Agent {
     }
 
     fn accept(&mut self, now: Instant) {
-        while let Some(door) = &self.door
-            && let Some(socket) = self.gate.let_in(door, now)
-        {
-            let full = self.clients >= self.max_clients;
-            if full && !self.full {
-                tracing::warn!("{} calls at once: further requests are refused", self.clients);
-            }
-            self.full = full;
-            if !full {
-                self.admit(Client::new(socket, now));
+        for _ in 0..ACCEPT_BATCH {
+            let Some(door) = &self.door else { return };
+            let Some(socket) = self.gate.let_in(door, now) else { return };
+            // There is always an answer; if there were none, it would be nobody's.
+            let user = ring::unix::peer_uid(&socket).unwrap_or(u32::MAX);
+            if self.places.are_free(user) {
+                self.admit(Client::new(socket, user, now));
             }
         }
     }
@@ -303,7 +301,9 @@ impl Agent {
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
         self.reactor.add(&thing, token, Interest::Read)?;
-        self.clients = self.clients.saturating_add(usize::from(matches!(thing, Thing::Client(_))));
+        if let Thing::Client(client) = &thing {
+            self.places.take(client.user());
+        }
         self.things.insert(token, thing);
         Ok(token)
     }
@@ -312,7 +312,9 @@ impl Agent {
     fn forget(&mut self, token: u64) -> Option<Thing> {
         let thing = self.things.remove(&token)?;
         let _ = self.reactor.remove(&thing);
-        self.clients = self.clients.saturating_sub(usize::from(matches!(thing, Thing::Client(_))));
+        if let Thing::Client(client) = &thing {
+            self.places.give_back(client.user());
+        }
         Some(thing)
     }
 

@@ -87,8 +87,11 @@ fn call_at(
         Some(keyword) => ("keyword", keyword),
         None => ("name", qube.as_str()),
     };
-    let mut stream = UnixStream::from(ring::unix::connect(socket)?);
-    stream.set_write_timeout(Some(limit))?;
+    let connected = ring::unix::connect_within(socket, limit).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Slow(limit),
+        _ => error.into(),
+    });
+    let mut stream = UnixStream::from(connected?);
     stream.write_all(format!("{method}+ dom0 {kind} {name}\0").as_bytes())?;
     stream.write_all(payload)?;
     stream.shutdown(Shutdown::Write)?;
@@ -145,6 +148,20 @@ mod tests {
         let result = call_at(&path, WORK_LIMIT, "admin.vm.Kill", &Target::new(qube).unwrap(), b"");
         qubesd.join().unwrap();
         result
+    }
+
+    #[test]
+    fn a_queue_that_stays_full_is_not_waited_for_beyond_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qubesd.sock");
+        let listener = ring::unix::listen(&path, 0o600).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting = std::iter::from_fn(|| ring::unix::connect_nonblocking(&path).ok());
+        let waiting: Vec<_> = waiting.take(100).collect();
+        assert!(waiting.len() < 100, "the queue is full");
+        let limit = Duration::from_millis(20);
+        let asked = call_at(&path, limit, "admin.vm.Kill", &Target::new("work").unwrap(), b"");
+        assert!(matches!(asked, Err(Error::Slow(_))), "{asked:?}");
     }
 
     #[test]

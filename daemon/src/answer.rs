@@ -126,10 +126,14 @@ impl<'a> Fields<'a> {
             "False" => Some(false),
             _ => None,
         };
+        let (to, target_uuid) = (self.needed("target", target)?, self.checked("target_uuid", uuid)?);
+        if target_uuid.as_ref().is_some_and(|uuid| !agree(&to, uuid)) {
+            return Err(Malformed::Value("target_uuid"));
+        }
         Ok(Allow {
             user: self.needed("user", User::new)?,
-            target: self.needed("target", target)?,
-            target_uuid: self.checked("target_uuid", uuid)?,
+            target: to,
+            target_uuid,
             autostart: self.needed("autostart", flag)?,
             requested_target: self.needed("requested_target", target)?,
             service: self.checked("service", |text| ServiceName::new(text).ok())?,
@@ -145,6 +149,15 @@ impl<'a> Fields<'a> {
             None => Ok(Verdict::deny("by the policy program")),
         }
     }
+}
+
+/// Whether a target and its UUID can mean the same place: both a disposable or neither, and not dom0, which has no UUID
+/// in an answer. Whoever asks by the one and acts by the other must not be led to two places.
+fn agree(target: &Target, uuid: &Target) -> bool {
+    let disposable = |name: &Target| name.as_str().starts_with("@dispvm:");
+    let place = uuid.as_str().strip_prefix("@dispvm:").unwrap_or(uuid.as_str());
+    let is_dom0 = target.is_dom0() || self::target(place).is_none_or(|place| place.is_dom0());
+    disposable(target) == disposable(uuid) && !is_dom0
 }
 
 fn target(text: &str) -> Option<Target> {
@@ -226,6 +239,29 @@ mod tests {
             assert_eq!(parse(text.as_bytes()), Err(error), "{text:?}");
         }
         assert_eq!(parse(b"result=deny\nx=\xff"), Err(NotText));
+    }
+
+    #[test]
+    fn a_target_and_its_uuid_mean_one_place() {
+        let with = |target: &str, uuid: &str| {
+            allow(&ALLOW.replace("target=vault", &format!("target={target}")).replace("uuid:12-ab", uuid))
+        };
+        assert!(with("vault", "uuid:12-ab").is_ok() && with("@dispvm:vault", "@dispvm:uuid:12-ab").is_ok());
+        let zero = "uuid:00000000-0000-0000-0000-000000000000";
+        for (target, uuid) in [
+            ("vault", "@dispvm:uuid:12-ab"),
+            ("@dispvm:vault", "uuid:12-ab"),
+            ("dom0", "uuid:12-ab"),
+            ("@adminvm", "uuid:12-ab"),
+            (zero, "uuid:12-ab"),
+            ("dom0", zero),
+            ("vault", zero),
+            ("@dispvm:vault", &format!("@dispvm:{zero}")),
+        ] {
+            assert_eq!(with(target, uuid), Err(Malformed::Value("target_uuid")), "{target} {uuid}");
+        }
+        let dom0 = ALLOW.replace("target=vault", "target=@adminvm").replace("target_uuid=uuid:12-ab\n", "");
+        assert!(allow(&dom0).unwrap().is_for_dom0());
     }
 
     proptest! {

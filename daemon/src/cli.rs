@@ -17,6 +17,15 @@ const POLICY_FOLDERS: &str = "/run/qubes/policy.d:/etc/qubes/policy.d";
 /// The policy daemon's socket, if nothing else is said.
 const POLICY_SOCKET: &str = "/run/qubes/policy.sock";
 
+/// Services in dom0 at once. Each has two processes in dom0 or more, which is where all VMs have to find room: no VM
+/// needs so many, and a dozen VMs with all of theirs are still a load that dom0 bears.
+const MAX_SERVICES: usize = 128;
+/// Qubes that start at once. A start takes seconds of all processors and disks, so that more at a time are slower.
+const MAX_STARTING: usize = 8;
+/// Disposables at once. Each takes hundreds of MiB, so that memory ends long before that on most machines, and what
+/// starts them says so; where it does not end, this does.
+const MAX_DISPOSABLES: usize = 64;
+
 /// Serves the calls from and to one VM: decides by policy, and brings both ends together.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "qrexec-daemon", version)]
@@ -41,6 +50,15 @@ pub struct Args {
     /// as half of the descriptors that this process may have.
     #[arg(long, value_name = "N", env = "QREXEC_MAX_CALLS")]
     pub max_calls: Option<usize>,
+    /// Services in dom0 that may run for calls of the VM at once; more calls of them are refused.
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVICES", default_value_t = MAX_SERVICES)]
+    pub max_services: usize,
+    /// Qubes that may be started or made for calls of the VM at once; further calls that need it are refused.
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_STARTING", default_value_t = MAX_STARTING)]
+    pub max_starting: usize,
+    /// Disposables that may be there for calls of the VM at once; further calls that need one are refused.
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_DISPOSABLES", default_value_t = MAX_DISPOSABLES)]
+    pub max_disposables: usize,
     /// UUID of the VM, under which it is found too.
     #[arg(short, long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<Target>,
@@ -139,6 +157,7 @@ mod tests {
         let args = parse(&["--socket-dir=/tmp/x", "3", "work"]).unwrap();
         assert_eq!(args.default_user.as_str(), "user");
         assert!(args.uuid.is_none() && args.policy_program.is_none());
+        assert_eq!((args.max_services, args.max_starting, args.max_disposables), (128, 8, 64));
     }
 
     #[test]

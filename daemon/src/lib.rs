@@ -40,7 +40,7 @@ use wire::names::DomainId;
 
 use crate::cli::{Args, Environment};
 use crate::core::Settings;
-use crate::driver::{Decider, Driver, Setup};
+use crate::driver::{Decider, Driver, Limits, Setup};
 use crate::policy_source::{PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};
 
@@ -113,6 +113,11 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
             max_open: args.max_calls.unwrap_or_else(|| half_of(files)),
             max_watched: MAX_WATCHED,
         },
+        limits: Limits {
+            services: args.max_services,
+            starting: args.max_starting,
+            disposables: args.max_disposables,
+        },
         uuid: args.uuid.clone(),
         socket_dir: args.socket_dir.clone(),
         transport: Transport::from_env().map_err(io::Error::other)?,
@@ -139,7 +144,7 @@ fn decider(args: &Args, environment: &Environment) -> io::Result<Decider> {
     let program = match &args.policy_program {
         Some(path) => PolicyProgram::at(path)?,
         None if lab => PolicyProgram::own()?,
-        None => PolicyProgram::at(Path::new(POLICY_PROGRAM))?,
+        None => PolicyProgram::installed(Path::new(POLICY_PROGRAM))?,
     };
     let here = lab && environment.policy_socket.is_none() && args.policy_program.is_none();
     let files =

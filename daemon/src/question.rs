@@ -1,5 +1,7 @@
 //! What policy is asked and what it may answer, as the daemon's core sees it.
 
+use std::sync::Arc;
+
 use wire::names::{DomainName, ServiceName, Target};
 
 /// May this call be made?
@@ -12,7 +14,7 @@ pub struct Question {
     /// The target as the caller named it.
     pub target: Target,
     /// The service, with its argument if there is one.
-    pub service: ServiceName,
+    pub service: Arc<ServiceName>,
 }
 
 /// The decision.

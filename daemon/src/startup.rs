@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use engine::process::fork_keeping;
+use engine::process::{be_the_program, fork_keeping};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -119,6 +119,7 @@ impl Background {
     pub fn run(&self, daemon: impl FnOnce(Report) -> Outcome) -> io::Result<u8> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let _child = fork_keeping(&[writer.as_fd()], || {
+            be_the_program();
             let report = || -> io::Result<Report> {
                 self.detach()?;
                 // The parent's copy of the descriptor stays what it is: this one is the report's.

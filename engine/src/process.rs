@@ -14,6 +14,7 @@ mod files;
 mod fork;
 mod heap;
 mod neighbour;
+mod resident;
 mod signals;
 mod spawn;
 
@@ -23,6 +24,7 @@ pub(crate) use fork::close_inherited;
 pub use fork::{claim_children, fork_keeping, fork_pump};
 pub use heap::trim_heap;
 pub use neighbour::Neighbour;
+pub use resident::{be_the_program, is_the_program};
 pub use signals::Signals;
 pub use spawn::{Program, spawn};
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags, RenameFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -113,6 +114,16 @@ pub(crate) fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
 /// Connects to `path`; the result is blocking. Never waits longer than the listener's queue takes.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     connect_with(path, SocketFlags::empty())
+}
+
+/// Connects to `path`; the result is blocking, but waits no longer than `limit` to send. A listener whose queue is full
+/// for so long is `WouldBlock`.
+pub fn connect_within(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
+    let fd = socket(SocketFlags::empty())?;
+    net::sockopt::set_socket_timeout(&fd, net::sockopt::Timeout::Send, Some(limit))?;
+    let (at, _folder) = address(path)?;
+    net::connect(&fd, &at)?;
+    Ok(fd)
 }
 
 /// Connects to `path`; the result is non-blocking, and a full queue is `WouldBlock`.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use engine::exec::{Services, Users};
-use engine::process::{Child, Signals, fork_keeping};
+use engine::process::{Child, Signals, be_the_program, fork_keeping};
 use engine::reactor::{Event, Interest, Reactor};
 use ring::{Kind, Transport};
 use rustix::io::Errno;
@@ -28,6 +28,9 @@ const FIRST_TOKEN: u64 = 2;
 
 /// Only the user himself, and root, whose agent it is.
 const MODE: u32 = 0o600;
+
+/// Connections taken before everybody else has a turn; the door stays readable as long as more wait.
+const ACCEPT_BATCH: usize = 64;
 
 /// How long a request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -78,6 +81,7 @@ fn run(options: &Options) -> Result<(), Error> {
         return serve(&door, transport);
     }
     let in_background = || {
+        be_the_program();
         let served = serve(&door, transport);
         // This process drops nothing.
         door.remove_file();
@@ -165,9 +169,11 @@ impl Server {
     }
 
     fn accept(&mut self, door: &Door, now: Instant) {
-        while self.asking < max_guests()
-            && let Some(socket) = self.gate.let_in(door, now)
-        {
+        for _ in 0..ACCEPT_BATCH {
+            if self.asking >= max_guests() {
+                return;
+            }
+            let Some(socket) = self.gate.let_in(door, now) else { return };
             let trusted = ring::unix::peer_uid(&socket)
                 .is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
             if !trusted {

@@ -74,7 +74,7 @@ impl Agent {
     fn hand_over(&self, job: &Job) -> Option<OwnedFd> {
         let pattern = self.fork_server.as_deref()?;
         let (user, command) = job.for_fork_server()?;
-        match fork_server::hand_over(pattern, user, job.just, job.endpoint, command) {
+        match fork_server::hand_over(pattern, user, self.services.embedded, job.just, job.endpoint, command) {
             Ok(socket) => Some(socket),
             Err(error) => {
                 if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {

@@ -5,10 +5,10 @@
 //! counted: somebody asked for them.
 
 use std::io::{self, Write};
-use std::process;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use engine::process::{be_the_program, is_the_program};
 use tracing::Level;
 
 /// Lines that may come at once: hundreds of calls, each with its lines.
@@ -75,7 +75,6 @@ impl Bucket {
 #[derive(Debug)]
 pub(super) struct Limited {
     start: Instant,
-    owner: u32,
     bucket: Mutex<Bucket>,
     /// Whether lines begin with the journal's priority.
     journal: bool,
@@ -83,7 +82,8 @@ pub(super) struct Limited {
 
 impl Limited {
     pub(super) fn new(journal: bool) -> Self {
-        Self { start: Instant::now(), owner: process::id(), bucket: Mutex::new(Bucket::new()), journal }
+        be_the_program();
+        Self { start: Instant::now(), bucket: Mutex::new(Bucket::new()), journal }
     }
 
     /// Writes a line of this level in one piece, unless there were too many.
@@ -100,7 +100,7 @@ impl Limited {
     fn verdict(&self) -> Verdict {
         // The process of a call has a copy of the bucket, which is not filled any more: what the flood left of it
         // at the call's start is all that it has.
-        let now = if process::id() == self.owner { self.start.elapsed() } else { Duration::ZERO };
+        let now = if is_the_program() { self.start.elapsed() } else { Duration::ZERO };
         self.bucket.lock().map_or(Verdict::Write, |mut bucket| bucket.line(now))
     }
 

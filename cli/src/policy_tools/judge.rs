@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use policy::{Ask, Decision, Policy, Request, SystemInfo, split_service};
+use wire::escape::Escaped;
 
 use super::people::{Notice, People, Prompt, Reply};
 
@@ -39,7 +40,8 @@ impl Question {
     }
 
     fn log(&self, what: &str) {
-        tracing::info!("{:?} -> {:?}: {:?}: {what}", self.source, self.target, self.service);
+        let [source, target, service] = [&self.source, &self.target, &self.service].map(Escaped::new);
+        tracing::info!("{source} -> {target}: {service}: {what}");
     }
 }
 
@@ -92,6 +94,12 @@ impl Case {
     #[must_use]
     pub fn of_r3(self, always: bool) -> Self {
         Self { home: Some("dom0"), always, ..self }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.question.source
     }
 
     /// The question that the user would have to answer.

@@ -11,6 +11,7 @@
 //! | [`graph`] | `qrexec-policy-graph`: what a policy lets through, as a picture |
 //! | [`judge`] | one question from its text to its answer |
 //! | [`people`] | questions and notices to the user, by way of his GUI qube |
+//! | `places` | who may wait for the user, and how many notices are shown |
 //! | [`r3`] | a machine of R3: files that are made when they are missing, and "yes to all" |
 //! | [`register`] | the service `policy.RegisterArgument` |
 //! | [`restore`] | `qrexec-policy-restore`: files of a backup |
@@ -29,6 +30,7 @@ pub mod helper;
 pub mod judge;
 pub mod lint;
 pub mod people;
+mod places;
 pub mod r3;
 pub mod register;
 mod reply;

@@ -4,19 +4,19 @@
 //! qube it is the service of that name, called with `qrexec-client`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use policy::{Ask, SystemInfo};
 use serde::{Deserialize, Serialize};
 
-use super::reply::{Ended, in_memory, read_reply};
+use super::reply::{Ended, read_reply};
 
 /// The service that asks.
 pub const ASK: &str = "policy.Ask";
@@ -180,12 +180,11 @@ impl People {
             stream.shutdown(Shutdown::Write)?;
             return read_reply(OwnedFd::from(stream).into(), caller, limit);
         }
-        let mut client = Ended(start_client(guivm, service, text)?);
-        let output = client.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let reply = read_reply(OwnedFd::from(output).into(), caller, limit)?;
-        match client.0.wait()? {
-            status if status.success() => Ok(reply),
-            status => Err(io::Error::other(format!("{service} in {guivm}: {status}"))),
+        let (mut client, output) = start_client(guivm, service, text)?;
+        let reply = read_reply(output, caller, limit)?;
+        match client.status()? {
+            0 => Ok(reply),
+            status => Err(io::Error::other(format!("{service} in {guivm}: exit status {status}"))),
         }
     }
 
@@ -200,11 +199,8 @@ impl People {
 }
 
 /// This executable as `qrexec-client`, with `text` to read.
-fn start_client(guivm: &str, service: &str, text: &[u8]) -> io::Result<Child> {
-    Command::new(std::env::current_exe()?)
-        .arg0("qrexec-client")
-        .args(["-d", guivm, &format!("DEFAULT:QUBESRPC {service} dom0")])
-        .stdin(in_memory(text)?)
-        .stdout(Stdio::piped())
-        .spawn()
+fn start_client(guivm: &str, service: &str, text: &[u8]) -> io::Result<(Ended, File)> {
+    let command = format!("DEFAULT:QUBESRPC {service} dom0");
+    let words = ["qrexec-client", "-d", guivm, &command].map(OsString::from);
+    Ended::start(&std::env::current_exe()?, &words, Some(text))
 }

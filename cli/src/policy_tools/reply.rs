@@ -1,24 +1,59 @@
 //! Waiting for somebody's short answer, for as long as anybody wants it.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, Stdio};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use engine::process::{Child, Program, spawn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
 
 /// Longest reply that makes sense, in bytes.
 const MAX_REPLY: u64 = 4096;
 
 /// A process that does not outlive whoever waits for it.
-pub(super) struct Ended(pub(super) Child);
+pub(super) struct Ended(Child);
+
+impl Ended {
+    /// Starts `words`, the first of which is its name, from `file`, with `input` to read; what can be read then is what
+    /// it says. Not by the standard library, by which it would have the signals blocked that we take as events: whoever
+    /// wants to end a dialog or a client must be able to.
+    pub(super) fn start(file: &Path, words: &[OsString], input: Option<&[u8]>) -> io::Result<(Self, File)> {
+        let stdin = match input {
+            Some(text) => memory(text)?,
+            None => File::open("/dev/null")?,
+        };
+        let (output, stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let entry = |(name, value): (OsString, OsString)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        };
+        let child = spawn(&Program {
+            file: &text(file.as_os_str())?,
+            args: &words.iter().map(|word| text(word)).collect::<io::Result<Vec<_>>>()?,
+            env: &std::env::vars_os().filter_map(entry).collect::<Vec<_>>(),
+            streams: [stdin.as_fd(), stdout.as_fd(), rustix::stdio::stderr()],
+        })?;
+        Ok((Self(child), output.into()))
+    }
+
+    /// Its exit status, or 128 and the signal that ended it.
+    pub(super) fn status(&mut self) -> io::Result<i32> {
+        self.0.wait()
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
         // It has ended already, or nobody wants its reply any more.
-        let _ = self.0.kill();
+        let _ = self.0.signal(Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -26,10 +61,14 @@ impl Drop for Ended {
 /// A text as the standard input of a process. It is in memory, so that a process that does not read holds
 /// nobody up.
 pub(super) fn in_memory(text: &[u8]) -> io::Result<Stdio> {
+    memory(text).map(Stdio::from)
+}
+
+fn memory(text: &[u8]) -> io::Result<File> {
     let mut input = File::from(rustix::fs::memfd_create("question", MemfdFlags::CLOEXEC)?);
     input.write_all(text)?;
     io::Seek::rewind(&mut input)?;
-    Ok(input.into())
+    Ok(input)
 }
 
 /// Reads to the end, unless the caller goes or the time is over first.
@@ -83,5 +122,23 @@ pub(super) fn wait_readable(
         if !ours.is_empty() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::process::Signals;
+
+    use super::*;
+
+    #[test]
+    fn a_child_gets_its_input_and_no_blocked_signals() {
+        let _signals = Signals::block(&[Signal::TERM, Signal::INT]).unwrap();
+        let script = "cat; set -- $(grep SigBlk /proc/self/status); printf %s $2; exit 3";
+        let words = ["sh", "-c", script].map(OsString::from);
+        let (mut child, said) = Ended::start(Path::new("/bin/sh"), &words, Some(b"text ")).unwrap();
+        assert_eq!(read_reply(said, None, None).unwrap(), "text 0000000000000000");
+        assert_eq!(child.status().unwrap(), 3);
+        assert!(Ended::start(Path::new("/none"), &words, None).is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use wire::names::Target;
 
@@ -10,6 +11,8 @@ use crate::qubesd;
 
 /// What `qubesd` says to the start of a qube that runs already.
 const RUNS_ALREADY: &[u8] = b"QubesVMNotHaltedError";
+/// What it says to the end of a qube that does not exist, or not any more.
+const IS_GONE: &[u8] = b"QubesVMNotFoundError";
 
 /// Who manages the qubes.
 #[derive(Clone, Debug)]
@@ -67,7 +70,10 @@ impl Vms {
     pub fn kill(&self, qube: &Target) -> io::Result<()> {
         match self {
             Self::Command(command) => run(command, "kill", qube).map(drop),
-            Self::Qubesd => self.qubesd("admin.vm.Kill", qube, b"").map(drop).map_err(io::Error::other),
+            Self::Qubesd => match self.qubesd("admin.vm.Kill", qube, b"") {
+                Err(qubesd::Error::Refused(why)) if why.starts_with(IS_GONE) => Ok(()),
+                done => done.map(drop).map_err(io::Error::other),
+            },
         }
     }
 
@@ -116,8 +122,46 @@ impl<'a> Disposable<'a> {
 
 impl Drop for Disposable<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.vms.kill(&self.qube) {
+        if let Err(error) = persist(|| self.vms.kill(&self.qube), std::thread::sleep) {
             tracing::error!("the disposable {} could not be removed: {error}", self.qube);
+        }
+    }
+}
+
+/// Pauses before each new attempt to remove a disposable, in seconds: five minutes in all, which is longer than a restart
+/// of what manages the qubes takes.
+const PAUSES: [u64; 9] = [1, 2, 4, 8, 16, 32, 60, 90, 90];
+
+/// Tries again, after growing pauses, until it works or there is no hope left.
+fn persist(mut attempt: impl FnMut() -> io::Result<()>, mut pause: impl FnMut(Duration)) -> io::Result<()> {
+    for seconds in PAUSES {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::warn!("removing a disposable: {error}; again in {seconds} s"),
+        }
+        pause(Duration::from_secs(seconds));
+    }
+    attempt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_that_fails_is_tried_again_for_minutes() {
+        for (failures, works) in [(0, true), (3, true), (9, true), (10, false)] {
+            let (mut left, mut waited) = (failures, Duration::ZERO);
+            let attempt = || match left {
+                0 => Ok(()),
+                _ => {
+                    left -= 1;
+                    Err(io::Error::other("qubesd is being restarted"))
+                }
+            };
+            assert_eq!(persist(attempt, |pause| waited += pause).is_ok(), works);
+            assert_eq!(left, 0);
+            assert_eq!(waited.as_secs(), PAUSES.iter().take(failures).sum::<u64>());
         }
     }
 }

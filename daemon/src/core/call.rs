@@ -4,14 +4,16 @@
 //! dom0; then the caller's agent is told where to meet it. Whatever fails before that refuses the
 //! caller, whatever fails after it is seen on the data link.
 
+use std::sync::Arc;
+
 use wire::command::{Command, CommandKind, Requested, ServiceCall};
 use wire::control::{EXEC_LEN, Endpoint, ExecParams, Message, PeerInfo, ServiceParams};
 use wire::error::{Breach, PeerError};
-use wire::escape::Escaped;
+use wire::escape::{Escaped, LOG_LIMIT};
 use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
-use wire::names::{DomainId, Ident, Port, Target};
+use wire::names::{DomainId, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
@@ -20,11 +22,17 @@ use super::{
     Preparation, Timer,
 };
 use crate::question::{Allow, Question, Verdict};
+pub(super) use tally::Tally;
+
+mod tally;
 
 /// One call.
 #[derive(Debug)]
 pub(super) struct Call {
-    trigger: Trigger,
+    ident: Ident,
+    target: Target,
+    /// Whole until policy has decided, and shared with the question; then as much as the log shows.
+    service: Arc<ServiceName>,
     begun: Now,
     /// The domain whose daemon was asked, once there is one.
     to: Option<Target>,
@@ -103,15 +111,12 @@ impl Core {
     /// The VM asks for a service.
     pub(super) fn call_wanted(&mut self, now: Now, trigger: Trigger) {
         let id = CallId(self.next_id());
-        let ident = trigger.ident;
-        let question = Question {
-            source: self.settings.name.clone(),
-            requested_source: trigger.source.clone(),
-            target: trigger.target.clone(),
-            service: trigger.service.clone(),
-        };
+        let Trigger { source, target, service, ident } = trigger;
+        let service = Arc::new(service);
         let call = Call {
-            trigger,
+            ident,
+            target: target.clone(),
+            service: Arc::clone(&service),
             begun: now,
             to: None,
             named: None,
@@ -120,15 +125,25 @@ impl Core {
             help: Help::None,
             stage: Stage::Deciding,
         };
-        let open = self.calls.values().filter(|call| !matches!(call.stage, Stage::Watched)).count();
-        if open >= self.settings.max_open {
-            let line = self.line(&call, "refused, too many calls at once");
+        if let Err(why) = self.tally.room_for(&call, self.settings.max_open) {
+            let line = self.line(&call, &format!("refused, {why}"));
             self.log(Level::Warn, line);
             self.send_agent(&Message::Refused(ident));
             return;
         }
+        self.tally.count(&call);
         self.calls.insert(id, call);
-        self.put(Output::Ask(id, question));
+        let own = self.settings.name.clone();
+        self.put(Output::Ask(id, Question { source: own, requested_source: source, target, service }));
+    }
+
+    /// Changes a call, and with it what is counted.
+    fn change<T>(&mut self, id: CallId, with: impl FnOnce(&mut Call) -> T) -> Option<T> {
+        let call = self.calls.get_mut(&id)?;
+        self.tally.uncount(call);
+        let result = with(call);
+        self.tally.count(call);
+        Some(result)
     }
 
     /// Policy has decided.
@@ -205,23 +220,31 @@ impl Core {
 
     /// The target has no daemon: it does not run.
     pub fn target_absent(&mut self, now: Now, id: CallId) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let (Stage::Greeting { request }, Help::MayStart, Some(to)) = (&mut call.stage, call.help, &call.to)
-        else {
+        let prepared = self.change(id, |call| {
+            let (Stage::Greeting { request }, Help::MayStart, Some(to)) =
+                (&mut call.stage, call.help, &call.to)
+            else {
+                return None;
+            };
+            let (request, to) = (std::mem::take(request), to.clone());
+            call.help = Help::Started;
+            call.stage = Stage::Preparing { request };
+            Some(to)
+        });
+        let Some(Some(to)) = prepared else {
             return self.target_closed(now, id, "it does not run");
         };
-        let (request, to) = (std::mem::take(request), to.clone());
-        call.help = Help::Started;
-        call.stage = Stage::Preparing { request };
         self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
         self.put(Output::Prepare(id, Preparation::Start(to)));
     }
 
     /// The target has been started or made, and is to be found under this name; or it could not be.
     pub fn prepared(&mut self, now: Now, id: CallId, result: Result<Target, String>) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let Stage::Preparing { request } = &mut call.stage else { return };
-        let request = std::mem::take(request);
+        let request = self.change(id, |call| match &mut call.stage {
+            Stage::Preparing { request } => Some(std::mem::take(request)),
+            _ => None,
+        });
+        let Some(Some(request)) = request else { return };
         match result {
             Ok(to) => self.greet(now, id, to, request),
             Err(reason) => self.refuse(id, &format!("allowed, but {}", Escaped::new(&reason))),
@@ -240,14 +263,14 @@ impl Core {
     /// The call that waits for an answer under this id.
     pub(super) fn pending_call(&self, ident: Ident) -> Option<CallId> {
         let mut calls = self.calls.iter();
-        calls.find(|(_, call)| call.stage.is_pending() && call.trigger.ident == ident).map(|(id, _)| *id)
+        calls.find(|(_, call)| call.stage.is_pending() && call.ident == ident).map(|(id, _)| *id)
     }
 
     /// A local client answers this pending call in our place.
     pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint) {
         self.abandon(id);
         if let Some(call) = self.remove(id) {
-            let ident = call.trigger.ident;
+            let ident = call.ident;
             self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
             let waited = now.saturating_sub(call.begun).as_millis();
             let what = format!("connected by a local client to domain {} after {waited} ms", endpoint.domain);
@@ -282,6 +305,7 @@ impl Core {
     /// Forgets a call, and whatever was started or made for it is let go.
     fn remove(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.remove(&id)?;
+        self.tally.uncount(&call);
         if matches!(call.help, Help::Started | Help::Disposable) {
             self.put(Output::Release(id));
         }
@@ -327,28 +351,37 @@ impl Core {
     }
 
     fn make_disposable(&mut self, now: Now, id: CallId, template: Target, request: Vec<u8>) {
-        if let Some(call) = self.calls.get_mut(&id) {
+        self.change(id, |call| {
             call.help = Help::Disposable;
             call.stage = Stage::Preparing { request };
-        }
+        });
         self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
         self.put(Output::Prepare(id, Preparation::Disposable(template)));
     }
 
     /// Turns to the daemon of a target.
     fn greet(&mut self, now: Now, id: CallId, to: Target, request: Vec<u8>) {
-        if let Some(call) = self.calls.get_mut(&id) {
+        self.change(id, |call| {
             call.to = Some(to.clone());
             call.stage = Stage::Greeting { request };
-        }
+        });
         self.timers.set(Timer::Call(id), now.saturating_add(HELLO_LIMIT));
         self.put(Output::OpenTarget(id, to));
     }
 
-    /// The service as policy settled it, or as it was asked for.
-    fn service_call(&self, id: CallId, allow: &Allow, requested: Option<Requested>) -> Option<ServiceCall> {
-        let trigger = &self.calls.get(&id)?.trigger;
-        let service = allow.service.as_ref().unwrap_or(&trigger.service).clone();
+    /// The service as policy settled it, or as it was asked for. Of its name only what the log shows is kept.
+    fn service_call(
+        &mut self,
+        id: CallId,
+        allow: &Allow,
+        requested: Option<Requested>,
+    ) -> Option<ServiceCall> {
+        let asked = self.change(id, |call| {
+            let shown = call.service.as_str().get(..=LOG_LIMIT).and_then(|name| ServiceName::new(name).ok());
+            let shown = shown.map_or_else(|| Arc::clone(&call.service), Arc::new);
+            std::mem::replace(&mut call.service, shown)
+        })?;
+        let service = allow.service.as_ref().unwrap_or(&asked).clone();
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
         Some(ServiceCall { service, source, requested })
     }
@@ -359,11 +392,9 @@ impl Core {
         }
         let theirs = PeerInfo::decode(&frame.body)?.version;
         Version::negotiate_between(Version::LOCAL_DAEMON, Version::LOCAL_DAEMON, theirs)?;
-        let Some(call) = self.calls.get_mut(&id) else { return Ok(()) };
         // Only called in this stage.
-        let Stage::Greeting { request } = std::mem::replace(&mut call.stage, Stage::Asking) else {
-            return Ok(());
-        };
+        let before = self.change(id, |call| std::mem::replace(&mut call.stage, Stage::Asking));
+        let Some(Stage::Greeting { request }) = before else { return Ok(()) };
         self.timers.set(Timer::Call(id), now.saturating_add(ANSWER_LIMIT));
         self.put(Output::SendTarget(id, hello(Version::LOCAL_DAEMON).to_vec()));
         self.put(Output::SendTarget(id, request));
@@ -385,7 +416,7 @@ impl Core {
         }
         self.timers.clear(Timer::Call(id));
         self.answered(id, endpoint, Stage::Watched);
-        let watched = self.calls.values().filter(|call| matches!(call.stage, Stage::Watched)).count();
+        let watched = self.tally.watched();
         let disposable = self.calls.get(&id).is_some_and(|call| call.help == Help::Disposable);
         if watched > self.settings.max_watched && !disposable {
             self.abandon(id);
@@ -398,7 +429,7 @@ impl Core {
     fn answered(&mut self, id: CallId, endpoint: Endpoint, stage: Stage) {
         self.set_call_stage(id, stage);
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let ident = call.trigger.ident;
+        let ident = call.ident;
         call.port = Some(endpoint.port);
         let fate = call.fate("begins");
         if let Some(call) = self.calls.get(&id) {
@@ -413,7 +444,7 @@ impl Core {
         let Some(call) = self.remove(id) else { return };
         let line = self.line(&call, &format!("refused, {why}"));
         self.log(Level::Info, line);
-        self.send_agent(&Message::Refused(call.trigger.ident));
+        self.send_agent(&Message::Refused(call.ident));
     }
 
     /// The one line about a call that came about.
@@ -432,15 +463,13 @@ impl Core {
     }
 
     fn set_call_stage(&mut self, id: CallId, stage: Stage) {
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.stage = stage;
-        }
+        self.change(id, |call| call.stage = stage);
     }
 
     /// `source -> target: service: what happened`. All three are of a harmless alphabet already, but
     /// a service name may be very long.
     fn line(&self, call: &Call, what: &str) -> String {
-        let Trigger { target, service, .. } = &call.trigger;
+        let Call { target, service, .. } = call;
         format!("{} -> {target}: {}: {what}", self.settings.name, Escaped::new(service.as_str()))
     }
 }

@@ -30,7 +30,7 @@ use wire::version::Version;
 use crate::ports::Ports;
 use crate::question::Question;
 use agent::Agent;
-use call::Call;
+use call::{Call, Tally};
 use client::{Client, Running};
 use timers::Timers;
 
@@ -169,6 +169,7 @@ pub struct Core {
     /// What local clients had started in the VM, by its port.
     running: BTreeMap<Port, Running>,
     calls: BTreeMap<CallId, Call>,
+    tally: Tally,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     last_id: u64,
@@ -187,6 +188,7 @@ impl Core {
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             calls: BTreeMap::new(),
+            tally: Tally::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
             last_id: 0,

@@ -1,6 +1,6 @@
 //! What calls need of the outside: policy, the daemons of targets, processes for services in dom0.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -26,13 +26,13 @@ const RETRY: Duration = Duration::from_millis(5);
 pub(super) struct Targets {
     peers: Peers<CallId>,
     /// Those that could not be connected to yet.
-    waiting: VecDeque<(CallId, Target)>,
+    waiting: BTreeMap<CallId, Target>,
     retry_at: Option<Now>,
 }
 
 impl Targets {
     pub(super) fn new() -> Self {
-        Self { peers: Peers::new(Token::Target), waiting: VecDeque::new(), retry_at: None }
+        Self { peers: Peers::new(Token::Target), waiting: BTreeMap::new(), retry_at: None }
     }
 
     pub(super) fn retry_at(&self) -> Option<Now> {
@@ -40,7 +40,7 @@ impl Targets {
     }
 
     pub(super) fn close(&mut self, reactor: &Reactor, id: CallId) {
-        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.waiting.remove(&id);
         if self.waiting.is_empty() {
             self.retry_at = None;
         }
@@ -122,7 +122,7 @@ impl Driver {
         match self.targets.connect(&self.reactor, &self.socket_dir, id, &to) {
             Ok(true) => {}
             Ok(false) => {
-                self.targets.waiting.push_back((id, to));
+                self.targets.waiting.insert(id, to);
                 self.targets.retry_at = Some(self.now().saturating_add(RETRY));
             }
             Err(error) if is_absent(&error) => self.core.target_absent(self.now(), id),
@@ -132,7 +132,10 @@ impl Driver {
 
     pub(super) fn prepare(&mut self, id: CallId, what: &Preparation) {
         let started = match self.may_start {
-            true => self.helpers.start(&self.reactor, id, what),
+            true => self
+                .helpers
+                .room_for(what, &self.limits)
+                .and_then(|()| self.helpers.start(&self.reactor, id, what)),
             false => Err(io::Error::other("nothing here starts qubes")),
         };
         if let Err(error) = started {
@@ -188,6 +191,10 @@ impl Driver {
     }
 
     pub(super) fn start_service(&mut self, id: CallId, service: &LocalService) {
+        if self.services.len() >= self.limits.services {
+            let why = format!("{} services run in dom0 already", self.services.len());
+            return self.core.service_started(id, Err(why));
+        }
         let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
         let serve = || {
             let (status, moved) = dom0_service::serve(service, transport, files);

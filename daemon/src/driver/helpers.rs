@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use wire::names::Target;
 
+use super::Limits;
 use super::peers::forget;
 use super::token::Token;
 use crate::core::{CallId, Preparation};
@@ -40,9 +41,28 @@ struct Helper {
     /// `None` once it has said what it has to say.
     output: Option<OwnedFd>,
     said: Vec<u8>,
+    /// What it was started for is there, or will never be.
+    done: bool,
+    /// It keeps a disposable, and ends when that is removed.
+    disposable: bool,
 }
 
 impl Helpers {
+    /// Whether one more may be started.
+    ///
+    /// Counted are those whose calls are over as well: what one of them makes or has yet to remove is there all the same.
+    pub(super) fn room_for(&self, what: &Preparation, limits: &Limits) -> io::Result<()> {
+        let starting = self.running.values().filter(|helper| !helper.done).count();
+        if starting >= limits.starting {
+            return Err(io::Error::other(format!("{starting} qubes are being started already")));
+        }
+        let disposables = self.running.values().filter(|helper| helper.disposable).count();
+        if matches!(what, Preparation::Disposable(_)) && disposables >= limits.disposables {
+            return Err(io::Error::other(format!("{disposables} disposables are there already")));
+        }
+        Ok(())
+    }
+
     /// Starts a helper.
     pub(super) fn start(&mut self, reactor: &Reactor, id: CallId, what: &Preparation) -> io::Result<()> {
         let (verb, name) = match what {
@@ -58,7 +78,9 @@ impl Helpers {
         let env = environment();
         let streams = [stdin.as_fd(), stdout.as_fd(), rustix::stdio::stderr()];
         let child = spawn(&Program { file: &file, args: &args, env: &env, streams })?;
-        let helper = Helper { child, lifeline: Some(lifeline), output: None, said: Vec::new() };
+        let disposable = matches!(what, Preparation::Disposable(_));
+        let (lifeline, said) = (Some(lifeline), Vec::new());
+        let helper = Helper { child, lifeline, output: None, said, done: false, disposable };
         reactor.add(&helper.child, Token::HelperEnd(id).encode(), Interest::Read)?;
         let helper = self.running.entry(id).or_insert(helper);
         reactor.add(&output, Token::HelperOutput(id).encode(), Interest::Read)?;
@@ -94,6 +116,7 @@ impl Helpers {
         if let Some(output) = helper.output.take() {
             forget(reactor, &output);
         }
+        helper.done = true;
         let name = helper.said.strip_suffix(b"\n").and_then(|name| std::str::from_utf8(name).ok());
         let target = name.and_then(|name| Target::new(name).ok()).filter(|name| name.keyword().is_none());
         Some(target.ok_or_else(|| "the target could not be started".to_owned()))
@@ -115,5 +138,36 @@ impl Helpers {
             // Its last words have still to be read.
             helper.lifeline = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_starts_and_what_is_there_is_bounded() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let streams = [null.as_fd(), null.as_fd(), rustix::stdio::stderr()];
+        let mut helpers = Helpers::default();
+        let add = |helpers: &mut Helpers, id, done, disposable| {
+            let args = [c"true".to_owned()];
+            let child = spawn(&Program { file: c"/bin/true", args: &args, env: &[], streams }).unwrap();
+            let helper = Helper { child, lifeline: None, output: None, said: Vec::new(), done, disposable };
+            helpers.running.insert(CallId(id), helper);
+        };
+        let qube = Target::new("vault").unwrap();
+        let [start, make] = [Preparation::Start(qube.clone()), Preparation::Disposable(qube)];
+        let limits = Limits { services: 0, starting: 2, disposables: 3 };
+        let room = |helpers: &Helpers| [&start, &make].map(|what| helpers.room_for(what, &limits).is_ok());
+        add(&mut helpers, 1, true, true);
+        add(&mut helpers, 2, false, true);
+        add(&mut helpers, 3, true, false);
+        assert_eq!(room(&helpers), [true, true]);
+        add(&mut helpers, 4, true, true);
+        assert_eq!(room(&helpers), [true, false]);
+        add(&mut helpers, 5, false, false);
+        assert_eq!(room(&helpers), [false, false]);
+        helpers.running.values_mut().for_each(|helper| drop(helper.child.wait()));
     }
 }

@@ -49,10 +49,23 @@ pub struct Decider {
     pub programs: Programs,
 }
 
+/// How much one VM may make dom0 do at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Services in dom0.
+    pub services: usize,
+    /// Qubes that are being started or made.
+    pub starting: usize,
+    /// Disposables, until they are removed.
+    pub disposables: usize,
+}
+
 /// Everything that a daemon needs to run.
 pub struct Setup {
     /// What the core is told.
     pub settings: Settings,
+    /// How much one VM may make dom0 do.
+    pub limits: Limits,
     /// `uuid:…` of the VM, if it is known.
     pub uuid: Option<Target>,
     /// The folder of the daemons' sockets.
@@ -92,6 +105,7 @@ pub struct Driver {
     may_start: bool,
     services: BTreeMap<CallId, Child>,
     traffic: Traffic,
+    limits: Limits,
     startup_deadline: Option<Now>,
     report: Report,
     finished: Option<Outcome>,
@@ -123,6 +137,7 @@ impl Driver {
             targets: Targets::new(),
             decider: setup.decider,
             helpers: Helpers::default(),
+            limits: setup.limits,
             may_start: setup.may_start,
             services: BTreeMap::new(),
             traffic: Traffic::new()?,

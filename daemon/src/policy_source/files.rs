@@ -126,7 +126,7 @@ mod tests {
                 source: DomainName::new("work").unwrap(),
                 requested_source: None,
                 target: Target::new(target).unwrap(),
-                service: ServiceName::new("demo.Add").unwrap(),
+                service: ServiceName::new("demo.Add").unwrap().into(),
             };
             match self.files.decide(&question).expect("nobody is to be asked") {
                 Verdict::Allow(allow) => Ok(allow.daemon().to_string()),

@@ -5,11 +5,12 @@
 //! connection closed, when the question is of no interest any more. The forms of the command line
 //! and of the request are those of R4.1 and later.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use engine::process::{Child, Program, spawn};
@@ -41,18 +42,27 @@ pub struct PolicyProgram {
     file: CString,
     /// The name that it is called by.
     called: CString,
-    /// It is one of this build, so it can be told of a requested source.
+    /// It is one of ours, so it can be told of a requested source.
     ours: bool,
 }
 
 impl PolicyProgram {
-    /// The program at `path`.
+    /// The program at `path`. It is known as ours if it is the executable of this process.
     ///
     /// # Errors
     /// A path with a NUL in it.
     pub fn at(path: &Path) -> io::Result<Self> {
         let file = CString::new(path.as_os_str().as_bytes())?;
-        Ok(Self { called: file.clone(), file, ours: false })
+        Ok(Self { called: file.clone(), file, ours: is_own_executable(path) })
+    }
+
+    /// The program that is installed at `path`, with this daemon. Should it be another one after all, it does not
+    /// understand what it is told of a requested source, and that denies.
+    ///
+    /// # Errors
+    /// A path with a NUL in it.
+    pub fn installed(path: &Path) -> io::Result<Self> {
+        Ok(Self { ours: true, ..Self::at(path)? })
     }
 
     /// The executable of this process, under the name of the policy program.
@@ -63,6 +73,12 @@ impl PolicyProgram {
         let program = Self::at(&std::env::current_exe()?)?;
         Ok(Self { called: c"qrexec-policy-exec".to_owned(), ours: true, ..program })
     }
+}
+
+/// Whether this process runs what is at `path`, under whatever name.
+fn is_own_executable(path: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    file(path).is_some_and(|there| file(Path::new("/proc/self/exe")) == Some(there))
 }
 
 /// Who is asked.
@@ -78,7 +94,8 @@ pub struct Programs {
     socket: Option<PathBuf>,
     program: Option<PolicyProgram>,
     running: BTreeMap<CallId, Running>,
-    waiting: VecDeque<(CallId, Question, Way)>,
+    /// The first that asked is the next.
+    waiting: BTreeMap<CallId, (Question, Way)>,
 }
 
 /// One question that somebody works on.
@@ -99,13 +116,13 @@ impl Programs {
     /// where there is none, nobody, and every question is denied.
     #[must_use]
     pub fn new(socket: Option<PathBuf>, program: Option<PolicyProgram>) -> Self {
-        Self { socket, program, running: BTreeMap::new(), waiting: VecDeque::new() }
+        Self { socket, program, running: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Takes a question; [`Programs::start_next`] then asks as many as may be asked at once.
     pub fn ask(&mut self, id: CallId, question: Question) {
         let way = if self.socket.is_some() { Way::Socket } else { Way::Program };
-        self.waiting.push_back((id, question, way));
+        self.waiting.insert(id, (question, way));
     }
 
     /// Asks a question that waits, if it is its turn. An error is the verdict.
@@ -113,7 +130,7 @@ impl Programs {
         if self.running.len() >= MAX_RUNNING {
             return None;
         }
-        let (id, question, way) = self.waiting.pop_front()?;
+        let (id, (question, way)) = self.waiting.pop_first()?;
         let started = self.start(question, way).map(|running| {
             self.running.insert(id, running);
         });
@@ -138,7 +155,7 @@ impl Programs {
 
     /// Nobody wants to know any more: the question is dropped, or its program killed.
     pub fn cancel(&mut self, id: CallId) {
-        self.waiting.retain(|(waiting, ..)| *waiting != id);
+        self.waiting.remove(&id);
         if let Some(running) = self.running.get_mut(&id) {
             running.cancelled = true;
             running.kill();
@@ -191,7 +208,7 @@ impl Programs {
             Ok(verdict) => Some(verdict),
             Err(reason) if running.child.is_none() && self.program.is_some() => {
                 tracing::warn!("the policy daemon: {reason}; asking the policy program");
-                self.waiting.push_back((id, running.question, Way::Program));
+                self.waiting.insert(id, (running.question, Way::Program));
                 None
             }
             Err(reason) => Some(Verdict::deny(format!("the policy program: {reason}"))),
@@ -234,9 +251,10 @@ impl PolicyProgram {
         let mut args = vec![self.called.clone()];
         match &question.requested_source {
             Some(source) if self.ours => args.push(CString::new(format!("--requested-source={source}"))?),
-            // The program's command line has no place for it; it decides about the real source.
+            // The field's command line has no place for it, and what it would decide is another question: whether the
+            // relay itself may call.
             Some(source) => {
-                tracing::debug!("the policy program is not told of the requested source {source}")
+                return Err(io::Error::other(format!("it cannot be told of the requested source {source}")));
             }
             None => {}
         }

@@ -70,8 +70,17 @@ impl Agent {
     }
 
     pub(crate) fn ask(&mut self, target: &str, service: &str, number: u64) {
+        self.trigger(None, target, service, number);
+    }
+
+    /// The same on behalf of another.
+    pub(crate) fn ask_for(&mut self, source: &str, target: &str, service: &str, number: u64) {
+        self.trigger(Some(Target::new(source).unwrap()), target, service, number);
+    }
+
+    fn trigger(&mut self, source: Option<Target>, target: &str, service: &str, number: u64) {
         self.send(&Message::Trigger(Trigger {
-            source: None,
+            source,
             target: Target::sanitize(target.as_bytes()),
             service: ServiceName::sanitize(service.as_bytes()).unwrap(),
             ident: Ident::numbered(number),

@@ -30,11 +30,16 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("calls::many_between_vms", calls::many_between_vms),
     ("calls::refused_before_they_begin", calls::refused_before_they_begin),
     ("calls::to_dom0", calls::to_dom0),
+    ("calls::one_vm_has_not_all_of_dom0", calls::one_vm_has_not_all_of_dom0),
     ("calls::to_dom0_without_service", calls::to_dom0_without_service),
     ("calls::to_a_socket_in_dom0", calls::to_a_socket_in_dom0),
     ("policy::edits_count_at_once", policy::edits_count_at_once),
     ("policy::a_program_decides", policy::a_program_decides),
     ("policy::a_program_that_misbehaves_refuses", policy::a_program_that_misbehaves_refuses),
+    (
+        "policy::a_program_that_cannot_be_told_of_a_requested_source_is_not_asked",
+        policy::a_program_that_cannot_be_told_of_a_requested_source_is_not_asked,
+    ),
     ("policy::a_slow_program_holds_nobody_up", policy::a_slow_program_holds_nobody_up),
     ("policy::the_policy_daemon_decides_first", policy::the_policy_daemon_decides_first),
 ];

@@ -1,15 +1,16 @@
 //! The ways to show a question or a notice: a program, a desktop's dialogs, the terminal.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::terminal;
 use crate::policy_tools::people::{NewPolicy, Notice, Prompt};
-use crate::policy_tools::reply::{Ended, in_memory, read_reply};
+use crate::policy_tools::reply::{Ended, read_reply};
 
 /// Characters of a service and its argument that are shown; nobody reads more, and more could push the
 /// rest of a question off the screen.
@@ -140,25 +141,21 @@ impl Dialog {
         caller: BorrowedFd<'_>,
         until: Option<Instant>,
     ) -> io::Result<Option<Chosen>> {
-        let mut command = match self {
+        let (mut child, output) = match self {
             Self::Terminal => {
                 let chosen = terminal::ask(question, caller, until)?;
                 return Ok(chosen.as_deref().and_then(Chosen::read));
             }
             Self::Program(path) => {
-                let mut command = Command::new(path);
                 let (what, text) = &question.for_program;
-                command.arg(what).stdin(in_memory(text)?);
-                command
+                start(path, &[what], Some(text))?
             }
-            Self::Zenity(path) => zenity(path, question),
-            Self::Kdialog(path) => kdialog(path, question),
+            Self::Zenity(path) => start(path, &zenity(question), None)?,
+            Self::Kdialog(path) => start(path, &kdialog(question), None)?,
         };
-        let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
-        let output = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let said = read_reply(OwnedFd::from(output).into(), Some(caller), limit)?;
-        if !child.0.wait()?.success() {
+        let said = read_reply(output, Some(caller), limit)?;
+        if child.status()? != 0 {
             return Ok(None);
         }
         let said = said.trim_end_matches('\n');
@@ -172,12 +169,11 @@ impl Dialog {
     pub(super) fn notify(&self, notice: &Notice) {
         let line = line(notice);
         let shown = match self {
-            Self::Program(path) => serde_json::to_vec(notice).map_err(io::Error::from).and_then(|text| {
-                let mut command = Command::new(path);
-                finish(command.arg("notify").stdin(in_memory(&text)?))
-            }),
+            Self::Program(path) => serde_json::to_vec(notice)
+                .map_err(io::Error::from)
+                .and_then(|text| finish(path, &["notify"], Some(&text))),
             Self::Zenity(_) | Self::Kdialog(_) => match find("notify-send") {
-                Some(path) => finish(Command::new(path).args(["--", "qrexec", &line]).stdin(Stdio::null())),
+                Some(path) => finish(&path, &["--", "qrexec", &line], None),
                 None => terminal::tell(&line),
             },
             Self::Terminal => terminal::tell(&line),
@@ -188,10 +184,17 @@ impl Dialog {
     }
 }
 
-fn finish(command: &mut Command) -> io::Result<()> {
-    let mut child = Ended(command.stdout(Stdio::piped()).spawn()?);
-    let output = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    read_reply(OwnedFd::from(output).into(), None, Some(NOTICE_LIMIT)).map(drop)
+/// Starts a program; one without a folder is searched for.
+fn start(path: &Path, words: &[impl AsRef<str>], input: Option<&[u8]>) -> io::Result<(Ended, File)> {
+    let found = path.to_str().filter(|name| !name.contains('/')).and_then(find);
+    let words = words.iter().map(|word| OsString::from(word.as_ref()));
+    let words: Vec<OsString> = std::iter::once(path.as_os_str().to_owned()).chain(words).collect();
+    Ended::start(found.as_deref().unwrap_or(path), &words, input)
+}
+
+fn finish(path: &Path, words: &[&str], input: Option<&[u8]>) -> io::Result<()> {
+    let (_child, output) = start(path, words, input)?;
+    read_reply(output, None, Some(NOTICE_LIMIT)).map(drop)
 }
 
 /// A notice in words.
@@ -232,28 +235,25 @@ fn ordered(prompt: &Prompt) -> impl Iterator<Item = &str> {
 
 /// Neither dialog can be kept from taking a key press that was meant for another window, so what is marked
 /// at first is the refusal.
-fn zenity(path: &Path, question: &Question) -> Command {
-    let mut command = Command::new(path);
-    command.args(["--list", "--radiolist", "--title=Qubes: allow this call?", "--hide-column=2"]);
-    command.args(["--print-column=2", "--column=", "--column=id", "--column=where", "--height=400"]);
+fn zenity(question: &Question) -> Vec<String> {
+    let mut words = ["--list", "--radiolist", "--title=Qubes: allow this call?", "--hide-column=2"].to_vec();
+    words.extend(["--print-column=2", "--column=", "--column=id", "--column=where", "--height=400"]);
     let Question { text, ask, choices, .. } = question;
-    command.arg(format!("--text={text}. {ask}")).args(["TRUE", REFUSE, "refuse"]);
+    let text = format!("--text={text}. {ask}");
+    words.extend([text.as_str(), "TRUE", REFUSE, "refuse"]);
     for (choice, shown) in choices {
-        command.args(["FALSE", choice, shown]);
+        words.extend(["FALSE", choice, shown]);
     }
-    command.stdin(Stdio::null());
-    command
+    words.into_iter().map(str::to_owned).collect()
 }
 
-fn kdialog(path: &Path, question: &Question) -> Command {
-    let mut command = Command::new(path);
-    command.args(["--title", "Qubes: allow this call?", "--radiolist", &question.text]);
-    command.args([REFUSE, "refuse", "on"]);
+fn kdialog(question: &Question) -> Vec<String> {
+    let mut words = vec!["--title", "Qubes: allow this call?", "--radiolist", &question.text];
+    words.extend([REFUSE, "refuse", "on"]);
     for (choice, shown) in &question.choices {
-        command.args([choice.as_str(), shown, "off"]);
+        words.extend([choice.as_str(), shown, "off"]);
     }
-    command.stdin(Stdio::null());
-    command
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// A program of the search path.

@@ -4,6 +4,7 @@
 //! not understood, a dialog that is closed, a time that is over, a caller that is gone.
 
 mod dialog;
+mod screen;
 mod terminal;
 
 use std::ffi::OsString;
@@ -11,8 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -23,13 +23,19 @@ use rustix::net::{SocketFlags, accept_with};
 use rustix::process::Signal;
 
 use super::people::{ASK, NEW, NOTIFY, NewPolicy, Notice, Prompt};
+use super::places::{Notices, Places};
 use crate::{status, usage};
 use dialog::{Chosen, Dialog, Question};
+use screen::Screen;
 
 const PROGRAM: &str = "qrexec-policy-agent";
 
-/// Questions and notices that may be open at once; more are denied.
-const MAX_OPEN: usize = 64;
+/// Callers that may be heard or answered at once; more are denied.
+const MAX_OPEN: usize = 128;
+/// Questions that may wait for the user at once; more are denied.
+const MAX_QUESTIONS: usize = 64;
+/// Of those, about one source: nobody answers more, and others shall have a place.
+const SHARE: usize = 8;
 /// Longest question, in bytes: a few thousand qubes to choose from.
 const MAX_QUESTION: u64 = 1 << 20;
 /// How long a caller may take to put its question.
@@ -66,9 +72,10 @@ struct Args {
 struct Agent {
     dialog: Dialog,
     limit: Option<Duration>,
-    /// Held while a question is on the screen: one at a time, so that none hides behind another.
-    screen: Mutex<()>,
-    open: AtomicUsize,
+    screen: Screen,
+    questions: Arc<Places>,
+    notices: Notices,
+    open: Arc<Places>,
 }
 
 /// The command line, for manual pages and completions.
@@ -101,8 +108,11 @@ fn serve(args: &Args) -> io::Result<()> {
     let agent = Arc::new(Agent {
         dialog: Dialog::choose(args.program.as_deref(), args.terminal),
         limit: (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into())),
-        screen: Mutex::new(()),
-        open: AtomicUsize::new(0),
+        screen: Screen::new()?,
+        questions: Places::new(MAX_QUESTIONS, SHARE),
+        notices: Notices::default(),
+        // Callers are dom0's own, and not known by more than that.
+        open: Places::new(MAX_OPEN, MAX_OPEN),
     });
     tracing::info!("asking {} for {}", agent.dialog, args.socket_path.display());
     let mut events = Vec::new();
@@ -122,22 +132,22 @@ fn serve(args: &Args) -> io::Result<()> {
 fn answer_apart(agent: &Arc<Agent>, stream: OwnedFd) {
     let mut stream = UnixStream::from(stream);
     let agent = Arc::clone(agent);
-    if agent.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
-        agent.open.fetch_sub(1, Ordering::Relaxed);
+    let Some(place) = agent.open.take("") else {
         tracing::warn!("a question was denied: too many are open");
         let _ = stream.write_all(b"deny");
         return;
-    }
+    };
     let started = std::thread::Builder::new().spawn(move || {
+        let _place = place;
         let reply = agent.answer(&mut stream).unwrap_or_else(|why| {
             tracing::warn!("denied: {why}");
             "deny".to_owned()
         });
         // A caller that is gone has no use for it.
         let _ = stream.write_all(reply.as_bytes());
-        agent.open.fetch_sub(1, Ordering::Relaxed);
     });
     if let Err(error) = started {
+        // The place went with the thread, and so did the caller, which denies.
         tracing::warn!("starting a thread: {error}");
     }
 }
@@ -149,12 +159,12 @@ impl Agent {
         (&*stream).take(MAX_QUESTION).read_to_end(&mut text).map_err(|error| error.to_string())?;
         match Heard::parse(&text)? {
             Heard::Notice(notice) => {
-                self.dialog.notify(&notice);
+                self.notices.show(&notice, || self.dialog.notify(&notice));
                 Ok(String::new())
             }
             Heard::Prompt(prompt) => {
                 let is_choice = |target: &String| prompt.targets.contains(target);
-                Ok(match self.ask(Question::call(&prompt), stream)? {
+                Ok(match self.ask(&prompt.source, Question::call(&prompt), stream)? {
                     Some(Chosen::Target(target)) if is_choice(&target) => format!("allow:{target}"),
                     Some(Chosen::Always(target)) if prompt.always && is_choice(&target) => {
                         format!("always:{target}")
@@ -162,16 +172,23 @@ impl Agent {
                     _ => "deny".to_owned(),
                 })
             }
-            Heard::New(new) => Ok(match self.ask(Question::new_policy(&new), stream)? {
+            Heard::New(new) => Ok(match self.ask(&new.source, Question::new_policy(&new), stream)? {
                 Some(Chosen::Make) => "allow".to_owned(),
                 _ => "deny".to_owned(),
             }),
         }
     }
 
-    fn ask(&self, question: io::Result<Question>, stream: &UnixStream) -> Result<Option<Chosen>, String> {
+    fn ask(
+        &self,
+        source: &str,
+        question: io::Result<Question>,
+        stream: &UnixStream,
+    ) -> Result<Option<Chosen>, String> {
         let question = question.map_err(|error| error.to_string())?;
-        let _screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.questions.take(source);
+        let _place = place.ok_or_else(|| format!("too many questions about {source} are open"))?;
+        let _shown = self.screen.wait_for(stream.as_fd()).map_err(|error| error.to_string())?;
         let until = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         self.dialog.ask(&question, stream.as_fd(), until).map_err(|error| error.to_string())
     }

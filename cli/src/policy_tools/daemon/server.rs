@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use daemon::policy_source::PolicyStore;
@@ -16,12 +15,14 @@ use policy::{Policy, SystemInfo};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::Signal;
+use wire::escape::Escaped;
 
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
 use super::{Args, PROGRAM};
 use crate::policy_tools::group;
 use crate::policy_tools::judge::{Case, Closed, DENY, Question};
 use crate::policy_tools::people::People;
+use crate::policy_tools::places::{Notices, Place, Places};
 use crate::policy_tools::system::{SystemSource, ask_qubesd};
 
 /// How long a caller may take for its request.
@@ -30,6 +31,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const MAX_PEERS: usize = 512;
 /// Questions that may wait for the user, for notices or for `qubesd` at once; more are denied.
 const MAX_OPEN: usize = 512;
+/// Of those, for one source: as many as its `qrexec-daemon` asks at once. One that asks without end denies itself.
+const SHARE: usize = 64;
 /// Connections taken before everybody else has a turn.
 const ACCEPT_BATCH: usize = 64;
 /// Permissions of the sockets: their group is that of the users who administer qubes.
@@ -68,7 +71,8 @@ pub(super) struct Server {
     policy: PolicyStore,
     system: SystemSource,
     people: Arc<People>,
-    open: Arc<AtomicUsize>,
+    notices: Arc<Notices>,
+    open: Arc<Places>,
 }
 
 impl Server {
@@ -93,7 +97,8 @@ impl Server {
             policy,
             system: SystemSource::new(args.system_info.clone()),
             people: Arc::new(People::from_env()),
-            open: Arc::default(),
+            notices: Arc::default(),
+            open: Places::new(MAX_OPEN, SHARE),
         };
         server.listen(Kind::EvalSimple, args.eval_socket.as_deref())?;
         server.listen(Kind::EvalGui, args.gui_socket.as_deref())?;
@@ -266,16 +271,25 @@ impl Server {
 
     fn decide(&mut self, stream: UnixStream, question: Question) {
         let policy = Arc::clone(self.policy.current());
+        let notices = Arc::clone(&self.notices);
         if matches!(self.system, SystemSource::Qubesd) {
-            return self.apart(stream, move |stream, people| match ask_qubesd() {
-                Ok(system) => close(Case::new(&policy, Arc::new(system), question), stream, people),
+            let source = question.source.clone();
+            return self.apart(&source, stream, move |stream, people, place| match ask_qubesd() {
+                Ok(system) => {
+                    close(Case::new(&policy, Arc::new(system), question), stream, people, place, &notices);
+                }
                 Err(why) => refuse(stream, &why),
             });
         }
         match self.system.current() {
             Ok(system) => match Case::new(&policy, system, question).settle() {
                 Ok(answer) => say(&stream, &answer),
-                Err(case) => self.apart(stream, move |stream, people| close(*case, stream, people)),
+                Err(case) => {
+                    let source = case.source().to_owned();
+                    self.apart(&source, stream, move |stream, people, place| {
+                        close(*case, stream, people, place, &notices);
+                    });
+                }
             },
             Err(why) => refuse(stream, &why),
         }
@@ -283,28 +297,31 @@ impl Server {
 
     fn evaluate(&mut self, stream: UnixStream, asked: Evaluation, for_gui: bool) {
         let policy = Arc::clone(self.policy.current());
+        let caller = asked.caller.clone();
         let judge = move |stream: UnixStream, system: Result<Arc<SystemInfo>, String>| match system {
             Ok(system) => evaluate(&stream, &policy, system, asked, for_gui),
             Err(why) => tracing::warn!("evaluating: {why}"),
         };
         if matches!(self.system, SystemSource::Qubesd) {
-            return self.apart(stream, move |stream, _| judge(stream, ask_qubesd().map(Arc::new)));
+            return self.apart(&caller, stream, move |stream, _, _place| {
+                judge(stream, ask_qubesd().map(Arc::new));
+            });
         }
         judge(stream, self.system.current());
     }
 
-    /// Goes on with a caller in a thread of its own.
-    fn apart(&self, stream: UnixStream, work: impl FnOnce(UnixStream, &People) + Send + 'static) {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return refuse(stream, "too many questions wait already");
-        }
-        let done = Done(Arc::clone(&self.open));
+    /// Goes on with a caller in a thread of its own, which has a place of `source`.
+    fn apart(
+        &self,
+        source: &str,
+        stream: UnixStream,
+        work: impl FnOnce(UnixStream, &People, Place) + Send + 'static,
+    ) {
+        let Some(place) = self.open.take(source) else {
+            return refuse(stream, &format!("too many questions of {} wait already", Escaped::new(source)));
+        };
         let people = Arc::clone(&self.people);
-        let started = std::thread::Builder::new().spawn(move || {
-            let _done = done;
-            work(stream, &people);
-        });
+        let started = std::thread::Builder::new().spawn(move || work(stream, &people, place));
         if let Err(error) = started {
             // The caller went with the thread, which denies.
             tracing::warn!("starting a thread: {error}");
@@ -312,22 +329,16 @@ impl Server {
     }
 }
 
-/// Counts one open question less, whatever becomes of it.
-struct Done(Arc<AtomicUsize>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Asks the user if he has to be, answers, and tells him if he is to be told.
-fn close(case: Case, stream: UnixStream, people: &People) {
+/// Asks the user if he has to be, answers, and tells him if he is to be told. The place is for the question: notices
+/// have others, of which there are few.
+fn close(case: Case, stream: UnixStream, people: &People, place: Place, notices: &Notices) {
     let Closed { answer, told, .. } = case.close(people, Some(stream.as_fd()));
+    // Before the answer: whoever has it may ask again.
+    drop(place);
     say(&stream, &answer);
     drop(stream);
     if let Some(told) = told {
-        told.show(people);
+        notices.show(&told.notice, || told.show(people));
     }
 }
 

@@ -7,11 +7,12 @@ use wire::control::Message;
 use wire::frame::Frame;
 use wire::header::ty;
 use wire::names::{DomainId, ServiceName, Target};
+use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::stage::{
     OWN, Stage, allow, answer_frame, bytes, connect, endpoint, exec, frame, hello, refused, settings,
-    terminated, unframe,
+    terminated, trigger, unframe,
 };
 use crate::core::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 use crate::question::{Allow, User, Verdict};
@@ -328,4 +329,42 @@ fn a_disposable_is_made_for_a_call_and_released_with_it() {
     assert!(!stage.outputs().contains(&Output::Release(id)), "the call itself goes on");
     stage.core.target_closed(stage.now, id, "it closed the connection");
     assert_eq!(stage.outputs(), [Output::Release(id)]);
+}
+
+#[test]
+fn calls_that_wait_for_policy_are_bounded_by_number_and_by_bytes() {
+    let mut settings = settings(OWN, "work");
+    settings.max_open = 1 << 16;
+    for (length, fit) in [(10, 512), (64_000, 65)] {
+        let mut stage = Stage { core: Core::new(settings.clone()), now: Duration::ZERO };
+        stage.agent_comes(4);
+        stage.outputs();
+        let service = ServiceName::new(&"x".repeat(length)).unwrap();
+        let asks = |stage: &mut Stage, number| {
+            stage.agent(&Message::Trigger(Trigger { service: service.clone(), ..trigger("vault", number) }));
+            let outputs = stage.outputs();
+            match outputs.as_slice() {
+                [Output::Ask(id, _)] => Some(*id),
+                other => {
+                    assert_eq!(other, [refused(number)]);
+                    None
+                }
+            }
+        };
+        let asked: Vec<CallId> = (0..2000).filter_map(|number| asks(&mut stage, number)).collect();
+        assert_eq!(asked.len(), fit);
+        // One that is over makes room for one, and so does one whose request has left.
+        stage.core.decided(stage.now, asked[0], Verdict::deny("no"));
+        assert_eq!(stage.outputs(), [refused(0)]);
+        assert!(asks(&mut stage, 3000).is_some() && asks(&mut stage, 3001).is_none());
+        stage.core.decided(stage.now, asked[1], allow("vault"));
+        stage.core.target_frame(stage.now, asked[1], &frame(&Message::Hello(3)));
+        stage.outputs();
+        assert!(asks(&mut stage, 3002).is_some() && asks(&mut stage, 3003).is_none());
+        stage.core.agent_lost();
+        stage.outputs();
+        stage.agent_comes(4);
+        stage.outputs();
+        assert!(asks(&mut stage, 3004).is_some());
+    }
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 
+use crate::agent::Agent;
 use crate::world::{World, eventually};
 
 const ALLOW: &str =
@@ -135,4 +136,21 @@ pub(crate) fn to_a_socket_in_dom0() {
     });
     assert_eq!(work.call_dom0(port, b"question"), (b"answer".to_vec(), 0));
     assert_eq!(service.join().unwrap(), b"demo.Socket+x work keyword adminvm\0question");
+}
+
+pub(crate) fn one_vm_has_not_all_of_dom0() {
+    let world = World::new("* * work dom0 allow\n");
+    world.script("services/demo.Add", "true");
+    let agent = Agent::listen(&world, 3);
+    let daemon = world.daemon_with(&["--max-services=2"], 3, "work");
+    let mut work = agent.greeted();
+    world.client("work");
+    for number in 0..3 {
+        work.ask("dom0", "demo.Add", number);
+    }
+    // Their services wait for data links that nobody serves.
+    work.connected(0);
+    work.connected(1);
+    work.refused(2);
+    daemon.logged("2 services run in dom0 already");
 }

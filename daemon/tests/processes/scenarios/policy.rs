@@ -74,6 +74,19 @@ pub(crate) fn a_program_that_misbehaves_refuses() {
     work.refused(0);
 }
 
+/// What it would decide is whether the relay itself may call.
+pub(crate) fn a_program_that_cannot_be_told_of_a_requested_source_is_not_asked() {
+    let world = World::new("");
+    let allow = "user=root\\nresult=allow\\ntarget=dom0\\nautostart=True\\nrequested_target=dom0";
+    let (daemon, mut work) = vm_with(&world, &world.script("policy-program", &format!("printf '{allow}'")));
+    world.script("services/demo.Add", "true");
+    work.ask_for("far", "dom0", "demo.Add", 0);
+    work.refused(0);
+    daemon.logged("cannot be told of the requested source far");
+    work.ask("dom0", "demo.Add", 1);
+    work.connected(1);
+}
+
 pub(crate) fn a_slow_program_holds_nobody_up() {
     let world = World::new("");
     let pids = world.path("pids");
