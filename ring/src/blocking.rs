@@ -73,6 +73,14 @@ impl Blocking {
         }
     }
 
+    fn send_rest(&mut self) -> Result<(), Error> {
+        self.channel.flush_data()?;
+        while !self.channel.drained() {
+            self.wait(None, 0)?;
+        }
+        Ok(())
+    }
+
     /// Looks a few times for data beyond `data` bytes, or `room` bytes of room, and sleeps when there are none.
     fn wait(&mut self, data: Option<usize>, room: usize) -> Result<(), Error> {
         let began = Instant::now();
@@ -117,8 +125,8 @@ impl io::Write for Blocking {
         })
     }
 
-    /// Rings for what was written, if the other side waits for it.
+    /// Rings for what was written, if the other side waits for it; behind a stream, waits until all of it has left.
     fn flush(&mut self) -> io::Result<()> {
-        self.channel.flush_data().map_err(io::Error::other)
+        self.send_rest().map_err(io::Error::other)
     }
 }
