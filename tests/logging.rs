@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, call, lab, leftovers, within_deadline};
+use common::{EXE, call, eventually, lab, leftovers, wait_within, within_deadline};
 
 /// The log of an agent that cannot start, with this in its environment.
 fn words(args: &[&str], env: &[(&str, &str)], journal: bool) -> String {
@@ -109,12 +109,12 @@ fn a_flood_does_not_silence_a_daemon_in_the_background() {
         std::fs::DirBuilder::new().mode(0o700).create(root.join("shm")).unwrap();
         let mut agent = start(root, "3", &["qrexec-agent"]);
         let mut parent = start(root, "0", &["qrexec-daemon", "3", "work"]);
-        assert_eq!(common::wait_within(&mut parent, Duration::from_secs(60)), Some(0));
+        assert_eq!(wait_within(&mut parent, Duration::from_secs(60)), Some(0));
         let (socket, log) = (root.join("qrexec.work"), root.join("qrexec.work.log"));
         let daemon = UnixStream::connect(&socket).unwrap();
         let daemon = rustix::net::sockopt::socket_peercred(&daemon).unwrap().pid;
         (0..1200).for_each(|_| line(&socket));
-        common::eventually("the first line after the flood", || {
+        eventually("the first line after the flood", || {
             line(&socket);
             std::fs::read_to_string(&log).unwrap().contains("log lines were suppressed")
         });
