@@ -126,12 +126,13 @@ impl<'a> Fields<'a> {
             "False" => Some(false),
             _ => None,
         };
+        let user = self.needed("user", User::new)?;
         let (to, target_uuid) = (self.needed("target", target)?, self.checked("target_uuid", uuid)?);
         if target_uuid.as_ref().is_some_and(|uuid| !agree(&to, uuid)) {
             return Err(Malformed::Value("target_uuid"));
         }
         Ok(Allow {
-            user: self.needed("user", User::new)?,
+            user,
             target: to,
             target_uuid,
             autostart: self.needed("autostart", flag)?,
