@@ -164,8 +164,9 @@ fn requests_go_to_dom0_and_answers_come_back() {
 }
 
 fn daemons_of_every_version_are_served() {
-    let lab = Lab::start();
     for (version, form) in [(Version::V2, 0x210), (Version::V3, 0x212), (Version::V4, 0x213)] {
+        // Its door opens after the HELLO of its first daemon.
+        let lab = Lab::start();
         let mut daemon = lab.daemon_of(version);
         lab.wait_for_door();
         // What programs say is of their own age; what the agent says is of the link's.

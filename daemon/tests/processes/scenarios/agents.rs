@@ -88,9 +88,9 @@ pub(crate) fn one_that_does_not_read_is_dropped() {
 
 /// Each calls dom0 in its own form, and runs what a local client wants.
 pub(crate) fn of_every_version() {
-    let world = World::new("* * work dom0 allow\n");
-    world.script("services/demo.Sum", "read a b; echo $((a + b))");
     for version in [Version::V2, Version::V3, Version::V4] {
+        let world = World::new("* * work dom0 allow\n");
+        world.script("services/demo.Sum", "read a b; echo $((a + b))");
         let agent = Agent::listen(&world, 3);
         let daemon = world.daemon(3, "work");
         let mut agent = agent.greeted_as(version);
