@@ -279,3 +279,64 @@ fn listen(transport: &Transport, reactor: &Reactor, token: u64) -> Result<Listen
     watched.map_err(|error| ring::Error::io("watching the control socket")(error.into()))?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::Kind;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// The agent's end, met at `now`, and dom0's.
+    fn met(dir: &std::path::Path, reactor: &Reactor, now: Instant) -> (Control, Channel) {
+        let mut control = Control::new(Transport::new(Kind::Shm, 7, dir), reactor, 1).expect("listener");
+        let dom0 = Transport::new(Kind::Shm, 0, dir);
+        let other = std::thread::spawn(move || {
+            dom0.connect(7, Port::CONTROL.0).expect("there").connect_within(LIMIT)
+        });
+        while !matches!(control.next(now).expect("no loss"), Some(Event::Met)) {
+            reactor.wait(Some(LIMIT), &mut Vec::new()).expect("wait");
+            control.on_ready(reactor, now).expect("no loss");
+        }
+        (control, other.join().expect("thread").expect("met"))
+    }
+
+    fn is_late(control: &mut Control, reactor: &Reactor, now: Instant) -> bool {
+        match control.on_time(reactor, now) {
+            Ok(()) => false,
+            Err(Lost::Late) => true,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn hello_and_the_rest_of_a_message_come_in_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let reactor = Reactor::new().expect("reactor");
+        let begun = Instant::now();
+        let (before, limit) = (Duration::from_millis(9999), Duration::from_secs(10));
+        let (mut control, mut dom0) = met(dir.path(), &reactor, begun);
+        assert!(control.next(begun).expect("no loss").is_none());
+        assert!(!is_late(&mut control, &reactor, begun + before));
+        assert!(is_late(&mut control, &reactor, begun + limit));
+
+        let mut say = |control: &mut Control, bytes: &[u8]| {
+            assert_eq!(dom0.write(bytes).expect("write"), bytes.len());
+            dom0.flush().expect("flush");
+            control.on_ready(&reactor, begun).expect("no loss");
+        };
+        say(&mut control, &handshake::hello(Version::V3));
+        assert!(matches!(control.next(begun), Ok(Some(Event::Up(Version::V3)))));
+        assert!(control.next(begun).expect("no loss").is_none());
+        // Nothing is owed: silence may last.
+        assert_eq!(control.deadline(), None);
+        say(&mut control, &[0, 2, 0]);
+        let later = begun + limit;
+        assert!(control.next(later).expect("no loss").is_none());
+        assert!(!is_late(&mut control, &reactor, later + before));
+        // Another byte of it gives no more time.
+        say(&mut control, &[0]);
+        assert!(control.next(later + before).expect("no loss").is_none());
+        assert!(is_late(&mut control, &reactor, later + limit));
+    }
+}

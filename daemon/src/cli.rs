@@ -174,6 +174,8 @@ mod tests {
         let plain = Environment::read(|_| None);
         assert_eq!(plain.startup_limit, Some(Duration::from_secs(60)));
         assert_eq!(plain.policy_folders.len(), 2);
+        let log = crate::startup::log_path(&plain.log_dir, "work");
+        assert_eq!(log, PathBuf::from("/var/log/qubes/qrexec.work.log"));
         let set = Environment::read(|name| match name {
             "QREXEC_STARTUP_TIMEOUT" => Some("7".into()),
             "QREXEC_POLICY_DIR" => Some("/a::/b".into()),

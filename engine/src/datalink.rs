@@ -146,10 +146,15 @@ impl<'a> Found<'a> {
 }
 
 /// Exchanges HELLOs on a fresh channel.
-pub fn greet(mut channel: Channel) -> Result<(Channel, Version), Error> {
+pub fn greet(channel: Channel) -> Result<(Channel, Version), Error> {
+    greet_as(channel, Version::OURS, WAIT_HELLO)
+}
+
+/// The same as a program of this version, that waits this long.
+pub fn greet_as(mut channel: Channel, ours: Version, limit: Duration) -> Result<(Channel, Version), Error> {
     step::reached("data link: met");
-    let mut handshake = Handshake::new(Version::OURS);
-    let deadline = Instant::now() + WAIT_HELLO;
+    let mut handshake = Handshake::new(ours);
+    let deadline = Instant::now() + limit;
     let hello = handshake.hello();
     let mut sent = 0;
     let mut agreed = None;
@@ -171,6 +176,7 @@ pub fn greet(mut channel: Channel) -> Result<(Channel, Version), Error> {
                 step::reached("data link: HELLO");
                 return Ok((channel, version));
             }
+            _ if deadline <= Instant::now() => return Err(Error::Silent(limit)),
             _ => sleep(&mut channel, agreed.is_none(), sent < hello.len(), deadline)?,
         }
     }
@@ -184,9 +190,6 @@ fn sleep(channel: &mut Channel, data: bool, room: bool, deadline: Instant) -> Re
         return Ok(());
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Error::Silent(WAIT_HELLO));
-    }
     let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
     let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
     let ready = match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], Some(&timeout)) {

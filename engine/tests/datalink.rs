@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use engine::datalink::{self, Error};
 use ring::{Kind, Sizes, Transport};
+use wire::version::Version;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
@@ -60,4 +61,29 @@ fn the_limits_are_the_fields() {
         [datalink::WAIT_VM, datalink::WAIT_CLIENT, datalink::WAIT_DOM0_SERVICE, datalink::WAIT_HELLO]
             .map(|limit| limit.as_secs());
     assert_eq!(seconds, [120, 10, 5, 10]);
+}
+
+/// Somebody who is there and says nothing, or not all of a HELLO.
+#[test]
+fn a_hello_may_not_take_for_ever() {
+    for kind in KINDS {
+        for said in [&b""[..], &[0, 3, 0]] {
+            let dir = tempfile::tempdir().unwrap();
+            let (server, client) = transports(kind, dir.path());
+            let listener = server.listen(2, 513, Sizes::both(4096)).unwrap();
+            let other = std::thread::spawn(move || client.connect(1, 513).unwrap().connect_within(LIMIT));
+            let ours = listener.accept_within(LIMIT).unwrap();
+            let mut silent = other.join().unwrap().unwrap();
+            assert_eq!(silent.write(said).unwrap(), said.len());
+            silent.flush().unwrap();
+            let limit = Duration::from_millis(100);
+            let begun = Instant::now();
+            let greeted = datalink::greet_as(ours, Version::V4, limit).map(drop);
+            assert!(
+                matches!(greeted, Err(Error::Silent(said)) if said == limit),
+                "{kind:?} {said:?}: {greeted:?}"
+            );
+            assert!(begun.elapsed() >= limit && begun.elapsed() < LIMIT, "{kind:?} {said:?}");
+        }
+    }
 }

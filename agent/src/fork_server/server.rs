@@ -279,3 +279,30 @@ fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, Stri
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_take_ten_seconds() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut server = Server {
+            transport: Transport::new(Kind::Shm, 7, dir.path()),
+            services: Services::from_env(Users::session(), true),
+            reactor: Reactor::new().expect("reactor"),
+            signals: Signals::block(&[Signal::TERM]).expect("signals"),
+            gate: Gate::default(),
+            things: BTreeMap::new(),
+            asking: 0,
+            next_token: FIRST_TOKEN,
+        };
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let now = Instant::now();
+        server.watch(Thing::Asking(ours.into(), Decoder::default(), now + REQUEST_LIMIT)).expect("watched");
+        server.on_time(now + Duration::from_millis(9999));
+        assert_eq!((server.things.len(), server.asking), (1, 1));
+        server.on_time(now + Duration::from_secs(10));
+        assert_eq!((server.things.len(), server.asking), (0, 0));
+    }
+}

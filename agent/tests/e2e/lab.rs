@@ -15,6 +15,7 @@ use engine::pump::{self, Call, Outcome};
 use ring::{Channel, Kind, Listener, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, poll};
 use wire::control::{Endpoint, ExecParams, MAX_LOCAL_BODY, Message};
+use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::names::{DomainId, Port};
 use wire::stream::Role;
@@ -81,12 +82,17 @@ impl Lab {
 
     /// Connects as the daemon, up to the end of the handshake.
     pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_of(Version::OURS)
+    }
+
+    /// The same as a daemon of this version.
+    pub(crate) fn daemon_of(&self, version: Version) -> Daemon {
         let channel = self.dom0.connect(VM, Port::CONTROL.0).expect("connector");
         let channel = channel.connect_within(LIMIT).expect("the agent is there");
         let mut daemon = Daemon { link: Framed::new(channel, MAX_LOCAL_BODY) };
         // The server of the link speaks first.
         assert_eq!(daemon.hear(), Some(Message::Hello(4)));
-        daemon.send_raw(hello(Version::OURS).to_vec());
+        daemon.send_raw(hello(version).to_vec());
         daemon
     }
 
@@ -182,9 +188,15 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// The next message; `None`: the agent closed the link.
     pub(crate) fn hear(&mut self) -> Option<Message> {
+        let frame = self.hear_frame()?;
+        Some(Message::decode(frame.ty, &frame.body).expect("well formed"))
+    }
+
+    /// The same as it was on the wire.
+    pub(crate) fn hear_frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.link.next().expect("well framed") {
-                return Some(Message::decode(frame.ty, &frame.body).expect("well formed"));
+                return Some(frame);
             }
             if !self.link.is_open() {
                 return None;

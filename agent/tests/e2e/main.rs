@@ -27,12 +27,13 @@ fn main() {
         args.remove(1);
         std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("a_service_runs", a_service_runs),
         ("a_service_may_use_one_socket", a_service_may_use_one_socket),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
         ("just_exec_answers_at_once", just_exec_answers_at_once),
         ("requests_go_to_dom0_and_answers_come_back", requests_go_to_dom0_and_answers_come_back),
+        ("daemons_of_every_version_are_served", daemons_of_every_version_are_served),
         ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
         ("calls_wait_for_the_session", calls_wait_for_the_session),
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
@@ -160,6 +161,32 @@ fn requests_go_to_dom0_and_answers_come_back() {
     assert!(matches!(rubbish.read(&mut [0; 9]), Ok(0) | Err(_)));
     let (_program, third) = ask(&mut daemon);
     assert_ne!(first, third);
+}
+
+fn daemons_of_every_version_are_served() {
+    for (version, form) in [(Version::V2, 0x210), (Version::V3, 0x212), (Version::V4, 0x213)] {
+        // Its door opens after the HELLO of its first daemon.
+        let lab = Lab::start();
+        let mut daemon = lab.daemon_of(version);
+        lab.wait_for_door();
+        // What programs say is of their own age; what the agent says is of the link's.
+        let mut program = lab.program();
+        program.write_all(&request("test.Add+1").encode(Version::V4).expect("fits")).expect("write");
+        let frame = daemon.hear_frame().expect("a request");
+        assert_eq!(frame.ty, form);
+        let ident = match Message::decode(frame.ty, &frame.body) {
+            Ok(Message::Trigger(asked)) => {
+                assert_eq!(asked, Trigger { ident: asked.ident, ..request("test.Add+1") });
+                asked.ident
+            }
+            other => panic!("{other:?}"),
+        };
+        daemon.send(&Message::Refused(ident));
+        assert_eq!(program.read(&mut [0; 9]).expect("read"), 0);
+        let answer = lab.call(&mut daemon, 513, "cat; exit 4", "through\n");
+        assert_eq!((answer.out.as_str(), answer.code), ("through\n", Some(4)));
+        daemon.expect_end(513);
+    }
 }
 
 fn a_lost_link_costs_only_who_waits() {

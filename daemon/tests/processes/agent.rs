@@ -25,6 +25,8 @@ pub(crate) struct Listening {
 /// An agent with its control link.
 pub(crate) struct Agent {
     link: Framed<Channel>,
+    /// Its messages have the form of this version.
+    version: Version,
     transport: Transport,
 }
 
@@ -58,7 +60,7 @@ impl Agent {
     }
 
     pub(crate) fn send(&mut self, message: &Message) {
-        self.send_bytes(message.encode(Version::V4).unwrap());
+        self.send_bytes(message.encode(self.version).unwrap());
     }
 
     /// Sends the same again and again, and reads nothing, until the daemon has had enough.
@@ -167,16 +169,22 @@ impl Agent {
 impl Listening {
     /// The daemon comes, both say HELLO.
     pub(crate) fn greeted(self) -> Agent {
+        self.greeted_as(Version::V4)
+    }
+
+    /// The same with an agent of this version, which hears its own number.
+    pub(crate) fn greeted_as(self, version: Version) -> Agent {
         let mut agent = self.met();
-        agent.send(&Message::Hello(4));
-        assert_eq!(agent.next(), Message::Hello(4));
+        agent.version = version;
+        agent.send(&Message::Hello(version.number()));
+        assert_eq!(agent.next(), Message::Hello(version.number()));
         agent
     }
 
     /// The daemon comes; nobody has said anything.
     pub(crate) fn met(self) -> Agent {
         let channel = self.listener.accept_within(PATIENCE).unwrap();
-        Agent { link: Framed::new(channel, 65_535), transport: self.transport }
+        Agent { link: Framed::new(channel, 65_535), version: Version::V4, transport: self.transport }
     }
 }
 

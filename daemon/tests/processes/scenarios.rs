@@ -26,6 +26,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ),
     ("agents::a_flood_of_calls_is_answered", agents::a_flood_of_calls_is_answered),
     ("agents::one_that_does_not_read_is_dropped", agents::one_that_does_not_read_is_dropped),
+    ("agents::of_every_version", agents::of_every_version),
     ("calls::between_vms", calls::between_vms),
     ("calls::many_between_vms", calls::many_between_vms),
     ("calls::refused_before_they_begin", calls::refused_before_they_begin),

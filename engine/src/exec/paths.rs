@@ -14,6 +14,11 @@ pub const MAX_FILE_NAME: usize = 255;
 /// Where a symbolic link leads that stands for a TCP connection; there is no such file.
 const TCP: &[u8] = b"/dev/tcp";
 
+/// Where services are, if nothing else is said.
+const SERVICES: &str = "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc";
+/// Where their configuration is, if nothing else is said.
+const CONFIGS: &str = "/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config";
+
 /// Folders to be searched, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchPath(Vec<PathBuf>);
@@ -47,16 +52,13 @@ impl SearchPath {
     /// Where services are: `QREXEC_SERVICE_PATH`, or the folders every Qubes system has.
     #[must_use]
     pub fn services() -> Self {
-        Self::from_variable("QREXEC_SERVICE_PATH", "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc")
+        Self::from_variable("QREXEC_SERVICE_PATH", SERVICES)
     }
 
     /// Where their configuration is: `QUBES_RPC_CONFIG_PATH`, or the usual folders.
     #[must_use]
     pub fn configs() -> Self {
-        Self::from_variable(
-            "QUBES_RPC_CONFIG_PATH",
-            "/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config",
-        )
+        Self::from_variable("QUBES_RPC_CONFIG_PATH", CONFIGS)
     }
 
     fn from_variable(variable: &str, default: &str) -> Self {
@@ -142,6 +144,19 @@ mod tests {
         let found = path.find("x").expect("search").expect("there");
         assert_eq!(found.path, dir.path().join("a/x"));
         assert!(path.find("y").expect("search").is_none());
+    }
+
+    #[test]
+    fn the_usual_folders_in_their_order() {
+        // Under a name that nobody sets.
+        let folders = |default| SearchPath::from_variable("QREXEC_TEST_NOTHING", default).0;
+        let paths = |list: [&str; 3]| list.map(PathBuf::from);
+        assert_eq!(
+            folders(SERVICES),
+            paths(["/run/qubes-rpc", "/usr/local/etc/qubes-rpc", "/etc/qubes-rpc"])
+        );
+        let configs = ["/run/qubes/rpc-config", "/usr/local/etc/qubes/rpc-config", "/etc/qubes/rpc-config"];
+        assert_eq!(folders(CONFIGS), paths(configs));
     }
 
     #[test]

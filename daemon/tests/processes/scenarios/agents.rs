@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use wire::control::Message;
 use wire::header::{Header, ty};
+use wire::version::Version;
 
 use crate::agent::Agent;
 use crate::world::{World, eventually};
@@ -83,4 +84,24 @@ pub(crate) fn one_that_does_not_read_is_dropped() {
     let _agent = Agent::listen(&world, 3).greeted();
     world.client("work");
     assert!(daemon.runs());
+}
+
+/// Each calls dom0 in its own form, and runs what a local client wants.
+pub(crate) fn of_every_version() {
+    for version in [Version::V2, Version::V3, Version::V4] {
+        let world = World::new("* * work dom0 allow\n");
+        world.script("services/demo.Sum", "read a b; echo $((a + b))");
+        let agent = Agent::listen(&world, 3);
+        let daemon = world.daemon(3, "work");
+        let mut agent = agent.greeted_as(version);
+        let mut client = world.client("work");
+        daemon.logged(&format!("protocol {version}"));
+        agent.ask("dom0", "demo.Sum", 0);
+        let port = agent.connected(0).port.0;
+        assert_eq!(agent.call_dom0(port, b"1 2\n"), (b"3\n".to_vec(), 0));
+        agent.terminated(0, port);
+        client.exec(false, 0, "user:command");
+        client.port();
+        assert_eq!(agent.exec().0, "user:command");
+    }
 }

@@ -1,0 +1,212 @@
+//! Programs of every version at both ends, and a service side as its peer sees it, byte by byte.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use engine::datalink;
+use engine::pump::{Call, Outcome, run};
+use ring::{Channel, Kind, Sizes, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use wire::header::{HEADER_LEN, Header, ty};
+use wire::stream::Role;
+use wire::version::Version;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
+const VERSIONS: [Version; 3] = [Version::V2, Version::V3, Version::V4];
+
+/// Both ends of a data link, the client's first, after HELLOs of these versions.
+fn link(kind: Kind, dir: &Path, own: [Version; 2]) -> [(Channel, Version); 2] {
+    let (server, client) = (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir));
+    let listener = server.listen(2, 513, Sizes::both(65_536)).unwrap();
+    let other = thread::spawn(move || {
+        let channel = client.connect(1, 513).unwrap().connect_within(LIMIT).unwrap();
+        datalink::greet_as(channel, own[1], LIMIT).unwrap()
+    });
+    let ours = datalink::greet_as(listener.accept_within(LIMIT).unwrap(), own[0], LIMIT).unwrap();
+    [ours, other.join().unwrap()]
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn file(bytes: &[u8]) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    file.into()
+}
+
+fn start(channel: Channel, call: Call) -> JoinHandle<Outcome> {
+    thread::spawn(move || run(channel, call))
+}
+
+/// A whole call between two pumps: what is sent both ways, and the code.
+#[test]
+fn every_mixture_of_versions_carries_a_call() {
+    for kind in KINDS {
+        for own in VERSIONS.iter().flat_map(|a| VERSIONS.map(|b| [*a, b])) {
+            let dir = tempfile::tempdir().unwrap();
+            let [client, service] = link(kind, dir.path(), own);
+            let agreed = own[0].min(own[1]);
+            assert_eq!([client.1, service.1], [agreed; 2], "{kind:?} {own:?}");
+            let (up, down) = (noise(200_000), noise(300_000));
+            let (up_out, up_in) = rustix::pipe::pipe().unwrap();
+            let (down_out, down_in) = rustix::pipe::pipe().unwrap();
+            let ends = |stdin, bytes: &[u8], role, version| Call {
+                stdin: Some(stdin),
+                stdout: Some(file(bytes)),
+                ..Call::new(role, version)
+            };
+            let running = [
+                start(client.0, ends(down_in, &up, Role::Client, client.1)),
+                start(service.0, ends(up_in, &down, Role::Service, service.1)),
+            ];
+            let got = [up_out, down_out].map(|out| {
+                thread::spawn(move || {
+                    let mut all = Vec::new();
+                    File::from(out).read_to_end(&mut all).map(|_| all).unwrap()
+                })
+            });
+            let got = got.map(|thread| thread.join().unwrap());
+            assert!(got == [up, down], "{kind:?} {own:?}");
+            let [client, service] = running.map(|thread| thread.join().unwrap());
+            assert_eq!((client.remote, client.lost, service.lost), (Some(0), None, None), "{kind:?} {own:?}");
+        }
+    }
+}
+
+/// A peer that is nothing but a channel.
+struct Raw {
+    channel: Channel,
+    bytes: Vec<u8>,
+}
+
+impl Raw {
+    fn say(&mut self, ty: u32, body: &[u8]) {
+        let bytes = [&Header::new(ty, body.len() as u32).to_bytes()[..], body].concat();
+        assert_eq!(self.channel.write(&bytes).unwrap(), bytes.len());
+        self.channel.flush().unwrap();
+    }
+
+    /// The next message; `None`: the link has ended.
+    fn next(&mut self) -> Option<(u32, Vec<u8>)> {
+        loop {
+            if let Some((header, rest)) = self.bytes.split_first_chunk::<HEADER_LEN>() {
+                let Header { ty, len } = Header::from_bytes(*header);
+                if let Some(body) = rest.get(..len as usize) {
+                    let body = body.to_vec();
+                    self.bytes.drain(..HEADER_LEN + body.len());
+                    return Some((ty, body));
+                }
+            }
+            let mut buffer = [0; 8192];
+            let count = self.channel.read(&mut buffer).unwrap();
+            self.bytes.extend_from_slice(&buffer[..count]);
+            if count > 0 || self.channel.arm(true, false).unwrap() {
+                continue;
+            }
+            if !self.channel.is_open() && self.channel.readable().unwrap() == 0 {
+                return None;
+            }
+            let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&limit));
+            assert_eq!(ready, Ok(1), "nothing came");
+            self.channel.on_ready().unwrap();
+        }
+    }
+
+    /// Everything up to the exit code: how long each chunk of stdout was, and the code.
+    fn to_the_end(&mut self) -> (Vec<usize>, i32) {
+        let mut chunks = Vec::new();
+        loop {
+            match self.next().expect("an exit code before the end of the link") {
+                (ty::DATA_STDOUT, body) => chunks.push(body.len()),
+                (ty::DATA_STDERR, body) => assert!(body.is_empty()),
+                (ty::DATA_EXIT_CODE, code) => {
+                    return (chunks, i32::from_le_bytes(code.try_into().unwrap()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// A service side, and its peer.
+fn service(kind: Kind, own: [Version; 2], call: impl FnOnce(Version) -> Call) -> (Raw, JoinHandle<Outcome>) {
+    let dir = tempfile::tempdir().unwrap();
+    let [client, (channel, version)] = link(kind, dir.path(), own);
+    (Raw { channel: client.0, bytes: Vec::new() }, start(channel, call(version)))
+}
+
+#[test]
+fn chunks_are_as_long_as_the_version_of_the_link_allows() {
+    let down = noise(500_000);
+    for kind in KINDS {
+        for own in VERSIONS.iter().flat_map(|a| VERSIONS.map(|b| [*a, b])) {
+            let (mut raw, running) = service(kind, own, |version| Call {
+                stdout: Some(file(&down)),
+                ..Call::new(Role::Service, version)
+            });
+            raw.say(ty::DATA_STDIN, b"");
+            let (chunks, code) = raw.to_the_end();
+            assert_eq!((code, chunks.iter().sum::<usize>()), (0, down.len()), "{kind:?} {own:?}");
+            let (limit, longest) =
+                (own[0].min(own[1]).max_chunk() as usize, chunks.into_iter().max().unwrap());
+            assert!(longest <= limit && longest >= 4096, "{kind:?} {own:?}: {longest}");
+            assert!(running.join().unwrap().lost.is_none());
+        }
+    }
+}
+
+const LATEST: [Version; 2] = [Version::V4; 2];
+
+/// A service side on one end of a socket pair whose other end stays open.
+fn on_socket(change: impl FnOnce(&mut Call)) -> (UnixStream, Raw, JoinHandle<Outcome>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (raw, running) = service(Kind::Shm, LATEST, |version| {
+        let mut call = Call::new(Role::Service, version);
+        call.stdin = Some(theirs.try_clone().unwrap().into());
+        call.stdout = Some(theirs.into());
+        change(&mut call);
+        call
+    });
+    (ours, raw, running)
+}
+
+#[test]
+fn exit_on_client_eof_ends_the_call_though_the_service_goes_on() {
+    let (service, mut raw, running) = on_socket(|call| call.exit_on_client_eof = true);
+    raw.say(ty::DATA_STDIN, b"");
+    assert_eq!(raw.to_the_end(), (vec![0], 0));
+    assert!(running.join().unwrap().lost.is_none());
+    drop(service);
+}
+
+#[test]
+fn exit_on_service_eof_does_not_wait_for_the_caller() {
+    let (service, mut raw, running) = on_socket(|call| call.exit_on_service_eof = true);
+    (&service).write_all(b"last").unwrap();
+    service.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(raw.to_the_end(), (vec![4, 0], 0));
+    assert!(running.join().unwrap().lost.is_none());
+}
+
+#[test]
+fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
+    for kind in KINDS {
+        let (mut raw, running) = service(kind, LATEST, |version| Call::new(Role::Service, version));
+        assert_eq!(raw.to_the_end(), (vec![0], 0), "{kind:?}");
+        // The service side may be gone already, which is no failure either.
+        let _ =
+            raw.channel.write(&Header::new(ty::DATA_STDIN, 0).to_bytes()).and_then(|_| raw.channel.flush());
+        let outcome = running.join().unwrap();
+        assert_eq!((outcome.lost, outcome.failed), (None, None), "{kind:?}");
+    }
+}
