@@ -169,7 +169,7 @@ mod tests {
     fn a_request_may_take_ten_seconds_in_all() {
         let now = Instant::now();
         let (ours, mut program) = UnixStream::pair().expect("pair");
-        let mut client = Client::new(ours.into(), now);
+        let mut client = Client::new(ours.into(), 0, now);
         assert_eq!(client.deadline(), Some(now + Duration::from_secs(10)));
         // A part of it gives no more time.
         program.write_all(&request().encode(Version::V4).expect("fits")[..9]).expect("write");

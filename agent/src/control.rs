@@ -288,8 +288,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// The agent's end, met at `now`, and dom0's.
-    fn met(dir: &std::path::Path, reactor: &Reactor, now: Instant) -> (Control, Channel) {
-        let mut control = Control::new(Transport::new(Kind::Shm, 7, dir), reactor, 1).expect("listener");
+    fn met(dir: &std::path::Path, reactor: &mut Reactor, now: Instant) -> (Control, Channel) {
+        let mut control = Control::new(Transport::new(Kind::Shm, 7, dir), &*reactor, 1).expect("listener");
         let dom0 = Transport::new(Kind::Shm, 0, dir);
         let other = std::thread::spawn(move || {
             dom0.connect(7, Port::CONTROL.0).expect("there").connect_within(LIMIT)
@@ -312,10 +312,10 @@ mod tests {
     #[test]
     fn hello_and_the_rest_of_a_message_come_in_time() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let reactor = Reactor::new().expect("reactor");
+        let mut reactor = Reactor::new().expect("reactor");
         let begun = Instant::now();
         let (before, limit) = (Duration::from_millis(9999), Duration::from_secs(10));
-        let (mut control, mut dom0) = met(dir.path(), &reactor, begun);
+        let (mut control, mut dom0) = met(dir.path(), &mut reactor, begun);
         assert!(control.next(begun).expect("no loss").is_none());
         assert!(!is_late(&mut control, &reactor, begun + before));
         assert!(is_late(&mut control, &reactor, begun + limit));

@@ -150,7 +150,7 @@ impl Agent {
             |bytes: &[u8]| [&Header::new(ty::DATA_STDIN, bytes.len() as u32).to_bytes()[..], bytes].concat();
         link.send(chunk(input)).unwrap();
         link.send(chunk(b"")).unwrap();
-        let mut data = Self { link, transport: self.transport.clone() };
+        let mut data = Self { link, version: self.version, transport: self.transport.clone() };
         let mut output = Vec::new();
         loop {
             let frame = data.next_within(PATIENCE).expect("an exit code before the end of the link");
