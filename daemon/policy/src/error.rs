@@ -49,7 +49,7 @@ impl PolicyError {
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{file}:")?;
+            write!(f, "{}:", OneLine(file))?;
         }
         if let Some(line) = self.line {
             write!(f, "{line}:")?;
@@ -69,6 +69,18 @@ impl fmt::Display for PolicyError {
 }
 
 impl std::error::Error for PolicyError {}
+
+/// A file's name as a message may show it: an include may say any bytes.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c.is_control() {
+            true => write!(f, "{}", c.escape_default()),
+            false => write!(f, "{c}"),
+        })
+    }
+}
 
 /// A problem inside one line, before it is known which line of which file that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,5 +106,16 @@ impl LineError {
             advice: self.advice,
             syntax: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_have_any_name_and_the_message_is_text() {
+        let error = LineError::new(1, "bad", "").at(&Arc::from("a\0b\u{1b}[31m/ü 'x'"), 3);
+        assert_eq!(error.to_string(), "a\\u{0}b\\u{1b}[31m/ü 'x':3:1: bad");
     }
 }
