@@ -4,7 +4,7 @@ use crate::choices;
 use crate::compile;
 use crate::decision::{Ask, Decision, Deny, Facts, Grant, RuleRef};
 use crate::error::PolicyError;
-use crate::index::Index;
+use crate::index::{Index, Sets};
 use crate::load::Source;
 use crate::matching::{Asked, Outcome, default_template};
 use crate::request::{Call, Request};
@@ -88,7 +88,8 @@ impl Policy {
             });
         }
         let call = Call::new(system, request)?;
-        for rule in self.index.for_call(&self.rules, &call) {
+        let sets = Sets::of(&call);
+        for rule in self.index.for_call(&self.rules, &call, &sets) {
             let outcome = rule.outcome(&call).map_err(|fault| Deny::by(rule, true, fault.0))?;
             if outcome == Outcome::Matched {
                 return self.apply(rule, &call, request);

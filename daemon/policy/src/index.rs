@@ -3,44 +3,53 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::mark::{Mark, Marks};
+use crate::buckets::{Buckets, Opened};
+use crate::mark::{MARKS, Mark, Marks};
 use crate::request::Call;
 use crate::rule::Rule;
+
+/// Columns that have a mark: argument, source and target.
+pub(crate) const COLUMNS: usize = 3;
+/// A list that is shorter is looked through as fast as any bucket of it is found.
+const LONG: usize = 64;
 
 /// Rules by service, always in the order of the policy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    by_service: HashMap<Arc<str>, Vec<Entry>>,
+    by_service: HashMap<Arc<str>, List>,
     /// Rules for every service.
-    general: Vec<Entry>,
+    general: List,
+}
+
+/// Rules in their order.
+#[derive(Clone, Debug, Default)]
+struct List {
+    entries: Vec<Entry>,
+    /// If there are many.
+    buckets: Option<Box<Buckets>>,
 }
 
 /// A rule's number, with enough of its columns to pass it by without touching the rule.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    number: u32,
-    argument: Mark,
-    source: Mark,
-    target: Mark,
+pub(crate) struct Entry {
+    pub(crate) number: u32,
+    marks: [Mark; COLUMNS],
 }
+
+/// The marks that a call may meet in each column.
+pub(crate) struct Sets([Marks; COLUMNS]);
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (number, rule) in (0..).zip(rules) {
-            let entry = Entry {
-                number,
-                argument: Mark::of_argument(rule.argument.as_deref()),
-                source: Mark::of_token(&rule.source),
-                target: Mark::of_token(&rule.target),
-            };
             let list = match &rule.service {
                 Some(service) => index.by_service.entry(service.clone()).or_default(),
                 None => &mut index.general,
             };
-            list.push(entry);
+            list.entries.push(Entry::new(number, rule));
         }
-        index.by_service.values_mut().chain([&mut index.general]).for_each(Vec::shrink_to_fit);
+        index.by_service.values_mut().chain([&mut index.general]).for_each(List::finish);
         index
     }
 
@@ -50,62 +59,123 @@ impl Index {
         rules: &'a [Rule],
         service: &str,
     ) -> impl Iterator<Item = &'a Rule> {
-        self.entries(service, |_| true).filter_map(|entry| entry.rule(rules))
+        let [own, general] = self.lists(service).map(|list| list.entries.iter());
+        merged(own, general).filter_map(|entry| entry.rule(rules))
     }
 
-    /// The rules for this call, without most of those that do not match it.
-    pub(crate) fn for_call<'a>(
+    /// The rules for this call, whose marks are `sets`, without most of those that do not match it.
+    pub(crate) fn for_call<'a, 's>(
         &'a self,
         rules: &'a [Rule],
         call: &Call<'_>,
-    ) -> impl Iterator<Item = &'a Rule> {
-        let (arguments, sources) = (Marks::of_argument(call), Marks::of_source(call));
-        let targets = Marks::of_target(call);
-        let may_match = move |entry: &Entry| {
-            sources.contains(entry.source)
-                && targets.contains(entry.target)
-                && arguments.contains(entry.argument)
-        };
-        self.entries(call.service, may_match).filter_map(|entry| entry.rule(rules))
+        sets: &'s Sets,
+    ) -> impl Iterator<Item = &'a Rule> + use<'a, 's> {
+        let [own, general] = self.lists(call.service).map(|list| list.for_call(sets));
+        merged(own, general).filter_map(|entry| entry.rule(rules))
     }
 
     /// The rules for service, argument and source of this call, of those with one target (or `target=`) only
     /// the first.
-    pub(crate) fn first_for_each_target<'a>(&self, rules: &'a [Rule], call: &Call<'_>) -> Vec<&'a Rule> {
-        let (arguments, sources) = (Marks::of_argument(call), Marks::of_source(call));
-        let may_match = |entry: &Entry| sources.contains(entry.source) && arguments.contains(entry.argument);
+    pub(crate) fn first_for_each_target<'a>(&'a self, rules: &'a [Rule], call: &Call<'_>) -> Vec<&'a Rule> {
+        let sets = Sets::but_target(call);
         let mut seen = HashSet::new();
-        self.entries(call.service, may_match)
-            .filter_map(|entry| entry.rule(rules))
+        self.for_call(rules, call, &sets)
             .filter(|rule| rule.matches_but_target(call).is_ok())
             .filter(|rule| seen.insert(rule.action.target.as_ref().unwrap_or(&rule.target)))
             .collect()
     }
 
-    /// The wanted entries for a service, merged with the general ones.
-    fn entries<'a>(
-        &'a self,
-        service: &str,
-        wanted: impl Fn(&Entry) -> bool,
-    ) -> impl Iterator<Item = &'a Entry> {
-        let own = self.by_service.get(service).map(Vec::as_slice).unwrap_or_default();
-        let (mut own, mut general) = (own.iter(), self.general.iter());
-        let mut next = (own.find(|entry| wanted(entry)), general.find(|entry| wanted(entry)));
-        std::iter::from_fn(move || match next {
-            (Some(first), other) if other.is_none_or(|other| first.number < other.number) => {
-                next.0 = own.find(|entry| wanted(entry));
-                Some(first)
-            }
-            (_, first) => {
-                next.1 = general.find(|entry| wanted(entry));
-                first
-            }
-        })
+    /// The rules for one service, and those for every service.
+    fn lists(&self, service: &str) -> [&List; 2] {
+        [self.by_service.get(service).unwrap_or(&NONE), &self.general]
+    }
+}
+
+/// The rules for a service that no rule names.
+static NONE: List = List { entries: Vec::new(), buckets: None };
+
+/// Two lists as one, in the order of the policy.
+fn merged<'a>(
+    mut own: impl Iterator<Item = &'a Entry>,
+    mut general: impl Iterator<Item = &'a Entry>,
+) -> impl Iterator<Item = &'a Entry> {
+    let mut next = (own.next(), general.next());
+    std::iter::from_fn(move || match next {
+        (Some(first), other) if other.is_none_or(|other| first.number < other.number) => {
+            next.0 = own.next();
+            Some(first)
+        }
+        (_, first) => {
+            next.1 = general.next();
+            first
+        }
+    })
+}
+
+impl List {
+    /// To be called when all entries are there.
+    fn finish(&mut self) {
+        self.entries.shrink_to_fit();
+        self.buckets = (self.entries.len() >= LONG).then(|| Box::new(Buckets::new(&self.entries)));
+    }
+
+    fn for_call<'a, 's>(&'a self, sets: &'s Sets) -> Found<'a, 's> {
+        let opened = self.buckets.as_ref().and_then(|buckets| buckets.open(&self.entries, sets));
+        Found { each: self.entries.iter(), sets, opened }
+    }
+}
+
+/// The entries of a list that may match a call: by a look at each, else from its buckets.
+struct Found<'a, 's> {
+    each: std::slice::Iter<'a, Entry>,
+    sets: &'s Sets,
+    opened: Option<Opened<'a, 's>>,
+}
+
+impl<'a> Iterator for Found<'a, '_> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        match &mut self.opened {
+            Some(opened) => opened.next(),
+            None => self.each.find(|entry| self.sets.may_match(entry)),
+        }
     }
 }
 
 impl Entry {
+    fn new(number: u32, rule: &Rule) -> Self {
+        let argument = Mark::of_argument(rule.argument.as_deref());
+        Self { number, marks: [argument, Mark::of_token(&rule.source), Mark::of_token(&rule.target)] }
+    }
+
+    /// Its marks, those of different columns told apart.
+    pub(crate) fn keys(&self) -> [usize; COLUMNS] {
+        let [argument, source, target] = self.marks.map(Mark::number);
+        [argument, MARKS + source, 2 * MARKS + target]
+    }
+
     fn rule<'a>(&self, rules: &'a [Rule]) -> Option<&'a Rule> {
         rules.get(usize::try_from(self.number).ok()?)
+    }
+}
+
+impl Sets {
+    pub(crate) fn of(call: &Call<'_>) -> Self {
+        Self([Marks::of_argument(call), Marks::of_source(call), Marks::of_target(call)])
+    }
+
+    fn but_target(call: &Call<'_>) -> Self {
+        Self([Marks::of_argument(call), Marks::of_source(call), Marks::all()])
+    }
+
+    pub(crate) fn columns(&self) -> &[Marks; COLUMNS] {
+        &self.0
+    }
+
+    /// `false`: the rule cannot match.
+    pub(crate) fn may_match(&self, entry: &Entry) -> bool {
+        let ([arguments, sources, targets], [argument, source, target]) = (&self.0, entry.marks);
+        sources.contains(source) && targets.contains(target) && arguments.contains(argument)
     }
 }

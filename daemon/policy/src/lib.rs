@@ -42,6 +42,7 @@
 //! answer; control characters in a request are refused.
 #![forbid(unsafe_code)]
 
+mod buckets;
 mod choices;
 mod compile;
 mod decide;

@@ -14,7 +14,11 @@ use crate::token::{Token, ZERO_UUID};
 pub(crate) struct Mark(u16);
 
 /// Marks that there are: a set of them has 512 bytes.
-const MARKS: usize = 4096;
+pub(crate) const MARKS: usize = 4096;
+/// Words of bits in a set.
+pub(crate) const WORDS: usize = MARKS / 64;
+/// The last of them are for what stands behind `@dispvm:`.
+const TEMPLATES: usize = 1024;
 
 /// What a text means depends on where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +44,16 @@ impl Mark {
         let bytes = [class as u8].into_iter().chain(text.bytes());
         let hash =
             bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let folded = (hash ^ (hash >> 12) ^ (hash >> 24)) % MARKS as u32;
-        Self(folded as u16)
+        let folded = hash ^ (hash >> 12) ^ (hash >> 24);
+        let (first, count) = match class {
+            Class::Template | Class::TemplateUuid | Class::TemplateTag => (MARKS - TEMPLATES, TEMPLATES),
+            _ => (0, MARKS - TEMPLATES),
+        };
+        Self((first as u32 + folded % count as u32) as u16)
+    }
+
+    pub(crate) fn number(self) -> usize {
+        usize::from(self.0)
     }
 
     fn keyword(text: &str) -> Self {
@@ -85,7 +97,7 @@ const TEMPLATE: [Class; 2] = [Class::Template, Class::TemplateUuid];
 /// A set of marks.
 #[derive(Clone, Debug)]
 pub(crate) struct Marks {
-    bits: [u64; MARKS / 64],
+    bits: [u64; WORDS],
 }
 
 impl Marks {
@@ -128,11 +140,21 @@ impl Marks {
     }
 
     fn none() -> Self {
-        Self { bits: [0; MARKS / 64] }
+        Self { bits: [0; WORDS] }
     }
 
-    fn all() -> Self {
-        Self { bits: [u64::MAX; MARKS / 64] }
+    pub(crate) fn all() -> Self {
+        Self { bits: [u64::MAX; WORDS] }
+    }
+
+    /// All that may stand behind `@dispvm:`.
+    fn templates(&mut self) {
+        self.bits.iter_mut().skip((MARKS - TEMPLATES) / 64).for_each(|bits| *bits = u64::MAX);
+    }
+
+    /// The set as bits.
+    pub(crate) fn words(&self) -> &[u64; WORDS] {
+        &self.bits
     }
 
     /// Whether a mark is in it.
@@ -189,8 +211,8 @@ impl Marks {
         self.extend(tags.iter().map(|tag| Mark::new(class, tag)));
     }
 
-    /// A new disposable of the caller's default template. Where that is not known, rules cannot be evaluated,
-    /// and any of them may have to say so.
+    /// A new disposable of the caller's default template. Where that is not known, rules for disposables of a
+    /// template cannot be evaluated, and any of them may have to say so.
     fn default_disposable(&mut self, call: &Call<'_>) {
         let default = default_template(&call.source).ok().flatten();
         match default.and_then(|template| Some((template, call.system.get(template)?))) {
@@ -198,7 +220,7 @@ impl Marks {
                 self.insert(Mark::of_qube(template, TEMPLATE));
                 self.tags(Some(domain), Class::TemplateTag);
             }
-            None => *self = Self::all(),
+            None => self.templates(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use policy::{Decision, Files, Policy, Request, SystemInfo};
+use policy::{Decision, Files, Policy, Request, RuleRef, SystemInfo};
 use proptest::prelude::*;
 use proptest::sample::select;
 use support::{QUBES, brief, compile, system};
@@ -108,6 +108,29 @@ fn is_allowed(decision: &Decision) -> bool {
     matches!(decision, Decision::Allow(_))
 }
 
+fn decided_by(decision: &Decision) -> Option<RuleRef> {
+    match decision {
+        Decision::Allow(allow) => Some(allow.rule.clone()),
+        Decision::Ask(ask) => Some(ask.rule.clone()),
+        Decision::Deny(deny) => deny.rule.clone(),
+    }
+}
+
+/// An explanation looks at every rule for the service.
+fn decides_as_explained(lines: &[String], call: &Call) -> Result<(), TestCaseError> {
+    let system = system();
+    let policy = compile(&lines.concat()).unwrap();
+    let explained = policy.explain(&system, &call.request());
+    let rule = decided_by(&policy.decide(&system, &call.request()));
+    match explained.steps.last() {
+        Some(last) if last.matched || last.why.starts_with("cannot be evaluated") => {
+            prop_assert_eq!(Some(&last.rule), rule.as_ref());
+        }
+        _ => prop_assert!(rule.is_none()),
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -195,21 +218,18 @@ proptest! {
 
     #[test]
     fn no_rule_is_passed_over_that_would_match(lines in rules(), call in call()) {
+        decides_as_explained(&lines, &call)?;
+    }
+
+    #[test]
+    fn none_of_many_either(lines in prop::collection::vec(rule(), 60..400), passed in 0..400_usize, call in call()) {
+        decides_as_explained(&lines, &call)?;
+        // Without those in front that would decide, so that the one that does is far behind.
         let system = system();
-        let policy = compile(&lines.concat()).unwrap();
-        // An explanation looks at every rule for the service.
-        let explained = policy.explain(&system, &call.request());
-        let rule = match policy.decide(&system, &call.request()) {
-            Decision::Allow(allow) => Some(allow.rule),
-            Decision::Ask(ask) => Some(ask.rule),
-            Decision::Deny(deny) => deny.rule,
-        };
-        match explained.steps.last() {
-            Some(last) if last.matched || last.why.starts_with("cannot be evaluated") => {
-                prop_assert_eq!(Some(&last.rule), rule.as_ref());
-            }
-            _ => prop_assert!(rule.is_none()),
-        }
+        let alone = |line: &String| decided_by(&decide(std::slice::from_ref(line), &call, &system)).is_some();
+        let kept = lines.into_iter().enumerate().filter(|(place, line)| *place >= passed || !alone(line));
+        let kept: Vec<String> = kept.map(|(_, line)| line).collect();
+        decides_as_explained(&kept, &call)?;
     }
 
     #[test]
