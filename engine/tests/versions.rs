@@ -123,7 +123,7 @@ impl Raw {
     }
 
     /// Everything up to the exit code: how long each chunk of stdout was, and the code.
-    fn to_the_end(&mut self) -> (Vec<usize>, i32) {
+    fn until_the_end(&mut self) -> (Vec<usize>, i32) {
         let mut chunks = Vec::new();
         loop {
             match self.next().expect("an exit code before the end of the link") {
@@ -155,7 +155,7 @@ fn chunks_are_as_long_as_the_version_of_the_link_allows() {
                 ..Call::new(Role::Service, version)
             });
             raw.say(ty::DATA_STDIN, b"");
-            let (chunks, code) = raw.to_the_end();
+            let (chunks, code) = raw.until_the_end();
             assert_eq!((code, chunks.iter().sum::<usize>()), (0, down.len()), "{kind:?} {own:?}");
             let (limit, longest) =
                 (own[0].min(own[1]).max_chunk() as usize, chunks.into_iter().max().unwrap());
@@ -184,7 +184,7 @@ fn on_socket(change: impl FnOnce(&mut Call)) -> (UnixStream, Raw, JoinHandle<Out
 fn exit_on_client_eof_ends_the_call_though_the_service_goes_on() {
     let (service, mut raw, running) = on_socket(|call| call.exit_on_client_eof = true);
     raw.say(ty::DATA_STDIN, b"");
-    assert_eq!(raw.to_the_end(), (vec![0], 0));
+    assert_eq!(raw.until_the_end(), (vec![0], 0));
     assert!(running.join().unwrap().lost.is_none());
     drop(service);
 }
@@ -194,7 +194,7 @@ fn exit_on_service_eof_does_not_wait_for_the_caller() {
     let (service, mut raw, running) = on_socket(|call| call.exit_on_service_eof = true);
     (&service).write_all(b"last").unwrap();
     service.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(raw.to_the_end(), (vec![4, 0], 0));
+    assert_eq!(raw.until_the_end(), (vec![4, 0], 0));
     assert!(running.join().unwrap().lost.is_none());
 }
 
@@ -202,7 +202,7 @@ fn exit_on_service_eof_does_not_wait_for_the_caller() {
 fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
     for kind in KINDS {
         let (mut raw, running) = service(kind, LATEST, |version| Call::new(Role::Service, version));
-        assert_eq!(raw.to_the_end(), (vec![0], 0), "{kind:?}");
+        assert_eq!(raw.until_the_end(), (vec![0], 0), "{kind:?}");
         // The service side may be gone already, which is no failure either.
         let _ =
             raw.channel.write(&Header::new(ty::DATA_STDIN, 0).to_bytes()).and_then(|_| raw.channel.flush());
