@@ -67,8 +67,11 @@ fn each_call_has_its_line() {
         for part in ["test.Three+x work", "exit code 3", "7 bytes in", "7 bytes out", " s"] {
             assert!(line.contains(part), "{line:?}: {part:?}");
         }
+        // The agent is heard of by dom0 after its program has ended.
+        for daemon in ["daemon-work.log", "daemon-vault.log"] {
+            eventually("the daemons' lines", || about(&read("dom0", daemon), "test.Three") == 1);
+        }
         let log = read("dom0", "daemon-work.log");
-        assert_eq!(about(&log, "test.Three"), 1, "{log}");
         has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", ", port "]);
         assert!(!log.contains("payload"));
         // The daemon of the target knows who called.
@@ -109,6 +112,7 @@ fn calls_of_dom0_and_to_dom0_have_their_line_too() {
         assert_eq!((about(&log, "test.Four"), about(&log, "a command")), (1, 1), "{log}");
         // A qube that is not there is @default to the policy, and the log says so.
         assert_eq!(call(&lab, "work", "nobody", "test.Four", b"").code, 126);
+        eventually("its line", || about(&read(), "no such qube") == 1);
         has(&read(), &["work -> nobody: test.Four: no such qube, taken as @default"]);
         assert!(!log.contains("secret") && !log.contains("payload"));
     });
