@@ -84,7 +84,8 @@ impl Case {
         let decision = policy.decide(&system, &question.request());
         if system.lacks(&question.target) {
             let Question { source, target, service, .. } = &question;
-            tracing::warn!("{source:?} -> {target:?}: {service:?}: no such qube, taken as @default");
+            let [source, target, service] = [source, target, service].map(Escaped::new);
+            tracing::warn!("{source} -> {target}: {service}: no such qube, taken as @default");
         }
         Self { question, decision, system, home: None, always: false }
     }

@@ -161,30 +161,42 @@ impl Uring {
         mended
     }
 
-    /// Both by the ring. On an error nothing of them is queued any more: the ring is gone.
-    fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
-        let results = self.submit_both(transfers);
-        if results.is_err() {
+    /// Both by the ring. What it could not take, for want of memory for requests, say, is done in the plain way, and
+    /// the ring is gone with what was queued in it. What it has done counts and is not done again.
+    fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> Results {
+        let mut results: Results = [None, None];
+        if let Err(error) = self.submit_both(transfers, &mut results) {
+            tracing::debug!("io_uring is given up: {error}");
+            self.reap(&mut [PollFlags::empty(); PLACES], &mut results);
             self.give_up();
+            for (result, transfer) in results.iter_mut().zip(transfers) {
+                if let (None, Some(transfer)) = (&result, transfer) {
+                    self.syscalls += 1;
+                    *result = Some(transfer.run());
+                }
+            }
         }
         results
     }
 
-    fn submit_both(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> io::Result<Results> {
+    fn submit_both(
+        &mut self,
+        transfers: &[Option<Transfer<'_>>; 2],
+        results: &mut Results,
+    ) -> io::Result<()> {
         for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
             if let Some(transfer) = transfer {
                 self.push(&entry(transfer)?.user_data(tag))?;
             }
         }
-        let mut results: Results = [None, None];
         let mut early = self.early;
         while results.iter().any(Option::is_none) {
             let missing = results.iter().filter(|r| r.is_none()).count();
             self.enter(missing, None)?;
-            self.reap(&mut early, &mut results);
+            self.reap(&mut early, results);
         }
         self.early = early;
-        Ok(results)
+        Ok(())
     }
 }
 
@@ -234,11 +246,8 @@ impl Driver for Uring {
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results {
         // One transfer costs the same either way, and a plain call is the simpler one.
         if self.ring.is_some() && transfers.iter().all(suits) {
-            match self.together(&transfers) {
-                Ok(results) => return self.mend(results, &transfers),
-                // The kernel had no memory for requests, say: nothing was moved.
-                Err(error) => tracing::debug!("io_uring is given up: {error}"),
-            }
+            let results = self.together(&transfers);
+            return self.mend(results, &transfers);
         }
         transfers.map(|t| {
             t.map(|t| {
