@@ -29,21 +29,33 @@ pub struct LocalSocket {
 impl LocalSocket {
     /// Listens for the VM with this id, and links its name and `uuid:…`, if it has one, to that.
     ///
+    /// The links come first, so that all names lead to the socket from the same moment on: who has seen one of
+    /// them answer may use any other.
+    ///
     /// # Errors
     /// The folder is missing or not ours to write in.
     pub fn open(folder: &Path, id: DomainId, name: &DomainName, uuid: Option<&Target>) -> io::Result<Self> {
         let id = id.to_string();
         let path = path(folder, &id);
-        let fd = ring::unix::listen(&path, MODE)?;
-        let identity = identity(&path)?;
-        let mut socket = Self { fd, path, identity, links: Vec::new() };
-        for alias in std::iter::once(name.as_str()).chain(uuid.map(Target::as_str)) {
-            // A VM whose name is its own id needs no link, and a link would replace the socket.
-            if alias != id {
-                socket.link(self::path(folder, alias))?;
+        let names = std::iter::once(name.as_str()).chain(uuid.map(Target::as_str));
+        // A VM whose name is its own id needs no link, and a link would replace the socket.
+        let links: Vec<PathBuf> =
+            names.filter(|name| *name != id).map(|name| self::path(folder, name)).collect();
+        let linked = || links.iter().try_for_each(|name| link(&path, name));
+        let listening = linked().and_then(|()| ring::unix::listen(&path, MODE));
+        let opened = listening.and_then(|fd| Ok((fd, identity(&path)?)));
+        match opened {
+            Ok((fd, identity)) => {
+                let socket = Self { fd, path, identity, links };
+                // A predecessor that ended meanwhile has taken the links for its own.
+                socket.links.iter().try_for_each(|name| link(&socket.path, name))?;
+                Ok(socket)
+            }
+            Err(error) => {
+                unlink(&path, &links);
+                Err(error)
             }
         }
-        Ok(socket)
     }
 
     /// Accepts one connection, non-blocking; `None` when there is none now.
@@ -54,28 +66,36 @@ impl LocalSocket {
         ring::unix::accept(&self.fd)
     }
 
-    fn link(&mut self, link: PathBuf) -> io::Result<()> {
-        let Some(file) = self.path.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
-        match std::fs::remove_file(&link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::os::unix::fs::symlink(file, &link)?;
-        self.links.push(link);
-        Ok(())
-    }
-
     fn remove(&self) {
         if identity(&self.path).ok() != Some(self.identity) {
             return;
         }
-        for link in &self.links {
-            if std::fs::read_link(link).is_ok_and(|to| Some(to.as_os_str()) == self.path.file_name()) {
-                let _ = std::fs::remove_file(link);
-            }
-        }
+        unlink(&self.path, &self.links);
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Makes `link` lead to the socket beside it. One that does already is not touched.
+fn link(socket: &Path, link: &Path) -> io::Result<()> {
+    let Some(file) = socket.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    if leads_to(link, socket) {
+        return Ok(());
+    }
+    match std::fs::remove_file(link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => std::os::unix::fs::symlink(file, link),
+    }
+}
+
+/// Removes those of `links` that lead to the socket.
+fn unlink(socket: &Path, links: &[PathBuf]) {
+    for link in links.iter().filter(|link| leads_to(link, socket)) {
+        let _ = std::fs::remove_file(link);
+    }
+}
+
+fn leads_to(link: &Path, socket: &Path) -> bool {
+    std::fs::read_link(link).is_ok_and(|to| Some(to.as_os_str()) == socket.file_name())
 }
 
 impl AsFd for LocalSocket {
@@ -123,6 +143,42 @@ mod tests {
         assert!(socket.accept().unwrap().is_none());
         drop(socket);
         assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn all_names_lead_to_it_from_the_same_moment_on() {
+        let root = tempfile::tempdir().unwrap();
+        // A file of the socket's name that cannot be replaced: the links are there and lead nowhere yet.
+        std::fs::create_dir(path(root.path(), "7")).unwrap();
+        let uuid = Target::new("uuid:00-11").unwrap();
+        let name = DomainName::new("work").unwrap();
+        LocalSocket::open(root.path(), DomainId(7), &name, Some(&uuid)).unwrap_err();
+        assert_eq!(names(root.path()), ["qrexec.7"], "a failure leaves nothing behind");
+
+        std::fs::remove_dir(path(root.path(), "7")).unwrap();
+        let seen = std::thread::scope(|threads| {
+            let watcher = threads.spawn(|| {
+                let reached = |name| ring::unix::connect(&path(root.path(), name)).is_ok();
+                while !reached("7") {
+                    std::thread::yield_now();
+                }
+                ["work", "uuid:00-11"].map(reached)
+            });
+            let socket = open(root.path());
+            let seen = watcher.join().unwrap();
+            drop(socket);
+            seen
+        });
+        assert_eq!(seen, [true, true]);
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("qrexec.6", path(root.path(), "work")).unwrap();
+        let socket = open(root.path());
+        ring::unix::connect(&path(root.path(), "work")).unwrap();
+        assert!(socket.accept().unwrap().is_some());
     }
 
     #[test]
