@@ -154,6 +154,12 @@ fn decisions() {
         let decide = || assert!(matches!(policy.decide(&system, &request), Decision::Allow(_)));
         report(&format!("in-process, 1,000 rules, {name}"), times(100_000, decide));
     }
+    // The system says of no qube which disposables it gets.
+    let disposables = one_service(1000, |i| format!("* qube{} @dispvm:qube{}", i % 97, i % 89));
+    let policy = Policy::compile(&Files::new().policy("30-user.policy", disposables.as_str())).unwrap();
+    let request = Request::new("work", "@dispvm", "demo.Add+1");
+    let decide = || assert!(matches!(policy.decide(&system, &request), Decision::Deny(_)));
+    report("in-process, 1,000 rules, a disposable for a qube without a default", times(100_000, decide));
     let ask = tagged(1000) + "demo.Add * work * ask\n";
     let policy = Policy::compile(&Files::new().policy("30-user.policy", ask.as_str())).unwrap();
     let request = Request::new("work", "qube1", "demo.Add+1");
