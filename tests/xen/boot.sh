@@ -9,7 +9,9 @@
 #
 # Needs qemu-system-x86_64, a static busybox, xz and cpio's format from it. Debian packages are downloaded by name and
 # unpacked below WORK; nothing is installed. XENSTORED=oxenstored takes the other xenstore, SUITES="rings calls" only these parts, in
-# this order (deaths ends a VM, so it comes last); CHANNELS, SPEED_MIB, SPEED_ROUNDS: how many and how much in churn and speed.
+# this order (deaths ends a VM, so it comes last); CHANNELS, SPEED_MIB, SPEED_ROUNDS, FIELD_MIB, FIELD_ROUNDS: how many and how much in
+# churn, speed and field. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
+# QREXEC_PEER_DIR: a folder with the field's qrexec-agent, -client-vm and -daemon, built for libxenvchan, to be measured too.
 set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
@@ -94,9 +96,26 @@ common_tree() {
     cp -L "$root"/usr/lib/x86_64-linux-gnu/libxenvchan.so.4.17* "$tree/lib/" 2>/dev/null || true
     for role in qrexec-{agent,client,client-vm,daemon,bench}; do ln -sf qrexec "$tree/test/$role"; done
     cp -r "$here/etc" "$tree/"
+    [ -z "${QREXEC_PEER_DIR:-}" ] || peer_tree "$tree"
     chmod 755 "$tree"/etc/qubes-rpc/*
     ln -s /test/qrexec "$tree/etc/qubes-rpc/qrexec-bench"
     cp "$here/functions.sh" "$tree/etc/"
+}
+
+# The field's programs in /peer, and what they need: services are started by the multiplexer, sessions are PAM's.
+peer_tree() {
+    local tree=$1 security=/lib/x86_64-linux-gnu/security kind
+    add "$tree" peer "$QREXEC_PEER_DIR"/qrexec-*
+    if [ ! -e "$tree/peer/qrexec-policy-exec" ]; then
+        printf '#!/bin/sh\n[ "$1" != -- ] || shift\nprintf "user=DEFAULT\\nresult=allow\\ntarget=%%s\\nautostart=True\\nrequested_target=%%s\\n" "$2" "$2"\n' \
+            >"$tree/peer/qrexec-policy-exec"
+        chmod 755 "$tree/peer/qrexec-policy-exec"
+    fi
+    mkdir -p "$tree/lib/qubes" "$tree/etc/pam.d" "$tree/lib/x86_64-linux-gnu"
+    ln -s /test/qrexec "$tree/lib/qubes/qubes-rpc-multiplexer"
+    [ -e $security/pam_permit.so ] || return 0
+    add "$tree" lib/x86_64-linux-gnu/security $security/pam_permit.so
+    for kind in auth account password session; do echo "$kind required pam_permit.so"; done >"$tree/etc/pam.d/qrexec"
 }
 
 archive() { (cd "$1" && find . -mindepth 1 | sort | "$busybox" cpio -o -H newc 2>/dev/null); }
@@ -114,8 +133,12 @@ build() {
     printf 'autoballoon="off"\nclaim_mode=0\n' >"$work/dom0/etc/xen/xl.conf"
     cp "$root/etc/xen/oxenstored.conf" "$work/dom0/etc/xen/"
     cp "$work/vmlinux" "$work/vm.cpio.gz" "$work/dom0/boot/"
-    echo "xenstored=$xenstored limit=$((limit - 10)) SUITES='${SUITES:-}' CHANNELS='${CHANNELS:-}' SPEED_MIB='${SPEED_MIB:-}' SPEED_ROUNDS='${SPEED_ROUNDS:-}'
-            export xenstored SUITES CHANNELS SPEED_MIB SPEED_ROUNDS" >"$work/dom0/boot/settings"
+    {
+        echo "export xenstored=$xenstored limit=$((limit - 10))"
+        for name in SUITES CHANNELS SPEED_MIB SPEED_ROUNDS FIELD_MIB FIELD_ROUNDS; do
+            echo "export $name='${!name:-}'"
+        done
+    } >"$work/dom0/boot/settings"
     archive "$work/dom0" >"$work/dom0.cpio"
 }
 

@@ -1,10 +1,12 @@
 #!/bin/sh
 # What is tried in a booted machine: run in dom0, which has the VMs do their part through `start` and `settle`.
 failed=""
+. /etc/functions.sh
 
 VM1=$(xl domid vm1) VM2=$(xl domid vm2)
 export DOMID=0
 domain() { case $1 in vm1) echo "$VM1" ;; vm2) echo "$VM2" ;; esac; }
+uuid() { echo "00000000-0000-0000-0000-00000000000${1#vm}"; }
 
 uptime_s() { cut -d. -f1 /proc/uptime; }
 
@@ -44,6 +46,7 @@ result() {
     else
         echo "LAB FAILED  $(cut -d' ' -f1 /proc/uptime) $1: status $2"
         failed="$failed [$1]"
+        return 1
     fi
 }
 
@@ -147,7 +150,7 @@ churn() {
     since=$(uptime_s)
     limit=/sys/module/xen_gntalloc/parameters/limit
     four='for port in 301 302 303 304; do'
-    both "$((each * 4)) channels" 280 \
+    both "$((each * 4)) channels" $((200 + each / 2)) \
         "echo 100 >$limit; rm -f /tmp/bad; $four xen_peer churn-serve $VM2 \$port $each || touch /tmp/bad & done; wait; echo 16384 >$limit; [ ! -e /tmp/bad ]" \
         "rm -f /tmp/bad; $four xen_peer churn-join $VM1 \$port $each || touch /tmp/bad & done; wait; [ ! -e /tmp/bad ]"
     echo "LAB   in $(($(uptime_s) - since)) s"
@@ -190,6 +193,59 @@ speed() {
         "$library sink $VM1 $port | $drain"
 }
 
+# Into `events`: interrupts of both VMs so far. (No $(…): jobs are counted in this shell.)
+count_events() {
+    events=0
+    for vm in vm1 vm2; do
+        run $vm 10 '. /etc/functions.sh; xenstore-write data/lab/events $(interrupts)'
+        events=$((events + $(xenstore-read "/local/domain/$(domain $vm)/data/lab/events")))
+    done
+}
+
+# through NAME FOLDER: one call from VM to VM by the programs of that folder, with its service at the other end.
+through() {
+    mib=${FIELD_MIB:-32}
+    count_events
+    before=$events used=$(vcpu "$VM1" "$VM2")
+    run vm1 60 ". /etc/functions.sh; begun=\$(ms); dd if=/dev/zero bs=65536 count=$((mib << 4)) 2>/dev/null | $2/qrexec-client-vm vm2 lab.Count >/tmp/counted;
+        status=\$?; xenstore-write data/lab/took \$((\$(ms) - begun)); [ \$status/\$(cut -d+ -f1 /tmp/counted) = 0/$((mib << 4)) ]"
+    status=$?
+    used=$(($(vcpu "$VM1" "$VM2") - used))
+    result "$mib MiB from VM to VM by $1" $status || return
+    count_events
+    took=$(xenstore-read "/local/domain/$VM1/data/lab/took")
+    echo "LAB FLOW a call, $1: $mib MiB, $((mib * 1000 / took)) MiB/s," \
+        "$((used / mib)) us of both vCPUs and $(((events - before) / mib)) interrupts of both VMs a MiB"
+}
+
+# Ends agents and daemons, whoever's they are.
+stop_qrexec() {
+    for vm in vm1 vm2; do run $vm 10 'kill -9 $(pidof qrexec-agent); rm -f /run/qubes/qrexec-agent*; true'; done
+    kill -9 $(pidof qrexec-daemon)
+    rm -f /run/qubes/qrexec.*
+}
+
+# Calls through our qrexec, and then through the field's programs, if there are any: what each costs.
+field() {
+    [ -x /peer/qrexec-agent ] || { echo "LAB   the field's programs: skipped: no peer" && return; }
+    start_qrexec || return
+    for round in $(seq "${FIELD_ROUNDS:-2}"); do through ours /test; done
+    stop_qrexec
+    for vm in vm1 vm2; do start $vm '/peer/qrexec-agent 2>&1'; done
+    usleep 500000
+    for vm in vm1 vm2; do
+        # Newer ones must be told the UUID, older ones know no such option.
+        for uuid in "-u $(uuid $vm)" ""; do
+            /peer/qrexec-daemon -q $uuid --policy-program=/peer/qrexec-policy-exec "$(domain $vm)" $vm user >>/var/log/peer.log 2>&1
+            status=$?
+            [ $status -ne 0 ] || break
+        done
+        result "the field's daemon of $vm" $status
+    done
+    for round in $(seq "${FIELD_ROUNDS:-2}"); do through "the field's programs" /peer; done
+    stop_qrexec
+}
+
 # qrexec-bench between the VMs, its table on the console.
 bench() {
     [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
@@ -211,7 +267,7 @@ start_qrexec() {
     for vm in vm1 vm2; do
         start $vm "QREXEC_LOG=info,engine::pump=debug qrexec-agent >/tmp/agent.log 2>&1 & echo \$! >/tmp/agent.pid; head -c 4194304 /dev/urandom >/tmp/data"
         (
-            qrexec-daemon -D -u "00000000-0000-0000-0000-00000000000${vm#vm}" "$(domain $vm)" $vm user >/var/log/$vm.log 2>&1
+            qrexec-daemon -D -u "$(uuid $vm)" "$(domain $vm)" $vm user >/var/log/$vm.log 2>&1
             echo $? "$(ms)" >/run/ended.$vm
         ) &
     done
@@ -308,8 +364,6 @@ shortages() {
 # of it comes back over a console: DEATH_MS=1500 holds the harness to the figure.
 DEATH_MS=${DEATH_MS:-5000}
 
-ms() { awk '{ printf "%d", $1 * 1000 }' /proc/uptime; }
-
 deaths() {
     [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
     start vm1 'qrexec-client-vm vm2 lab.Echo </dev/zero >/dev/null'
@@ -360,10 +414,11 @@ deaths() {
 logs() {
     for vm in vm1 vm2; do tail -n 20 /var/log/$vm.log 2>/dev/null | sed "s/^/dom0: daemon of $vm: /"; done
     run vm1 10 'tail -n 20 /tmp/agent*.log'
+    tail -n 5 /var/log/peer.log /var/log/qubes/qrexec.vm* 2>/dev/null | sed "s/^/dom0: /"
     xenstore-exists "/local/domain/$VM2" && run vm2 10 'tail -n 20 /tmp/agent*.log'
 }
 
-for suite in ${SUITES:-rings peers kills churn speed calls shortages deaths}; do $suite; done
+for suite in ${SUITES:-rings peers kills churn speed field calls shortages deaths}; do $suite; done
 if [ -z "$failed" ]; then
     echo "LAB all passed, $(cut -d' ' -f1 /proc/uptime) s"
 else
