@@ -2,15 +2,13 @@
 
 mod common;
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::os::fd::AsFd;
+use std::process::Stdio;
 use std::time::Duration;
 
 use cli::lab::{DOM0, Lab, Part};
 use common::{Said, call, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline};
-use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the processes of a call may take to go after the caller has its exit code.
@@ -318,73 +316,6 @@ fn the_service_ends_when_its_caller_is_killed() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(leftovers(&lab, GONE), []);
-    });
-}
-
-/// A pseudoterminal: the side that a person sits at, and the side that programs are given.
-fn terminal() -> (OwnedFd, File) {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&outer).unwrap();
-    unlockpt(&outer).unwrap();
-    let name = ptsname(&outer, Vec::new()).unwrap();
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let inner = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap();
-    (outer, File::from(inner))
-}
-
-/// File status flags and terminal settings, as text to compare.
-fn state(file: &File) -> String {
-    let flags = rustix::fs::fcntl_getfl(file).unwrap();
-    format!("{flags:?} {:?}", rustix::termios::tcgetattr(file).unwrap())
-}
-
-fn on_terminal(mut command: Command, inner: &File) -> std::process::Child {
-    let copy = || Stdio::from(inner.as_fd().try_clone_to_owned().unwrap());
-    command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().unwrap()
-}
-
-#[test]
-fn the_callers_terminal_is_left_as_it_was() {
-    within_deadline(|| {
-        let lab = lab()
-            .policy("test.No * @anyvm @anyvm deny\n* * @anyvm @anyvm allow\n")
-            .script("vault", "test.Exit", "#!/bin/sh\necho here\nexit $1\n")
-            .script("vault", "test.Die", "#!/bin/sh\nkill -KILL $$\n")
-            .script("vault", "test.Wait", "#!/bin/sh\necho here $1\nexec cat\n")
-            .start()
-            .unwrap();
-        let (outer, inner) = terminal();
-        let before = state(&inner);
-        let start = |service: &str| {
-            // Whoever runs the tests in the background may have them ignore what a terminal sends.
-            let words = ["env", "--default-signal=INT", "qrexec-client-vm", "vault", service];
-            on_terminal(lab.command("work", words).unwrap(), &inner)
-        };
-        for (service, code) in [
-            ("test.Exit+0", 0),
-            ("test.Exit+3", 3),
-            ("test.No", 126),
-            ("test.Missing", 127),
-            ("test.Die", 137),
-        ] {
-            let mut child = start(service);
-            assert_eq!(common::code(child.wait().unwrap()), code);
-            assert_eq!(state(&inner), before, "after {service}");
-        }
-        let mut screen = BufReader::new(File::from(outer));
-        for (name, signal) in [("INT", Signal::INT), ("TERM", Signal::TERM), ("KILL", Signal::KILL)] {
-            let mut child = start(&format!("test.Wait+{name}"));
-            // Earlier calls have left their words on the screen.
-            let mut line = String::new();
-            while line != format!("here {name}\r\n") {
-                line.clear();
-                screen.read_line(&mut line).unwrap();
-            }
-            kill_process(Pid::from_child(&child), signal).unwrap();
-            child.wait().unwrap();
-            assert_eq!(state(&inner), before, "after {name}");
-        }
     });
 }
 

@@ -46,6 +46,10 @@ fn commands_run_in_the_qube() {
             client(&lab, &["-d", "work", "-t", "-T", "DEFAULT:printf 'a\\033b'; printf 'c\\033' >&2"], b"");
         assert_eq!((odd.text().as_str(), odd.stderr.as_str()), ("a_b", "c_"));
         assert_said(&client(&lab, &["-d", "work", "no-such-user:ls"], b""), 125, "");
+        let id = lab.plan().id("work").unwrap();
+        for name in [id.to_string(), format!("uuid:00000000-0000-0000-0000-{id:012}")] {
+            assert_said(&client(&lab, &["-d", &name, "DEFAULT:echo $((6 * 7))"], b""), 0, "42\n");
+        }
         lab.down().unwrap();
     });
 }

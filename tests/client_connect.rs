@@ -1,9 +1,10 @@
-//! `qrexec-client -c`: answers to requests that wait in a qube. This test plays the daemons and the caller.
+//! `qrexec-client -c`, and the policy programs of old that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -29,8 +30,11 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn start(folder: &Path, args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_qrexec-client"))
-        .args(args)
+    spawn(folder, Command::new(env!("CARGO_BIN_EXE_qrexec-client")).args(args))
+}
+
+fn spawn(folder: &Path, program: &mut Command) -> Child {
+    program
         .env("QREXEC_SOCKET_DIR", folder)
         .env("QREXEC_SERVICE_PATH", folder.join("services"))
         .env("QREXEC_TRANSPORT", "shm")
@@ -107,6 +111,43 @@ fn two_qubes_are_introduced() {
     assert_eq!(child.try_wait().unwrap(), None, "-W waits for the end");
     drop(waits);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_policy_program_of_old_introduces_them_itself() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("policy.d")).unwrap();
+    std::fs::write(folder.path().join("policy.d/30.policy"), "test.X * vault work allow user=joe\n").unwrap();
+    let qube = r#"{"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"}"#;
+    let system = format!("{{\"domains\": {{\"dom0\": {qube}, \"vault\": {qube}, \"work\": {qube}}}}}");
+    std::fs::write(folder.path().join("system.json"), system).unwrap();
+    let target = Daemon::listen(folder.path(), "work");
+    let source = Daemon::listen(folder.path(), "3");
+    std::os::unix::fs::symlink("qrexec.3", folder.path().join("qrexec.vault")).unwrap();
+    let policy = |words: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_qrexec-lab"));
+        program.arg0("qrexec-policy").args(words).env("QREXEC_POLICY_DIR", folder.path().join("policy.d"));
+        spawn(folder.path(), program.env("QREXEC_SYSTEM_INFO", folder.path().join("system.json")))
+    };
+    // Five words are the form of R3; R2 gives no number, which the source's link tells.
+    for words in [&["3", "vault", "work", "test.X", "SOCKET7"][..], &["vault", "work", "test.X", "SOCKET7"]] {
+        let mut child = policy(words);
+        let (request, mut waits) = target.request();
+        let cmdline = b"joe:QUBESRPC test.X vault".to_vec();
+        let params = ExecParams { connect_domain: DomainId(SOURCE), connect_port: Port(0), cmdline };
+        assert_eq!(request, Message::Exec { just: false, params }, "{words:?}");
+        answer(&mut waits, wire::header::ty::EXEC_CMDLINE, endpoint(TARGET, 515));
+        let (told, _) = source.request();
+        let expected = ServiceParams { endpoint: endpoint(TARGET, 515), ident: Ident::numbered(7) };
+        assert_eq!(told, Message::ServiceConnect(expected));
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{words:?}");
+    }
+    for (words, code) in
+        [(["work", "vault", "test.X", "SOCKET7"], 125), (["vault", "mail", "test.X", "SOCKET7"], 1)]
+    {
+        let output = policy(&words).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+    }
 }
 
 #[test]

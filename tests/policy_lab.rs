@@ -91,6 +91,35 @@ fn the_user_of_a_lab_is_asked() {
 }
 
 #[test]
+fn the_user_is_asked_and_told_in_the_qube_that_shows_his_windows() {
+    within_deadline(|| {
+        let lab = ["work", "vault", "gui"]
+            .into_iter()
+            .fold(lab(), Builder::vm)
+            .policy("test.Echo * work @anyvm ask\n")
+            .script("vault", "test.Echo", ECHO)
+            .script("gui", "policy.Ask", "#!/bin/sh\ncat >~/question\nexec cat ~/reply\n")
+            .script("gui", "policy.Notify", "#!/bin/sh\ncat >~/notice.new && mv ~/notice.new ~/notice\n")
+            .start()
+            .unwrap();
+        change_system(&lab, |domains| domains["work"]["guivm"] = json!("gui"));
+        let home = lab.layout().home("gui");
+        let heard = |name: &str| -> Value { serde_json::from_str(&read(&home.join(name))).unwrap() };
+        fs::write(home.join("reply"), "allow:vault").unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.Echo+1", b""), 0, "work:1\n");
+        let question = heard("question");
+        assert_eq!((&question["source"], &question["targets"]), (&json!("work"), &json!(["gui", "vault"])));
+        for reply in ["deny", "allow:work", "allow:dom0", "nonsense"] {
+            fs::write(home.join("reply"), reply).unwrap();
+            assert_said(&call(&lab, "work", "vault", "test.Echo+1", b""), 126, "");
+        }
+        assert_said(&call(&lab, "work", "vault", "test.Other", b""), 126, "");
+        eventually("a notice", || home.join("notice").exists());
+        assert_eq!(heard("notice")["resolution"], "deny");
+    });
+}
+
+#[test]
 fn daemons_ask_the_policy_daemon_where_there_is_one() {
     within_deadline(|| {
         let folder = tempfile::tempdir().unwrap();

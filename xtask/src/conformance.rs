@@ -1,7 +1,9 @@
-//! Every test that `docs/conformance.md` names exists.
+//! Every test that `docs/conformance.md` names exists and is run by `cargo test`.
 
 use std::fs;
+use std::path::Path;
 
+use crate::sources::rust_files;
 use crate::steps::{Failure, root};
 
 pub(crate) fn check() -> Result<Vec<String>, Failure> {
@@ -9,9 +11,40 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
     let name = "docs/conformance.md";
     let text = fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))?;
     let is_there = |path: &str, function: &str| {
-        fs::read_to_string(root.join(path)).is_ok_and(|source| source.contains(&format!("fn {function}(")))
+        let Ok(source) = fs::read_to_string(root.join(path)) else { return false };
+        is_run(&source, function, || called_by_its_harness(&root, path, function))
     };
     Ok(missing(&text, is_there).into_iter().map(|test| format!("{name}: there is no {test}")).collect())
+}
+
+/// Whether a source has that function as a test that is not left out. Programs with a harness of their own list
+/// theirs, which `is_listed` is asked about.
+fn is_run(source: &str, function: &str, is_listed: impl FnOnce() -> bool) -> bool {
+    let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+    let Some(at) = lines.iter().position(|line| defines(line, function)) else { return false };
+    let above =
+        lines.iter().take(at).rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    let attributes: Vec<&str> = above.copied().filter(|line| line.starts_with("#[")).collect();
+    let left_out = attributes.iter().any(|line| line.starts_with("#[ignore"));
+    !left_out && (attributes.contains(&"#[test]") || is_listed())
+}
+
+fn defines(line: &str, function: &str) -> bool {
+    let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+    line.strip_prefix("fn ")
+        .and_then(|rest| rest.strip_prefix(function))
+        .is_some_and(|rest| rest.starts_with('('))
+}
+
+/// Whether a source of the same `tests` folder uses the function.
+fn called_by_its_harness(root: &Path, path: &str, function: &str) -> bool {
+    let Some((folder, _)) = path.split_once("/tests/") else { return false };
+    let sources = rust_files(&root.join(folder).join("tests")).unwrap_or_default();
+    let uses = |line: &str| {
+        let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        !defines(line.trim_start(), function) && words.into_iter().any(|word| word == function)
+    };
+    sources.iter().filter_map(|source| fs::read_to_string(source).ok()).any(|text| text.lines().any(uses))
 }
 
 /// The tests that a text names and that are not there.
@@ -30,6 +63,15 @@ mod tests {
     fn only_what_looks_like_a_test_is_looked_for() {
         let text = "`a.rs::there`, `a.rs::gone`, `file::function`, `word`";
         assert_eq!(missing(text, |path, function| path == "a.rs" && function == "there"), ["a.rs::gone"]);
+    }
+
+    #[test]
+    fn a_test_is_what_is_marked_so_and_not_left_out() {
+        let source = "#[test]\nfn a() {\n}\n\n/// Says.\n#[test]\n#[ignore = \"slow\"]\nfn b() {}\npub(crate) fn c() {}\n";
+        assert!(is_run(source, "a", || false));
+        assert!(!["b", "c", "d"].iter().any(|name| is_run(source, name, || false)));
+        assert!(is_run(source, "c", || true));
+        assert!(!is_run(source, "b", || true));
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn impure_complaint(name: &str, text: &str) -> Option<String> {
 }
 
 /// All Rust files of the repository; build output and hidden folders left out.
-fn rust_files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn rust_files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

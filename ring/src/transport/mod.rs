@@ -236,3 +236,28 @@ fn private_folder(path: PathBuf, named: Named) -> Result<PathBuf, Error> {
     }
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_gets_the_rings_that_suit_its_transport_and_never_less_than_it_asked_for() {
+        let rings = |kind, minimum| {
+            let rings = Transport::new(kind, 1, Path::new("/nowhere")).data_rings(minimum).unwrap();
+            assert_eq!(rings.orders.left, rings.orders.right);
+            rings.orders.left.bytes()
+        };
+        for (minimum, shm, socket) in [
+            (None, SHM_RING, FIELD_RING),
+            (Some(FIELD_RING), SHM_RING, FIELD_RING),
+            (Some(FIELD_RING + 1), SHM_RING, 2 * FIELD_RING),
+            (Some(SHM_RING), SHM_RING, SHM_RING),
+        ] {
+            assert_eq!(rings(Kind::Shm, minimum), shm, "{minimum:?}");
+            assert_eq!(rings(Kind::Socket, minimum), socket, "{minimum:?}");
+        }
+        let too_large = Transport::new(Kind::Shm, 1, Path::new("/nowhere")).data_rings(Some(SHM_RING + 1));
+        assert!(matches!(too_large, Err(Error::TooLarge { asked }) if asked == SHM_RING + 1));
+    }
+}
