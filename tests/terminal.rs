@@ -104,9 +104,10 @@ fn escapes_are_filtered_where_a_terminal_shows_them_and_nowhere_else() {
             let end = |wanted: bool| if wanted { terminal() } else { Stdio::piped() };
             let output =
                 command.stdin(Stdio::null()).stdout(end(stdout)).stderr(end(stderr)).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
+            let shown = shown(&outer);
+            assert!(output.status.success(), "{output:?}, on the terminal {shown:?}");
             let text = |bytes| String::from_utf8(bytes).unwrap();
-            (shown(&outer), text(output.stdout), text(output.stderr))
+            (shown, text(output.stdout), text(output.stderr))
         };
         let plain = ["qrexec-client-vm", "vault", "test.Escape"];
         let (raw_out, raw_err) = ("out\x1b[2J\n", "err\x1b[2J\n");
@@ -121,7 +122,7 @@ fn escapes_are_filtered_where_a_terminal_shows_them_and_nowhere_else() {
         said(ends(false, true, &plain), &["err_[2J\r\n"], raw_out, "");
         said(ends(false, false, &plain), &[], raw_out, raw_err);
         // What goes to a program goes to no terminal, whatever its own output is.
-        let program = [&plain[..], &["sh", "-c", "exec cat >&$SAVED_FD_1"]].concat();
+        let program = [&plain[..], &["/bin/sh", "-c", "exec cat >&$SAVED_FD_1"]].concat();
         said(ends(true, true, &program), &["out\x1b[2J\r\n", "err_[2J\r\n"], "", "");
         let unfiltered = ["qrexec-client-vm", "--no-filter-escape-chars-stdout", "vault", "test.Escape"];
         said(ends(true, true, &unfiltered), &["out\x1b[2J\r\n", "err_[2J\r\n"], "", "");

@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cli::lab::Lab;
 
-use crate::common::meeting_places;
+use crate::common::{eventually, meeting_places};
+
+/// How long nothing may change before it is taken for the end of all changes.
+const REST: Duration = Duration::from_millis(500);
 
 /// What one agent or daemon holds.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
-    descriptors: usize,
+    /// What each leads to.
+    descriptors: Vec<String>,
     /// Those that have ended and were not waited for count.
     children: usize,
     /// Memory of its own, in KiB.
@@ -30,8 +35,23 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    /// Of a lab in which nobody makes a call.
-    pub(crate) fn of(lab: &Lab) -> Self {
+    /// Of a lab in which nobody makes a call any more: as soon as its programs have heard of the end of all of them, which
+    /// nothing announces. So it is looked until nothing has changed for a while.
+    pub(crate) fn at_rest(lab: &Lab) -> Self {
+        let mut books = Self::of(lab);
+        let mut since = Instant::now();
+        eventually("the programs' rest", || {
+            let now = Self::of(lab);
+            if !now.has_as_much_as(&books) {
+                since = Instant::now();
+            }
+            books = now;
+            since.elapsed() >= REST
+        });
+        books
+    }
+
+    fn of(lab: &Lab) -> Self {
         let processes = lab.processes().into_iter();
         let residents =
             processes.map(|process| ((process.vm, process.program, process.pid), Held::by(process.pid)));
@@ -41,6 +61,15 @@ impl Books {
         Self { residents: residents.collect(), files }
     }
 
+    /// The same processes, with as many descriptors and children, and the same files.
+    fn has_as_much_as(&self, other: &Self) -> bool {
+        let count = |held: &Held| (held.descriptors.len(), held.children);
+        let all = |books: &Self| {
+            books.residents.iter().map(|(name, held)| (name.clone(), count(held))).collect::<Vec<_>>()
+        };
+        self.files == other.files && all(self) == all(other)
+    }
+
     /// Nobody and nothing is there that was not before, and no program has grown by more than `growth` KiB.
     pub(crate) fn assert_like(&self, before: &Self, growth: u64) {
         let left: Vec<_> = self.files.iter().filter(|name| !before.files.contains(name)).collect();
@@ -48,10 +77,9 @@ impl Books {
         assert!(self.residents.keys().eq(before.residents.keys()), "{before}\n{self}");
         for (name, held) in &self.residents {
             let then = &before.residents[name];
-            assert_eq!(
-                (held.descriptors, held.children),
-                (then.descriptors, then.children),
-                "{name:?} held {then:?}"
+            assert!(
+                (held.descriptors.len(), held.children) == (then.descriptors.len(), then.children),
+                "{name:?} held {then:?}, and now {held:?}"
             );
             assert!(held.memory <= then.memory + growth, "{name:?}: {then:?} became {held:?}");
         }
@@ -68,7 +96,7 @@ fn is_above_the_fields_ports(name: &str) -> bool {
 impl fmt::Display for Books {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for ((vm, program, _), held) in &self.residents {
-            write!(f, "{program} of {vm}: {} fds, {} KiB; ", held.descriptors, held.memory)?;
+            write!(f, "{program} of {vm}: {} fds, {} KiB; ", held.descriptors.len(), held.memory)?;
         }
         write!(f, "{} files", self.files.len())
     }
@@ -80,11 +108,28 @@ impl Held {
         let memory =
             status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
         Self {
-            descriptors: names(Path::new(&format!("/proc/{pid}/fd"))).count(),
+            descriptors: descriptors(pid),
             children: children(pid),
             memory: memory.unwrap().parse().unwrap(),
         }
     }
+}
+
+/// What a process's descriptors lead to; sockets with what the system knows of them.
+fn descriptors(pid: i32) -> Vec<String> {
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let folder = format!("/proc/{pid}/fd");
+    let leads = |name: String| {
+        let to = fs::read_link(format!("{folder}/{name}")).ok()?.to_string_lossy().into_owned();
+        let inode = to.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        // Its columns: address, count, protocol, flags, type, state, inode, path.
+        let known = inode.and_then(|inode| {
+            sockets.lines().find(|line| line.split_ascii_whitespace().nth(6) == Some(inode))
+        });
+        let known = known.map(|line| line.split_ascii_whitespace().skip(3).collect::<Vec<_>>().join(" "));
+        Some(format!("{name}: {to} {}", known.unwrap_or_default()))
+    };
+    names(Path::new(&folder)).filter_map(leads).collect()
 }
 
 /// How many processes have this parent, dead or alive.

@@ -206,7 +206,7 @@ fn everything_is_as_before_after_mixed_calls_and_random_kills() {
         let lab = calls::lab();
         let mut chance = Pattern::new(seed);
         soak(&lab, &mut chance, Plan { total: WARM_UP, kill_clients: false });
-        let before = Books::of(&lab);
+        let before = Books::at_rest(&lab);
         soak(&lab, &mut chance, plan);
         use_all_ports(&lab);
         std::thread::scope(|scope| {
@@ -216,7 +216,7 @@ fn everything_is_as_before_after_mixed_calls_and_random_kills() {
             }
         });
         assert_eq!(leftovers(&lab, GONE[0]), []);
-        let after = Books::of(&lab);
+        let after = Books::at_rest(&lab);
         eprintln!("soak: before {before}");
         eprintln!("soak: after  {after}");
         after.assert_like(&before, MAX_GROWTH);

@@ -181,7 +181,10 @@ fn clean(base: &str, path: &str) -> String {
         return cleaned;
     }
     let absolute = format!("/{cleaned}");
-    let below = |folder: &str| Some(absolute.strip_prefix(folder)?.trim_start_matches('/').to_owned());
+    let below = |folder: &str| {
+        let rest = absolute.strip_prefix(folder)?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/').to_owned())
+    };
     below(OLD_POLICY_FOLDER)
         .map(|name| join(MEMORY_OLD, &name))
         .or_else(|| below(POLICY_FOLDER))
@@ -204,7 +207,14 @@ mod tests {
         assert_eq!(files.resolve_file("compat", "s").as_deref(), Ok("compat/s"));
         assert_eq!(files.resolve_file("compat", "b").as_deref(), Ok("compat/b"));
         assert_eq!(files.resolve_file("", "/etc/qubes-rpc/policy/s").as_deref(), Ok("compat/s"));
-        assert!(files.resolve_file("", "nothing").is_err());
+        for nothing in [
+            "nothing",
+            "/etc/qubes/policy.dinclude/a",
+            "/run/qubes/policy.dinclude/a",
+            "/etc/qubes-rpc/policys",
+        ] {
+            assert!(files.resolve_file("", nothing).is_err(), "{nothing}");
+        }
         assert_eq!(files.resolve_folder("", "include").as_deref(), Ok("include"));
         assert!(files.resolve_folder("", "nothing").is_err());
     }
