@@ -2,11 +2,14 @@
 
 mod common;
 
-use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use cli::lab::Lab;
-use common::{Pattern, code, lab, within_deadline};
+use common::{Pattern, code, eventually, lab, within_deadline};
 use rustix::pipe::{SpliceFlags, splice};
 
 const MIB: u64 = 1 << 20;
@@ -99,6 +102,24 @@ fn error_output_behind_a_loan_goes_on_once_that_is_read() {
     });
 }
 
+/// A pipe that counts what it has taken.
+struct Counted {
+    input: PipeWriter,
+    fed: Arc<AtomicU64>,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.input.write(bytes)?;
+        self.fed.fetch_add(written as u64, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.input.flush()
+    }
+}
+
 /// The reason why lending is asked for and never given: a reader that passes pages on looks as if it had taken
 /// them, and the next lap of the ring changes what it has passed on.
 #[test]
@@ -106,11 +127,22 @@ fn a_reader_that_splices_on_sees_pages_change() {
     within_deadline(|| {
         let lab = lending_lab();
         let (mut child, input, output) = start(&lab, "test.Cat", Stdio::inherit());
-        let feeder = feed(input, 11, 48 * MIB);
+        let fed = Arc::new(AtomicU64::new(0));
+        let mut counted = Counted { input, fed: fed.clone() };
+        let feeder = std::thread::spawn(move || Pattern::new(11).write_to(&mut counted, 48 * MIB).unwrap());
         let (mut late, between) = pipe().unwrap();
         rustix::pipe::fcntl_setpipe_size(&late, 1 << 20).unwrap();
         let splicer = std::thread::spawn(move || {
             while splice(&output, None, &between, None, 1 << 20, SpliceFlags::MOVE).unwrap() > 0 {}
+        });
+        // Nobody reads what was passed on until every ring and pipe on the way is full: then the ring has come round.
+        let (mut seen, mut since) = (0, Instant::now());
+        eventually("a way that is full", || {
+            let now = fed.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            seen > MIB && since.elapsed() > Duration::from_millis(500)
         });
         let checked = Pattern::new(11).check(&mut late, 4096);
         assert!(checked.is_err(), "if this holds for good, lending can be the default");
