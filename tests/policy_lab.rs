@@ -111,11 +111,15 @@ fn the_user_is_asked_and_told_in_the_qube_that_shows_his_windows() {
         assert_eq!((&question["source"], &question["targets"]), (&json!("work"), &json!(["gui", "vault"])));
         for reply in ["deny", "allow:work", "allow:dom0", "nonsense"] {
             fs::write(home.join("reply"), reply).unwrap();
+            fs::remove_file(home.join("question")).unwrap();
             assert_said(&call(&lab, "work", "vault", "test.Echo+1", b""), 126, "");
+            assert_eq!(heard("question")["service"], "test.Echo", "asked again");
         }
+        let _ = fs::remove_file(home.join("notice"));
         assert_said(&call(&lab, "work", "vault", "test.Other", b""), 126, "");
         eventually("a notice", || home.join("notice").exists());
         assert_eq!(heard("notice")["resolution"], "deny");
+        assert_eq!(heard("notice")["source"], "work");
     });
 }
 

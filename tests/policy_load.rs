@@ -198,7 +198,7 @@ fn a_socket_without_decisions() {
 #[test]
 #[ignore = "a measurement"]
 fn reload() {
-    for (name, text) in [("100 services", spread(10_000)), ("one service, tags", tagged(10_000))] {
+    for (name, text) in [("1,000 services", spread(10_000)), ("one service, tags", tagged(10_000))] {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("30-user.policy");
         let mut store = PolicyStore::watching(vec![root.path().to_owned()]);

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use ring::unix::{Identity, listen_identified, withdraw};
 use wire::names::{DomainId, DomainName, Target};
 
 /// Everybody may connect; the folder says who gets that far.
@@ -22,7 +22,7 @@ pub fn path(folder: &Path, domain: &str) -> PathBuf {
 pub struct LocalSocket {
     fd: OwnedFd,
     path: PathBuf,
-    identity: (u64, u64),
+    identity: Identity,
     links: Vec<PathBuf>,
 }
 
@@ -33,26 +33,36 @@ impl LocalSocket {
     /// them answer may use any other.
     ///
     /// # Errors
-    /// The folder is missing or not ours to write in.
+    /// The folder is missing or not ours to write in; a name is taken by something that is no link.
     pub fn open(folder: &Path, id: DomainId, name: &DomainName, uuid: Option<&Target>) -> io::Result<Self> {
+        Self::open_by(folder, id, name, uuid, |path| listen_identified(path, MODE))
+    }
+
+    fn open_by(
+        folder: &Path,
+        id: DomainId,
+        name: &DomainName,
+        uuid: Option<&Target>,
+        listen: impl FnOnce(&Path) -> io::Result<(OwnedFd, Identity)>,
+    ) -> io::Result<Self> {
         let id = id.to_string();
         let path = path(folder, &id);
         let names = std::iter::once(name.as_str()).chain(uuid.map(Target::as_str));
         // A VM whose name is its own id needs no link, and a link would replace the socket.
         let links: Vec<PathBuf> =
             names.filter(|name| *name != id).map(|name| self::path(folder, name)).collect();
-        let linked = || links.iter().try_for_each(|name| link(&path, name));
-        let listening = linked().and_then(|()| ring::unix::listen(&path, MODE));
-        let opened = listening.and_then(|fd| Ok((fd, identity(&path)?)));
+        let mut made = Vec::new();
+        let opened = link_all(&path, &links, &mut made).and_then(|()| listen(&path));
         match opened {
             Ok((fd, identity)) => {
                 let socket = Self { fd, path, identity, links };
                 // A predecessor that ended meanwhile has taken the links for its own.
-                socket.links.iter().try_for_each(|name| link(&socket.path, name))?;
+                link_all(&socket.path, &socket.links, &mut made)?;
                 Ok(socket)
             }
             Err(error) => {
-                unlink(&path, &links);
+                // Those that were there before may be another's that lives.
+                unlink(&path, &made);
                 Err(error)
             }
         }
@@ -67,23 +77,44 @@ impl LocalSocket {
     }
 
     fn remove(&self) {
-        if identity(&self.path).ok() != Some(self.identity) {
+        let _ = withdraw(&self.path, self.identity);
+        // A successor's socket stays, and its links with it.
+        if self.path.exists() {
             return;
         }
         unlink(&self.path, &self.links);
-        let _ = std::fs::remove_file(&self.path);
+        if self.path.exists() {
+            // One came just now and had found its links in place.
+            let _ = link_all(&self.path, &self.links, &mut Vec::new());
+        }
     }
 }
 
-/// Makes `link` lead to the socket beside it. One that does already is not touched.
-fn link(socket: &Path, link: &Path) -> io::Result<()> {
+/// Makes all `links` lead to the socket beside them, and adds to `made` those that did not before.
+fn link_all(socket: &Path, links: &[PathBuf], made: &mut Vec<PathBuf>) -> io::Result<()> {
+    links.iter().try_for_each(|link| {
+        if self::link(socket, link)? {
+            made.push(link.clone());
+        }
+        Ok(())
+    })
+}
+
+/// Makes `link` lead to the socket beside it. `false`: it does already. What is there and no link is left alone: it
+/// may be the socket of a VM whose id is this one's name.
+fn link(socket: &Path, link: &Path) -> io::Result<bool> {
     let Some(file) = socket.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
     if leads_to(link, socket) {
-        return Ok(());
+        return Ok(false);
     }
-    match std::fs::remove_file(link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => std::os::unix::fs::symlink(file, link),
+    if std::fs::symlink_metadata(link).is_ok_and(|meta| meta.is_symlink()) {
+        std::fs::remove_file(link)?;
+    }
+    match std::os::unix::fs::symlink(file, link) {
+        // Somebody who does the same was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && leads_to(link, socket) => Ok(false),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", link.display()))),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -108,10 +139,6 @@ impl Drop for LocalSocket {
     fn drop(&mut self) {
         self.remove();
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 #[cfg(test)]
@@ -145,31 +172,46 @@ mod tests {
         assert!(names(root.path()).is_empty());
     }
 
+    /// With the names that are there when the socket gets its own, or not at all.
+    fn opened_by(folder: &Path, listens: bool) -> (Vec<String>, io::Result<LocalSocket>) {
+        let (uuid, name) = (Target::new("uuid:00-11").unwrap(), DomainName::new("work").unwrap());
+        let mut then = Vec::new();
+        let socket = LocalSocket::open_by(folder, DomainId(7), &name, Some(&uuid), |path| {
+            then = names(folder);
+            if listens { listen_identified(path, MODE) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+        });
+        (then, socket)
+    }
+
     #[test]
     fn all_names_lead_to_it_from_the_same_moment_on() {
         let root = tempfile::tempdir().unwrap();
-        // A file of the socket's name that cannot be replaced: the links are there and lead nowhere yet.
-        std::fs::create_dir(path(root.path(), "7")).unwrap();
-        let uuid = Target::new("uuid:00-11").unwrap();
-        let name = DomainName::new("work").unwrap();
-        LocalSocket::open(root.path(), DomainId(7), &name, Some(&uuid)).unwrap_err();
-        assert_eq!(names(root.path()), ["qrexec.7"], "a failure leaves nothing behind");
+        let (then, socket) = opened_by(root.path(), true);
+        assert_eq!(then, ["qrexec.uuid:00-11", "qrexec.work"], "links that lead nowhere yet");
+        drop(socket.unwrap());
+        assert!(names(root.path()).is_empty());
+    }
 
-        std::fs::remove_dir(path(root.path(), "7")).unwrap();
-        let seen = std::thread::scope(|threads| {
-            let watcher = threads.spawn(|| {
-                let reached = |name| ring::unix::connect(&path(root.path(), name)).is_ok();
-                while !reached("7") {
-                    std::thread::yield_now();
-                }
-                ["work", "uuid:00-11"].map(reached)
-            });
-            let socket = open(root.path());
-            let seen = watcher.join().unwrap();
-            drop(socket);
-            seen
-        });
-        assert_eq!(seen, [true, true]);
+    #[test]
+    fn a_failure_leaves_nothing_behind_and_takes_nothing_away() {
+        let root = tempfile::tempdir().unwrap();
+        opened_by(root.path(), false).1.unwrap_err();
+        assert!(names(root.path()).is_empty());
+        let living = open(root.path());
+        opened_by(root.path(), false).1.unwrap_err();
+        ring::unix::connect(&path(root.path(), "work")).unwrap();
+        assert!(living.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_name_that_is_anothers_id_takes_no_socket_away() {
+        let root = tempfile::tempdir().unwrap();
+        let living = open(root.path());
+        let name = DomainName::new("7").unwrap();
+        let error = LocalSocket::open(root.path(), DomainId(8), &name, None).unwrap_err();
+        assert!(error.to_string().contains("qrexec.7"), "{error}");
+        ring::unix::connect(&path(root.path(), "7")).unwrap();
+        assert!(living.accept().unwrap().is_some());
     }
 
     #[test]

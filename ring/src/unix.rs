@@ -36,7 +36,7 @@ fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
 
 /// Which file a name stands for: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Identity(u64, u64);
+pub struct Identity(u64, u64);
 
 impl Identity {
     fn of(path: &Path) -> io::Result<Identity> {
@@ -66,7 +66,7 @@ pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
 /// As [`listen`], and tells which file was made, for [`withdraw`].
 ///
 /// The identity is taken before the socket gets its public name: afterwards a successor may have it.
-pub(crate) fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
+pub fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
     let temporary = hidden_beside(path, "new")?;
 
     let fd = socket(SocketFlags::NONBLOCK)?;
@@ -93,7 +93,7 @@ pub(crate) fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, 
 ///
 /// No system call compares and unlinks in one step. So the file is moved aside first, looked at where
 /// nobody replaces it, and put back if a successor came in between; clients that wait see it appear.
-pub(crate) fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
+pub fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
     if Identity::of(path)? != identity {
         return Ok(());
     }

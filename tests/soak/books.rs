@@ -53,8 +53,9 @@ impl Books {
 
     fn of(lab: &Lab) -> Self {
         let processes = lab.processes().into_iter();
-        let residents =
-            processes.map(|process| ((process.vm, process.program, process.pid), Held::by(process.pid)));
+        // One that ends just now is none of them.
+        let residents = processes
+            .filter_map(|process| Some(((process.vm, process.program, process.pid), Held::by(process.pid)?)));
         let mut files = meeting_places(lab);
         files.extend(names(&lab.layout().sockets()));
         files.sort();
@@ -103,15 +104,15 @@ impl fmt::Display for Books {
 }
 
 impl Held {
-    fn by(pid: i32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    fn by(pid: i32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let memory =
             status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-        Self {
+        Some(Self {
             descriptors: descriptors(pid),
             children: children(pid),
-            memory: memory.unwrap().parse().unwrap(),
-        }
+            memory: memory?.parse().unwrap(),
+        })
     }
 }
 

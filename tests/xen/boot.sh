@@ -104,7 +104,10 @@ common_tree() {
 
 # The field's programs in /peer, and what they need: services are started by the multiplexer, sessions are PAM's.
 peer_tree() {
-    local tree=$1 security=/lib/x86_64-linux-gnu/security kind
+    local tree=$1 security=/lib/x86_64-linux-gnu/security kind program
+    for program in agent client-vm daemon; do
+        [ -x "$QREXEC_PEER_DIR/qrexec-$program" ] || { echo "QREXEC_PEER_DIR: there is no $QREXEC_PEER_DIR/qrexec-$program" >&2 && exit 1; }
+    done
     add "$tree" peer "$QREXEC_PEER_DIR"/qrexec-*
     if [ ! -e "$tree/peer/qrexec-policy-exec" ]; then
         printf '#!/bin/sh\n[ "$1" != -- ] || shift\nprintf "user=DEFAULT\\nresult=allow\\ntarget=%%s\\nautostart=True\\nrequested_target=%%s\\n" "$2" "$2"\n' \

@@ -197,7 +197,7 @@ speed() {
 count_events() {
     events=0
     for vm in vm1 vm2; do
-        run $vm 10 '. /etc/functions.sh; xenstore-write data/lab/events $(interrupts)'
+        run $vm 30 '. /etc/functions.sh; xenstore-write data/lab/events $(interrupts)' || { result "interrupts of $vm" 1 || return; }
         events=$((events + $(xenstore-read "/local/domain/$(domain $vm)/data/lab/events")))
     done
 }
@@ -205,17 +205,18 @@ count_events() {
 # through NAME FOLDER: one call from VM to VM by the programs of that folder, with its service at the other end.
 through() {
     mib=${FIELD_MIB:-32}
-    count_events
+    count_events || return
     before=$events used=$(vcpu "$VM1" "$VM2")
     run vm1 60 ". /etc/functions.sh; begun=\$(ms); dd if=/dev/zero bs=65536 count=$((mib << 4)) 2>/dev/null | $2/qrexec-client-vm vm2 lab.Count >/tmp/counted;
         status=\$?; xenstore-write data/lab/took \$((\$(ms) - begun)); [ \$status/\$(cut -d+ -f1 /tmp/counted) = 0/$((mib << 4)) ]"
     status=$?
     used=$(($(vcpu "$VM1" "$VM2") - used))
     result "$mib MiB from VM to VM by $1" $status || return
-    count_events
+    count_events || return
+    events=$(((events - before) * 10 / mib))
     took=$(xenstore-read "/local/domain/$VM1/data/lab/took")
     echo "LAB FLOW a call, $1: $mib MiB, $((mib * 1000 / took)) MiB/s," \
-        "$((used / mib)) us of both vCPUs and $(((events - before) / mib)) interrupts of both VMs a MiB"
+        "$((used / mib)) us of both vCPUs and $((events / 10)).$((events % 10)) interrupts of both VMs a MiB"
 }
 
 # Ends agents and daemons, whoever's they are.
@@ -228,7 +229,8 @@ stop_qrexec() {
 # Calls through our qrexec, and then through the field's programs, if there are any: what each costs.
 field() {
     [ -x /peer/qrexec-agent ] || { echo "LAB   the field's programs: skipped: no peer" && return; }
-    start_qrexec || return
+    [ -x /test/vcpu ] || { echo "LAB   the field's programs: skipped: no libxen-dev to count processor time with" && return; }
+    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
     for round in $(seq "${FIELD_ROUNDS:-2}"); do through ours /test; done
     stop_qrexec
     for vm in vm1 vm2; do start $vm '/peer/qrexec-agent 2>&1'; done
@@ -264,6 +266,7 @@ start_qrexec() {
     echo "{\"domains\": {$(domain_json dom0 AdminVM 0), $(domain_json vm1 AppVM 1), $(domain_json vm2 AppVM 2)}}" >/run/system.json
     export QREXEC_SYSTEM_INFO=/run/system.json
     mkdir -p /run/qubes /var/log/qubes
+    rm -f /run/ended.vm1 /run/ended.vm2
     for vm in vm1 vm2; do
         start $vm "QREXEC_LOG=info,engine::pump=debug qrexec-agent >/tmp/agent.log 2>&1 & echo \$! >/tmp/agent.pid; head -c 4194304 /dev/urandom >/tmp/data"
         (
@@ -289,7 +292,7 @@ says() {
 }
 
 calls() {
-    start_qrexec || return
+    [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
     [ "$(qrexec-client -d vm1 'user:id -un; hostname' | tr '\n' ' ')" = "user vm1 " ]
     result "dom0 to a VM" $?
     says vm1 20 "qrexec-client-vm vm2 lab.Who" "vm1 calls vm2"

@@ -42,7 +42,8 @@ fn called_by_its_harness(root: &Path, path: &str, function: &str) -> bool {
     let sources = rust_files(&root.join(folder).join("tests")).unwrap_or_default();
     let uses = |line: &str| {
         let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-        !defines(line.trim_start(), function) && words.into_iter().any(|word| word == function)
+        let line = line.trim_start();
+        !line.starts_with("//") && !defines(line, function) && words.into_iter().any(|word| word == function)
     };
     sources.iter().filter_map(|source| fs::read_to_string(source).ok()).any(|text| text.lines().any(uses))
 }
