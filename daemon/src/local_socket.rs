@@ -150,6 +150,11 @@ mod tests {
         LocalSocket::open(folder, DomainId(7), &DomainName::new("work").unwrap(), Some(&uuid)).unwrap()
     }
 
+    fn assert_reached(socket: &LocalSocket, folder: &Path, name: &str) {
+        ring::unix::connect(&path(folder, name)).unwrap();
+        assert!(socket.accept().unwrap().is_some(), "{name}");
+    }
+
     fn names(folder: &Path) -> Vec<String> {
         let names = std::fs::read_dir(folder).unwrap();
         let mut names: Vec<String> =
@@ -164,8 +169,7 @@ mod tests {
         let socket = open(root.path());
         assert_eq!(names(root.path()), ["qrexec.7", "qrexec.uuid:00-11", "qrexec.work"]);
         for name in ["7", "work", "uuid:00-11"] {
-            ring::unix::connect(&path(root.path(), name)).unwrap();
-            assert!(socket.accept().unwrap().is_some());
+            assert_reached(&socket, root.path(), name);
         }
         assert!(socket.accept().unwrap().is_none());
         drop(socket);
@@ -199,8 +203,7 @@ mod tests {
         assert!(names(root.path()).is_empty());
         let living = open(root.path());
         opened_by(root.path(), false).1.unwrap_err();
-        ring::unix::connect(&path(root.path(), "work")).unwrap();
-        assert!(living.accept().unwrap().is_some());
+        assert_reached(&living, root.path(), "work");
     }
 
     #[test]
@@ -210,8 +213,7 @@ mod tests {
         let name = DomainName::new("7").unwrap();
         let error = LocalSocket::open(root.path(), DomainId(8), &name, None).unwrap_err();
         assert!(error.to_string().contains("qrexec.7"), "{error}");
-        ring::unix::connect(&path(root.path(), "7")).unwrap();
-        assert!(living.accept().unwrap().is_some());
+        assert_reached(&living, root.path(), "7");
     }
 
     #[test]
@@ -219,8 +221,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("qrexec.6", path(root.path(), "work")).unwrap();
         let socket = open(root.path());
-        ring::unix::connect(&path(root.path(), "work")).unwrap();
-        assert!(socket.accept().unwrap().is_some());
+        assert_reached(&socket, root.path(), "work");
     }
 
     #[test]
@@ -230,8 +231,7 @@ mod tests {
         let second = open(root.path());
         drop(first);
         assert_eq!(names(root.path()).len(), 3);
-        ring::unix::connect(&path(root.path(), "work")).unwrap();
-        assert!(second.accept().unwrap().is_some());
+        assert_reached(&second, root.path(), "work");
     }
 
     #[test]
