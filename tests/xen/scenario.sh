@@ -234,7 +234,6 @@ field() {
     for round in $(seq "${FIELD_ROUNDS:-2}"); do through ours /test; done
     stop_qrexec
     for vm in vm1 vm2; do start $vm '/peer/qrexec-agent 2>&1'; done
-    usleep 500000
     for vm in vm1 vm2; do
         # Newer ones must be told the UUID, older ones know no such option.
         for uuid in "-u $(uuid $vm)" ""; do
