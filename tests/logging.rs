@@ -5,14 +5,13 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, call, eventually, lab, leftovers, run, wait_within, within_deadline};
+use common::{EXE, call, eventually, folder, lab, leftovers, program, run, wait_within, within_deadline};
 
 /// The log of an agent that cannot start, with this in its environment.
 fn words(args: &[&str], env: &[(&str, &str)], journal: bool) -> String {
@@ -118,23 +117,6 @@ fn calls_of_dom0_and_to_dom0_have_their_line_too() {
     });
 }
 
-/// A program of a VM, with all that it needs in this folder.
-fn start(root: &Path, own: &str, args: &[&str]) -> Child {
-    let mut command = Command::new(EXE);
-    command
-        .arg0(args[0])
-        .args(&args[1..])
-        .stdin(Stdio::null())
-        .stderr(File::create(root.join("log")).unwrap());
-    command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", root.join("shm")).env("VCHAN_DOMAIN", own);
-    command
-        .env("QREXEC_SOCKET_DIR", root)
-        .env("QREXEC_LOG_DIR", root)
-        .env("QREXEC_SYSTEM_INFO", root.join("none"));
-    command.env("QREXEC_AGENT_SOCKET", root.join("agent")).env_remove("QREXEC_LOG").env_remove("RUST_LOG");
-    command.spawn().unwrap()
-}
-
 /// Makes the daemon write one line: a client that does not say what it should.
 fn line(socket: &Path) {
     let mut client = UnixStream::connect(socket).unwrap();
@@ -146,11 +128,13 @@ fn line(socket: &Path) {
 #[test]
 fn a_flood_does_not_silence_a_daemon_in_the_background() {
     within_deadline(|| {
-        let root = tempfile::tempdir().unwrap();
+        let root = folder();
         let root = root.path();
-        std::fs::DirBuilder::new().mode(0o700).create(root.join("shm")).unwrap();
-        let mut agent = start(root, "3", &["qrexec-agent"]);
-        let mut parent = start(root, "0", &["qrexec-daemon", "3", "work"]);
+        let start = |own, args: &[&str]| {
+            program(root, own, args).stderr(File::create(root.join("log")).unwrap()).spawn().unwrap()
+        };
+        let mut agent = start("3", &["qrexec-agent"]);
+        let mut parent = start("0", &["qrexec-daemon", "3", "work"]);
         assert_eq!(wait_within(&mut parent, Duration::from_secs(60)), Some(0));
         let (socket, log) = (root.join("qrexec.work"), root.join("qrexec.work.log"));
         let daemon = UnixStream::connect(&socket).unwrap();

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use engine::datalink::{self, Found, WAIT_VM};
-use engine::exec::{ExecError, Prepared, Services, Started, Stderr, stderr_log};
+use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{self, Outcome};
+use engine::pump::{self, Outcome, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -37,7 +37,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
         };
     }
     // The caller is there, so the service can start while both greet each other.
-    let started = job.task.and_then(|task| start(services, &task).map(|started| (started, log_of(&task))));
+    let started = job.task.and_then(|task| Ok((start(services, &task)?, log_of(services, &task))));
     step::reached("pump: service started");
     match (found.greet(), started) {
         (Ok((channel, version)), Ok((started, log))) => pumped(channel, version, started, log, &job.label),
@@ -59,7 +59,7 @@ fn no_link(domain: u32, port: u32, error: &datalink::Error) -> i32 {
 fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) -> i32 {
     let started = job.task.and_then(|task| {
         let prepared = services.prepare(&task.kind, &task.config)?;
-        let log = log_of(&task);
+        let log = log_of(services, &task).and_then(|log| log.open().ok());
         services.start_detached(&prepared, task.user.as_deref(), log.as_ref().map(AsFd::as_fd))
     });
     let code = match started {
@@ -78,11 +78,9 @@ fn start(services: &Services, task: &Task) -> Result<Started, ExecError> {
 }
 
 /// What a service says on its error output also goes to this machine's log; a command's does not.
-fn log_of(task: &Task) -> Option<std::os::fd::OwnedFd> {
+fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     let CommandKind::Service(call) = &task.kind else { return None };
-    stderr_log(&format!("{}-{}", call.service.with_plus(), call.source))
-        .inspect_err(|error| tracing::warn!("no log for {}: {error}", call.service))
-        .ok()
+    Some(StderrLog::new(call, services.embedded))
 }
 
 fn failed(label: &str, error: &ExecError) -> i32 {
@@ -101,13 +99,7 @@ fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {
     }
 }
 
-fn pumped(
-    channel: Channel,
-    version: Version,
-    started: Started,
-    log: Option<std::os::fd::OwnedFd>,
-    label: &str,
-) -> i32 {
+fn pumped(channel: Channel, version: Version, started: Started, log: Option<StderrLog>, label: &str) -> i32 {
     tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
     let outcome = pump::run(
@@ -115,7 +107,7 @@ fn pumped(
         pump::Call {
             stdin: Some(started.stdin),
             stdout: Some(started.stdout),
-            log_stderr: started.stderr.as_ref().and(log),
+            log_stderr: log.map(|log| StderrCopy::to(move || log.open())),
             stderr: started.stderr,
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,

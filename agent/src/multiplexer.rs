@@ -4,11 +4,12 @@
 //! What the service says on standard error goes to the caller and to this machine's log.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use engine::exec::{ExecError, Services, Users, stderr_log};
+use engine::exec::{ExecError, Services, StderrLog, Users};
 use engine::process::{Child, EXIT_TROUBLE};
 use ring::{Kind, Transport};
 use rustix::pipe::PipeFlags;
@@ -27,10 +28,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
             return EXIT_USAGE;
         }
     };
-    let log = stderr_log(&format!("{}-{}", call.service.with_plus(), call.source)).ok();
+    let embedded = Transport::from_env().is_ok_and(|transport| transport.kind() != Kind::Xen);
+    let log = StderrLog::new(&call, embedded);
     let name = call.service.clone();
-    match start(call) {
-        Ok((child, errors)) => finish(child, errors, log),
+    match start(call, embedded) {
+        Ok((child, errors)) => finish(child, errors, &log),
         Err(error) => {
             tracing::error!("{name}: {error}");
             error.code()
@@ -55,8 +57,7 @@ fn read_call(args: &[OsString]) -> Result<ServiceCall, CommandError> {
     }
 }
 
-fn start(call: ServiceCall) -> Result<(Child, OwnedFd), ExecError> {
-    let embedded = Transport::from_env().is_ok_and(|transport| transport.kind() != Kind::Xen);
+fn start(call: ServiceCall, embedded: bool) -> Result<(Child, OwnedFd), ExecError> {
     let services = Services::from_env(Users::session(), embedded);
     let config = services.config(&call.service)?;
     let prepared = services.prepare(&CommandKind::Service(call), &config)?;
@@ -67,7 +68,7 @@ fn start(call: ServiceCall) -> Result<(Child, OwnedFd), ExecError> {
 }
 
 /// Copies the error output until it ends, then waits for the service.
-fn finish(mut child: Child, errors: OwnedFd, log: Option<OwnedFd>) -> i32 {
+fn finish(mut child: Child, errors: OwnedFd, log: &StderrLog) -> i32 {
     // The service holds these two. Whoever is at their other ends must see it end, not us.
     if let Err(error) = engine::localfd::take_stdin_stdout() {
         tracing::warn!("cannot close stdin and stdout: {error}");
@@ -76,9 +77,10 @@ fn finish(mut child: Child, errors: OwnedFd, log: Option<OwnedFd>) -> i32 {
     child.wait().unwrap_or(EXIT_TROUBLE)
 }
 
-fn copy(errors: OwnedFd, log: Option<OwnedFd>) {
-    let mut errors = std::fs::File::from(errors);
-    let mut log = log.filter(is_not_stderr).map(std::fs::File::from);
+fn copy(errors: OwnedFd, log: &StderrLog) {
+    let mut errors = File::from(errors);
+    // Opened when there is something to copy.
+    let mut open: Option<Option<File>> = None;
     let mut buffer = [0_u8; 4096];
     loop {
         let bytes = match errors.read(&mut buffer) {
@@ -89,8 +91,9 @@ fn copy(errors: OwnedFd, log: Option<OwnedFd>) {
         };
         // One that nobody reads is no reason to stop the service or the other one.
         let _ = io::stderr().write_all(bytes);
+        let log = open.get_or_insert_with(|| log.open().ok().filter(is_not_stderr).map(File::from));
         if log.as_mut().is_some_and(|log| log.write_all(bytes).is_err()) {
-            log = None;
+            *log = None;
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn init(program: &str, args: &[OsString], command: impl FnOnce() -> Option<C
         None => [VARIABLE, "RUST_LOG"].iter().find_map(|name| Filter::parse(&std::env::var(name).ok()?)),
     };
     let filter = filter.unwrap_or_else(|| Filter::only(default));
-    let journal = goes_to_journal();
+    let journal = engine::exec::stderr_is_journal();
     let limit = resident.then(|| limit::Limited::new(journal));
     // Not being able to log is no reason not to work.
     let _ = tracing::subscriber::set_global_default(Log { filter, journal, limit });
@@ -50,13 +50,6 @@ fn level_of(args: &[OsString], command: impl FnOnce() -> Option<Command>) -> Opt
     }
     let matches = command()?.try_get_matches_from(args).ok()?;
     matches.try_get_one::<String>(usage::LOG_LEVEL).ok().flatten().cloned()
-}
-
-/// Whether our stderr is the stream that systemd has connected to its journal.
-fn goes_to_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    rustix::fs::fstat(rustix::stdio::stderr())
-        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// Which lines are written.

@@ -35,7 +35,7 @@ pub use environment::Environment;
 pub use lookup::Provider;
 pub use paths::{MAX_FILE_NAME, SearchPath};
 pub use start::{Started, Stderr};
-pub use stderr_log::stderr_log;
+pub use stderr_log::{StderrLog, stderr_is_journal};
 pub use tcp::TcpError;
 pub use waiting::SessionWait;
 

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use engine::datalink;
-use engine::pump::{Call, Outcome, run};
+use engine::pump::{Call, Outcome, StderrCopy, run};
 use ring::{Channel, Kind, Sizes, Transport};
 use wire::header::{Header, ty};
 use wire::stream::Role;
@@ -314,7 +314,8 @@ fn a_flood_of_error_output_does_not_starve_stdout() {
         let mut c = local(Role::Client, client.1);
         let mut s = local(Role::Service, service.1);
         if logged {
-            s.call.log_stderr = Some(File::create(dir.path().join("log")).unwrap().into());
+            let log = File::create(dir.path().join("log")).unwrap();
+            s.call.log_stderr = Some(StderrCopy::to(move || Ok(log.into())));
         }
         let running = [start(client.0, c.call), start(service.0, s.call)];
         let mut flood = s.err.take().unwrap();

@@ -3,6 +3,7 @@
 // Every test file is a program of its own and uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
 
+mod bare;
 mod eventually;
 mod pattern;
 
@@ -17,6 +18,8 @@ use cli::lab::{Builder, Lab, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, getpgid, pidfd_open};
 
+#[allow(unused_imports)]
+pub use bare::{folder, program};
 #[allow(unused_imports)]
 pub(crate) use eventually::{eventually, eventually_within};
 #[allow(unused_imports)]

@@ -5,51 +5,83 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use wire::command::ServiceCall;
 
 /// Where systemd's journal takes a stream of lines.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
 
-/// `LOG_NOTICE` of the `LOG_USER` facility.
+/// `LOG_NOTICE` of the `LOG_USER` facility, as from logger(1).
 const PRIORITY: &str = "13";
 
-/// A descriptor that takes the error output of a service, line by line. Nothing is started for it.
-///
-/// If this process itself logs into systemd's journal (`JOURNAL_STREAM` says so), the service gets
-/// a stream of its own there, under `tag`; else its lines go wherever our own error output goes.
-/// The description is shared with others then: its flags must not be changed.
-///
-/// # Errors
-/// No descriptor left.
-pub fn stderr_log(tag: &str) -> io::Result<OwnedFd> {
-    if std::env::var_os("JOURNAL_STREAM").is_some()
-        && let Ok(stream) = journal_stream(tag)
-    {
-        return Ok(stream);
-    }
-    rustix::stdio::stderr().as_fd().try_clone_to_owned()
+/// Whether our standard error is the stream that systemd has connected to its journal. `JOURNAL_STREAM` alone says
+/// nothing: whoever starts us may have inherited it and log elsewhere.
+#[must_use]
+pub fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Opens a stream into the journal: a header of seven lines, then the log's lines.
-fn journal_stream(tag: &str) -> Result<OwnedFd, Errno> {
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(JOURNAL)?)?;
-    // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
-    // console.
-    let header = format!("{tag}\n\n{PRIORITY}\n0\n0\n0\n0\n");
-    let sent = rustix::net::send(&socket, header.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-    if sent == header.len() { Ok(socket) } else { Err(Errno::AGAIN) }
+/// The log that keeps the error output of one service, line by line. No process is started for it.
+#[derive(Debug, Clone)]
+pub struct StderrLog {
+    /// Who says it: `SERVICE+ARG-SOURCE`.
+    tag: String,
+    /// Whether it belongs into the journal, if this machine has one.
+    journal: bool,
+}
+
+impl StderrLog {
+    /// The log of this call's service. A qube's journal takes what its services say, whoever started the agent; an
+    /// `embedded` installation only writes into the journal of the system around it if its own log is there.
+    #[must_use]
+    pub fn new(call: &ServiceCall, embedded: bool) -> Self {
+        let tag = format!("{}-{}", call.service.with_plus(), call.source);
+        Self { tag, journal: !embedded || stderr_is_journal() }
+    }
+
+    /// Opens it: a stream of the journal under the service's own name, or, without a journal, wherever our own error
+    /// output goes. The description is shared with others then: its flags must not be changed.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        if self.journal
+            && let Ok(stream) = self.journal_stream()
+        {
+            return Ok(stream);
+        }
+        rustix::stdio::stderr().as_fd().try_clone_to_owned()
+    }
+
+    /// Opens a stream into the journal: a header of seven lines, then the log's lines.
+    fn journal_stream(&self) -> Result<OwnedFd, Errno> {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(JOURNAL)?)?;
+        // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
+        // console.
+        let header = format!("{}\n\n{PRIORITY}\n0\n0\n0\n0\n", self.tag);
+        let sent = rustix::net::send(&socket, header.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        if sent == header.len() { Ok(socket) } else { Err(Errno::AGAIN) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::command::{Command, CommandKind};
+
     use super::*;
 
     #[test]
     fn there_is_always_a_log() {
-        let log = stderr_log("test.Service-work").expect("a descriptor");
-        assert!(rustix::fs::fstat(&log).is_ok());
-        let flags = rustix::io::fcntl_getfd(&log).expect("flags");
-        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        let command = Command::parse_without_user(b"QUBESRPC test.Service work").expect("a call");
+        let CommandKind::Service(call) = command.kind else { unreachable!() };
+        for embedded in [true, false] {
+            let log = StderrLog::new(&call, embedded).open().expect("a descriptor");
+            assert!(rustix::fs::fstat(&log).is_ok());
+            let flags = rustix::io::fcntl_getfd(&log).expect("flags");
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        }
     }
 }

@@ -15,6 +15,7 @@ mod place;
 mod receive;
 mod send;
 mod sleep;
+mod stderr_copy;
 mod turn;
 mod uring;
 
@@ -28,6 +29,7 @@ use wire::version::Version;
 
 use crate::process::{Child, Signals};
 use driver::Driver;
+pub use stderr_copy::StderrCopy;
 use turn::Pump;
 
 /// All that a call needs once its data link is open.
@@ -52,7 +54,7 @@ pub struct Call {
     /// Sent before anything is read from [`Call::stdout`].
     pub prefix: Vec<u8>,
     /// A copy of the service's stderr for the local log.
-    pub log_stderr: Option<OwnedFd>,
+    pub log_stderr: Option<StderrCopy>,
     /// The service side ends the call with code 0 when the client's stdin ends.
     pub exit_on_client_eof: bool,
     /// The service side ends the call with code 0 when the service's stdout ends.

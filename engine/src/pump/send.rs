@@ -187,9 +187,8 @@ impl Pump {
             Ok(0) => self.err_source.close(),
             Ok(n) => {
                 self.err_source.after_read(n < bytes.len());
-                if let Some(log) = self.log.as_ref().filter(|log| log.may_try()) {
-                    // A log that fails, or that nobody reads, must not stop the call.
-                    let _ = log.write(&bytes[..n]);
+                if let Some(log) = &mut self.log {
+                    log.write(&bytes[..n]);
                 }
                 self.send_copy(Kind::Stderr, &bytes[..n])?;
             }

@@ -12,8 +12,7 @@ use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
-use super::{Call, Cost, Outcome, PIPE, Stop, TRANSFER};
-use crate::localfd::{Direction, LocalFd};
+use super::{Call, Cost, Outcome, PIPE, StderrCopy, Stop, TRANSFER};
 use crate::process::{Child, Neighbour};
 
 /// What a turn achieved.
@@ -37,7 +36,7 @@ pub(super) struct Pump {
     pub(super) err_sink: Sink,
     pub(super) source: Source,
     pub(super) err_source: Source,
-    pub(super) log: Option<LocalFd>,
+    pub(super) log: Option<StderrCopy>,
     pub(super) prefix: Vec<u8>,
     pub(super) child: Option<Child>,
     /// Its descriptor said so: time to ask.
@@ -82,7 +81,7 @@ impl Pump {
             err_sink: Sink::new(err_out, false, call.filter_stderr)?,
             source: Source::new(call.stdout, shut)?,
             err_source: Source::new(err_in, false)?,
-            log: call.log_stderr.and_then(|fd| LocalFd::adopt(fd, Direction::Out).ok()),
+            log: call.log_stderr,
             prefix: call.prefix,
             child: call.child,
             child_may_have_ended: false,
