@@ -117,6 +117,35 @@ fn calls_of_dom0_and_to_dom0_have_their_line_too() {
     });
 }
 
+/// Where there is no room for messages any more, programs still end as they should.
+#[test]
+fn a_full_disk_changes_no_exit_code() {
+    within_deadline(|| {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        let root = folder();
+        for (args, code) in [
+            (&["qrexec-client-vm", "vault", "test.Echo"][..], 125),
+            (&["qrexec-client-vm"], 2),
+            (&["qrexec-client-vm", "--help"], 0),
+            (&["qrexec-client", "-d", "vault", "DEFAULT:true"], 125),
+            (&["qrexec-client", "-d"], 2),
+            (&["qrexec-agent", "--nonsense"], 2),
+            (&["qrexec-daemon"], 2),
+            (&["qubes-rpc-multiplexer"], 2),
+            (&["qubes-rpc-multiplexer", "test.None", "work"], 127),
+            (&["qrexec-policy-eval", "--nonsense"], 2),
+        ] {
+            let mut command = program(root.path(), "3", args);
+            let status = command.stdout(full()).stderr(full()).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{args:?}");
+        }
+        let lab = lab().policy("* * * * deny\n").start().unwrap();
+        let mut refused = lab.command("work", ["qrexec-client-vm", "vault", "test.Echo"]).unwrap();
+        let refused = refused.stdin(Stdio::null()).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(refused.code(), Some(126));
+    });
+}
+
 /// Makes the daemon write one line: a client that does not say what it should.
 fn line(socket: &Path) {
     let mut client = UnixStream::connect(socket).unwrap();

@@ -36,10 +36,20 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
             Err(error) => no_link(domain, port, &error),
         };
     }
-    // The caller is there, so the service can start while both greet each other.
-    let started = job.task.and_then(|task| Ok((start(services, &task)?, log_of(services, &task))));
-    step::reached("pump: service started");
-    match (found.greet(), started) {
+    let ready = job.task.and_then(|task| Ok((services.prepare(&task.kind, &task.config)?, task)));
+    let (link, started) = if matches!(ready, Ok((Prepared::Executable(_), _))) {
+        // The caller is there, so a program can start while both greet each other.
+        let started = start(services, ready);
+        step::reached("pump: service started");
+        (found.greet(), started)
+    } else {
+        // Whoever serves a socket may keep us waiting, and the caller waits for a greeting.
+        match found.greet() {
+            Ok(link) => (Ok(link), start(services, ready)),
+            Err(error) => return no_link(domain, port, &error),
+        }
+    };
+    match (link, started) {
         (Ok((channel, version)), Ok((started, log))) => pumped(channel, version, started, log, &job.label),
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
@@ -72,9 +82,13 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
     report(channel, version, code, true)
 }
 
-fn start(services: &Services, task: &Task) -> Result<Started, ExecError> {
-    let prepared: Prepared = services.prepare(&task.kind, &task.config)?;
-    services.start(&prepared, task.user.as_deref(), Stderr::Piped)
+/// Starts what was found, and says where its error output is kept.
+fn start(
+    services: &Services,
+    ready: Result<(Prepared, Task), ExecError>,
+) -> Result<(Started, Option<StderrLog>), ExecError> {
+    let (prepared, task) = ready?;
+    Ok((services.start(&prepared, task.user.as_deref(), Stderr::Piped)?, log_of(services, &task)))
 }
 
 /// What a service says on its error output also goes to this machine's log; a command's does not.

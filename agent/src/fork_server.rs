@@ -13,8 +13,9 @@ mod options;
 pub(crate) mod request;
 mod server;
 
-pub(crate) use hand_over::hand_over;
+pub(crate) use hand_over::{await_end, hand_over};
 pub use options::Options;
+pub(crate) use request::Request;
 pub use server::main;
 
 /// Where a user's fork server listens; `%s` is the user's name.

@@ -10,6 +10,7 @@
 //! | `places` | how many programs may ask at once, and how many of one user |
 //! | `client` | one such program's connection |
 //! | `job` | what a command line and a service's configuration amount to |
+//! | `meminfo` | the word that memory balancing waits for |
 //! | `call` | the process of one call: data link, service, pump |
 //! | [`fork_server`] | handing a call to a user's fork server, and that server |
 //! | [`multiplexer`] | the old entry of a service |
@@ -18,6 +19,7 @@
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
 //! which survives the agent and whose crash costs one call.
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 use std::ffi::OsString;
 
@@ -30,6 +32,7 @@ pub mod fork_server;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod job;
+mod meminfo;
 pub mod multiplexer;
 pub mod options;
 mod places;

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use engine::exec::{ExecError, Services, StderrLog, Users};
 use engine::process::{Child, EXIT_TROUBLE};
+use engine::say;
 use ring::{Kind, Transport};
 use rustix::pipe::PipeFlags;
 use wire::command::{Command, CommandError, CommandKind, ServiceCall};
@@ -23,8 +24,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let call = match read_call(args.get(1..).unwrap_or_default()) {
         Ok(call) => call,
         Err(error) => {
-            eprintln!("qubes-rpc-multiplexer: {error}");
-            eprintln!("usage: qubes-rpc-multiplexer SERVICE SOURCE [name|keyword TARGET]");
+            say::error(format_args!("qubes-rpc-multiplexer: {error}"));
+            say::error("usage: qubes-rpc-multiplexer SERVICE SOURCE [name|keyword TARGET]");
             return EXIT_USAGE;
         }
     };

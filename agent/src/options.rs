@@ -13,7 +13,7 @@ pub(crate) const EXIT_USAGE: i32 = 2;
 
 /// Runs the services of this VM, and lets its programs call services of other VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "qrexec-agent", version)]
+#[command(name = "qrexec-agent", version, args_override_self = true, infer_long_args = true)]
 pub struct Options {
     /// Where programs of this VM ask for services
     #[arg(short = 'a', long, value_name = "PATH", env = "QREXEC_AGENT_SOCKET")]
@@ -87,6 +87,8 @@ mod tests {
         assert_eq!(options.agent_socket, PathBuf::from("/a"));
         assert_eq!(options.fork_server_socket.as_deref(), Some(OsStr::new("/b/%s")));
         assert!(options.no_fork_server);
+        // As getopt takes them: the last one holds, and a beginning is enough.
+        assert_eq!(parse(&["-a/a", "--agent=/b"]).expect("fine").agent_socket, PathBuf::from("/b"));
         assert_eq!(parse(&["--nonsense"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["positional"]), Err(ErrorKind::UnknownArgument));
     }

@@ -21,6 +21,7 @@ use crate::control::{self, Control, Lost};
 use crate::core::{Action, CallId, ClientId, Core, Refusal};
 use crate::door::{Door, Gate, max_guests};
 use crate::job::Job;
+use crate::meminfo::MeminfoWriter;
 use crate::options::Options;
 use crate::places::Places;
 use crate::session::Sessions;
@@ -102,6 +103,7 @@ struct Agent {
     things: BTreeMap<u64, Thing>,
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
+    meminfo: Option<MeminfoWriter>,
 }
 
 impl Agent {
@@ -129,6 +131,7 @@ impl Agent {
             things: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
+            meminfo: MeminfoWriter::from_env(embedded),
             transport,
             reactor,
             signals,
@@ -349,7 +352,8 @@ impl Agent {
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let clients = self.things.values().filter_map(client_deadline);
-        let next = clients.chain(self.control.deadline()).chain(self.gate.deadline()).min()?;
+        let ours = [self.control.deadline(), self.gate.deadline(), self.sessions.deadline()];
+        let next = clients.chain(ours.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(now))
     }
 
@@ -365,6 +369,7 @@ impl Agent {
             let actions = self.client_gone(token);
             self.act(actions);
         }
+        self.give_up_waiting(now);
         if let Some(door) = &self.door {
             self.gate.adjust(&self.reactor, door, DOOR, true, now);
         }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use engine::say;
+
 use crate::status;
 
 /// A reason to end: the line for stderr and the exit status.
@@ -31,7 +33,7 @@ impl Failure {
 
     /// Says it on stderr and gives the exit status.
     pub fn report(&self, program: &str) -> i32 {
-        eprintln!("{program}: {}", self.message);
+        say::error(format_args!("{program}: {}", self.message));
         self.status
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! All of them are one executable under several names, see [`multicall`].
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod bench;
 pub mod client;

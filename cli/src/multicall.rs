@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use engine::say;
+
 use crate::policy_tools as tools;
 use crate::{bench, client, client_vm, definitions, lab, logging, policy_eval, status, usage};
 
@@ -62,7 +64,7 @@ pub fn main(default: &str) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
     let Some((name, program)) = called.and_then(find).or_else(|| find(default)) else {
-        eprintln!("{default} is not part of this build");
+        say::error(format_args!("{default} is not part of this build"));
         return exit_code(status::TROUBLE);
     };
     logging::init(name, &args, || Some(definitions::of(name)?.command));

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
+use engine::say;
 
 use crate::failure::Failure;
 use crate::status;
@@ -75,7 +76,7 @@ pub fn run<T: Parser>(
 
 /// Says in one line what is wrong with a command line; the result is the exit status.
 pub fn wrong(program: &str, what: &str) -> i32 {
-    eprintln!("{program}: {what} (see {program} --help)");
+    say::error(format_args!("{program}: {what} (see {program} --help)"));
     status::USAGE
 }
 

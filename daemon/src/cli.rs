@@ -28,7 +28,7 @@ const MAX_DISPOSABLES: usize = 64;
 
 /// Serves the calls from and to one VM: decides by policy, and brings both ends together.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "qrexec-daemon", version)]
+#[command(name = "qrexec-daemon", version, args_override_self = true, infer_long_args = true)]
 pub struct Args {
     /// Say nothing while waiting for the agent.
     #[arg(short, long)]
@@ -154,7 +154,9 @@ mod tests {
         assert_eq!((args.id.get(), args.name.as_str(), args.default_user.as_str()), (3, "work", "me"));
         assert_eq!(args.uuid.unwrap().as_str(), "uuid:aa-11");
         assert_eq!(args.policy_program, Some("/bin/p".into()));
-        let args = parse(&["--socket-dir=/tmp/x", "3", "work"]).unwrap();
+        // As getopt takes them: the last one holds, and a beginning is enough.
+        let args = parse(&["--socket-dir=/tmp/y", "--socket=/tmp/x", "3", "work"]).unwrap();
+        assert_eq!(args.socket_dir, PathBuf::from("/tmp/x"));
         assert_eq!(args.default_user.as_str(), "user");
         assert!(args.uuid.is_none() && args.policy_program.is_none());
         assert_eq!((args.max_services, args.max_starting, args.max_disposables), (128, 8, 64));

@@ -17,6 +17,7 @@
 //! | [`local_socket`] | the socket for dom0 and its names |
 //! | [`driver`] | descriptors and processes: what the core decides is done here |
 //! | [`dom0_service`] | the process of one service in dom0 |
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod answer;
 pub mod cli;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use engine::process::{be_the_program, fork_keeping};
+use engine::say;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -128,7 +129,7 @@ impl Background {
             match report() {
                 Ok(report) => daemon(report).code().into(),
                 Err(error) => {
-                    eprintln!("{}: {error}", log_path(&self.log_dir, &self.name).display());
+                    say::error(format_args!("{}: {error}", log_path(&self.log_dir, &self.name).display()));
                     Outcome::Failed.code().into()
                 }
             }

@@ -104,6 +104,9 @@ pub enum ExecError {
         /// Why not.
         reason: &'static str,
     },
+    /// More calls wait for a session than may.
+    #[error("{0} calls wait for a session already")]
+    Crowd(usize),
     /// A command line without sense.
     #[error("bad command line: {0}")]
     Command(#[from] CommandError),

@@ -8,8 +8,10 @@
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
 //! | [`namespace`] | process namespaces for labs |
+//! | [`say`] | lines on stderr and stdout that never end a program |
 //! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
 //! | [`reactor`], [`link`] | the event loop of agent and daemon, and their framed control links |
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod datalink;
 pub mod exec;
@@ -21,4 +23,5 @@ pub mod namespace;
 pub mod process;
 pub mod pump;
 pub mod reactor;
+pub mod say;
 pub mod step;

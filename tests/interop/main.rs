@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod fork_server;
 mod mixture;
 mod storm;
 

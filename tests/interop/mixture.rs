@@ -45,6 +45,16 @@ impl Mixture {
         (0..1 << PROGRAMS.len()).map(Mixture)
     }
 
+    /// Our own programs alone.
+    pub fn of_ours() -> Mixture {
+        Mixture(0)
+    }
+
+    /// The peer's agent with all else our own.
+    pub fn with_agent_of_peer() -> Mixture {
+        Mixture(1)
+    }
+
     /// The peer's programs alone.
     pub fn of_peer() -> Mixture {
         Mixture((1 << PROGRAMS.len()) - 1)
@@ -75,7 +85,7 @@ impl Mixture {
     }
 
     /// A lab with the services that the tests call.
-    fn lab(self, peer: &Peer, folder: &Path) -> Builder {
+    pub fn lab(self, peer: &Peer, folder: &Path) -> Builder {
         for program in PROGRAMS.iter().filter(|program| self.is_peers(program)) {
             let text = wrapper(program, peer, &folder.join("policy"));
             script(&folder.join(program), &text);
@@ -155,7 +165,8 @@ case $2 in dom0) target=@adminvm ;; esac
 printf 'user=DEFAULT\\nresult=allow\\ntarget=%s\\nautostart=True\\nrequested_target=%s\\n' \"$target\" \"$2\"
 ";
 
-fn script(path: &Path, text: &str) {
+/// Writes an executable.
+pub fn script(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }

@@ -3,15 +3,15 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-
-use engine::exec::Account;
-use rustix::net::SendFlags;
-use wire::control::Endpoint;
+use std::time::Duration;
 
 use super::path;
 use super::request::Request;
+use engine::exec::Account;
+use rustix::net::SendFlags;
 
-/// Hands a call over. `command` is the command line without `user:` and without its NUL.
+/// Hands a call over, waiting at most so long for a place in the server's queue; without a limit a full queue is
+/// `WouldBlock` at once.
 ///
 /// Whoever listens must be root or the user that the call is for: the folder of the sockets may be open to others, and
 /// a call would be theirs then. An `embedded` agent trusts whoever runs as itself.
@@ -22,11 +22,14 @@ pub(crate) fn hand_over(
     pattern: &OsStr,
     user: &str,
     embedded: bool,
-    just: bool,
-    endpoint: Endpoint,
-    command: Vec<u8>,
+    request: &Request,
+    wait: Option<Duration>,
 ) -> io::Result<OwnedFd> {
-    let socket = ring::unix::connect_nonblocking(&path(pattern, user))?;
+    let path = path(pattern, user);
+    let socket = match wait {
+        None => ring::unix::connect_nonblocking(&path)?,
+        Some(limit) => ring::unix::connect_within(&path, limit)?,
+    };
     let peer = ring::unix::peer_uid(&socket)?;
     let account = || Account::by_name(user).map(|account| account.uid.as_raw());
     let own = embedded.then(|| rustix::process::geteuid().as_raw());
@@ -34,10 +37,17 @@ pub(crate) fn hand_over(
         let why = format!("it belongs to the user with the number {peer}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let request = Request { just, endpoint, command }.encode();
+    let request = request.encode();
     // The socket's buffer is empty and larger than any request: it goes in one piece or not at all.
     let sent = rustix::net::send(&socket, &request, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     if sent == request.len() { Ok(socket) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
+/// Waits for the end of a call that was handed over: whatever the server says, it is that. Gives the exit status of the
+/// process that waited.
+pub(crate) fn await_end(socket: &OwnedFd) -> i32 {
+    let _ = rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut [0_u8; 1]));
+    0
 }
 
 /// Whether a fork server of this user may have a call for the user `account`; `own` is trusted as well, if given.
@@ -49,6 +59,8 @@ fn may_serve(peer: u32, account: impl FnOnce() -> Option<u32>, own: Option<u32>)
 mod tests {
     use super::*;
     use std::io::Read;
+    use std::os::unix::net::UnixListener;
+    use wire::control::Endpoint;
     use wire::names::{DomainId, Port};
 
     #[test]
@@ -60,10 +72,11 @@ mod tests {
         assert!(may_serve(1001, || None, Some(1001)) && !may_serve(1002, || None, Some(1001)));
         if !rustix::process::geteuid().is_root() {
             let dir = tempfile::tempdir().expect("tempdir");
-            let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("root")).expect("bind");
+            let _listener = UnixListener::bind(dir.path().join("root")).expect("bind");
             let endpoint = Endpoint { domain: DomainId(7), port: Port(514) };
             let pattern = dir.path().join("%s").into_os_string();
-            let refused = hand_over(&pattern, "root", false, false, endpoint, Vec::new());
+            let request = Request { just: false, endpoint, command: Vec::new() };
+            let refused = hand_over(&pattern, "root", false, &request, None);
             assert_eq!(refused.expect_err("not root").kind(), io::ErrorKind::PermissionDenied);
         }
     }
@@ -73,15 +86,38 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let pattern = dir.path().join("%s.sock").into_os_string();
         let endpoint = Endpoint { domain: DomainId(7), port: Port(514) };
-        let hand_over = || hand_over(&pattern, "joan", true, false, endpoint, b"true".to_vec());
+        let request = Request { just: false, endpoint, command: b"true".to_vec() };
+        let hand_over = || hand_over(&pattern, "joan", true, &request, None);
         assert_eq!(hand_over().expect_err("nobody").kind(), io::ErrorKind::NotFound);
-        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("joan.sock")).expect("bind");
+        let listener = UnixListener::bind(dir.path().join("joan.sock")).expect("bind");
         let ours = hand_over().expect("somebody");
         let (mut server, _) = listener.accept().expect("accept");
         drop(ours);
-        let mut request = Vec::new();
-        server.read_to_end(&mut request).expect("read");
-        let expected = Request { just: false, endpoint, command: b"true".to_vec() };
-        assert_eq!(request, expected.encode());
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).expect("read");
+        assert_eq!(heard, request.encode());
+    }
+
+    /// A server with a short queue that lets nobody in for a while.
+    #[test]
+    fn a_full_queue_is_waited_for_where_there_is_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pattern = dir.path().join("%s.sock").into_os_string();
+        let endpoint = Endpoint { domain: DomainId(7), port: Port(514) };
+        let request = Request { just: true, endpoint, command: b"true".to_vec() };
+        let hand_over = |wait| hand_over(&pattern, "joan", true, &request, wait);
+        let listener = UnixListener::bind(dir.path().join("joan.sock")).expect("bind");
+        rustix::net::listen(&listener, 0).expect("the shortest queue");
+        let queued = hand_over(None).expect("the only place");
+        for wait in [None, Some(Duration::from_millis(10))] {
+            assert_eq!(hand_over(wait).expect_err("full").kind(), io::ErrorKind::WouldBlock);
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| hand_over(Some(Duration::from_secs(60))));
+            let (first, _) = listener.accept().expect("the queued one");
+            waiting.join().expect("no panic").expect("its place");
+            drop(first);
+            assert_eq!(await_end(&queued), 0);
+        });
     }
 }

@@ -12,7 +12,7 @@ use super::{SOCKET, path};
 ///
 /// It goes into the background as soon as it listens.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "qrexec-fork-server", version)]
+#[command(name = "qrexec-fork-server", version, args_override_self = true, infer_long_args = true)]
 pub struct Options {
     /// Where the agent hands over calls [default: /var/run/qubes/qrexec-server.USER.sock]
     #[arg(value_name = "SOCKET")]

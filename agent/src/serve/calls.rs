@@ -2,28 +2,50 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use engine::datalink::WAIT_VM;
+use engine::exec::ExecError;
 use engine::process::fork_pump;
 use engine::step;
 use wire::command::ServiceCall;
 
 use super::{Agent, Thing};
 use crate::core::{CallId, Start};
+use crate::fork_server::Request;
 use crate::job::Job;
-use crate::{call, fork_server};
+use crate::{call, fork_server, session};
+
+/// How long a call waits for a fork server that has more calls than it can queue: the field's has five places.
+const QUEUE: Duration = Duration::from_secs(10);
+
+/// What became of handing a call over.
+enum Handed {
+    Over(OwnedFd),
+    /// There is no place in the queue now.
+    Busy,
+    /// There is no fork server for it.
+    Not,
+}
 
 impl Agent {
     pub(super) fn start(&mut self, call: CallId, start: Start) {
         step::reached("told to start");
+        if let Some(meminfo) = &mut self.meminfo {
+            meminfo.call_begins();
+        }
         let job = Job::new(&self.services, start);
         tracing::info!("{}", job.label);
         let awaited = job.awaited_session().map(|(user, call)| (user.to_owned(), call.clone()));
-        match awaited {
-            None => self.launch(call, job),
-            Some((user, for_call)) => {
-                if self.sessions.wait(&user, (call, job)) {
-                    self.await_session(user, &for_call);
-                }
+        let Some((user, for_call)) = awaited else { return self.launch(call, job) };
+        // Nobody waits for what is only started.
+        let until = (!job.just).then(|| Instant::now() + WAIT_VM);
+        match self.sessions.wait(&user, until, (call, job)) {
+            Ok(true) => self.await_session(user, &for_call),
+            Ok(false) => {}
+            Err((call, mut job)) => {
+                job.task = Err(ExecError::Crowd(session::MOST));
+                self.launch(call, job);
             }
         }
     }
@@ -52,14 +74,26 @@ impl Agent {
         }
     }
 
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
+        for (call, job) in self.sessions.late(now) {
+            tracing::warn!("{}: the session did not come while its caller waited", job.label);
+            self.call_ended(call);
+        }
+    }
+
     /// Runs a call: in the user's fork server if there is one, else in a process of its own.
     fn launch(&mut self, call: CallId, job: Job) {
-        let thing = match self.hand_over(&job) {
-            Some(socket) => Ok(Thing::Handed(call, socket)),
-            None => {
+        let handed = self.hand_over(&job, None);
+        let thing = match handed {
+            Handed::Over(socket) => Ok(Thing::Handed(call, socket)),
+            Handed::Busy | Handed::Not => {
                 let child = fork_pump(|| {
                     self.files.restore();
-                    call::run(&self.transport, &self.services, job)
+                    // This process may wait until others have been let in.
+                    match matches!(handed, Handed::Busy).then(|| self.hand_over(&job, Some(QUEUE))) {
+                        Some(Handed::Over(socket)) => fork_server::await_end(&socket),
+                        _ => call::run(&self.transport, &self.services, job),
+                    }
                 });
                 step::reached("forked");
                 child.map(|child| Thing::Process(call, child))
@@ -71,17 +105,21 @@ impl Agent {
         }
     }
 
-    fn hand_over(&self, job: &Job) -> Option<OwnedFd> {
-        let pattern = self.fork_server.as_deref()?;
-        let (user, command) = job.for_fork_server()?;
-        match fork_server::hand_over(pattern, user, self.services.embedded, job.just, job.endpoint, command) {
-            Ok(socket) => Some(socket),
-            Err(error) => {
-                if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+    /// Hands a call over to the user's fork server, for which it may wait so long.
+    fn hand_over(&self, job: &Job, wait: Option<Duration>) -> Handed {
+        let Some(pattern) = self.fork_server.as_deref() else { return Handed::Not };
+        let Some((user, command)) = job.for_fork_server() else { return Handed::Not };
+        let request = Request { just: job.just, endpoint: job.endpoint, command };
+        match fork_server::hand_over(pattern, user, self.services.embedded, &request, wait) {
+            Ok(socket) => Handed::Over(socket),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if wait.is_none() => Handed::Busy,
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Handed::Not,
+                _ => {
                     tracing::warn!("the fork server of {user} does not take calls: {error}");
+                    Handed::Not
                 }
-                None
-            }
+            },
         }
     }
 

@@ -90,6 +90,30 @@ pub(crate) fn it_ends_and_calls_go_on() {
     daemon.expect_end(513);
 }
 
+/// More calls than the server can queue: they wait for it, since the session is where they belong.
+pub(crate) fn a_burst_stays_in_the_session() {
+    let lab = lab();
+    let mut daemon = lab.daemon();
+    let (listener, first) = super::full_socket(&lab.path(&socket(&lab)));
+    let _calls = [513, 514].map(|port| lab.ask(&mut daemon, port, "true"));
+    // The agent itself does not wait.
+    assert_eq!(lab.call(&mut daemon, 515, "nogui:echo now", "").out, "now\n");
+    daemon.expect_end(515);
+    drop((listener.accept().expect("the first"), first));
+    let mut ports = [513, 514].map(|_| {
+        let (mut call, _) = listener.accept().expect("a call");
+        let mut request = [0; 16];
+        call.read_exact(&mut request).expect("read");
+        u32::from_ne_bytes(request[8..12].try_into().expect("four bytes"))
+    });
+    ports.sort_unstable();
+    assert_eq!(ports, [513, 514]);
+    // The server has hung up, and that is the end of both.
+    let mut ended = [daemon.hear(), daemon.hear()].map(|message| format!("{message:?}"));
+    ended.sort_unstable();
+    assert!(ended[0].contains("513") && ended[1].contains("514"), "{ended:?}");
+}
+
 pub(crate) fn rubbish_costs_one_connection() {
     let lab = lab();
     let _server = Foreground::start(&lab);

@@ -169,7 +169,7 @@ fn program(dir: &Path, role: &str) -> Command {
     command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", dir.join("shm"));
     command.env("QREXEC_SERVICE_PATH", dir.join("services"));
     command.env("QUBES_RPC_CONFIG_PATH", dir.join("config"));
-    command.env("VCHAN_DOMAIN", VM.to_string());
+    command.env("VCHAN_DOMAIN", VM.to_string()).env("QREXEC_MEMINFO_PID", dir.join("meminfo.pid"));
     command
 }
 

@@ -3,8 +3,12 @@
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 use lab::{Answer, Lab};
+use rustix::process::Signal;
 use wire::control::{Endpoint, Message, ServiceParams};
 use wire::names::{DomainId, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
@@ -27,11 +31,13 @@ fn main() {
         args.remove(1);
         std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 16] = [
         ("a_service_runs", a_service_runs),
         ("a_service_may_use_one_socket", a_service_may_use_one_socket),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),
         ("just_exec_answers_at_once", just_exec_answers_at_once),
+        ("who_serves_a_socket_late_is_waited_for", who_serves_a_socket_late_is_waited_for),
+        ("the_first_call_wakes_the_memory_balancing", the_first_call_wakes_the_memory_balancing),
         ("requests_go_to_dom0_and_answers_come_back", requests_go_to_dom0_and_answers_come_back),
         ("daemons_of_every_version_are_served", daemons_of_every_version_are_served),
         ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
@@ -39,6 +45,7 @@ fn main() {
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
         ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
         ("the_fork_server_ends_and_calls_go_on", fork_server::it_ends_and_calls_go_on),
+        ("a_burst_stays_in_the_session", fork_server::a_burst_stays_in_the_session),
         ("rubbish_costs_one_connection", fork_server::rubbish_costs_one_connection),
         ("the_multiplexer_runs_a_service", multiplexer::it_runs_a_service),
     ];
@@ -123,6 +130,51 @@ fn just_exec_answers_at_once() {
     assert_eq!(std::fs::read_to_string(&fifo).expect("read"), "ran\n");
     assert_eq!(lab.just(&mut daemon, 514, "QUBESRPC test.None+ dom0"), 127);
     daemon.expect_end(514);
+}
+
+/// A socket with the shortest queue, which is full: connecting waits. Gives who is in the queue, too.
+fn full_socket(path: &std::path::Path) -> (UnixListener, UnixStream) {
+    let listener = UnixListener::bind(path).expect("bind");
+    rustix::net::listen(&listener, 0).expect("the shortest queue");
+    let first = UnixStream::connect(path).expect("the only place");
+    (listener, first)
+}
+
+fn who_serves_a_socket_late_is_waited_for() {
+    let lab = Lab::start();
+    let (listener, first) = full_socket(&lab.path("services").join("test.Late"));
+    let mut daemon = lab.daemon();
+    // The caller is greeted, or else it would give up.
+    let mut caller = lab.begin(&mut daemon, 513, "QUBESRPC test.Late+ work");
+    caller.say("in");
+    drop((listener.accept().expect("the first"), first));
+    let (mut service, _) = listener.accept().expect("the call");
+    let mut heard = [0; 18];
+    service.read_exact(&mut heard).expect("read");
+    assert_eq!(&heard, b"test.Late+ work\0in");
+    service.write_all(b"out").expect("write");
+    drop(service);
+    assert_eq!(caller.finish(), Answer { out: "out".into(), err: String::new(), code: Some(0) });
+    daemon.expect_end(513);
+}
+
+fn the_first_call_wakes_the_memory_balancing() {
+    let lab = Lab::start();
+    let mut daemon = lab.daemon();
+    let writer = || {
+        let writer = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        std::fs::write(lab.path("meminfo.pid"), format!("{}\n", writer.id())).expect("write");
+        writer
+    };
+    assert_eq!(lab.call(&mut daemon, 513, "echo no file yet", "").code, Some(0));
+    daemon.expect_end(513);
+    let (mut first, code) = (writer(), lab.call(&mut daemon, 513, "exit 5", "").code);
+    assert_eq!((first.wait().expect("wait").signal(), code), (Some(Signal::USR1.as_raw()), Some(5)));
+    daemon.expect_end(513);
+    // Once is enough.
+    let (mut second, code) = (writer(), lab.call(&mut daemon, 513, "exit 6", "").code);
+    second.kill().expect("kill");
+    assert_eq!((second.wait().expect("wait").signal(), code), (Some(Signal::KILL.as_raw()), Some(6)));
 }
 
 fn requests_go_to_dom0_and_answers_come_back() {

@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use engine::say;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -57,7 +58,10 @@ impl Guard {
                         Some(token) => end_clients(&token),
                         None => {
                             let seconds = run.limit.as_secs();
-                            eprintln!("{PROGRAM}: {}: it hangs, not done in {seconds} seconds", run.what);
+                            say::error(format_args!(
+                                "{PROGRAM}: {}: it hangs, not done in {seconds} seconds",
+                                run.what
+                            ));
                             leave(&owned, status::TROUBLE);
                         }
                     },

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 
+use engine::say;
+
 use crate::failure::Failure;
 
 /// How much of what else was said is kept for an error message, in bytes.
@@ -47,7 +49,7 @@ impl fmt::Display for Report {
 impl Report {
     /// Says it, in one write so that the lines of two threads do not mix.
     pub(super) fn send(self) {
-        eprint!("{}", format_args!("{}", format!("{self}\n")));
+        say::error(self);
     }
 
     fn parse(line: &str) -> Option<Self> {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::thread;
 
+use engine::say;
 use engine::step::now;
 
 use super::report::{Report, Span};
@@ -139,7 +140,7 @@ impl Role {
         match done {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("qrexec-bench: {error}");
+                say::error(format_args!("qrexec-bench: {error}"));
                 1
             }
         }

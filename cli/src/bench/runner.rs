@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use engine::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::guard::{Guard, Run};
@@ -120,7 +121,9 @@ impl<'a> Runner<'a> {
                 }
                 Err(failure) if other && measured.failed < MOST_FAILURES => {
                     measured.failed += 1;
-                    self.bar.suspend(|| eprintln!("{}: {}: {}", stage.name, case.label(), failure.message));
+                    self.bar.suspend(|| {
+                        say::error(format_args!("{}: {}: {}", stage.name, case.label(), failure.message))
+                    });
                 }
                 Err(failure) => return Err(failure),
             }

@@ -11,8 +11,9 @@ use wire::header::{HEADER_LEN, Header, ty};
 use wire::names::{DomainId, Ident, Port};
 use wire::version::Version;
 
-/// How long the daemon may take to greet and to answer: it waits for nobody to do either.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the daemon may take to greet and to answer. It waits itself while its agent does not read, which is no
+/// reason to give up quickly.
+const PATIENCE: Duration = ::daemon::core::ANSWER_LIMIT;
 
 /// Why a daemon was of no help.
 #[derive(Debug, thiserror::Error)]

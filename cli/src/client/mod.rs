@@ -6,6 +6,8 @@
 
 use std::ffi::OsString;
 
+use engine::say;
+
 use crate::failure::Failure;
 use crate::{qubesd, status, usage};
 
@@ -36,7 +38,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         && !plan.target.is_dom0()
         && let Err(error) = qubesd::call(qubesd::Socket::Admin, "admin.vm.Kill", &plan.target, b"")
     {
-        eprintln!("{PROGRAM}: cannot kill {}: {error}", plan.target);
+        say::error(format_args!("{PROGRAM}: cannot kill {}: {error}", plan.target));
     }
     match result {
         // Only what ran may be passed over, never that nobody knows how it ended.

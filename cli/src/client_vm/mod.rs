@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use engine::pump::Call;
-use engine::{datalink, localfd, pump, step};
+use engine::{datalink, localfd, pump, say, step};
 use ring::Transport;
 use wire::stream::Role;
 
@@ -49,7 +49,7 @@ fn report(failure: &Failure) -> i32 {
     if failure.message != REFUSED {
         failure.report(PROGRAM);
     }
-    eprintln!("{REFUSED}");
+    say::error(REFUSED);
     failure.status
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
+use engine::say;
 
 use super::builder::{Builder, Lab};
 use super::foreground::Foreground;
@@ -151,7 +152,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     act(cli.action).unwrap_or_else(|error| {
-        eprintln!("qrexec-lab: {error}");
+        say::error(format_args!("qrexec-lab: {error}"));
         125
     })
 }
@@ -181,26 +182,26 @@ fn run(args: LabArgs, command: Vec<OsString>) -> Result<i32, Error> {
 fn up(name: &str, args: LabArgs) -> Result<i32, Error> {
     store::clean()?;
     let lab = args.builder()?.stay(name).start()?;
-    println!("lab {name}: dom0, {}", lab.plan().vms.join(", "));
-    println!("folder {}", lab.layout().root().display());
+    say::output(format_args!("lab {name}: dom0, {}", lab.plan().vms.join(", ")));
+    say::output(format_args!("folder {}", lab.layout().root().display()));
     Ok(0)
 }
 
 fn status() -> Result<i32, Error> {
     let alive = store::clean()?;
     if alive.is_empty() {
-        println!("no lab is running");
+        say::output("no lab is running");
     }
     for layout in alive {
         let Ok(lab) = Lab::at(&layout) else { continue };
         let name = layout.root().file_name().unwrap_or_default();
-        println!("lab {} in {}", name.display(), layout.root().display());
+        say::output(format_args!("lab {} in {}", name.display(), layout.root().display()));
         let mut processes = lab.processes();
         processes.sort_by_key(|process| process.pid);
         for vm in std::iter::once(DOM0).chain(lab.plan().vms.iter().map(String::as_str)) {
-            println!("  {vm} (id {})", lab.plan().id(vm).unwrap_or_default());
+            say::output(format_args!("  {vm} (id {})", lab.plan().id(vm).unwrap_or_default()));
             for process in processes.iter().filter(|process| process.vm == vm) {
-                println!("    {:>7}  {}", process.pid, process.program);
+                say::output(format_args!("    {:>7}  {}", process.pid, process.program));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
+use engine::say;
 use rustix::process::{Signal, getpgrp};
 
 use super::control::{Answer, Bytes, Client, Request, Run};
@@ -66,7 +67,7 @@ impl Foreground {
                 return match client.answer()? {
                     Answer::Exited(code) => Ok(code),
                     Answer::Failed { code, why } => {
-                        eprintln!("qrexec-lab: {why}");
+                        say::error(format_args!("qrexec-lab: {why}"));
                         Ok(code)
                     }
                     Answer::Ready => Err(Error::new("the lab answers nonsense")),

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
+use engine::say;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, getpgrp, getpid, set_child_subreaper, setpgid, setsid};
 
@@ -171,7 +172,7 @@ impl Outside<'_> {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => {
                     // Not always news: the supervisor has reported what it knew about.
-                    eprintln!("the supervisor ended: {status}, signal {:?}", status.signal());
+                    say::error(format_args!("the supervisor ended: {status}, signal {:?}", status.signal()));
                     return Ok(());
                 }
             }
@@ -208,7 +209,7 @@ fn spawn(command: &mut Command) -> Result<Child, Error> {
 pub(super) fn door(root: &Path) -> i32 {
     let Ok(_signals) = Signals::block(&SIGNALS[1..]) else { return 1 };
     if let Err(error) = engine::namespace::leave() {
-        eprintln!("no namespace here ({error}): the lab watches its processes itself");
+        say::error(format_args!("no namespace here ({error}): the lab watches its processes itself"));
         return NO_NAMESPACE;
     }
     let exe = match read_plan(&Layout::new(root)) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
+use engine::say;
 use rustix::fs::inotify;
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
@@ -211,7 +212,7 @@ impl Supervisor {
                 Some(Job::Part(part, vm)) => {
                     let text =
                         format!("the {part:?} of {vm} ended with {}", exit_code(status)).to_lowercase();
-                    eprintln!("{text}");
+                    say::error(&text);
                     if self.waiting.iter().any(|waiting| waiting.connection.is_none()) {
                         return Err(Error::new(format!("{text}{}", start::last_words(&self.plan))));
                     }

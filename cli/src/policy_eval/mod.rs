@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use daemon::policy_source::Disk;
+use engine::say;
 use policy::{Policy, Request, SystemInfo};
 
 use crate::{status, usage};
@@ -76,7 +77,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         _ => answer_lines(&mut io::stdin().lock(), &mut io::stdout().lock(), args.explain).map(|()| 0),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("{PROGRAM}: {error}");
+        say::error(format_args!("{PROGRAM}: {error}"));
         status::TROUBLE
     })
 }

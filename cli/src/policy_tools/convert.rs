@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use daemon::policy_source::Disk;
+use engine::say;
 use policy::{Policy, Rule, SystemInfo, Token, Verb};
 
 use super::admin::write;
@@ -69,10 +70,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         Err(why) => Some(why.clone()),
     };
     let Some(difference) = differs else {
-        println!("The old policy was converted to the new format.");
+        say::output("The old policy was converted to the new format.");
         return Ok(());
     };
-    eprintln!("The policy would not be the same:\n{difference}");
+    say::error(format_args!("The policy would not be the same:\n{difference}"));
     if keep() {
         return Ok(());
     }
@@ -98,7 +99,7 @@ fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> String {
 
 /// Only a clear no keeps what is different.
 fn keep() -> bool {
-    eprint!("Put everything back? [Y/n] ");
+    say::question("Put everything back? [Y/n] ");
     let mut line = String::new();
     let read = io::stdin().lock().read_line(&mut line);
     read.is_ok() && line.trim().eq_ignore_ascii_case("n")
@@ -235,7 +236,7 @@ fn save(path: &Path, name: &str, rules: &[&Rule], undo: &mut Undo) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::NotFound => undo.0.push(Change::Made(path.to_owned())),
         Err(error) => return Err(error),
     }
-    println!("Writing {}", path.display());
+    say::output(format_args!("Writing {}", path.display()));
     write(path, text.as_bytes()).map_err(io::Error::other)
 }
 

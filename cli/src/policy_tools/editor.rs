@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::Parser;
+use engine::say;
 
 use super::admin::Name;
 use super::admin::client::{CallError, Client};
@@ -53,7 +54,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         edit(file.path())?;
         let edited = std::fs::read(file.path()).map_err(Failure::during(file.path().display()))?;
         if edited == text {
-            eprintln!("{PROGRAM}: nothing was changed");
+            say::error(format_args!("{PROGRAM}: nothing was changed"));
             return Ok(());
         }
         let shown = file.path().display().to_string();
@@ -67,7 +68,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         } else {
             None
         };
-        eprintln!("{PROGRAM}: not taken: {}", refusal.as_deref().unwrap_or("it has errors"));
+        say::error(format_args!("{PROGRAM}: not taken: {}", refusal.as_deref().unwrap_or("it has errors")));
         let wish = again()?;
         if wish != Some(Wish::Edit) {
             let kept = file.into_temp_path().keep().map_err(Failure::during("keeping the file"))?;
@@ -76,7 +77,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             if refusal.is_some() || wish.is_none() {
                 return Err(Failure { status: 1, message });
             }
-            eprintln!("{PROGRAM}: {message}");
+            say::error(format_args!("{PROGRAM}: {message}"));
             return Ok(());
         }
     }
@@ -113,7 +114,7 @@ enum Wish {
 /// Asks for it; `None` at the end of the input.
 fn again() -> Result<Option<Wish>, Failure> {
     loop {
-        eprint!("What now? (e)dit again, (q)uit without a change: ");
+        say::question("What now? (e)dit again, (q)uit without a change: ");
         let mut line = String::new();
         let count = io::stdin().lock().read_line(&mut line).map_err(Failure::during("reading the answer"))?;
         match line.trim() {

@@ -10,6 +10,7 @@ use clap::Parser;
 use daemon::answer;
 use daemon::policy_source::Disk;
 use daemon::question::{Allow, Verdict};
+use engine::process::own_executable;
 use policy::Policy;
 use wire::names::Target;
 
@@ -209,7 +210,7 @@ fn connect(
         let source_told = allow.policy_source.as_ref().map_or(source, Target::as_str);
         let service = allow.service.as_ref().map_or(service, |service| service.as_str());
         let command = command_line(&allow, source_told, target, service);
-        let mut client = Command::new(std::env::current_exe().unwrap_or_else(|_| "qrexec-client".into()));
+        let mut client = Command::new(own_executable());
         client.arg0("qrexec-client").arg(if wait { "-EW" } else { "-E" }).args(["-d", to.as_str()]);
         client.args(["-c", &format!("{},{source},{}", waiting.ident, waiting.source_id)]);
         client.arg("--socket-dir").arg(&args.socket_dir).arg("--").arg(command);

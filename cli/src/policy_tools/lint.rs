@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use clap::Parser;
+use engine::say;
 use policy::{Files, Policy, Rule, Token};
 
 use crate::{status, usage};
@@ -63,7 +64,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
             Ok(true) => {}
             Ok(false) => worst = worst.max(1),
             Err(error) => {
-                eprintln!("{PROGRAM}: {error}");
+                say::error(format_args!("{PROGRAM}: {error}"));
                 worst = status::TROUBLE;
             }
         }

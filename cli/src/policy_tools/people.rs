@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::process::own_executable;
 use policy::{Ask, SystemInfo};
 use serde::{Deserialize, Serialize};
 
@@ -202,5 +203,5 @@ impl People {
 fn start_client(guivm: &str, service: &str, text: &[u8]) -> io::Result<(Ended, File)> {
     let command = format!("DEFAULT:QUBESRPC {service} dom0");
     let words = ["qrexec-client", "-d", guivm, &command].map(OsString::from);
-    Ended::start(&std::env::current_exe()?, &words, Some(text))
+    Ended::start(&own_executable(), &words, Some(text))
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use engine::say;
 
 use super::admin::write;
 use crate::failure::Failure;
@@ -65,7 +66,7 @@ fn copy(from: &Path, to: &Path, suffix: &str) -> Result<(), Failure> {
         }
         let target = to.join(name);
         if target.symlink_metadata().is_ok() {
-            eprintln!("{PROGRAM}: not overwriting {}", target.display());
+            say::error(format_args!("{PROGRAM}: not overwriting {}", target.display()));
             continue;
         }
         let text = fs::read(path).map_err(Failure::during(path.display()))?;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
-use engine::process::{Child, Program, spawn};
+use engine::process::{Child, Program, own_executable, spawn};
 use engine::reactor::{Interest, Reactor};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -69,7 +69,7 @@ impl Helpers {
             Preparation::Start(qube) => (c"start", qube),
             Preparation::Disposable(template) => (c"disposable", template),
         };
-        let file = CString::new(std::env::current_exe()?.as_os_str().as_bytes())?;
+        let file = CString::new(own_executable().into_os_string().into_vec())?;
         let args = [HELPER.to_owned(), verb.to_owned(), CString::new(name.as_str())?];
         let (stdin, lifeline) = pipe_with(PipeFlags::CLOEXEC)?;
         let (output, stdout) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;

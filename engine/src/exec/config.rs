@@ -5,10 +5,17 @@
 //! call, because a line that was meant to restrict something must never be dropped silently; only
 //! whole unknown keys are passed over, so that newer files work with older programs.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::ExecError;
 use super::paths::SearchPath;
+
+/// Bytes of a file; the settings that there are take a few hundred.
+const MAX_FILE: u64 = 64 << 10;
 
 /// The settings of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,8 +112,8 @@ impl ServiceConfig {
                 None => return Ok(Self::default()),
             },
         };
-        let text = std::fs::read(&file.path)
-            .map_err(|source| ExecError::Unreadable { path: file.path.clone(), source })?;
+        let text =
+            read(&file.path).map_err(|source| ExecError::Unreadable { path: file.path.clone(), source })?;
         let parsed = parse(&text).map_err(|source| ExecError::Config { path: file.path.clone(), source })?;
         parsed.log_unknown(&file.path);
         Ok(parsed.config)
@@ -129,6 +136,21 @@ impl ServiceConfig {
         .into_iter()
         .find_map(|(set, key)| set.then_some(key))
     }
+}
+
+/// The bytes of a file. Whoever waits for a pipe, or reads a device without end, serves no other call meanwhile.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a configuration is a file"));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a configuration has at most 64 KiB"));
+    }
+    Ok(text)
 }
 
 impl Parsed {

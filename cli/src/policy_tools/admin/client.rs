@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use clap::Parser;
+use engine::process::own_executable;
 
 use super::service::NOT_FOUND;
 use super::{Admin, Error, MAX_FILE, Name};
@@ -86,7 +87,7 @@ impl Client {
 }
 
 fn call_dom0(service: &str, input: &[u8]) -> io::Result<Result<Vec<u8>, CallError>> {
-    let output = Command::new(std::env::current_exe()?)
+    let output = Command::new(own_executable())
         .arg0("qrexec-client-vm")
         .args(["--", "dom0", service])
         .stdin(in_memory(input)?)

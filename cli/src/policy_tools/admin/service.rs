@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use clap::Parser;
+use engine::say;
 
 use super::{Admin, Error, MAX_FILE, Name};
 use crate::failure::Failure;
@@ -106,7 +107,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
             0
         }
         Err(error) => {
-            eprintln!("{PROGRAM}: {full:?} by {source:?}: {} {error}", error.class());
+            say::error(format_args!("{PROGRAM}: {full:?} by {source:?}: {} {error}", error.class()));
             match error {
                 Error::NotFound(_) => NOT_FOUND,
                 Error::Io(_) => INTERNAL,

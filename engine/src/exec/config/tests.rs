@@ -86,3 +86,28 @@ fn a_forced_user_excludes_what_only_sockets_do() {
         assert!(!config(&format!("{key}=true")).allows_fork_server());
     }
 }
+
+/// Whatever lies where a configuration is expected: no call waits for it, and none runs without it.
+#[test]
+fn only_a_file_of_a_sensible_size_is_read() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let folders = SearchPath::new(folder.path().as_os_str());
+    let path = folder.path().join("test.Odd");
+    let load = || {
+        let loaded = ServiceConfig::load(&folders, "test.Odd+", "test.Odd");
+        std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).expect("remove");
+        loaded.map_err(|error| error.code())
+    };
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("fifo");
+    assert_eq!(load(), Err(125));
+    std::fs::create_dir(&path).expect("mkdir");
+    assert_eq!(load(), Err(125));
+    std::os::unix::fs::symlink("/dev/zero", &path).expect("link");
+    assert_eq!(load(), Err(125));
+    let _socket = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+    assert_eq!(load(), Err(125));
+    std::fs::write(&path, "#".repeat(64 << 10)).expect("write");
+    assert_eq!(load(), Ok(ServiceConfig::default()));
+    std::fs::write(&path, "#".repeat((64 << 10) + 1)).expect("write");
+    assert_eq!(load(), Err(125));
+}
