@@ -63,19 +63,30 @@ fn each_call_has_its_line() {
         let read = |vm: &str, name: &str| std::fs::read_to_string(lab.layout().log(vm).join(name)).unwrap();
         let log = read("vault", "agent.log");
         let line = log.lines().find(|line| line.contains("exit code")).unwrap_or_else(|| panic!("{log}"));
-        for part in ["test.Three+x work", "exit code 3", "7 bytes in", "7 bytes out", " s"] {
+        for part in ["test.Three+x work", "exit code 3", "7 bytes in", "7 bytes out", " s, port "] {
             assert!(line.contains(part), "{line:?}: {part:?}");
         }
+        assert!(has_time(line), "{line:?}");
+        // What joins the lines of one call.
+        let port = line.rsplit(' ').next().unwrap().to_owned();
         // The agent is heard of by dom0 after its program has ended.
         for daemon in ["daemon-work.log", "daemon-vault.log"] {
             eventually("the daemons' lines", || about(&read("dom0", daemon), "test.Three") == 1);
         }
         let log = read("dom0", "daemon-work.log");
-        has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", ", port "]);
+        let port = format!(", port {port}");
+        has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", &port]);
+        assert!(log.lines().all(has_time), "{log}");
         assert!(!log.contains("payload"));
         // The daemon of the target knows who called.
-        has(&read("dom0", "daemon-vault.log"), &["work -> vault: test.Three+x: ended after ", ", port "]);
+        has(&read("dom0", "daemon-vault.log"), &["work -> vault: test.Three+x: ended after ", &port]);
     });
+}
+
+/// Whether a line of a log file says when it was written: a moment ago.
+fn has_time(line: &str) -> bool {
+    let time = line.split(' ').next().and_then(|word| humantime::parse_rfc3339(word).ok());
+    time.and_then(|time| time.elapsed().ok()).is_some_and(|ago| ago < common::DEADLINE)
 }
 
 /// How many lines have this in them.

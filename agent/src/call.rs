@@ -50,7 +50,9 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
         }
     };
     match (link, started) {
-        (Ok((channel, version)), Ok((started, log))) => pumped(channel, version, started, log, &job.label),
+        (Ok((channel, version)), Ok((started, log))) => {
+            pumped(channel, version, started, log, &job.label, port)
+        }
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
             report(channel, version, code, false)
@@ -113,7 +115,14 @@ fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {
     }
 }
 
-fn pumped(channel: Channel, version: Version, started: Started, log: Option<StderrLog>, label: &str) -> i32 {
+fn pumped(
+    channel: Channel,
+    version: Version,
+    started: Started,
+    log: Option<StderrLog>,
+    label: &str,
+    port: u32,
+) -> i32 {
     tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
     let outcome = pump::run(
@@ -135,7 +144,7 @@ fn pumped(channel: Channel, version: Version, started: Started, log: Option<Stde
     step::reached("pump: ends");
     let status = status(&outcome, label);
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
-    tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s");
+    tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
     status
 }
 

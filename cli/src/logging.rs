@@ -8,8 +8,10 @@ mod limit;
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::time::SystemTime;
 
 use clap::Command;
+use rustix::fs::FileType;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -112,7 +114,7 @@ impl Subscriber for Log {
 
     fn event(&self, event: &Event<'_>) {
         let level = event.metadata().level();
-        let mut line = if self.journal { format!("<{}>", priority(level)) } else { format!("{level:>5} ") };
+        let mut line = beginning(level, self.journal, self.limit.is_some());
         event.record(&mut Words(&mut line));
         line.push('\n');
         let _ = match &self.limit {
@@ -145,6 +147,27 @@ impl Visit for Words<'_> {
             name => write!(self.0, " {name}={value:?}"),
         };
     }
+}
+
+/// What stands in front of a line of this level.
+fn beginning(level: &Level, journal: bool, resident: bool) -> String {
+    match (journal, resident) {
+        (true, _) => format!("<{}>", priority(level)),
+        // Nobody but us says when it was.
+        (false, true) if stderr_is_file() => format!("{} {level:>5} ", now()),
+        (false, _) => format!("{level:>5} "),
+    }
+}
+
+/// A daemon becomes one with a log file while it runs, so this is asked for each line.
+fn stderr_is_file() -> bool {
+    let stat = rustix::fs::fstat(rustix::stdio::stderr());
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+}
+
+/// The time of a line, the same in every time zone: calls are followed from one machine's log to another's.
+fn now() -> impl fmt::Display {
+    humantime::format_rfc3339_millis(SystemTime::now())
 }
 
 /// Syslog's numbers.

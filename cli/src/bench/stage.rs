@@ -239,8 +239,8 @@ impl Stage {
     pub(super) fn warnings(&self) -> String {
         let texts =
             self.logs().unwrap_or_default().map(|log| std::fs::read_to_string(log).unwrap_or_default());
-        let complaint =
-            |line: &&str| ["WARN", "ERROR"].iter().any(|level| line.trim_start().starts_with(level));
+        // The time, then the level.
+        let complaint = |line: &&str| matches!(line.split_whitespace().nth(1), Some("WARN" | "ERROR"));
         let lines = texts.iter().flat_map(|text| text.lines().filter(complaint)).take(WARNINGS);
         lines.map(|line| format!("\n{line}")).collect()
     }

@@ -105,8 +105,8 @@ impl Limited {
     }
 
     fn notice(&self, dropped: u64) -> String {
-        let level = if self.journal { "<4>" } else { " WARN " };
-        format!("{level}{dropped} log lines were suppressed: there were too many\n")
+        let beginning = super::beginning(&Level::WARN, self.journal, true);
+        format!("{beginning}{dropped} log lines were suppressed: there were too many\n")
     }
 }
 
