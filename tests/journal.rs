@@ -18,7 +18,8 @@ const STREAMS: &str = "/run/systemd/journal/stdout";
 /// Set where the journal is the test's own.
 const PRIVATE: &str = "QREXEC_TEST_JOURNAL";
 
-/// Folders that nobody else sees, in which the journal keeps all that it has; then this test again.
+/// Folders that nobody else sees, in which the journal keeps all that it has; then this test again. All that it starts
+/// ends with it.
 const PRIVATE_RUN: &str = "
 mount -t tmpfs none /run || exit 77
 mkdir -p /run/systemd/journal /run/log/journal /run/systemd/journald.conf.d
@@ -37,7 +38,8 @@ fn the_journal_knows_the_agents_lines_and_the_services() {
     }
     let root = rustix::process::geteuid().is_root();
     let mut command = Command::new("unshare");
-    command.arg("--mount").args((!root).then_some("--map-root-user")).args(["sh", "-c", PRIVATE_RUN, "sh"]);
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args((!root).then_some("--map-root-user")).args(["sh", "-c", PRIVATE_RUN, "sh"]);
     command.arg(std::env::current_exe().unwrap()).env(PRIVATE, "1");
     command.args(["--exact", "the_journal_knows_the_agents_lines_and_the_services", "--nocapture"]);
     match command.status().map(|status| status.code()) {
