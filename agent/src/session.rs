@@ -7,7 +7,7 @@ use std::time::Instant;
 /// not gather them for ever.
 pub(crate) const MOST: usize = 256;
 
-/// Who waits for whose session, and until when: a caller that waits for its data link gives up at some time.
+/// Who waits for whose session, and until when: a caller in a VM gives up at some time.
 #[derive(Debug)]
 pub(crate) struct Sessions<T> {
     waiting: BTreeMap<String, Vec<(Option<Instant>, T)>>,

@@ -9,6 +9,7 @@ use engine::exec::ExecError;
 use engine::process::fork_pump;
 use engine::step;
 use wire::command::ServiceCall;
+use wire::names::DomainId;
 
 use super::{Agent, Thing};
 use crate::core::{CallId, Start};
@@ -38,8 +39,9 @@ impl Agent {
         tracing::info!("{}", job.label);
         let awaited = job.awaited_session().map(|(user, call)| (user.to_owned(), call.clone()));
         let Some((user, for_call)) = awaited else { return self.launch(call, job) };
-        // Nobody waits for what is only started.
-        let until = (!job.just).then(|| Instant::now() + WAIT_VM);
+        // A caller in dom0 says itself how long it waits, if it does.
+        let from_vm = job.endpoint.domain != DomainId::DOM0;
+        let until = from_vm.then(|| Instant::now() + WAIT_VM);
         match self.sessions.wait(&user, until, (call, job)) {
             Ok(true) => self.await_session(user, &for_call),
             Ok(false) => {}
