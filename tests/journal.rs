@@ -60,9 +60,13 @@ impl Drop for Running {
 }
 
 fn with_a_journal() {
-    let _journal =
+    let mut journal =
         Running(Command::new(JOURNALD).stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    eventually("a journal", || UnixStream::connect(STREAMS).is_ok());
+    let mut has_ended = || journal.0.try_wait().unwrap().is_some();
+    eventually("a journal", || UnixStream::connect(STREAMS).is_ok() || has_ended());
+    if has_ended() {
+        return println!("skipped: {JOURNALD} does not run here");
+    }
     let root = folder();
     let root = root.path();
     let service = root.join("test.Complains");
