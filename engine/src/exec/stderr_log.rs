@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SendFlags;
 use wire::command::ServiceCall;
 
 /// Where systemd's journal takes a stream of lines.
@@ -54,16 +54,20 @@ impl StderrLog {
         rustix::stdio::stderr().as_fd().try_clone_to_owned()
     }
 
-    /// Opens a stream into the journal: a header of seven lines, then the log's lines.
-    fn journal_stream(&self) -> Result<OwnedFd, Errno> {
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(JOURNAL)?)?;
+    /// Opens a stream into the journal: a header of seven lines, then the log's lines. A journal that takes nobody at
+    /// the moment is none.
+    fn journal_stream(&self) -> io::Result<OwnedFd> {
+        let socket = ring::unix::connect_nonblocking(Path::new(JOURNAL))?;
         // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
         // console.
         let header = format!("{}\n\n{PRIORITY}\n0\n0\n0\n0\n", self.tag);
         let sent = rustix::net::send(&socket, header.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-        if sent == header.len() { Ok(socket) } else { Err(Errno::AGAIN) }
+        if sent != header.len() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // A service that writes into it itself expects an ordinary stream.
+        rustix::io::ioctl_fionbio(&socket, false)?;
+        Ok(socket)
     }
 }
 
