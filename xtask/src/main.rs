@@ -15,6 +15,8 @@ mod perf;
 mod sources;
 mod steps;
 mod suites;
+#[cfg(test)]
+mod wait_for_session;
 mod xen;
 
 use std::process::ExitCode;
