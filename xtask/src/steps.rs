@@ -49,7 +49,7 @@ pub(crate) fn is_there(program: &str, args: &[&str]) -> bool {
 /// missing looks the same. So that it is not lost among an hour's lines, CI collects it in a file and says it at its end.
 pub(crate) fn skipped(name: &str, why: &str) {
     eprintln!("== {name}: skipped, {why}");
-    let Some(list) = std::env::var_os("QREXEC_SKIPPED") else { return };
+    let Some(list) = std::env::var_os("CI_SKIPPED") else { return };
     let written = OpenOptions::new().create(true).append(true).open(list);
     if let Err(error) = written.and_then(|mut list| writeln!(list, "SKIPPED: {name}: {why}")) {
         eprintln!("SKIPPED: {name}: {why} (and nobody will say so: {error})");
