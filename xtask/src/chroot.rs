@@ -119,6 +119,7 @@ impl System {
         findings("units, group and folders", Ok(self.wrong_state(package.side)))?;
         self.step("the field's policy stays", stand_ins::POLICY_STAYS)?;
         self.step("a package that needs the field's", stand_ins::DEPENDANT)?;
+        self.step("no windows, no waiting", "timeout 10 /etc/qubes-rpc/qubes.WaitForSession </dev/null")?;
         self.try_programs(package.side)?;
         if pam && package.side.has_logins() {
             self.step("the agent has PAM", "ldd /usr/lib/qubes/qrexec-agent | grep libpam.so.0")?;
