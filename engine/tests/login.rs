@@ -1,6 +1,7 @@
 //! Root's way to run a call. Becoming another user forks, which needs a process with one thread, so
 //! this test is a program of its own; without root there is nothing to test. With the feature `pam` the program starts
-//! itself again where PAM has the configuration that is installed, and a `common-session` that keeps a record.
+//! itself again where PAM has a configuration that is installed, and what that includes keeps a record: once with Debian's
+//! `common-session`, once with `system-auth` and `postlogin`.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +15,7 @@ fn main() {
         return;
     }
     if cfg!(feature = "pam") && std::env::var_os(PRIVATE).is_none() {
-        return with_private_pam();
+        return FILES.iter().for_each(|(installed, includes)| with_private_pam(installed, includes));
     }
     let dir = tempfile::tempdir().expect("tempdir");
     for path in [
@@ -41,30 +42,35 @@ fn main() {
     }
 }
 
-/// Set where `/etc/pam.d` is the test's own.
+/// Set where `/etc/pam.d` is the test's own: the files that PAM's service includes.
 const PRIVATE: &str = "QREXEC_TEST_PAM";
+
+/// The files for PAM's service, of which one is installed, with what each of them includes.
+const FILES: [(&str, &str); 2] =
+    [("qrexec", "common-session"), ("qrexec.system-auth", "system-auth postlogin")];
 
 /// A folder of PAM's configuration that nobody else sees. `pam_exec` records what happens to sessions, `pam_env` gives
 /// them a variable.
 const PRIVATE_PAM: &str = "
 mount -t tmpfs none /etc/pam.d && cp \"$1\" /etc/pam.d/qrexec || exit 77
-cat >/etc/pam.d/common-session <<'END'
-session required pam_exec.so quiet /etc/pam.d/record
-session required pam_env.so conffile=/etc/pam.d/variables
-END
+for name in $QREXEC_TEST_PAM; do
+    echo \"session required pam_exec.so quiet /etc/pam.d/record $name\" >/etc/pam.d/$name
+    echo 'session required pam_env.so conffile=/etc/pam.d/variables' >>/etc/pam.d/$name
+done
 echo 'QREXEC_TEST_OF_PAM DEFAULT=dropped' >/etc/pam.d/variables
 echo 'TEST_OF_PAM DEFAULT=kept' >>/etc/pam.d/variables
-printf '#!/bin/sh\\necho $PAM_TYPE $PAM_USER $PAM_SERVICE >>/etc/pam.d/log\\n' >/etc/pam.d/record
+printf '#!/bin/sh\\necho $1 $PAM_TYPE $PAM_USER $PAM_SERVICE >>/etc/pam.d/log\\n' >/etc/pam.d/record
 chmod 755 /etc/pam.d/record
 exec \"$2\"
 ";
 
-fn with_private_pam() {
-    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/pam.d/qrexec");
+fn with_private_pam(installed: &str, includes: &str) {
+    println!("login: with {installed}");
+    let installed = format!("{}/../dist/pam.d/{installed}", env!("CARGO_MANIFEST_DIR"));
     let status = std::process::Command::new("unshare")
-        .args(["--mount", "sh", "-c", PRIVATE_PAM, "sh", installed])
+        .args(["--mount", "sh", "-c", PRIVATE_PAM, "sh", &installed])
         .arg(std::env::current_exe().expect("our own file"))
-        .env(PRIVATE, "1")
+        .env(PRIVATE, includes)
         .status();
     match status.map(|status| status.code()) {
         Ok(Some(0)) => {}
@@ -77,9 +83,13 @@ fn pam_has_a_session_around_the_call(services: &Services) {
     const LOG: &str = "/etc/pam.d/log";
     std::fs::remove_file(LOG).expect("the sessions of the calls before");
     let (out, code) = call(services, "nobody:QUBESRPC test.Pam work");
-    assert_eq!((out.as_str(), code), ("kept\nopen_session nobody qrexec\n", 3));
+    let includes = std::env::var(PRIVATE).expect("the files that are included");
+    let record = |what: &str| -> String {
+        includes.split(' ').map(|file| format!("{file} {what}_session nobody qrexec\n")).collect()
+    };
+    assert_eq!((out, code), (format!("kept\n{}", record("open")), 3));
     let log = std::fs::read_to_string(LOG).expect("a record");
-    assert_eq!(log, "open_session nobody qrexec\nclose_session nobody qrexec\n");
+    assert_eq!(log, record("open") + &record("close"));
 }
 
 const WHO: &str = "#!/bin/sh\necho $(id -un) $USER $HOME\n\

@@ -1,7 +1,8 @@
 //! `cargo xtask chroot`: installs the Debian packages in a clean system, tries them there, and removes them again.
 //!
-//! The system is what `mmdebstrap` or `debootstrap` makes of the packages that Debian calls essential, in a folder that
-//! goes afterwards. It needs root, one of the two, and a mirror; without one of these it says what it lacks and is done.
+//! The system is what `mmdebstrap` or `debootstrap` makes of the packages that Debian calls essential, with systemd, in a
+//! folder that goes afterwards. It needs root, one of the two, and a mirror; without one of these it says what it lacks
+//! and is done.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,14 +12,29 @@ use std::process::Command;
 use crate::install::Side;
 use crate::lean;
 use crate::package::{self, Package};
-use crate::steps::{Failure, findings, is_there, said, step};
+use crate::steps::{Failure, findings, is_there, said, skipped, step};
+
+mod stand_ins;
 
 /// What can make a system, and how it makes a small one.
-const TOOLS: [(&str, &[&str]); 2] =
-    [("mmdebstrap", &["--quiet", "--variant=essential"]), ("debootstrap", &["--variant=minbase"])];
+const TOOLS: [(&str, &[&str]); 2] = [
+    ("mmdebstrap", &["--quiet", "--variant=essential", "--include=passwd,systemd"]),
+    ("debootstrap", &["--variant=minbase", "--include=passwd,systemd"]),
+];
 
-/// What installing anything changes, and what is not of the system: relative to the root.
-const NOT_LOOKED_AT: [&str; 6] = ["dev", "proc", "sys", "var/cache", "var/lib/dpkg", "var/log/dpkg.log"];
+/// What installing anything changes, and what is not of the system: relative to the root. The group `qubes` stays, and
+/// with it the copies of the files it was added to; what is in `/run` goes when the system does.
+const NOT_LOOKED_AT: [&str; 9] = [
+    "dev",
+    "etc/group-",
+    "etc/gshadow-",
+    "proc",
+    "run",
+    "sys",
+    "var/cache",
+    "var/lib/dpkg",
+    "var/log/dpkg.log",
+];
 
 /// A call between two VMs of a lab, by the installed programs.
 const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try && \
@@ -27,6 +43,7 @@ const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try 
      sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; cd / && rm -r /tmp/try; exit $status";
 
 /// Policy asks, and the user says yes: by the services that were installed, to the agent that his session starts.
+/// In a qube that dom0 has made a GUI qube; elsewhere nobody is asked.
 const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && cd /tmp/try && \
      printf '#!/bin/sh\\ncat >/dev/null; echo allow:vault\\n' >yes && chmod +x yes && \
      echo 'test.Ask * work @anyvm ask' >policy.d/30-user.policy && \
@@ -34,21 +51,24 @@ const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && cd /tmp/try && 
      printf '{\"domains\": {\"dom0\": {\"type\": \"AdminVM\", %s}, \"work\": {\"type\": \"AppVM\", %s}, \
      \"vault\": {\"type\": \"AppVM\", %s}}}' \"$qube\" \"$qube\" \"$qube\" >system.json || exit; \
      command=$(sed -n 's/^Exec=//p' /etc/xdg/autostart/qrexec-policy-agent.desktop); \
+     test -x /usr/sbin/qrexec-daemon || { $command && mkdir -p /run/qubes-service && : >/run/qubes-service/guivm; } || exit; \
      $command --program /tmp/try/yes & agent=$!; \
      until test -S /run/qubes/policy-agent.sock || ! kill -0 $agent; do :; done; \
      qrexec-policy-exec --path policy.d --system-info system.json -- work @default test.Ask | grep -x result=allow; \
-     status=$?; kill $agent; wait $agent; cd / && rm -r /tmp/try && rmdir /run/qubes; exit $status";
+     status=$?; kill $agent; wait $agent; cd / && rm -r /tmp/try; exit $status";
 
 pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     if said(Command::new("id").arg("-u"))? != "0" {
-        return skip("only root can make a system");
+        skipped("chroot", "only root can make a system");
+        return Ok(());
     }
     let Some((tool, args)) = TOOLS.iter().find(|(tool, _)| is_there(tool, &["--version"])) else {
-        return skip("neither mmdebstrap nor debootstrap is installed");
+        skipped("chroot", "neither mmdebstrap nor debootstrap is installed");
+        return Ok(());
     };
     let mut options = options.clone();
     if !options.no_pam && !lean::can_link_pam() {
-        eprintln!("== chroot: without PAM, there is no libpam to link with");
+        skipped("chroot", "PAM was not tried, there is no libpam to link with");
         options.no_pam = true;
     }
     let packages = package::run(&options)?;
@@ -57,7 +77,8 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     let suite = said(Command::new("sh").args(["-c", ". /etc/os-release && echo $VERSION_CODENAME"]))?;
     let mut bootstrap = Command::new(tool);
     if let Err(failure) = step(tool, bootstrap.args(*args).arg(suite).arg(&system.root)) {
-        return skip(&format!("there is no system to install in: {failure}"));
+        skipped("chroot", &format!("there is no system to install in: {failure}"));
+        return Ok(());
     }
     for (package, file) in &packages {
         system.try_out(package, file, !options.no_pam)?;
@@ -66,14 +87,16 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn skip(why: &str) -> Result<(), Failure> {
-    eprintln!("== chroot: skipped, {why}");
-    Ok(())
-}
-
 /// Whether people call it: the others are called with words of a fixed form, and have no manual page.
 fn has_options(program: &str) -> bool {
     !["qubes-rpc-multiplexer", "qubes-policy-admin"].iter().any(|other| program.ends_with(other))
+}
+
+/// Installs the package again over itself, its units disabled.
+fn disabled_stays(side: Side) -> String {
+    let units: Vec<_> = side.units().collect();
+    let units = units.join(" ");
+    format!("systemctl disable {units} && dpkg --install /package.deb && ! systemctl is-enabled {units}")
 }
 
 /// A system in a folder.
@@ -82,24 +105,30 @@ struct System {
 }
 
 impl System {
-    /// Installs a package, looks at it, uses it, and removes it without a trace.
+    /// Installs a package in the place of the field's, looks at it, uses it, and removes it without a trace.
     fn try_out(&self, package: &Package, file: &Path, pam: bool) -> Result<(), Failure> {
         let name = package.name;
         let before = self.files()?;
+        self.step("the field's package", &stand_ins::field(package.side))?;
         let copy = self.root.join("package.deb");
         fs::copy(file, &copy).map_err(|error| format!("{}: {error}", file.display()))?;
-        let installed = self.step(&format!("install {name}"), "dpkg --install /package.deb");
-        fs::remove_file(copy).map_err(|error| error.to_string())?;
-        installed?;
+        self.step(&format!("install {name}"), "dpkg --install /package.deb")?;
         self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
         findings("files", Ok(self.missing(package.side)))?;
         findings("links", Ok(self.wrong_links(package.side)))?;
+        findings("units, group and folders", Ok(self.wrong_state(package.side)))?;
+        self.step("the field's policy stays", stand_ins::POLICY_STAYS)?;
+        self.step("a package that needs the field's", stand_ins::DEPENDANT)?;
+        self.step("no windows, no waiting", "timeout 10 /etc/qubes-rpc/qubes.WaitForSession </dev/null")?;
         self.try_programs(package.side)?;
         if pam && package.side.has_logins() {
             self.step("the agent has PAM", "ldd /usr/lib/qubes/qrexec-agent | grep libpam.so.0")?;
         }
         self.verify_units(package.side)?;
-        self.step(&format!("remove {name}"), &format!("dpkg --purge {name}"))?;
+        self.step("a disabled unit stays so when it is updated", &disabled_stays(package.side))?;
+        self.step(&format!("remove {name}"), &format!("dpkg --remove {name} && rm /package.deb"))?;
+        self.step("nothing starts any more", "! find /etc/systemd -name 'qubes-*' | grep .")?;
+        self.step(&format!("purge {name}"), &format!("dpkg --purge {name} qubes-core-qrexec"))?;
         let after = self.files()?;
         let changed = before.symmetric_difference(&after).map(|path| path.display().to_string());
         findings("nothing is left", Ok(changed.collect()))
@@ -145,6 +174,30 @@ impl System {
             self.command(&test).status().is_ok_and(|status| status.success())
         };
         side.links().filter(|(path, to)| !leads(path, to)).map(|(path, _)| path.to_owned()).collect()
+    }
+
+    /// What the package's scripts had to do, and is not so.
+    fn wrong_state(&self, side: Side) -> Vec<String> {
+        let units = side.units().flat_map(|unit| {
+            let link = format!("/etc/systemd/system/multi-user.target.wants/{unit}");
+            [
+                format!("test \"$(readlink -f {link})\" = /usr/lib/systemd/system/{unit}"),
+                format!("test \"$(systemctl is-enabled {unit})\" = enabled"),
+            ]
+        });
+        let shared = side.shared().map(|path| (path, "775"));
+        let made =
+            [("/run/qubes/rpc-config", "755"), ("/run/qubes-rpc", "755"), ("/run/qubes/policy.d", "2770")];
+        let made = made.into_iter().filter(|(path, _)| side == Side::Dom0 || !path.ends_with("policy.d"));
+        let folders = shared
+            .chain(made)
+            .map(|(path, mode)| format!("test \"$(stat --format '%a %U %G' {path})\" = '{mode} root qubes'"));
+        let tests = units.chain(folders).chain(
+            ["getent group qubes | grep :98:", "test -x /etc/qubes-rpc/qubes.WaitForSession"]
+                .map(str::to_owned),
+        );
+        let is_wrong = |test: &String| !self.command(test).status().is_ok_and(|status| status.success());
+        tests.filter(is_wrong).collect()
     }
 
     /// systemd's own opinion of the units.

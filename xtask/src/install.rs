@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::lean::{self, Built};
+use crate::logins::{DEBIANS, Logins};
 use crate::steps::{Failure, cargo, root, step};
 
 /// Which half of the system gets its programs.
@@ -43,6 +44,26 @@ impl Side {
         PROGRAMS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
     }
 
+    /// Files that administrators may edit.
+    pub(crate) fn conffiles(self) -> impl Iterator<Item = &'static str> {
+        self.files().filter(|path| path.starts_with("/etc/") && FILES.iter().any(|(.., file)| file == path))
+    }
+
+    /// What systemd makes folders by.
+    pub(crate) fn tmpfiles(self) -> impl Iterator<Item = &'static str> {
+        self.files().filter_map(|path| path.strip_prefix("lib/tmpfiles.d/"))
+    }
+
+    /// Its units that start with the system.
+    pub(crate) fn units(self) -> impl Iterator<Item = &'static str> {
+        UNITS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, unit)| *unit)
+    }
+
+    /// Its folders that the group `qubes` writes.
+    pub(crate) fn shared(self) -> impl Iterator<Item = &'static str> {
+        SHARED.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
+    }
+
     /// Everything that is installed for it but manual pages and completions; below the prefix, or absolute.
     pub(crate) fn files(self) -> impl Iterator<Item = &'static str> {
         let files = FILES.iter().filter(move |(side, ..)| self.wants(*side)).map(|(.., path)| *path);
@@ -68,30 +89,30 @@ pub(crate) struct Options {
     no_pam: bool,
 }
 
-/// The programs: side, path below the prefix.
+/// The programs: side, path below the prefix. A qube may show the windows of others and ask for them, or be where policy
+/// is written: it has the policy's programs too.
 const PROGRAMS: &[(Side, &str)] = &[
     (Side::Vm, "lib/qubes/qrexec-agent"),
     (Side::Vm, "bin/qrexec-client-vm"),
     (Side::Vm, "lib/qubes/qrexec-client-vm"),
     (Side::Vm, "lib/qubes/qrexec_client_vm"),
     (Side::Vm, "bin/qrexec-fork-server"),
-    (Side::Vm, "lib/qubes/qubes-rpc-multiplexer"),
     (Side::Dom0, "sbin/qrexec-daemon"),
     (Side::Dom0, "bin/qrexec-client"),
     (Side::Dom0, "lib/qubes/qrexec-client"),
-    (Side::Dom0, "lib/qubes/qubes-rpc-multiplexer"),
-    (Side::Dom0, "bin/qrexec-policy"),
-    (Side::Dom0, "bin/qrexec-policy-agent"),
-    (Side::Dom0, "bin/qrexec-policy-daemon"),
     (Side::Dom0, "bin/qrexec-policy-eval"),
-    (Side::Dom0, "bin/qrexec-policy-exec"),
-    (Side::Dom0, "bin/qrexec-policy-graph"),
-    (Side::Dom0, "bin/qrexec-policy-restore"),
-    (Side::Dom0, "bin/qrexec-legacy-convert"),
-    (Side::Dom0, "bin/qubes-policy"),
-    (Side::Dom0, "bin/qubes-policy-admin"),
-    (Side::Dom0, "bin/qubes-policy-editor"),
-    (Side::Dom0, "bin/qubes-policy-lint"),
+    (Side::All, "lib/qubes/qubes-rpc-multiplexer"),
+    (Side::All, "bin/qrexec-policy"),
+    (Side::All, "bin/qrexec-policy-agent"),
+    (Side::All, "bin/qrexec-policy-daemon"),
+    (Side::All, "bin/qrexec-policy-exec"),
+    (Side::All, "bin/qrexec-policy-graph"),
+    (Side::All, "bin/qrexec-policy-restore"),
+    (Side::All, "bin/qrexec-legacy-convert"),
+    (Side::All, "bin/qubes-policy"),
+    (Side::All, "bin/qubes-policy-admin"),
+    (Side::All, "bin/qubes-policy-editor"),
+    (Side::All, "bin/qubes-policy-lint"),
 ];
 
 /// Services of dom0 that the executable provides itself, by name.
@@ -108,19 +129,22 @@ const SERVICES: &[&str] = &[
     "policy.include.Replace",
 ];
 
-/// Links to sockets: side, where they are, where they lead. Who asks the user in dom0 is in his session.
+/// Links to sockets: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in his session.
 const LINKS: &[(Side, &str, &str)] = &[
-    (Side::Dom0, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
-    (Side::Dom0, "/etc/qubes-rpc/policy.New", POLICY_AGENT),
-    (Side::Dom0, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
+    (Side::All, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
+    (Side::All, "/etc/qubes-rpc/policy.New", POLICY_AGENT),
+    (Side::All, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
 ];
 
 /// Where `qrexec-policy-agent` takes questions.
 const POLICY_AGENT: &str = "/var/run/qubes/policy-agent.sock";
 
-/// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix.
+/// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix. A script there is one
+/// here.
 const FILES: &[(Side, &str, &str)] = &[
-    (Side::Vm, "pam.d/qrexec", "/etc/pam.d/qrexec"),
+    (Side::Vm, DEBIANS, "/etc/pam.d/qrexec"),
+    (Side::All, "qubes-rpc/qubes.WaitForSession", "/etc/qubes-rpc/qubes.WaitForSession"),
+    (Side::All, "libexec/qrexec-policy-agent-autostart", "lib/qubes/qrexec-policy-agent-autostart"),
     (Side::Vm, "systemd/qubes-qrexec-agent.service", "lib/systemd/system/qubes-qrexec-agent.service"),
     (
         Side::Vm,
@@ -133,7 +157,7 @@ const FILES: &[(Side, &str, &str)] = &[
         "systemd/qubes-qrexec-policy-daemon.service",
         "lib/systemd/system/qubes-qrexec-policy-daemon.service",
     ),
-    (Side::Dom0, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
+    (Side::All, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
     (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
     (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
 ];
@@ -147,6 +171,14 @@ const FOLDERS: &[(Side, &str)] = &[
     (Side::Dom0, "/var/log/qubes"),
 ];
 
+/// Units that start with the system.
+const UNITS: &[(Side, &str)] =
+    &[(Side::Vm, "qubes-qrexec-agent.service"), (Side::Dom0, "qubes-qrexec-policy-daemon.service")];
+
+/// Folders that the group `qubes` writes.
+const SHARED: &[(Side, &str)] =
+    &[(Side::Dom0, "/etc/qubes/policy.d"), (Side::Dom0, "/etc/qubes/policy.d/include")];
+
 /// Where the executable goes, below the prefix.
 const EXECUTABLE: &str = "lib/qubes/qrexec";
 
@@ -156,7 +188,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
     }
     let built = lean::build(options.side.has_logins() && !options.no_pam)?;
-    let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side };
+    let logins = Logins::of(&options.destdir);
+    let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side, logins };
     tree.fill(&built)
 }
 
@@ -165,6 +198,7 @@ pub(crate) struct Tree<'a> {
     pub(crate) prefix: &'a Path,
     pub(crate) destdir: &'a Path,
     pub(crate) side: Side,
+    pub(crate) logins: Logins,
 }
 
 impl Tree<'_> {
@@ -188,15 +222,23 @@ impl Tree<'_> {
             link(Path::new(to), &self.place(path))?;
         }
         for (_, name, path) in FILES.iter().filter(|(side, ..)| self.side.wants(*side)) {
-            let text =
-                String::from_utf8(read(&dist.join(name))?).map_err(|error| format!("{name}: {error}"))?;
-            let text = text.replace("@prefix@", &self.prefix.display().to_string());
-            write(&self.place(path), text.as_bytes(), 0o644)?;
+            self.file(dist, name, path)?;
         }
         for (_, path) in FOLDERS.iter().filter(|(side, _)| self.side.wants(*side)) {
             folder(&self.place(path))?;
         }
         Ok(())
+    }
+
+    /// Installs a file of `dist`.
+    fn file(&self, dist: &Path, name: &str, path: &str) -> Result<(), Failure> {
+        let from = dist.join(if name == DEBIANS { self.logins.file() } else { name });
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", from.display());
+        let text = String::from_utf8(read(&from)?).map_err(|error| failed(&error))?;
+        let text = if name == DEBIANS { self.logins.fit(&text) } else { text };
+        let text = text.replace("@prefix@", &self.prefix.display().to_string());
+        let mode = fs::metadata(&from).map_err(|error| failed(&error))?.permissions().mode();
+        write(&self.place(path), text.as_bytes(), if mode & 0o100 == 0 { 0o644 } else { 0o755 })
     }
 
     /// Installs a program: its own executable in `lib/qubes` and a link to that in other places, or a link to the one
@@ -267,7 +309,7 @@ mod tests {
     #[test]
     fn a_tree_has_what_its_side_needs() {
         let dir = std::env::temp_dir().join(format!("qrexec-install-{}", std::process::id()));
-        let tree = Tree { prefix: Path::new("/usr"), destdir: &dir, side: Side::Vm };
+        let tree = Tree { prefix: Path::new("/usr"), destdir: &dir, side: Side::Vm, logins: Logins::Debian };
         let client = PathBuf::from("/bin/sh");
         let built =
             Built { all: std::env::current_exe().unwrap(), lean: vec![("qrexec-client-vm", client.clone())] };
@@ -290,18 +332,51 @@ mod tests {
         }
         assert!(dir.join("etc/qubes-rpc").is_dir() && dir.join("etc/pam.d/qrexec").exists());
         assert!(!dir.join("usr/sbin").exists() && !dir.join("etc/qubes/policy.d").exists());
-        assert!(fs::symlink_metadata(dir.join("etc/qubes-rpc/policy.Ask")).is_err());
+        let script = fs::metadata(dir.join("etc/qubes-rpc/qubes.WaitForSession")).unwrap();
+        assert_eq!(script.permissions().mode() & 0o777, 0o755);
+        can_ask(&dir);
         fs::remove_dir_all(&dir).unwrap();
 
         Tree { side: Side::Dom0, ..tree }.install(&built, &root().join("dist")).unwrap();
+        assert!(dir.join("etc/qubes-rpc/qubes.WaitForSession").exists());
+        can_ask(&dir);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// What a user's session needs to answer for others: dom0's, and a GUI qube's.
+    fn can_ask(dir: &Path) {
         for name in ["policy.Ask", "policy.New", "policy.Notify"] {
             let to = fs::read_link(dir.join("etc/qubes-rpc").join(name)).unwrap();
             assert_eq!(to, Path::new("/var/run/qubes/policy-agent.sock"), "{name}");
         }
         let start = dir.join("etc/xdg/autostart/qrexec-policy-agent.desktop");
         let start = fs::read_to_string(start).unwrap();
-        assert!(start.contains("Exec=/usr/bin/qrexec-policy-agent\n"));
-        assert!(dir.join("usr/bin/qrexec-policy-agent").exists());
-        fs::remove_dir_all(dir).unwrap();
+        assert!(start.contains("Exec=/usr/lib/qubes/qrexec-policy-agent-autostart\n"));
+        let start = fs::read_to_string(dir.join("usr/lib/qubes/qrexec-policy-agent-autostart")).unwrap();
+        assert!(start.contains("exec /usr/bin/qrexec-policy-agent "));
+        for program in ["qrexec-policy-agent", "qubes-policy-editor", "qubes-policy-lint"] {
+            assert!(dir.join("usr/bin").join(program).exists(), "{program}");
+        }
+    }
+
+    #[test]
+    fn the_file_for_pam_is_that_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let pam = dir.path().join("etc/pam.d");
+        let installed = || {
+            let logins = Logins::of(dir.path());
+            let tree = Tree { prefix: Path::new("/usr"), destdir: dir.path(), side: Side::Vm, logins };
+            tree.file(&root().join("dist"), DEBIANS, "/etc/pam.d/qrexec").unwrap();
+            let text = fs::read_to_string(pam.join("qrexec")).unwrap();
+            ["common-session", "system-auth", "postlogin"].map(|file| {
+                text.lines().any(|line| line.starts_with("session") && line.ends_with(&format!(" {file}")))
+            })
+        };
+        write(&pam.join("system-auth"), b"", 0o644).unwrap();
+        assert_eq!(installed(), [false, true, false]);
+        write(&pam.join("postlogin"), b"", 0o644).unwrap();
+        assert_eq!(installed(), [false, true, true]);
+        write(&pam.join("common-session"), b"", 0o644).unwrap();
+        assert_eq!(installed(), [true, false, false]);
     }
 }

@@ -5,16 +5,20 @@ mod check;
 mod chroot;
 mod conformance;
 mod fuzz;
+mod glibc;
 mod install;
 mod layering;
 mod lean;
 mod licences;
+mod logins;
 mod metadata;
 mod package;
 mod perf;
 mod sources;
 mod steps;
 mod suites;
+#[cfg(test)]
+mod wait_for_session;
 mod xen;
 
 use std::process::ExitCode;

@@ -7,8 +7,9 @@ use std::process::Command;
 use clap::Args;
 
 use crate::install::{Side, Tree, write};
-use crate::lean;
+use crate::logins::Logins;
 use crate::steps::{Failure, root, said, step};
+use crate::{glibc, lean};
 
 /// Where the packages go.
 #[derive(Clone, Args)]
@@ -37,8 +38,8 @@ pub(crate) struct Package {
     summary: &'static str,
     /// Packages of the field whose files are in the same places.
     replaces: &'static str,
-    /// Files that administrators may edit.
-    conffiles: &'static [&'static str],
+    /// Those of them that others may want: what they ask of it is here.
+    provides: &'static str,
 }
 
 const PACKAGES: &[Package] = &[
@@ -47,16 +48,19 @@ const PACKAGES: &[Package] = &[
         side: Side::Vm,
         summary: "Qubes remote exec for qubes",
         replaces: "qubes-core-qrexec, qrexec-rs-dom0",
-        conffiles: &["/etc/pam.d/qrexec"],
+        provides: "qubes-core-qrexec (= @field@)",
     },
     Package {
         name: "qrexec-rs-dom0",
         side: Side::Dom0,
         summary: "Qubes remote exec for dom0",
         replaces: "qubes-core-qrexec, qubes-core-qrexec-dom0, qrexec-rs-vm",
-        conffiles: &["/etc/xdg/autostart/qrexec-policy-agent.desktop"],
+        provides: "qubes-core-qrexec (= @field@), qubes-core-qrexec-dom0 (= @field@)",
     },
 ];
+
+/// The release of the field's packages whose place these take, with which others compare what they need.
+const FIELD: &str = "4.4.2-1";
 
 /// Builds them; gives each with its file.
 pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
@@ -67,11 +71,17 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
     for package in PACKAGES {
         let stage = out.join(package.name);
         let _ = fs::remove_dir_all(&stage);
-        Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side }.fill(&programs)?;
-        let control = control(package, &version, &architecture, !options.no_pam);
+        Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side, logins: Logins::Debian }
+            .fill(&programs)?;
+        let libc = glibc::wanted_by(&stage)?;
+        let control = control(package, &version, &architecture, &libc, !options.no_pam);
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-        let conffiles: String = package.conffiles.iter().map(|path| format!("{path}\n")).collect();
+        let conffiles: String = package.side.conffiles().map(|path| format!("{path}\n")).collect();
         write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
+        for script in SCRIPTS {
+            let text = maintainer_script(script, package.side)?;
+            write(&stage.join("DEBIAN").join(script), text.as_bytes(), 0o755)?;
+        }
         let file = out.join(format!("{}_{version}_{architecture}.deb", package.name));
         let mut make = Command::new("dpkg-deb");
         step(package.name, make.args(["--build", "--root-owner-group"]).arg(&stage).arg(&file))?;
@@ -80,15 +90,33 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
     Ok(built)
 }
 
-fn control(package: &Package, version: &str, architecture: &str, pam: bool) -> String {
+/// What `dpkg` runs, from `dist/debian`.
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+/// One of them with the names of a side in it.
+fn maintainer_script(name: &str, side: Side) -> Result<String, Failure> {
+    let path = root().join("dist/debian").join(name);
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let words = |words: &mut dyn Iterator<Item = &'static str>| words.collect::<Vec<_>>().join(" ");
+    Ok(text
+        .replace("@units@", &words(&mut side.units()))
+        .replace("@tmpfiles@", &words(&mut side.tmpfiles()))
+        .replace("@folders@", &words(&mut side.shared())))
+}
+
+fn control(package: &Package, version: &str, architecture: &str, libc: &str, pam: bool) -> String {
     // The library, and what `/etc/pam.d/qrexec` names: modules and `common-session`.
     let pam =
         if pam && package.side.has_logins() { ", libpam0g, libpam-modules, libpam-runtime" } else { "" };
+    // The installation makes a group. Before that release the field's agent had some of these files.
     format!(
         "Package: {}\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\nPriority: optional\n\
-         Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\nDepends: libc6, libgcc-s1{pam}\n\
-         Conflicts: {replaces}\nReplaces: {replaces}\nDescription: {}\n",
+         Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\n\
+         Depends: libc6 (>= {libc}), libgcc-s1{pam}, passwd\nProvides: {}\nConflicts: {replaces}\n\
+         Breaks: qubes-core-agent (<< 4.4.0)\nReplaces: {replaces}, qubes-core-agent (<< 4.4.0)\n\
+         Description: {}\n",
         package.name,
+        package.provides.replace("@field@", FIELD),
         package.summary,
         replaces = package.replaces,
     )
@@ -110,15 +138,29 @@ mod tests {
 
     #[test]
     fn a_control_file_has_what_debian_wants() {
-        let text = control(&PACKAGES[0], &version().unwrap(), "amd64", true);
-        for line in
-            ["Package: qrexec-rs-vm", "Architecture: amd64", "Description: Qubes remote exec for qubes"]
-        {
+        let text = control(&PACKAGES[0], &version().unwrap(), "amd64", "2.34", true);
+        for line in [
+            "Package: qrexec-rs-vm",
+            "Architecture: amd64",
+            "Description: Qubes remote exec for qubes",
+            "Depends: libc6 (>= 2.34), libgcc-s1, libpam0g, libpam-modules, libpam-runtime, passwd",
+            "Provides: qubes-core-qrexec (= 4.4.2-1)",
+        ] {
             assert!(text.lines().any(|other| other == line), "{text}");
         }
-        assert!(text.contains("Depends: libc6, libgcc-s1, libpam0g, libpam-modules, libpam-runtime\n"));
         assert!(text.ends_with('\n'));
-        let without = [control(&PACKAGES[0], "1", "amd64", false), control(&PACKAGES[1], "1", "amd64", true)];
-        assert!(without.iter().all(|text| text.contains("Depends: libc6, libgcc-s1\n")), "{without:?}");
+        let without =
+            [(0, false), (1, true)].map(|(n, pam)| control(&PACKAGES[n], "1", "amd64", "2.34", pam));
+        assert!(without.iter().all(|text| text.contains("libgcc-s1, passwd\n")), "{without:?}");
+    }
+
+    #[test]
+    fn what_dpkg_runs_is_shell_with_every_name_in_it() {
+        for (package, script) in PACKAGES.iter().flat_map(|package| SCRIPTS.map(|script| (package, script))) {
+            let text = maintainer_script(script, package.side).unwrap();
+            assert!(!text.contains('@'), "{text}");
+            step(script, Command::new("sh").args(["-n", "-c", &text])).unwrap();
+            assert!(package.side.units().all(|unit| text.contains(unit)), "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::steps::{Failure, cargo, root, step};
+use crate::steps::{Failure, cargo, root, skipped, step};
 use crate::{chroot, fuzz, lean, package};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,7 +46,7 @@ pub(crate) fn run(only: Option<Suite>) -> Result<(), Failure> {
 /// The test of logins once more, with the feature that `cargo test` builds without.
 fn pam() -> Result<(), Failure> {
     if !lean::can_link_pam() {
-        eprintln!("== pam: skipped, there is no libpam to link with");
+        skipped("pam", "there is no libpam to link with");
         return Ok(());
     }
     step("pam", &mut cargo(["test", "-p", "qrexec-engine", "--features", "pam", "--test", "login"]))
