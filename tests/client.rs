@@ -55,6 +55,25 @@ fn commands_run_in_the_qube() {
 }
 
 #[test]
+fn the_prefix_is_sent_at_once() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        for option in ["-p", "--prefix-data"] {
+            let argv =
+                ["qrexec-client", "-d", "work", option, "first\n", "DEFAULT:read line; echo \"got $line\""];
+            let mut command = lab.command(DOM0, argv).unwrap();
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            // The command has its line, and its caller the answer, while stdin is open and silent.
+            let stdin = child.stdin.take();
+            let mut said = String::new();
+            std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+            assert_eq!((said.as_str(), child.wait().unwrap().code()), ("got first\n", Some(0)), "{option}");
+            drop(stdin);
+        }
+    });
+}
+
+#[test]
 fn services_run_in_the_qube() {
     within_deadline(|| {
         let script = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN/$QREXEC_SERVICE_FULL_NAME/$1\"\ncat\nexit 3\n";
@@ -200,6 +219,7 @@ fn a_qube_that_does_not_run_or_does_not_connect() {
         command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", elsewhere);
         let said = talk(command, b"");
         assert_eq!(said.code, 125, "{said:?}");
+        assert!(said.stderr.contains("no vchan peer within 1s"), "{said:?}");
     });
 }
 
