@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -198,13 +198,13 @@ fn every_error_of_a_configuration_fails_its_call_only() {
     });
 }
 
-/// A folder, and a link that leads to itself. What is there and cannot be read is not what is not there.
+/// A folder, a link that leads to itself, a file that nobody may read. What is there and cannot be read is not what is not there.
 #[test]
 fn a_configuration_that_cannot_be_read_fails_its_call_only() {
     within_deadline(|| {
         let lab = lab().script("vault", "test.Cat", CAT).script("vault", "test.Folder", CAT);
         let lab = lab.script("vault", "test.Loop", CAT).script("vault", "test.Dangling", CAT);
-        let lab = lab.script("vault", "test.Other", CAT).start().unwrap();
+        let lab = lab.script("vault", "test.Other", CAT).script("vault", "test.Secret", CAT).start().unwrap();
         let place = |name: &str| lab.layout().config("vault").join(name);
         std::fs::create_dir(place("test.Folder")).unwrap();
         symlink("test.Loop", place("test.Loop")).unwrap();
@@ -212,6 +212,12 @@ fn a_configuration_that_cannot_be_read_fails_its_call_only() {
         for name in ["test.Folder", "test.Loop"] {
             assert_said(&call(&lab, "work", "vault", name, b"x"), 125, "");
             logged(&lab, &[place(name).to_str().unwrap(), name]);
+        }
+        // Root may read everything.
+        if !rustix::process::geteuid().is_root() {
+            std::fs::write(place("test.Secret"), "").unwrap();
+            std::fs::set_permissions(place("test.Secret"), PermissionsExt::from_mode(0o000)).unwrap();
+            assert_said(&call(&lab, "work", "vault", "test.Secret", b"x"), 125, "");
         }
         // What is read and cannot be done is no better: the call does not run as somebody else instead.
         std::fs::write(place("test.Other"), "force-user='no-such-user-here'\n").unwrap();
