@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use cli::lab::{DOM0, Lab};
@@ -110,6 +110,12 @@ fn a_local_command_or_service_is_the_other_end() {
         assert_said(&said, 0, "");
         assert_eq!(said.stderr, "question from work\n");
 
+        if std::path::Path::new("/bin/bash").exists() {
+            let said =
+                client(&lab, &["-d", "work", "-l", "echo ${BASH_VERSION:+bash} >&2", "DEFAULT:true"], b"");
+            assert_eq!((said.code, said.stderr.as_str()), (0, "bash\n"), "a local command is one for bash");
+        }
+
         let command = "echo word; read line; echo \"$line\" >&2";
         let said =
             client(&lab, &["-d", "work", "-l", "QUBESRPC test.Upper dom0", &as_user(&lab, command)], b"");
@@ -150,6 +156,9 @@ fn dom0_calls_its_own_services() {
         ] {
             assert_failed(&client(&lab, &["-d", "dom0", command], b""), code);
         }
+        // Programs only.
+        let _listener = UnixListener::bind(lab.layout().services(DOM0).join("test.Socket")).unwrap();
+        assert_failed(&client(&lab, &["-d", "dom0", "DEFAULT:QUBESRPC test.Socket dom0"], b""), 125);
         assert_failed(
             &client(&lab, &["-d", "dom0", "-l", "true", "DEFAULT:QUBESRPC test.Own dom0"], b""),
             125,
