@@ -8,7 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use cli::lab::{DOM0, Lab, Part};
-use common::{Said, call, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline};
+use common::{
+    Said, call, eventually, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the processes of a call may take to go after the caller has its exit code.
@@ -117,6 +119,50 @@ fn the_exit_code_is_the_services() {
     });
 }
 
+/// Its caller has not ended its side, and says nothing.
+#[test]
+fn the_end_of_a_service_ends_the_call_and_what_it_said_comes_first() {
+    within_deadline(|| {
+        // More than the ring and the caller's pipe hold, less than the service's own socket holds besides.
+        let script = "#!/bin/sh\nhead -c 150000 /dev/zero\n: >\"$HOME/said\"\nexit 3\n";
+        let lab = lab().script("vault", "test.Leaves", script).start().unwrap();
+        let before = meeting_places(&lab);
+        let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Leaves"]).unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        // Nothing is read before the service has gone.
+        let said = lab.layout().home("vault").join("said");
+        let is_service =
+            |process: &cli::lab::Process| process.vm == "vault" && process.program != "qrexec-agent";
+        eventually("the end of the service", || {
+            said.exists() && !common::extras(&lab).iter().any(is_service)
+        });
+        let mut said = Vec::new();
+        std::io::Read::read_to_end(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        assert_eq!((said.len(), child.wait().unwrap().code()), (150_000, Some(3)));
+        drop(stdin);
+        assert_quiet(&lab, &before);
+    });
+}
+
+/// What a service says after its caller has ended his side: only that side is closed.
+#[test]
+fn the_end_of_the_callers_side_is_half_an_end() {
+    within_deadline(|| {
+        let lab = lab()
+            .policy("* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n")
+            .script("vault", "test.Count", "#!/bin/sh\nwc -c\necho after\n")
+            .script(DOM0, "test.Count", "#!/bin/sh\nwc -c\necho after\n")
+            .start()
+            .unwrap();
+        for target in ["vault", "dom0"] {
+            assert_said(&call(&lab, "work", target, "test.Count", b"12345"), 0, "5\nafter\n");
+        }
+        let argv = ["qrexec-client", "-d", "vault", "DEFAULT:wc -c; echo after"];
+        assert_said(&run(&lab, DOM0, &argv, b"12345"), 0, "5\nafter\n");
+    });
+}
+
 #[test]
 fn neither_the_programs_nor_the_services_failure_is_lost() {
     within_deadline(|| {
@@ -214,7 +260,7 @@ exit 9
             .start()
             .unwrap();
         let before = meeting_places(&lab);
-        for name in ["@adminvm", "dom0"] {
+        for name in ["@adminvm", "dom0", "uuid:00000000-0000-0000-0000-000000000000"] {
             let said = call(&lab, "work", name, "test.Report", b"news\n");
             assert_eq!(said.code, 9, "{said:?}");
             assert!(said.text().starts_with("news from work "), "{said:?}");

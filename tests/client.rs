@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use cli::lab::{DOM0, Lab};
@@ -55,6 +55,25 @@ fn commands_run_in_the_qube() {
 }
 
 #[test]
+fn the_prefix_is_sent_at_once() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        for option in ["-p", "--prefix-data"] {
+            let argv =
+                ["qrexec-client", "-d", "work", option, "first\n", "DEFAULT:read line; echo \"got $line\""];
+            let mut command = lab.command(DOM0, argv).unwrap();
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            // The command has its line, and its caller the answer, while stdin is open and silent.
+            let stdin = child.stdin.take();
+            let mut said = String::new();
+            std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+            assert_eq!((said.as_str(), child.wait().unwrap().code()), ("got first\n", Some(0)), "{option}");
+            drop(stdin);
+        }
+    });
+}
+
+#[test]
 fn services_run_in_the_qube() {
     within_deadline(|| {
         let script = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN/$QREXEC_SERVICE_FULL_NAME/$1\"\ncat\nexit 3\n";
@@ -90,6 +109,12 @@ fn a_local_command_or_service_is_the_other_end() {
         let said = client(&lab, &["-d", "work", "-l", local, &as_user(&lab, command)], b"");
         assert_said(&said, 0, "");
         assert_eq!(said.stderr, "question from work\n");
+
+        if std::path::Path::new("/bin/bash").exists() {
+            let said =
+                client(&lab, &["-d", "work", "-l", "echo ${BASH_VERSION:+bash} >&2", "DEFAULT:true"], b"");
+            assert_eq!((said.code, said.stderr.as_str()), (0, "bash\n"), "a local command is one for bash");
+        }
 
         let command = "echo word; read line; echo \"$line\" >&2";
         let said =
@@ -131,6 +156,9 @@ fn dom0_calls_its_own_services() {
         ] {
             assert_failed(&client(&lab, &["-d", "dom0", command], b""), code);
         }
+        // Programs only.
+        let _listener = UnixListener::bind(lab.layout().services(DOM0).join("test.Socket")).unwrap();
+        assert_failed(&client(&lab, &["-d", "dom0", "DEFAULT:QUBESRPC test.Socket dom0"], b""), 125);
         assert_failed(
             &client(&lab, &["-d", "dom0", "-l", "true", "DEFAULT:QUBESRPC test.Own dom0"], b""),
             125,
@@ -200,6 +228,7 @@ fn a_qube_that_does_not_run_or_does_not_connect() {
         command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", elsewhere);
         let said = talk(command, b"");
         assert_eq!(said.code, 125, "{said:?}");
+        assert!(said.stderr.contains("no vchan peer within 1s"), "{said:?}");
     });
 }
 

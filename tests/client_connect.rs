@@ -88,14 +88,10 @@ fn answer(client: &mut UnixStream, ty: u32, told: Endpoint) {
     client.write_all(&told.to_bytes()).unwrap();
 }
 
-#[test]
-fn two_qubes_are_introduced() {
-    let folder = folder();
-    let target = Daemon::listen(folder.path(), "work");
-    let source = Daemon::listen(folder.path(), "3");
+/// `qrexec-client -c` up to the point where both qubes know; its connection to the target's daemon, still open.
+fn introduces(folder: &Path, [target, source]: [&Daemon; 2], options: &[&str]) -> (Child, UnixStream) {
     let command = "user:QUBESRPC test.X+ vault";
-    let mut child = start(folder.path(), &["-d", "work", "-W", "-c", "SOCKET7,vault,3", command]);
-
+    let child = start(folder, &[&["-d", "work"], options, &["-c", "SOCKET7,vault,3", command]].concat());
     let (request, mut waits) = target.request();
     let params = ExecParams {
         connect_domain: DomainId(SOURCE),
@@ -108,9 +104,65 @@ fn two_qubes_are_introduced() {
     let (told, _) = source.request();
     let expected = ServiceParams { endpoint: endpoint(TARGET, 515), ident: Ident::numbered(7) };
     assert_eq!(told, Message::ServiceConnect(expected));
-    assert_eq!(child.try_wait().unwrap(), None, "-W waits for the end");
-    drop(waits);
+    (child, waits)
+}
+
+#[test]
+fn two_qubes_are_introduced() {
+    let folder = folder();
+    let daemons = [Daemon::listen(folder.path(), "work"), Daemon::listen(folder.path(), "3")];
+    let daemons = [&daemons[0], &daemons[1]];
+    let (mut waiting, mut end) = introduces(folder.path(), daemons, &["-W"]);
+    // One that was started later and waits for nothing is gone, though its call goes on; that with -W is there.
+    let (mut other, mut its_end) = introduces(folder.path(), daemons, &[]);
+    assert_eq!(its_end.read(&mut [0; 9]).unwrap(), 0, "without -W it hangs up");
+    assert_eq!(other.wait().unwrap().code(), Some(0));
+    end.set_nonblocking(true).unwrap();
+    assert_eq!(end.read(&mut [0; 9]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(waiting.try_wait().unwrap(), None, "-W waits for the end");
+    drop(end);
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_folder_of_the_sockets_may_be_named() {
+    let (folder, elsewhere) = (folder(), folder());
+    let daemons = [Daemon::listen(elsewhere.path(), "work"), Daemon::listen(elsewhere.path(), "3")];
+    // The option comes before the variable, for both daemons.
+    let option = format!("--socket-dir={}", elsewhere.path().display());
+    let (mut child, _) = introduces(folder.path(), [&daemons[0], &daemons[1]], &[&option]);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Asks for a command and is told where to wait for the qube, which does not come.
+fn waits_for_its_qube(folder: &Path, daemon: &Daemon, options: &[&str], port: u32) -> (Child, UnixStream) {
+    let child = start(folder, &[&["-d", "work"], options, &["user:x"]].concat());
+    let (_, mut client) = daemon.request();
+    answer(&mut client, wire::header::ty::EXEC_CMDLINE, endpoint(TARGET, port));
+    (child, client)
+}
+
+#[test]
+fn a_qube_is_waited_for_as_long_as_was_said_and_zero_is_for_ever() {
+    let folder = folder();
+    let daemon = Daemon::listen(folder.path(), "work");
+    let (mut patient, _its) = waits_for_its_qube(folder.path(), &daemon, &["-w", "0"], 515);
+    // Others begin later and give up sooner. That of nobody's choice takes ten seconds, so a full run only.
+    let mut others = vec![(&["-w", "1"][..], 516, "within 1s")];
+    if std::env::var_os("QREXEC_TEST_FULL").is_some() {
+        others.push((&[], 517, "within 10s"));
+    }
+    for (options, port, said) in others {
+        let (other, _its) = waits_for_its_qube(folder.path(), &daemon, options, port);
+        let output = other.wait_with_output().unwrap();
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) && why.contains(said), "{options:?}: {output:?}");
+    }
+    assert_eq!(patient.try_wait().unwrap(), None);
+    let transport = Transport::new(Kind::Shm, TARGET, folder.path());
+    let (channel, version) = datalink::connect(&transport, 0, 515, PATIENCE).unwrap();
+    pump::report(channel, version, 6, false).unwrap();
+    assert_eq!(patient.wait().unwrap().code(), Some(6));
 }
 
 #[test]

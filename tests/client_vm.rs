@@ -130,12 +130,19 @@ impl Service {
     fn hear(&mut self) -> Vec<u8> {
         let mut heard = Vec::new();
         loop {
-            while let Some(Frame { ty, body }) = self.decoder.next().unwrap() {
+            match self.hear_chunk() {
+                chunk if chunk.is_empty() => return heard,
+                chunk => heard.extend(chunk),
+            }
+        }
+    }
+
+    /// The next that it says; nothing is the end of its stream.
+    fn hear_chunk(&mut self) -> Vec<u8> {
+        loop {
+            if let Some(Frame { ty, body }) = self.decoder.next().unwrap() {
                 assert_eq!(ty, ty::DATA_STDIN);
-                if body.is_empty() {
-                    return heard;
-                }
-                heard.extend(body);
+                return body;
             }
             let mut bytes = [0; 4096];
             match self.channel.read(&mut bytes).unwrap() {
@@ -176,6 +183,35 @@ fn data_both_ways_and_the_services_code() {
     let output = caller.output();
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"out \x1b[0m\n"[..], &b"err\n"[..]));
+}
+
+#[test]
+fn the_prefix_is_sent_at_once() {
+    for option in [&["-p", "first"][..], &["--prefix-data", "first"], &["--prefix-data=first"]] {
+        let mut caller = Caller::start(&[option, &["a", "b"]].concat());
+        let mut stdin = caller.child.stdin.take().unwrap();
+        let (mut service, _agent) = caller.allow();
+        // Nothing has come from stdin, and nothing says that something will.
+        assert_eq!(service.hear_chunk(), b"first", "{option:?}");
+        stdin.write_all(b"rest").unwrap();
+        assert_eq!(service.hear_chunk(), b"rest");
+        drop(stdin);
+        assert_eq!(service.hear(), b"");
+        service.end(0);
+        assert_eq!(caller.output().status.code(), Some(0));
+    }
+}
+
+#[test]
+fn the_agents_socket_may_be_named() {
+    // The option comes before the variable.
+    let caller = Caller::start_with(&["--agent-socket=agent", "a", "b"], |command| {
+        command.env("QREXEC_AGENT_SOCKET", "/nonexistent/agent")
+    });
+    let (request, agent) = caller.request();
+    assert_eq!((request.target.as_str(), request.service.as_str()), ("a", "b"));
+    drop(agent);
+    assert_eq!(caller.output().status.code(), Some(126));
 }
 
 #[test]

@@ -3,12 +3,13 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cli::lab::Lab;
-use common::{Said, call, lab, leftovers, run, within_deadline};
+use common::{Said, call, eventually, lab, leftovers, run, within_deadline};
 use rustix::fs::{CWD, FileType, mknodat};
 
 const CAT: &str = "#!/bin/sh\nexec cat\n";
@@ -136,33 +137,126 @@ fn a_child_that_keeps_stderr_delays_the_exit_code_and_no_more() {
     });
 }
 
+/// What a configuration must not say, and what the log says about it.
+const WRONG: [(&str, &str); 22] = [
+    ("rubbish\n", "line 1: there is no '=' after the key"),
+    ("[section]\n", "line 1: sections are not supported"),
+    (" wait-for-session=false\n", "line 1: it begins with a blank"),
+    ("=true\n", "line 1: it does not begin with a letter"),
+    ("# fine\n-wait=true\n", "line 2: it does not begin with a letter"),
+    ("1st=true\n", "line 1: it does not begin with a letter"),
+    ("wait-for-session=maybe\n", "line 1: the value is neither"),
+    ("wait-for-session=\n", "line 1: the value is neither"),
+    ("wait-for-session=2\n", "line 1: the value has the wrong type"),
+    ("wait-for-session='true'\n", "line 1: the value has the wrong type"),
+    ("exit-on-client-eof=1\n", "line 1: the value has the wrong type"),
+    ("force-user=true\n", "line 1: the value has the wrong type"),
+    ("force-user=root\n", "line 1: the value is neither"),
+    ("force-user='root\n", "line 1: the string has no end"),
+    ("force-user=\"root\"\n", "line 1: strings are written in single quotes"),
+    ("force-user='''root'''\n", "line 1: strings are written in single quotes"),
+    ("force-user='root' 'joan'\n", "line 1: there is more behind the value"),
+    ("wait-for-session=true false\n", "line 1: there is more behind the value"),
+    ("wait-for-session=01\n", "line 1: there is more behind the value"),
+    ("exit-on-client-eof=true\nexit-on-client-eof=true\n", "line 2: this key was there before"),
+    (
+        "skip-service-descriptor=true\nforce-user='root'\n",
+        "force-user does not go with skip-service-descriptor",
+    ),
+    ("wait-for-session=fa\0lse\n", "line 1: it contains a NUL byte"),
+];
+
+/// What the agent of `vault` has logged, once this is there: its lines may come after the exit code.
+fn logged(lab: &Lab, what: &[&str]) -> String {
+    let path = lab.layout().log("vault").join("agent.log");
+    let read = || std::fs::read_to_string(&path).unwrap();
+    eventually(&format!("{what:?} in the log"), || has_line(&read(), what));
+    read()
+}
+
+/// Whether all of these are in one line.
+fn has_line(log: &str, parts: &[&str]) -> bool {
+    log.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+}
+
 #[test]
 fn every_error_of_a_configuration_fails_its_call_only() {
     within_deadline(|| {
-        let wrong = [
-            "rubbish\n",
-            "[section]\n",
-            " wait-for-session=false\n",
-            "wait-for-session=maybe\n",
-            "force-user=root\n",
-            "force-user='root\n",
-            "exit-on-client-eof=true\nexit-on-client-eof=true\n",
-            "skip-service-descriptor=true\nforce-user='root'\n",
-            "wait-for-session=fa\0lse\n",
-        ];
         let mut builder = lab().script("vault", "test.Cat", CAT);
-        for (number, text) in wrong.iter().enumerate() {
-            let name = format!("test.Wrong{number}");
+        for (number, (text, _)) in WRONG.iter().enumerate() {
+            let name = format!("test.Wrong.{number}.");
             builder = builder.script("vault", &name, CAT).config("vault", &name, text);
         }
-        let fine = "# a comment\nunknown-key=1\r\nskip-service-descriptor=true # ignored for a program\n";
-        let lab =
-            builder.script("vault", "test.Fine", CAT).config("vault", "test.Fine", fine).start().unwrap();
-        for (number, text) in wrong.iter().enumerate() {
-            let said = call(&lab, "work", "vault", &format!("test.Wrong{number}"), b"x");
+        let lab = builder.start().unwrap();
+        for (number, (text, why)) in WRONG.iter().enumerate() {
+            let name = format!("test.Wrong.{number}.");
+            let said = call(&lab, "work", "vault", &name, b"x");
             assert_eq!((said.code, said.text().as_str()), (125, ""), "{text:?}: {said:?}");
+            logged(&lab, &[&name, why]);
         }
-        assert_said(&call(&lab, "work", "vault", "test.Fine", b"x"), 0, "x");
+        assert_works(&lab);
+    });
+}
+
+/// A folder, a link that leads to itself, a file that nobody may read. What is there and cannot be read is not what is not there.
+#[test]
+fn a_configuration_that_cannot_be_read_fails_its_call_only() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).script("vault", "test.Folder", CAT);
+        let lab = lab.script("vault", "test.Loop", CAT).script("vault", "test.Dangling", CAT);
+        let lab = lab.script("vault", "test.Other", CAT).script("vault", "test.Secret", CAT).start().unwrap();
+        let place = |name: &str| lab.layout().config("vault").join(name);
+        std::fs::create_dir(place("test.Folder")).unwrap();
+        symlink("test.Loop", place("test.Loop")).unwrap();
+        symlink("nowhere", place("test.Dangling")).unwrap();
+        for name in ["test.Folder", "test.Loop"] {
+            assert_said(&call(&lab, "work", "vault", name, b"x"), 125, "");
+            logged(&lab, &[place(name).to_str().unwrap(), name]);
+        }
+        // Root may read everything.
+        if !rustix::process::geteuid().is_root() {
+            std::fs::write(place("test.Secret"), "").unwrap();
+            std::fs::set_permissions(place("test.Secret"), PermissionsExt::from_mode(0o000)).unwrap();
+            assert_said(&call(&lab, "work", "vault", "test.Secret", b"x"), 125, "");
+        }
+        // What is read and cannot be done is no better: the call does not run as somebody else instead.
+        std::fs::write(place("test.Other"), "force-user='no-such-user-here'\n").unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.Other", b"x"), 125, "");
+        logged(&lab, &["cannot run as user no-such-user-here", "test.Other"]);
+        // A link to nothing is nothing.
+        assert_said(&call(&lab, "work", "vault", "test.Dangling", b"x"), 0, "x");
+        assert_works(&lab);
+    });
+}
+
+#[test]
+fn keys_that_do_not_count_are_told_and_passed_over() {
+    within_deadline(|| {
+        // With its key each of these would end with 0 and without its last word.
+        let lasting = "#!/bin/sh\ncat >/dev/null\necho last\nexit 3\n";
+        let keys = [
+            ("test.Client", "exit-on-client-eof"),
+            ("test.Service", "exit-on-service-eof"),
+            ("test.Skip", "skip-service-descriptor"),
+        ];
+        let mut builder = lab().script("vault", "test.New", CAT);
+        for (name, key) in keys {
+            let script =
+                if name == "test.Service" { "#!/bin/sh\nexec >&-\ncat >&2\nexit 3\n" } else { lasting };
+            builder = builder.script("vault", name, script).config("vault", name, &format!("{key}=true\n"));
+        }
+        let fine = "# a comment\nunknown-key=1\r\nwait-for-session=false # not this\nnewer.key = 'x'\n";
+        let lab = builder.config("vault", "test.New", fine).start().unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.New", b"x"), 0, "x");
+        logged(&lab, &["WARN", "test.New: line 2: unknown key unknown-key ignored"]);
+        let log = logged(&lab, &["WARN", "test.New: line 4: unknown key newer.key ignored"]);
+        assert_eq!(log.matches("unknown key").count(), 2, "{log}");
+        for (name, key) in keys {
+            let said = call(&lab, "work", "vault", name, b"x");
+            let expected = if name == "test.Service" { ("", "x") } else { ("last\n", "") };
+            assert_eq!((said.code, said.text().as_str(), said.stderr.as_str()), (3, expected.0, expected.1));
+            logged(&lab, &["WARN", &format!("{key}=true is for sockets"), name]);
+        }
     });
 }
 

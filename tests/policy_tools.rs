@@ -75,6 +75,63 @@ fn without_qubesd_or_policy_one_line_says_so() {
     });
 }
 
+/// The options of the program that answers for one call, where nobody can be asked.
+#[test]
+fn the_policy_folders_may_be_named_and_the_user_left_alone() {
+    within_deadline(|| {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+        let rule = |file: &str, text: &str| fs::write(path(file), text).unwrap();
+        for folder in ["first", "second", "other"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        rule("first/30-user.policy", "demo.Add * work vault allow\ndemo.Ask * work vault ask\n");
+        rule("second/30-user.policy", "demo.Add * work vault deny\n");
+        rule("second/40-more.policy", "demo.More * work vault allow\n");
+        rule("other/30-user.policy", "* * work vault deny\n");
+        let qube = json!({"type": "AppVM", "tags": [], "template_for_dispvms": false, "power_state": "Running", "guivm": "dom0"});
+        let system = json!({"domains": {"dom0": qube, "work": qube, "vault": qube}});
+        fs::write(path("system.json"), system.to_string()).unwrap();
+        let exec = |program: &str, options: &[&str], words: &[&str]| {
+            let mut command = Command::new(EXE);
+            command.arg0(program).args(options).arg("--").args(words).env_remove("QREXEC_LOG");
+            // The option comes before the variable. Nobody is there to be asked.
+            command.env("QREXEC_POLICY_DIR", path("other")).env("QREXEC_SYSTEM_INFO", path("system.json"));
+            command.env("QREXEC_SERVICE_PATH", path("none")).env("QREXEC_SOCKET_DIR", path("none"));
+            let said = talk(command, b"");
+            (said.code, said.text().lines().next().unwrap_or_default().to_owned())
+        };
+        let (first, second) = (path("first"), path("second"));
+        let both = ["--path", &first, "--path", &second];
+        let decided = |folders: &[&str], more: &[&str], service: &str| {
+            exec("qrexec-policy-exec", &[folders, more].concat(), &["work", "vault", service])
+        };
+        let (allowed, denied) = ((0, "user=DEFAULT".to_owned()), (1, "result=deny".to_owned()));
+        assert_eq!(decided(&[], &[], "demo.Add"), denied);
+        assert_eq!(decided(&both, &[], "demo.Add"), allowed);
+        assert_eq!(decided(&both[2..], &[], "demo.Add"), denied);
+        assert_eq!(
+            decided(&both, &[], "demo.More"),
+            allowed,
+            "the second folder counts where the first is silent"
+        );
+        assert_eq!(decided(&both, &[], "demo.Ask"), denied, "nobody can be asked");
+        assert_eq!(decided(&both, &["--assume-yes-for-ask"], "demo.Ask"), allowed);
+        assert_eq!(decided(&both, &["--just-evaluate"], "demo.Ask"), denied, "asking counts as a denial");
+        assert_eq!(decided(&both, &["--just-evaluate"], "demo.Add"), (0, "result=allow".to_owned()));
+        // Under its old name it makes the call, for which there is no daemon here.
+        let old = |more: &[&str], service: &str| {
+            exec("qrexec-policy", &[&both, more].concat(), &["7", "work", "vault", service, "SOCKET1"]).0
+        };
+        let tried = 125;
+        assert_eq!(old(&[], "demo.Add"), tried);
+        assert_eq!(old(&["--just-evaluate"], "demo.Add"), 0);
+        assert_eq!(old(&["--just-evaluate"], "demo.Ask"), 1);
+        assert_eq!(old(&[], "demo.Ask"), 1);
+        assert_eq!(old(&["--assume-yes-for-ask"], "demo.Ask"), tried);
+    });
+}
+
 /// A machine of R3: a folder with a file for each service, and somebody to ask.
 struct R3 {
     root: tempfile::TempDir,

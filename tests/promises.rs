@@ -82,6 +82,7 @@ fn error_output_goes_where_it_belongs() {
         let lab = lab()
             .policy("* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n")
             .script("vault", "test.Complains", &complains("of-a-service"))
+            .script("vault", "test.Alone", &complains("of-one-alone"))
             .script(DOM0, "test.Complains", &complains("of-dom0"))
             .start()
             .unwrap();
@@ -90,11 +91,17 @@ fn error_output_goes_where_it_belongs() {
         // A command: to the caller.
         let argv = ["qrexec-client", "-d", "vault", "DEFAULT:echo of-a-command >&2"];
         assert_eq!(run(&lab, DOM0, &argv, b"").stderr, "of-a-command\n");
+        // A service that is only started: to the log, since there is no caller to hear it.
+        let only_started = ["qrexec-client", "-e", "-d", "vault", "DEFAULT:QUBESRPC test.Alone dom0"];
+        let said = run(&lab, DOM0, &only_started, b"");
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""));
         // A service in dom0: to the daemon's log.
         assert_eq!(call(&lab, "work", DOM0, "test.Complains", b"").stderr, "");
         assert_eq!(leftovers(&lab, GONE), []);
         let vault = log(&lab, "vault", "agent.log");
-        assert!(vault.lines().any(|line| line == "of-a-service"), "{vault}");
+        for word in ["of-a-service", "of-one-alone"] {
+            assert!(vault.lines().any(|line| line == word), "{vault}");
+        }
         assert!(!vault.lines().any(|line| line == "of-a-command"), "{vault}");
         let daemon = log(&lab, DOM0, "daemon-work.log");
         assert!(daemon.lines().any(|line| line == "of-dom0"), "{daemon}");

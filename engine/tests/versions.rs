@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::datalink;
 use engine::pump::{Call, Outcome, run};
@@ -22,8 +22,12 @@ const VERSIONS: [Version; 3] = [Version::V2, Version::V3, Version::V4];
 
 /// Both ends of a data link, the client's first, after HELLOs of these versions.
 fn link(kind: Kind, dir: &Path, own: [Version; 2]) -> [(Channel, Version); 2] {
+    link_of_size(65_536, kind, dir, own)
+}
+
+fn link_of_size(size: usize, kind: Kind, dir: &Path, own: [Version; 2]) -> [(Channel, Version); 2] {
     let (server, client) = (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir));
-    let listener = server.listen(2, 513, Sizes::both(65_536)).unwrap();
+    let listener = server.listen(2, 513, Sizes::both(size)).unwrap();
     let other = thread::spawn(move || {
         let channel = client.connect(1, 513).unwrap().connect_within(LIMIT).unwrap();
         datalink::greet_as(channel, own[1], LIMIT).unwrap()
@@ -82,6 +86,14 @@ fn every_mixture_of_versions_carries_a_call() {
     }
 }
 
+/// Fails if this does not come in time; gives what has come.
+fn wait(fd: &impl std::os::fd::AsFd, event: PollFlags) -> PollFlags {
+    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let mut fds = [PollFd::new(fd, event)];
+    assert_eq!(poll(&mut fds, Some(&limit)), Ok(1), "nothing came");
+    fds[0].revents()
+}
+
 /// A peer that is nothing but a channel.
 struct Raw {
     channel: Channel,
@@ -109,15 +121,13 @@ impl Raw {
             let mut buffer = [0; 8192];
             let count = self.channel.read(&mut buffer).unwrap();
             self.bytes.extend_from_slice(&buffer[..count]);
+            if count == 0 && !self.channel.is_open() && self.channel.readable().unwrap() == 0 {
+                return None;
+            }
             if count > 0 || self.channel.arm(true, false).unwrap() {
                 continue;
             }
-            if !self.channel.is_open() && self.channel.readable().unwrap() == 0 {
-                return None;
-            }
-            let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
-            let ready = poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&limit));
-            assert_eq!(ready, Ok(1), "nothing came");
+            wait(&self.channel, PollFlags::IN);
             self.channel.on_ready().unwrap();
         }
     }
@@ -180,6 +190,23 @@ fn on_socket(change: impl FnOnce(&mut Call)) -> (UnixStream, Raw, JoinHandle<Out
     (ours, raw, running)
 }
 
+/// What has no error output says so before anything else.
+#[test]
+fn a_socket_service_ends_its_error_output_first() {
+    let (service, mut raw, running) = on_socket(|_| ());
+    assert_eq!(raw.next(), Some((ty::DATA_STDERR, Vec::new())));
+    (&service).write_all(b"word").unwrap();
+    assert_eq!(raw.next(), Some((ty::DATA_STDOUT, b"word".to_vec())));
+    raw.say(ty::DATA_STDIN, b"");
+    // The caller's end is half an end: there is an answer to it.
+    assert_eq!((&service).read(&mut [0; 9]).unwrap(), 0);
+    (&service).write_all(b"last").unwrap();
+    assert_eq!(raw.next(), Some((ty::DATA_STDOUT, b"last".to_vec())));
+    drop(service);
+    assert_eq!(raw.until_the_end(), (vec![0], 0));
+    assert!(running.join().unwrap().lost.is_none());
+}
+
 #[test]
 fn exit_on_client_eof_ends_the_call_though_the_service_goes_on() {
     let (service, mut raw, running) = on_socket(|call| call.exit_on_client_eof = true);
@@ -208,5 +235,88 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
             raw.channel.write(&Header::new(ty::DATA_STDIN, 0).to_bytes()).and_then(|_| raw.channel.flush());
         let outcome = running.join().unwrap();
         assert_eq!((outcome.lost, outcome.failed), (None, None), "{kind:?}");
+    }
+}
+
+/// The field's programs read a header at once: whoever looks at any moment finds it whole or not at all, however
+/// little room there is. `payload` bytes and what is around them fill a small ring to its last bytes.
+#[test]
+fn a_header_is_written_in_one_piece() {
+    for payload in 4060..=4084 {
+        let dir = tempfile::tempdir().unwrap();
+        let [client, (channel, version)] = link_of_size(4096, Kind::Shm, dir.path(), LATEST);
+        let mut raw = Raw { channel: client.0, bytes: Vec::new() };
+        let call = Call { stdout: Some(file(&noise(payload))), ..Call::new(Role::Service, version) };
+        let running = start(channel, call);
+        let begun = Instant::now();
+        while raw.channel.readable().unwrap() < 4060 {
+            assert!(begun.elapsed() < LIMIT, "the ring is not filled");
+            thread::yield_now();
+        }
+        raw.say(ty::DATA_STDIN, b"");
+        let (mut types, mut left) = (Vec::new(), 0);
+        loop {
+            let ready = raw.channel.readable().unwrap();
+            assert!(
+                ready <= left || ready >= left + HEADER_LEN,
+                "{payload}: {ready} bytes, {left} of a body"
+            );
+            match (ready, left) {
+                (0, _) => {
+                    // The end of the link is an event, too.
+                    if !raw.channel.arm(true, false).unwrap() {
+                        wait(&raw.channel, PollFlags::IN);
+                        raw.channel.on_ready().unwrap();
+                    }
+                }
+                (_, 0) => {
+                    let mut header = [0; HEADER_LEN];
+                    assert_eq!(raw.channel.read(&mut header).unwrap(), HEADER_LEN);
+                    let header = Header::from_bytes(header);
+                    types.push(header.ty);
+                    left = header.len as usize;
+                    if header.ty == ty::DATA_EXIT_CODE {
+                        break;
+                    }
+                }
+                _ => left -= raw.channel.read(&mut [0]).unwrap(),
+            }
+        }
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types, [ty::DATA_STDOUT, ty::DATA_STDERR, ty::DATA_EXIT_CODE]);
+        drop(raw);
+        running.join().unwrap();
+    }
+}
+
+/// A client that has the exit code, but error output that nobody takes yet.
+#[test]
+fn after_the_exit_code_nothing_more_is_sent() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let [(channel, version), (peer, _)] = link(kind, dir.path(), LATEST);
+        let mut raw = Raw { channel: peer, bytes: Vec::new() };
+        let (source, feed) = rustix::pipe::pipe().unwrap();
+        let (error_output, full) = rustix::pipe::pipe().unwrap();
+        let room = rustix::pipe::fcntl_getpipe_size(&full).unwrap();
+        File::from(full.try_clone().unwrap()).write_all(&vec![b'.'; room]).unwrap();
+        let call = Call { stdout: Some(source), stderr: Some(full), ..Call::new(Role::Client, version) };
+        let running = start(channel, call);
+        rustix::io::write(&feed, b"before").unwrap();
+        assert_eq!(raw.next(), Some((ty::DATA_STDIN, b"before".to_vec())));
+        raw.say(ty::DATA_STDERR, b"last words");
+        raw.say(ty::DATA_EXIT_CODE, &3_i32.to_le_bytes());
+        // Nothing is taken any more from whoever would go on.
+        assert!(wait(&feed, PollFlags::empty()).contains(PollFlags::ERR), "{kind:?}");
+        assert_eq!(rustix::io::write(&feed, b"after"), Err(rustix::io::Errno::PIPE));
+        assert!(!running.is_finished());
+        let mut said = vec![0; room + 10];
+        File::from(error_output).read_exact(&mut said).unwrap();
+        assert!(said.ends_with(b"..last words"), "{kind:?}");
+        assert_eq!(running.join().unwrap().remote, Some(3), "{kind:?}");
+        // One end of stdin is allowed, and nothing else.
+        let rest: Vec<_> = std::iter::from_fn(|| raw.next()).collect();
+        assert!(rest.is_empty() || rest == [(ty::DATA_STDIN, Vec::new())], "{kind:?}: {rest:?}");
     }
 }

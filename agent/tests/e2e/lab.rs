@@ -87,12 +87,18 @@ impl Lab {
 
     /// The same as a daemon of this version.
     pub(crate) fn daemon_of(&self, version: Version) -> Daemon {
+        let mut daemon = self.met();
+        daemon.send_raw(hello(version).to_vec());
+        daemon
+    }
+
+    /// The same before it has said anything.
+    pub(crate) fn met(&self) -> Daemon {
         let channel = self.dom0.connect(VM, Port::CONTROL.0).expect("connector");
         let channel = channel.connect_within(LIMIT).expect("the agent is there");
         let mut daemon = Daemon { link: Framed::new(channel, MAX_LOCAL_BODY) };
         // The server of the link speaks first.
         assert_eq!(daemon.hear(), Some(Message::Hello(4)));
-        daemon.send_raw(hello(version).to_vec());
         daemon
     }
 

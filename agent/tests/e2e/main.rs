@@ -17,6 +17,7 @@ use wire::version::Version;
 mod fork_server;
 mod lab;
 mod multiplexer;
+mod names;
 
 /// First argument: be the agent.
 const AS_AGENT: &str = "as-agent";
@@ -42,12 +43,15 @@ fn main() {
         ("daemons_of_every_version_are_served", daemons_of_every_version_are_served),
         ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
         ("calls_wait_for_the_session", calls_wait_for_the_session),
+        ("the_door_opens_after_the_hello", the_door_opens_after_the_hello),
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
         ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
         ("the_fork_server_ends_and_calls_go_on", fork_server::it_ends_and_calls_go_on),
         ("a_burst_stays_in_the_session", fork_server::a_burst_stays_in_the_session),
         ("rubbish_costs_one_connection", fork_server::rubbish_costs_one_connection),
         ("the_multiplexer_runs_a_service", multiplexer::it_runs_a_service),
+        ("every_byte_is_harmless_before_dom0_sees_it", names::every_byte_is_harmless_before_dom0_sees_it),
+        ("an_id_with_any_other_byte_ends_the_request", names::an_id_with_any_other_byte_ends_the_request),
     ];
     for (name, test) in tests {
         test();
@@ -292,6 +296,18 @@ fn calls_wait_for_the_session() {
             assert_eq!((answer.out, answer.code), (format!("{}\n", lab.user), Some(0)));
         }
     });
+}
+
+fn the_door_opens_after_the_hello() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::start();
+    // The agent has spoken first, and nobody has answered.
+    let mut daemon = lab.met();
+    assert!(!lab.path("agent").exists(), "nobody can be asked yet");
+    daemon.send_raw(wire::handshake::hello(Version::V4).to_vec());
+    lab.wait_for_door();
+    let mode = std::fs::metadata(lab.path("agent")).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o777);
 }
 
 fn the_agent_ends_and_calls_go_on() {

@@ -126,6 +126,78 @@ fn names_are_made_harmless_before_policy_sees_them() {
     assert_eq!((question.target.as_str(), question.service.as_str()), (".._v_", "de__.Add+1"));
 }
 
+/// A trigger of this version as an agent that checks nothing would pass it on: each field is written as it is given.
+fn raw_trigger(version: Version, source: &[u8], target: &[u8], ident: &[u8], service: &[u8]) -> Frame {
+    let padded = |field: &[u8], len: usize| [field, &vec![0; len - field.len()]].concat();
+    let named = [service, b"\0"].concat();
+    let (ty, parts) = match version {
+        Version::V2 => (0x210, vec![padded(service, 64), padded(target, 32), padded(ident, 32)]),
+        Version::V3 => (0x212, vec![padded(target, 64), padded(ident, 32), named]),
+        Version::V4 => (0x213, vec![padded(source, 64), padded(target, 64), padded(ident, 32), named]),
+    };
+    Frame { ty, body: parts.concat() }
+}
+
+/// `start`, this byte, `end`: as it is if the byte may be there, with a `_` if it may not; a NUL ends the field.
+fn seen(start: &str, byte: u8, end: &str, others: &[u8]) -> String {
+    match byte {
+        0 => start.to_owned(),
+        _ if byte.is_ascii_alphanumeric() || others.contains(&byte) => {
+            format!("{start}{}{end}", char::from(byte))
+        }
+        _ => format!("{start}_{end}"),
+    }
+}
+
+/// An agent of any version may pass on what a caller says as it is.
+#[test]
+fn names_with_every_byte_are_made_harmless_before_policy_sees_them() {
+    let around = |start: &[u8], byte: u8| [start, &[byte], b"b"].concat();
+    for version in [Version::V2, Version::V3, Version::V4] {
+        for byte in 0..=255_u8 {
+            let mut stage = Stage::with_agent(version);
+            let [source, target, service] = [b"s", b"t", b"a"].map(|start| around(start, byte));
+            let frame = raw_trigger(version, &source, &target, b"SOCKET1", &service);
+            stage.core.agent_frame(stage.now, &frame);
+            let outputs = stage.outputs();
+            if byte == 0 && version != Version::V2 {
+                // A name that ends before its end is no name. That of the oldest form ends there.
+                assert_eq!(outputs, [refused(1)], "{version:?}");
+                continue;
+            }
+            let [Output::Ask(_, question)] = outputs.as_slice() else { panic!("{byte:#x}: {outputs:?}") };
+            assert_eq!(question.service.as_str(), seen("a", byte, "b", b"_.+-"), "{version:?} {byte:#x}");
+            assert_eq!(question.target.as_str(), seen("t", byte, "b", b"_.@:-"), "{version:?} {byte:#x}");
+            let said = question.requested_source.as_ref().map(|source| source.as_str().to_owned());
+            let expected = (version == Version::V4).then(|| seen("s", byte, "b", b"_.@:-"));
+            assert_eq!(said, expected, "{version:?} {byte:#x}");
+        }
+    }
+}
+
+/// What is no id cannot be refused by it, and whoever passes it on does not keep the protocol.
+#[test]
+fn an_id_with_any_other_byte_costs_the_agent_its_link() {
+    for version in [Version::V2, Version::V3, Version::V4] {
+        for byte in 0..=255_u8 {
+            let mut stage = Stage::with_agent(version);
+            let ident = [b'i', byte, b'd'];
+            stage.core.agent_frame(stage.now, &raw_trigger(version, b"", b"vault", &ident, b"demo.Add"));
+            let outputs = stage.outputs();
+            let fine = byte.is_ascii_alphanumeric() || b"_. -".contains(&byte);
+            match outputs.as_slice() {
+                [Output::Ask(id, _)] if fine => {
+                    stage.core.decided(stage.now, *id, crate::question::Verdict::deny("no"));
+                    let told = Ident::new(std::str::from_utf8(&ident).unwrap()).unwrap();
+                    assert_eq!(stage.outputs(), [Output::SendAgent(bytes(&Message::Refused(told)))]);
+                }
+                [Output::Withdraw, Output::DropAgent(_)] if !fine => {}
+                other => panic!("{version:?} {byte:#x}: {other:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn half_a_message_may_not_take_for_ever() {
     let mut stage = Stage::with_agent(Version::V4);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
+use std::time::Instant;
 
 use crate::agent::Agent;
 use crate::world::{World, eventually};
@@ -105,6 +106,27 @@ pub(crate) fn to_dom0() {
     {
         assert!(line.contains(part), "{line}");
     }
+}
+
+/// A caller that was let in and never opens its end. That takes its five seconds, so only a full run does it.
+pub(crate) fn to_dom0_and_nobody_comes() {
+    if std::env::var_os("QREXEC_TEST_FULL").is_none() {
+        println!("skipped: takes five seconds, QREXEC_TEST_FULL=1 runs it");
+        return;
+    }
+    let world = World::new(ALLOW);
+    let ran = world.path("ran");
+    world.script("services/demo.Mark", &format!(": >{}", ran.display()));
+    let (daemon, mut work) = world.vm(3, "work");
+    world.client("work");
+    let begun = Instant::now();
+    work.ask("dom0", "demo.Mark", 1);
+    let port = work.connected(1).port;
+    daemon.logged("no vchan peer within 5s");
+    let took = begun.elapsed().as_secs();
+    assert!((5..10).contains(&took), "{took} s");
+    daemon.logged(&format!("exit code 125, port {port}"));
+    assert!(!ran.exists(), "it starts when its caller is there");
 }
 
 pub(crate) fn to_dom0_without_service() {

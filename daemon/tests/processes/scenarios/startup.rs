@@ -1,7 +1,11 @@
 //! Coming up and going away.
 
+use std::fs;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use wire::control::Message;
 
 use crate::agent::Agent;
@@ -62,6 +66,47 @@ pub(crate) fn nowait_returns_at_once() {
     world.client("work");
     rustix::process::kill_process(pid_of(&world).unwrap(), rustix::process::Signal::TERM).unwrap();
     eventually("the end of the daemon", || pid_of(&world).is_none());
+}
+
+pub(crate) fn its_sockets_come_with_the_hello() {
+    let world = World::new("");
+    let agent = Agent::listen(&world, 3);
+    let _daemon = world.daemon(3, "work");
+    let mut agent = agent.met();
+    assert_eq!(fs::read_dir(world.path("sockets")).unwrap().count(), 0, "nobody can be served yet");
+    agent.send(&Message::Hello(4));
+    assert_eq!(agent.next(), Message::Hello(4));
+    world.client("work");
+}
+
+/// What the parent says to this terminal, up to the daemon's start.
+fn says_on_a_terminal(options: &[&str]) -> String {
+    let world = World::new("");
+    let agent = Agent::listen(&world, 3);
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut command = world.command(&[options, &["3", "work"]].concat());
+    let mut parent = command.stderr(terminal).spawn().unwrap();
+    drop(command);
+    let _agent = agent.greeted();
+    assert_eq!(parent.wait().unwrap().code(), Some(0));
+    kill_process(pid_of(&world).unwrap(), Signal::TERM).unwrap();
+    let mut said = Vec::new();
+    // Nobody holds the other end any more: an error, once everything was read.
+    let _ = fs::File::from(master).read_to_end(&mut said);
+    eventually("the end of the daemon", || pid_of(&world).is_none());
+    String::from_utf8(said).unwrap()
+}
+
+pub(crate) fn quiet_means_that_the_parent_says_nothing() {
+    let said = says_on_a_terminal(&[]);
+    assert_eq!(said, "waiting for the agent of work\r\nconnected to the agent\r\n");
+    for quiet in ["-q", "--quiet"] {
+        assert_eq!(says_on_a_terminal(&[quiet]), "");
+    }
 }
 
 pub(crate) fn an_agent_too_old_fails_the_start() {
