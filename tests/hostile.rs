@@ -229,6 +229,19 @@ fn a_configuration_that_cannot_be_read_fails_its_call_only() {
     });
 }
 
+/// A FIFO that nobody writes into: whoever waited for it would keep the call for ever.
+#[test]
+fn a_configuration_that_is_a_fifo_fails_its_call_only() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Cat", CAT).script("vault", "test.Fifo", CAT).start().unwrap();
+        let place = lab.layout().config("vault").join("test.Fifo");
+        mknodat(CWD, &place, FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_said(&call(&lab, "work", "vault", "test.Fifo", b"x"), 125, "");
+        logged(&lab, &[place.to_str().unwrap()]);
+        assert_works(&lab);
+    });
+}
+
 #[test]
 fn keys_that_do_not_count_are_told_and_passed_over() {
     within_deadline(|| {
