@@ -150,7 +150,10 @@ fn text(word: OsString, what: &str) -> Result<String, Failure> {
 
 /// A name that becomes part of a socket's path: the characters of a target, no slash among them.
 fn domain(name: OsString) -> Result<Target, Failure> {
-    Target::new(&text(name, "-d NAME")?).map_err(|error| Failure::usage(format!("-d NAME: {error}")))
+    let name = text(name, "-d NAME")?;
+    // Every other id leads to a daemon; dom0 has none.
+    let name = if name == "0" { "dom0" } else { &name };
+    Target::new(name).map_err(|error| Failure::usage(format!("-d NAME: {error}")))
 }
 
 fn wait_time(text: &str) -> Result<Duration, Failure> {
@@ -195,6 +198,14 @@ mod tests {
         let plan = plan(&["-d", "work", "user:ls"]).unwrap();
         assert_eq!((plan.target.as_str(), plan.command.as_slice()), ("work", b"user:ls".as_slice()));
         assert_eq!((plan.purpose, plan.wait, plan.exit_code), (Purpose::Here, WAIT_CLIENT, true));
+    }
+
+    #[test]
+    fn dom0_has_four_names() {
+        for name in ["dom0", "@adminvm", "0", "uuid:00000000-0000-0000-0000-000000000000"] {
+            assert!(plan(&["-d", name, "DEFAULT:QUBESRPC a dom0"]).unwrap().target.is_dom0(), "{name}");
+        }
+        assert!(!plan(&["-d", "00", "user:ls"]).unwrap().target.is_dom0());
     }
 
     #[test]
