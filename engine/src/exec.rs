@@ -105,8 +105,8 @@ pub enum ExecError {
         reason: &'static str,
     },
     /// More calls wait for a session than may.
-    #[error("{0} calls wait for a session already")]
-    Crowd(usize),
+    #[error("too many calls wait for a session already")]
+    Crowd,
     /// A command line without sense.
     #[error("bad command line: {0}")]
     Command(#[from] CommandError),

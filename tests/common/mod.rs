@@ -59,6 +59,15 @@ pub fn full() -> bool {
     std::env::var_os("QREXEC_TEST_FULL").is_some()
 }
 
+/// Says that something was not tried, and lets `.ci/run` say so again at its end.
+pub fn skipped(why: &str) {
+    println!("skipped: {why}");
+    if let Some(list) = std::env::var_os("CI_SKIPPED") {
+        let mut list = std::fs::File::options().append(true).open(list).unwrap();
+        writeln!(list, "SKIPPED: {why}").unwrap();
+    }
+}
+
 /// A lab of the programs under test. `QREXEC_TEST_TRANSPORT=socket` and `QUBES_LAB_NO_NAMESPACE=1` run the same tests
 /// on the other transport and without namespaces.
 pub fn lab() -> Builder {

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -24,14 +23,17 @@ impl Qube {
         qube.program("qubesdb-read", &database);
         qube.program("id", &format!("echo {id}"));
         // Its first line says that the service waits.
-        qube.program("sleep", "echo waits");
+        qube.program("sleep", "echo waits; exec /bin/sleep 0.1");
         qube
     }
 
+    /// Another process writes it: a child that another test forks meanwhile would keep it open for writing, and a file
+    /// that is cannot be executed.
     fn program(&self, name: &str, script: &str) {
         let path = self.0.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"";
+        let status = Command::new("/bin/sh").args(["-c", write, "sh"]).arg(path).arg(script).status();
+        assert!(status.unwrap().success());
     }
 
     fn session(&self) -> UnixListener {
@@ -48,7 +50,9 @@ impl Qube {
         let path = std::env::join_paths(
             [self.0.path().to_owned()].into_iter().chain(["/usr/bin", "/bin"].map(PathBuf::from)),
         );
-        let mut command = Command::new(root().join("dist/qubes-rpc/qubes.WaitForSession"));
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(root().join("dist/qubes-rpc/qubes.WaitForSession"));
+        command.env("QREXEC_AGENT_PID", std::process::id().to_string());
         command.env("PATH", path.unwrap()).env("QREXEC_SESSION_SOCKETS", self.0.path());
         command.env("XDG_RUNTIME_DIR", self.0.path()).env_remove("QREXEC_SERVICE_ARGUMENT");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -88,6 +92,20 @@ fn it_waits_until_the_session_is_there() {
     let _session = qube.session();
     service.stdout = Some(said.into_inner());
     assert_eq!(end(service), Some(0));
+}
+
+/// Whoever asked has gone: here a process that has ended.
+#[test]
+fn it_does_not_wait_for_nobody() {
+    let qube = Qube::new(true, 0);
+    let mut asking = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let mut service = qube.command().env("QREXEC_AGENT_PID", asking.id().to_string()).spawn().unwrap();
+    let mut said = BufReader::new(service.stdout.take().unwrap());
+    said.read_line(&mut String::new()).unwrap();
+    drop(asking.stdin.take());
+    assert!(asking.wait().unwrap().success());
+    service.stdout = Some(said.into_inner());
+    assert_eq!(end(service), Some(1));
 }
 
 #[test]

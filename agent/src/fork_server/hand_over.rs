@@ -59,7 +59,7 @@ fn may_serve(peer: u32, account: impl FnOnce() -> Option<u32>, own: Option<u32>)
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use wire::control::Endpoint;
     use wire::names::{DomainId, Port};
 
@@ -108,7 +108,7 @@ mod tests {
         let hand_over = |wait| hand_over(&pattern, "joan", true, &request, wait);
         let listener = UnixListener::bind(dir.path().join("joan.sock")).expect("bind");
         rustix::net::listen(&listener, 0).expect("the shortest queue");
-        let queued = hand_over(None).expect("the only place");
+        let queued = UnixStream::from(hand_over(None).expect("the only place"));
         for wait in [None, Some(Duration::from_millis(10))] {
             assert_eq!(hand_over(wait).expect_err("full").kind(), io::ErrorKind::WouldBlock);
         }
@@ -116,8 +116,12 @@ mod tests {
             let waiting = scope.spawn(|| hand_over(Some(Duration::from_secs(60))));
             let (first, _) = listener.accept().expect("the queued one");
             waiting.join().expect("no panic").expect("its place");
+            // The end of a call is waited for.
+            queued.set_nonblocking(false).expect("fcntl");
+            let ending = scope.spawn(|| await_end(&queued.into()));
+            assert!(!ending.is_finished());
             drop(first);
-            assert_eq!(await_end(&queued), 0);
+            assert_eq!(ending.join().expect("no panic"), 0);
         });
     }
 }

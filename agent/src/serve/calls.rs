@@ -15,10 +15,14 @@ use super::{Agent, Thing};
 use crate::core::{CallId, Start};
 use crate::fork_server::Request;
 use crate::job::Job;
-use crate::{call, fork_server, session};
+use crate::{call, fork_server};
 
-/// How long a call waits for a fork server that has more calls than it can queue: the field's has five places.
-const QUEUE: Duration = Duration::from_secs(10);
+/// How long a call waits for a fork server that has more calls than it can queue: the field's has five places. A server
+/// that is stuck leaves the call most of the ten seconds that a caller in dom0 has.
+const QUEUE: Duration = Duration::from_secs(3);
+
+/// How long calls from dom0 wait for a session. Their callers say themselves how long they wait, which nobody hears here.
+const DOM0_SESSION: Duration = Duration::from_secs(3600);
 
 /// What became of handing a call over.
 enum Handed {
@@ -39,14 +43,13 @@ impl Agent {
         tracing::info!("{}", job.label);
         let awaited = job.awaited_session().map(|(user, call)| (user.to_owned(), call.clone()));
         let Some((user, for_call)) = awaited else { return self.launch(call, job) };
-        // A caller in dom0 says itself how long it waits, if it does.
-        let from_vm = job.endpoint.domain != DomainId::DOM0;
-        let until = from_vm.then(|| Instant::now() + WAIT_VM);
-        match self.sessions.wait(&user, until, (call, job)) {
+        let source = job.endpoint.domain;
+        let limit = if source == DomainId::DOM0 { DOM0_SESSION } else { WAIT_VM };
+        match self.sessions.wait(&user, source, Instant::now() + limit, (call, job)) {
             Ok(true) => self.await_session(user, &for_call),
             Ok(false) => {}
             Err((call, mut job)) => {
-                job.task = Err(ExecError::Crowd(session::MOST));
+                job.task = Err(ExecError::Crowd);
                 self.launch(call, job);
             }
         }

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::lab::{LIMIT, Lab};
+use super::lab::{LIMIT, Lab, accept};
 
 /// Where it listens; the agent is told with `%s`.
 fn socket(lab: &Lab) -> String {
@@ -96,19 +96,21 @@ pub(crate) fn a_burst_stays_in_the_session() {
     let mut daemon = lab.daemon();
     let (listener, first) = super::full_socket(&lab.path(&socket(&lab)));
     let _calls = [513, 514].map(|port| lab.ask(&mut daemon, port, "true"));
-    // The agent itself does not wait.
-    assert_eq!(lab.call(&mut daemon, 515, "nogui:echo now", "").out, "now\n");
-    daemon.expect_end(515);
-    drop((listener.accept().expect("the first"), first));
-    let mut ports = [513, 514].map(|_| {
-        let (mut call, _) = listener.accept().expect("a call");
+    drop((accept(&listener), first));
+    let calls = [513, 514].map(|_| {
+        let mut call = accept(&listener);
         let mut request = [0; 16];
         call.read_exact(&mut request).expect("read");
-        u32::from_ne_bytes(request[8..12].try_into().expect("four bytes"))
+        (u32::from_ne_bytes(request[8..12].try_into().expect("four bytes")), call)
     });
+    let mut ports = calls.each_ref().map(|(port, _)| *port);
     ports.sort_unstable();
     assert_eq!(ports, [513, 514]);
-    // The server has hung up, and that is the end of both.
+    // Others are served, and these calls go on.
+    assert_eq!(lab.call(&mut daemon, 515, "nogui:echo now", "").out, "now\n");
+    daemon.expect_end(515);
+    // The server hangs up, and that is the end of both.
+    drop(calls);
     let mut ended = [daemon.hear(), daemon.hear()].map(|message| format!("{message:?}"));
     ended.sort_unstable();
     assert!(ended[0].contains("513") && ended[1].contains("514"), "{ended:?}");

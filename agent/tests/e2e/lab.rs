@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -303,6 +303,14 @@ impl Caller {
         let (out, err) = (text(self.stdout), text(self.stderr));
         Answer { out, err, code: self.pump.join().expect("pump").remote }
     }
+}
+
+/// The next connection, whose peer does not take long to say something.
+pub(crate) fn accept(listener: &UnixListener) -> UnixStream {
+    readable(listener);
+    let (stream, _) = listener.accept().expect("somebody");
+    stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+    stream
 }
 
 fn readable(fd: &impl AsFd) {

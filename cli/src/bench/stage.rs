@@ -240,7 +240,8 @@ impl Stage {
         let texts =
             self.logs().unwrap_or_default().map(|log| std::fs::read_to_string(log).unwrap_or_default());
         // The time, then the level.
-        let complaint = |line: &&str| matches!(line.split_whitespace().nth(1), Some("WARN" | "ERROR"));
+        let complaint =
+            |line: &&str| line.split_whitespace().take(2).any(|word| matches!(word, "WARN" | "ERROR"));
         let lines = texts.iter().flat_map(|text| text.lines().filter(complaint)).take(WARNINGS);
         lines.map(|line| format!("\n{line}")).collect()
     }

@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
 
 use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
@@ -20,6 +22,10 @@ pub(super) const SHELL: &CStr = c"/bin/sh";
 
 /// Bytes of a path that fit a socket address on every system.
 const SHORT_PATH: usize = 100;
+
+/// How long a service may take to accept a connection and what comes first on it: a call must end some time, whoever
+/// does not serve it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the standard error of a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,16 +222,17 @@ fn unix(path: &Path, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
 /// Connects to a socket however long its path and its name are.
 fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     if path.as_os_str().len() <= SHORT_PATH {
-        return ring::unix::connect(path);
+        return ring::unix::connect_within(path, PATIENCE);
     }
     let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    ring::unix::connect(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())))
+    ring::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
 }
 
 /// Connects to a TCP port and tells it what is called.
 fn tcp(address: SocketAddr, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
     let connect = || {
-        let stream = TcpStream::connect(address)?;
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         // Chunks are passed on as they come; a delay would only wait for bytes that are not there yet.
         let _ = stream.set_nodelay(true);
         told(stream.into(), options)
@@ -256,6 +263,7 @@ fn told(socket: OwnedFd, options: &SocketOptions) -> io::Result<OwnedFd> {
             Err(error) => return Err(error.into()),
         }
     }
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, None)?;
     Ok(socket)
 }
 

@@ -124,7 +124,7 @@ pub(crate) fn to_dom0_and_nobody_comes() {
     let port = work.connected(1).port;
     daemon.logged("no vchan peer within 5s");
     let took = begun.elapsed().as_secs();
-    assert!((5..10).contains(&took), "{took} s");
+    assert!(took >= 5, "{took} s");
     daemon.logged(&format!("exit code 125, port {port}"));
     assert!(!ran.exists(), "it starts when its caller is there");
 }

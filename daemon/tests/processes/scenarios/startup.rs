@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use wire::control::Message;
@@ -87,17 +88,17 @@ fn says_on_a_terminal(options: &[&str]) -> String {
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
     let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-    let terminal = fs::File::options().read(true).write(true).open(path).unwrap();
+    let terminal = open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
     let mut command = world.command(&[options, &["3", "work"]].concat());
     let mut parent = command.stderr(terminal).spawn().unwrap();
     drop(command);
     let _agent = agent.greeted();
     assert_eq!(parent.wait().unwrap().code(), Some(0));
     kill_process(pid_of(&world).unwrap(), Signal::TERM).unwrap();
+    eventually("the end of the daemon", || pid_of(&world).is_none());
     let mut said = Vec::new();
     // Nobody holds the other end any more: an error, once everything was read.
     let _ = fs::File::from(master).read_to_end(&mut said);
-    eventually("the end of the daemon", || pid_of(&world).is_none());
     String::from_utf8(said).unwrap()
 }
 
