@@ -21,12 +21,14 @@ impl Pump {
     /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
     pub(super) fn sleep(&mut self, driver: &mut dyn Driver, limit: Option<Duration>) -> Result<bool, Stop> {
         let room = self.wants_room();
+        // Looked at before what has arrived: a peer closes behind its last bytes, so what is not there then never comes.
+        // The other way round, bytes and end that come in between would be taken for an end without them.
+        let dead = !self.channel.is_open();
         let data = match self.arrivals()? {
             Arrivals::Movable => return Ok(true),
             Arrivals::Starved(have) => Some(have),
             Arrivals::Blocked => None,
         };
-        let dead = !self.channel.is_open();
         let began = Instant::now();
         let looks = if dead { 0 } else { self.patience.looks(self.moved()) };
         if self.look_on(driver, looks, data, room)? {
