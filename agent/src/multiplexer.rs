@@ -3,6 +3,7 @@
 //!
 //! What the service says on standard error goes to the caller and to this machine's log.
 
+use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -81,7 +82,7 @@ fn finish(mut child: Child, errors: OwnedFd, log: &StderrLog) -> i32 {
 fn copy(errors: OwnedFd, log: &StderrLog) {
     let mut errors = File::from(errors);
     // Opened when there is something to copy.
-    let mut open: Option<Option<File>> = None;
+    let log = LazyCell::new(|| log.open().ok().filter(is_not_stderr).map(File::from));
     let mut buffer = [0_u8; 4096];
     loop {
         let bytes = match errors.read(&mut buffer) {
@@ -92,10 +93,7 @@ fn copy(errors: OwnedFd, log: &StderrLog) {
         };
         // One that nobody reads is no reason to stop the service or the other one.
         let _ = io::stderr().write_all(bytes);
-        let log = open.get_or_insert_with(|| log.open().ok().filter(is_not_stderr).map(File::from));
-        if log.as_mut().is_some_and(|log| log.write_all(bytes).is_err()) {
-            *log = None;
-        }
+        let _ = log.as_ref().map(|mut log| log.write_all(bytes));
     }
 }
 

@@ -7,13 +7,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use engine::datalink;
 use engine::pump::{Call, Outcome, StderrCopy, run};
 use ring::{Channel, Kind, Sizes, Transport};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata};
 use wire::header::{Header, ty};
 use wire::stream::Role;
 use wire::version::Version;
@@ -303,6 +305,51 @@ fn what_came_before_a_breach_counts() {
     let exit = (ty::DATA_EXIT_CODE, &3_i32.to_le_bytes()[..]);
     let (outcome, said) = breached(&[(ty::DATA_STDOUT, b"data"), exit]);
     assert_eq!((said.as_str(), outcome.remote, outcome.lost), ("data", Some(3), None));
+}
+
+/// Does something when the pump says that it has looked at one of the two: whether the peer is there, what it has left.
+struct BetweenTwoLooks(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl tracing::Subscriber for BetweenTwoLooks {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "engine::pump::sleep"
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        if let Some(act) = self.0.lock().unwrap().take() {
+            act();
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// A peer says its last words and goes just while the other side is about to sleep: that is no end without words.
+#[test]
+fn last_words_between_two_looks_are_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let [(ours, version), (mut theirs, _)] = link(Kind::Shm, dir.path(), 65_536);
+    let (spoken, has_spoken) = mpsc::channel();
+    let speak = move || {
+        let exit = Header::new(ty::DATA_EXIT_CODE, 4).to_bytes();
+        let words = [&exit[..], &3_i32.to_le_bytes()].concat();
+        assert_eq!(theirs.write(&words).unwrap(), words.len());
+        drop(theirs);
+        spoken.send(()).unwrap();
+    };
+    // Nothing local: with the peer gone there is nothing else to wait for.
+    let call = Call::new(Role::Client, version);
+    let between = BetweenTwoLooks(Mutex::new(Some(Box::new(speak))));
+    let outcome = tracing::subscriber::with_default(between, || run(ours, call));
+    has_spoken.try_recv().expect("the pump has been about to sleep");
+    assert_eq!((outcome.remote, outcome.lost), (Some(3), None));
 }
 
 /// Error output without end, more than its pipe holds at any time: stdout comes through all the same.

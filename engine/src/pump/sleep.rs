@@ -24,6 +24,7 @@ impl Pump {
         // Looked at before what has arrived: a peer closes behind its last bytes, so what is not there then never comes.
         // The other way round, bytes and end that come in between would be taken for an end without them.
         let dead = !self.channel.is_open();
+        tracing::trace!("the peer is {}, and what has it left?", if dead { "gone" } else { "there" });
         let data = match self.arrivals()? {
             Arrivals::Movable => return Ok(true),
             Arrivals::Starved(have) => Some(have),
