@@ -189,3 +189,84 @@ fn a_flood_does_not_silence_a_daemon_in_the_background() {
         agent.wait().unwrap();
     });
 }
+
+/// What a VM makes a service of dom0 say looks like what it is, and takes no line of another VM's.
+#[test]
+fn error_output_in_dom0_is_marked_escaped_and_bounded() {
+    within_deadline(|| {
+        let allow = "* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n";
+        let says = "#!/bin/sh\ncat >&2\n";
+        let floods = "#!/bin/sh\nyes a-line | head -n 5000 >&2\n";
+        let lab = lab().policy(allow).script("dom0", "test.Says", says).script("dom0", "test.Floods", floods);
+        let lab = lab.script("work", "test.Echo", "#!/bin/sh\ncat\n").start().unwrap();
+        let read = || std::fs::read_to_string(lab.layout().log("dom0").join("daemon-work.log")).unwrap();
+        let forged = "2026-01-01T00:00:00.000Z  INFO vault -> dom0: test.Forged: allowed";
+        let said = format!("{forged}\n\x1b[2J\n\n{}\nno end", "x".repeat(300));
+        assert_eq!(call(&lab, "work", "dom0", "test.Says+a", said.as_bytes()).code, 0);
+        eventually("the last word", || read().contains("test.Says+a for work: no end"));
+        let log = read();
+        has(&log, &[&format!("test.Says+a for work: {forged}")]);
+        has(&log, &["test.Says+a for work: \\x1b[2J"]);
+        has(&log, &[&format!("for work: {}", "x".repeat(256))]);
+        has(&log, &[&format!("for work: {}", "x".repeat(44))]);
+        assert!(log.lines().all(has_time) && !log.contains('\x1b'), "{log}");
+
+        for _ in 0..3 {
+            assert_eq!(call(&lab, "work", "dom0", "test.Floods", b"").code, 0);
+        }
+        assert_eq!(call(&lab, "vault", "work", "test.Echo", b"").code, 0);
+        eventually("the line of another VM", || read().contains("vault -> work: test.Echo"));
+        let lines = about(&read(), "a-line");
+        // A burst and, while the flood lasts, a hundred a second.
+        assert!((500..3000).contains(&lines), "{lines} lines");
+    });
+}
+
+/// What a service leaves running in dom0 may go on to speak when the call is over.
+#[test]
+fn what_a_service_of_dom0_leaves_running_is_heard() {
+    within_deadline(|| {
+        let allow = "* * @anyvm @anyvm allow\n* * @anyvm @adminvm allow\n";
+        let service = "#!/bin/sh\nmkfifo \"$HOME/go\"\n(exec <&- >&-; read x <\"$HOME/go\"; echo later >&2) &\necho now >&2\n";
+        let lab = lab().policy(allow).script("dom0", "test.Leaves", service).start().unwrap();
+        let read = || std::fs::read_to_string(lab.layout().log("dom0").join("daemon-work.log")).unwrap();
+        assert_eq!(call(&lab, "work", "dom0", "test.Leaves", b"").code, 0);
+        eventually("the end of the call", || read().contains("ended after"));
+        assert_eq!(about(&read(), "test.Leaves for work: now"), 1);
+        std::fs::write(lab.layout().home("dom0").join("go"), "\n").unwrap();
+        eventually("a late word", || about(&read(), "test.Leaves for work: later") == 1);
+        assert_eq!(leftovers(&lab, Duration::from_secs(10)), []);
+    });
+}
+
+/// A log that is full is left as it is, and one line says so.
+#[test]
+fn a_log_has_a_largest_size() {
+    within_deadline(|| {
+        let root = folder();
+        let root = root.path();
+        let log = root.join("log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        // Room for a few lines.
+        file.set_len((64 << 20) - 1000).unwrap();
+        let mut agent = program(root, "3", &["qrexec-agent"]).stderr(file).spawn().unwrap();
+        let mut parent = program(root, "0", &["qrexec-daemon", "3", "work"]).spawn().unwrap();
+        assert_eq!(wait_within(&mut parent, Duration::from_secs(60)), Some(0));
+        let socket = root.join("agent");
+        let size = || std::fs::metadata(&log).unwrap().len();
+        eventually("the end of the log", || {
+            drop(UnixStream::connect(&socket).and_then(|mut client| client.write_all(&[0xff; 64])));
+            size() > 64 << 20
+        });
+        let full = size();
+        (0..50).for_each(|_| {
+            drop(UnixStream::connect(&socket).and_then(|mut client| client.write_all(&[0xff; 64])))
+        });
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        assert_eq!(size(), full);
+        let text = std::fs::read(&log).unwrap();
+        let text = String::from_utf8_lossy(&text[(64 << 20) - 1000..]).into_owned();
+        assert_eq!(about(&text, "this log is full"), 1, "{text}");
+    });
+}

@@ -3,6 +3,7 @@
 //! Each line is one `write`, so the lines of processes that share a log do not mix. There are no spans: a line says all
 //! that is to be said. Small on purpose: every call starts a program that begins here.
 
+mod buckets;
 mod limit;
 
 use std::ffi::OsString;
@@ -154,15 +155,17 @@ fn beginning(level: &Level, journal: bool, resident: bool) -> String {
     match (journal, resident) {
         (true, _) => format!("<{}>", priority(level)),
         // Nobody but us says when it was.
-        (false, true) if stderr_is_file() => format!("{} {level:>5} ", now()),
+        (false, true) if stderr_file().is_some() => format!("{} {level:>5} ", now()),
         (false, _) => format!("{level:>5} "),
     }
 }
 
-/// A daemon becomes one with a log file while it runs, so this is asked for each line.
-fn stderr_is_file() -> bool {
-    let stat = rustix::fs::fstat(rustix::stdio::stderr());
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
+/// The size of the file that stderr is, if it is one. A daemon becomes one with a log file while it runs, and the file
+/// grows, so this is asked for each line.
+fn stderr_file() -> Option<u64> {
+    let stat = rustix::fs::fstat(rustix::stdio::stderr()).ok()?;
+    let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+    is_file.then(|| u64::try_from(stat.st_size).unwrap_or_default())
 }
 
 /// The time of a line, the same in every time zone: calls are followed from one machine's log to another's.

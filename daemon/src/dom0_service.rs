@@ -5,7 +5,7 @@
 
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
-use engine::process::{EXIT_TROUBLE, Signals};
+use engine::process::{EXIT_TROUBLE, Signals, Witness};
 use engine::pump::{self, Call};
 use ring::{Channel, Kind, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
@@ -14,6 +14,7 @@ use wire::stream::Role;
 use wire::version::Version;
 
 use crate::core::{LocalService, Moved};
+use crate::service_log::ServiceLog;
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
 /// was told, 125 if it could not be told any, and what was moved if there was a service.
@@ -28,6 +29,7 @@ pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     // Unblocked at the end, one that came late would decide how this process ends.
     std::mem::forget(Signals::block(&[Signal::USR1]));
+    engine::voice::speak_for(service.call.source.as_str());
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
         Ok((channel, version)) => run(&service.call, transport, channel, version),
@@ -64,19 +66,20 @@ fn start(services: &Services, call: &ServiceCall) -> Result<Started, ExecError> 
         services.wait_for_own_session(&call.source);
     }
     let prepared = services.prepare(&CommandKind::Service(call.clone()), &config)?;
-    services.start(&prepared, None, Stderr::Ours)
+    services.start(&prepared, None, Stderr::Piped)
 }
 
 fn pump_to_end(
     called: &ServiceCall,
-    started: Started,
+    mut started: Started,
     channel: Channel,
     version: Version,
 ) -> (i32, Option<Moved>) {
+    let log = started.stderr.take().and_then(|stderr| ServiceLog::begin(called, stderr));
+    let witness = started.child.as_ref().and_then(|child| Witness::of(child).ok());
     let mut call = Call::new(Role::Service, version);
     call.stdin = Some(started.stdin);
     call.stdout = Some(started.stdout);
-    call.stderr = started.stderr;
     call.child = started.child;
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
@@ -84,6 +87,7 @@ fn pump_to_end(
     // A pipe cannot carry both directions.
     call.single_socket = if started.splice { None } else { asks_for_one_socket() };
     let outcome = pump::run(channel, call);
+    log.into_iter().for_each(ServiceLog::end);
     for trouble in outcome.lost.iter().chain(&outcome.failed) {
         tracing::warn!("{}: {trouble}", name(called));
     }
@@ -91,6 +95,8 @@ fn pump_to_end(
         (None, None) => outcome.local.unwrap_or(0),
         _ => outcome.local.filter(|code| *code != 0).unwrap_or(EXIT_TROUBLE),
     };
+    // A service whose caller is gone is one that runs in dom0, until it ends.
+    witness.iter().for_each(Witness::await_end);
     (status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
 }
 

@@ -17,6 +17,7 @@
 //! | [`local_socket`] | the socket for dom0 and its names |
 //! | [`driver`] | descriptors and processes: what the core decides is done here |
 //! | [`dom0_service`] | the process of one service in dom0 |
+//! | [`service_log`] | what such a service says on standard error |
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod answer;
@@ -28,6 +29,7 @@ pub mod local_socket;
 pub mod policy_source;
 pub mod ports;
 pub mod question;
+pub mod service_log;
 pub mod startup;
 
 use std::ffi::OsString;
@@ -118,6 +120,7 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
             services: args.max_services,
             starting: args.max_starting,
             disposables: args.max_disposables,
+            served: part_of(files),
         },
         uuid: args.uuid.clone(),
         socket_dir: args.socket_dir.clone(),
@@ -136,6 +139,11 @@ fn half_of(files: Rlimit) -> usize {
     files
         .maximum
         .map_or(MOST_OPEN, |limit| usize::try_from(limit / 2).unwrap_or(MOST_OPEN).clamp(16, MOST_OPEN))
+}
+
+/// As many calls of others as three eighths of the descriptors: one half is for the VM's own, and some for everything else.
+fn part_of(files: Rlimit) -> usize {
+    half_of(files) / 4 * 3
 }
 
 /// Who decides: the files, in this process, where the environment describes the system (in a lab);

@@ -1,13 +1,14 @@
 //! Coming up: into the background, with a log, and with word to whoever started us.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use engine::process::{be_the_program, fork_keeping};
+use engine::process::fork_keeping;
 use engine::say;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -120,7 +121,6 @@ impl Background {
     pub fn run(&self, daemon: impl FnOnce(Report) -> Outcome) -> io::Result<u8> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let _child = fork_keeping(&[writer.as_fd()], || {
-            be_the_program();
             let report = || -> io::Result<Report> {
                 self.detach()?;
                 // The parent's copy of the descriptor stays what it is: this one is the report's.
@@ -140,9 +140,7 @@ impl Background {
 
     fn detach(&self) -> io::Result<()> {
         let path = log_path(&self.log_dir, &self.name);
-        let log = OpenOptions::new().write(true).create(true).truncate(true).mode(LOG_MODE).open(path)?;
-        // The umask took away what the group shall have. A log that somebody else made keeps its mode.
-        let _ = log.set_permissions(std::fs::Permissions::from_mode(LOG_MODE));
+        let log = open_log(&path)?;
         rustix::stdio::dup2_stdout(&log)?;
         rustix::stdio::dup2_stderr(&log)?;
         rustix::process::setsid()?;
@@ -178,6 +176,21 @@ impl Background {
     }
 }
 
+/// Opens a log to be appended to. What an earlier daemon has written is kept, and a link is not followed: whoever may make
+/// files in the folder must not choose what root writes to.
+fn open_log(path: &Path) -> io::Result<File> {
+    // Nobody waits for the reader of a pipe, either.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let log = File::options().append(true).create(true).mode(LOG_MODE).custom_flags(flags).open(path)?;
+    if !log.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    // The umask took away what the group shall have. A log that somebody else made keeps its mode.
+    let _ = log.set_permissions(std::fs::Permissions::from_mode(LOG_MODE));
+    Ok(log)
+}
+
 /// Where the daemon of a VM logs.
 #[must_use]
 pub fn log_path(folder: &Path, name: &str) -> PathBuf {
@@ -202,4 +215,33 @@ pub fn raise_file_limit() -> Rlimit {
     // Refused, the limit stays as it was, and only fewer clients find room.
     let _ = setrlimit(Resource::Nofile, raised);
     before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_appended_to_and_nothing_but_a_file_of_that_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = log_path(folder.path(), "work");
+        for line in ["first\n", "second\n"] {
+            open_log(&path).unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsecond\n");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, LOG_MODE);
+
+        let other = folder.path().join("other");
+        std::os::unix::fs::symlink(&path, &other).unwrap();
+        assert!(open_log(&other).is_err(), "a link");
+        std::fs::remove_file(&other).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &other).unwrap();
+        assert!(open_log(&other).is_err() && !folder.path().join("nowhere").exists());
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let _reader =
+            File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&fifo).unwrap();
+        assert!(open_log(&fifo).is_err(), "a pipe");
+        assert!(open_log(folder.path()).is_err(), "a folder");
+    }
 }

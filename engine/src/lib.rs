@@ -8,8 +8,10 @@
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
 //! | [`namespace`] | process namespaces for labs |
+//! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`say`] | lines on stderr and stdout that never end a program |
 //! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
+//! | [`voice`] | for which source a thread speaks in the log |
 //! | [`reactor`], [`link`] | the event loop of agent and daemon, and their framed control links |
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
@@ -24,4 +26,6 @@ pub mod process;
 pub mod pump;
 pub mod reactor;
 pub mod say;
+pub mod shares;
 pub mod step;
+pub mod voice;

@@ -15,20 +15,20 @@ mod fork;
 mod heap;
 mod neighbour;
 mod own;
-mod resident;
 mod signals;
 mod spawn;
+mod witness;
 
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
-pub use fork::{claim_children, fork_keeping, fork_pump};
+pub use fork::{claim_children, fork_keeping, fork_pump, words_for_all_forks};
 pub use heap::trim_heap;
 pub use neighbour::Neighbour;
 pub use own::own_executable;
-pub use resident::{be_the_program, is_the_program};
 pub use signals::Signals;
 pub use spawn::{Program, spawn};
+pub use witness::Witness;
 
 /// Exit status of a child that could not do its work for a reason of our own (spec section 5:
 /// trouble of qrexec itself).

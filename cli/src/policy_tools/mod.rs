@@ -2,6 +2,7 @@
 //!
 //! | module | one job |
 //! |---|---|
+//! | `asker` | `qubesd` asked once at a time, for everybody |
 //! | [`admin`] | the policy folder under administration, its services and their client `qubes-policy` |
 //! | [`agent`] | `qrexec-policy-agent`: the user's side of questions and notices |
 //! | [`convert`] | `qrexec-legacy-convert`: from the old format to the new |
@@ -17,10 +18,12 @@
 //! | [`restore`] | `qrexec-policy-restore`: files of a backup |
 //! | [`system`] | what qubes there are, from a file or from `qubesd` |
 //! | [`helper`] | `qrexec-vm-helper`: starting what a call needs, removing it afterwards |
+//! | `turns` | a queue in which sources take turns |
 //! | [`vms`] | starting qubes, making and removing disposables |
 
 pub mod admin;
 pub mod agent;
+mod asker;
 pub mod convert;
 pub mod daemon;
 pub mod editor;
@@ -36,6 +39,7 @@ pub mod register;
 mod reply;
 pub mod restore;
 pub mod system;
+mod turns;
 pub mod vms;
 
 /// The number of a group.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::people::Notice;
 
-/// So many in all, and a share of them for each source.
+/// So many in all, and a share of them for each source, which is never more than half of what the others have left: so there
+/// is something left for the next one, however many ask without end.
 #[derive(Debug)]
 pub(super) struct Places {
     max: usize,
@@ -22,7 +23,8 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>, source: &str) -> Option<Place> {
         let mut taken = lock(&self.taken);
         let his = taken.get(source).copied().unwrap_or_default();
-        if his >= self.share || taken.values().sum::<usize>() >= self.max {
+        let free = self.max.saturating_sub(taken.values().sum());
+        if his >= self.share || his >= free {
             return None;
         }
         taken.insert(source.to_owned(), his.saturating_add(1));
@@ -105,7 +107,7 @@ mod tests {
         assert_eq!((work.len(), vault.len(), mail.len()), (2, 2, 1));
         drop(vault);
         assert!(places.take("work").is_none());
-        assert_eq!(take("other").len(), 2);
+        assert_eq!(take("other").len(), 1);
         let panicked = std::thread::spawn(move || {
             let _work = work;
             panic!("a thread that ends badly")
@@ -114,6 +116,15 @@ mod tests {
         assert_eq!(take("work").len(), 2);
         drop(mail);
         assert!(lock(&places.taken).is_empty());
+    }
+
+    #[test]
+    fn eight_who_take_what_they_can_leave_some_for_the_ninth() {
+        let places = Places::new(512, 64);
+        let take = |source: &str| -> Vec<Place> { (0..600).filter_map(|_| places.take(source)).collect() };
+        let floods: Vec<_> = (0..8).map(|n| take(&format!("flood{n}"))).collect();
+        assert_eq!((floods[0].len(), floods[6].len(), floods[7].len()), (64, 64, 32));
+        assert_eq!(take("work").len(), 16);
     }
 
     #[test]

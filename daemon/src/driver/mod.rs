@@ -8,6 +8,7 @@ mod agent;
 mod calls;
 mod front;
 mod helpers;
+mod log;
 mod peers;
 mod token;
 mod traffic;
@@ -24,7 +25,7 @@ use ring::Transport;
 use rustix::process::{Rlimit, Signal};
 use wire::names::Target;
 
-use crate::core::{CallId, Core, Level, Now, Output, Settings};
+use crate::core::{CallId, Core, Now, Output, Settings};
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
@@ -58,6 +59,8 @@ pub struct Limits {
     pub starting: usize,
     /// Disposables, until they are removed.
     pub disposables: usize,
+    /// Calls that others make to it: each has a descriptor here and a port.
+    pub served: usize,
 }
 
 /// Everything that a daemon needs to run.
@@ -121,8 +124,10 @@ impl Driver {
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
         reactor.add(&signals, Token::Signals.encode(), Interest::Read)?;
         let front = Front::new(&reactor)?;
+        let mut core = Core::new(setup.settings.clone());
+        core.serve_at_most(setup.limits.served);
         Ok(Self {
-            core: Core::new(setup.settings.clone()),
+            core,
             agent: AgentLink::new(setup.transport.clone(), setup.settings.id),
             settings: setup.settings,
             uuid: setup.uuid,
@@ -263,9 +268,7 @@ impl Driver {
             }
             Output::CloseTarget(id) => self.targets.close(&self.reactor, id),
             Output::StartService(id, service) => self.start_service(id, &service),
-            Output::Log(Level::Debug, line) => tracing::debug!("{line}"),
-            Output::Log(Level::Info, line) => tracing::info!("{line}"),
-            Output::Log(Level::Warn, line) => tracing::warn!("{line}"),
+            Output::Log(level, line) => log::write(level, &line),
         }
     }
 

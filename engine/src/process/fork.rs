@@ -1,9 +1,10 @@
 //! The one `fork(2)` of the project: a process of its own for the data of one call.
-#![allow(unsafe_code)] // fork, sigaction, sigprocmask, close_range and _exit have no safe equivalent.
+#![allow(unsafe_code)] // fork, sigaction, sigprocmask, close_range, a shared mapping and _exit have no safe equivalent.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicU64;
 
 use rustix::process::Pid;
 
@@ -73,6 +74,29 @@ fn in_child(kept: &[u32], body: impl FnOnce() -> i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Words, all 0, that this process shares with every process that it forks from now on, for as long as any of them lives.
+/// Without such memory, each has its own.
+#[must_use]
+pub fn words_for_all_forks<const N: usize>() -> &'static [AtomicU64; N] {
+    // SAFETY: no address is asked for and no file is mapped, so the kernel makes a new range that nothing refers to.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<[AtomicU64; N]>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Box::leak(Box::new([const { AtomicU64::new(0) }; N]));
+    }
+    // SAFETY: a page-aligned range of this size, zeroed, readable and writable, that nobody ever unmaps. Every bit pattern
+    // is an atomic, and all that any process does with them are atomic accesses.
+    unsafe { &*start.cast::<[AtomicU64; N]>() }
+}
+
 /// Sees to it that the ends of children wait to be heard of. A program inherits that they do not, from a shell that said
 /// `trap '' CHLD`, and would lose every exit code. To be called once, before the first child.
 pub fn claim_children() {
@@ -133,6 +157,15 @@ fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_words_start_at_zero_and_belong_to_whoever_made_them() {
+        use std::sync::atomic::Ordering::Relaxed;
+        let [one, other] = [words_for_all_forks::<600>(), words_for_all_forks::<600>()];
+        assert!(one.iter().all(|word| word.load(Relaxed) == 0));
+        one.iter().for_each(|word| word.store(7, Relaxed));
+        assert!(other.iter().all(|word| word.load(Relaxed) == 0));
+    }
 
     #[test]
     fn a_process_with_several_threads_is_not_forked() {

@@ -1,7 +1,8 @@
 //! `qrexec-policy-daemon`: decides about calls for everybody who may connect to its socket.
 //!
-//! One thread reads requests and decides. What takes longer than that, the user's answer, a notice or
-//! `qubesd`, has a thread of its own, so that nobody waits for somebody else's user.
+//! One thread reads requests and decides. `qubesd` is asked by another, once at a time, and its answer serves all who
+//! waited for it. What takes longer than that, the user's answer or a notice, has a thread of its own, so that nobody
+//! waits for somebody else's user.
 
 pub(crate) mod request;
 mod server;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use daemon::policy_source::PolicyStore;
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
+use engine::voice::{speak_for, speaking_for};
 use policy::{Policy, SystemInfo};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -19,6 +20,7 @@ use wire::escape::Escaped;
 
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
 use super::{Args, PROGRAM};
+use crate::policy_tools::asker::{Answer, Asker};
 use crate::policy_tools::group;
 use crate::policy_tools::judge::{Case, Closed, DENY, Question};
 use crate::policy_tools::people::People;
@@ -70,9 +72,17 @@ pub(super) struct Server {
     next: u64,
     policy: PolicyStore,
     system: SystemSource,
+    /// Asks `qubesd`, if no file says what qubes there are.
+    asker: Option<Asker>,
+    user: User,
+    open: Arc<Places>,
+}
+
+/// The way to the user, for every thread that may need it.
+#[derive(Clone)]
+struct User {
     people: Arc<People>,
     notices: Arc<Notices>,
-    open: Arc<Places>,
 }
 
 impl Server {
@@ -96,10 +106,13 @@ impl Server {
             next: FIRST_PEER,
             policy,
             system: SystemSource::new(args.system_info.clone()),
-            people: Arc::new(People::from_env()),
-            notices: Arc::default(),
+            asker: None,
+            user: User { people: Arc::new(People::from_env()), notices: Arc::default() },
             open: Places::new(MAX_OPEN, SHARE),
         };
+        if matches!(server.system, SystemSource::Qubesd) {
+            server.asker = Some(Asker::start(|| ask_qubesd().map(Arc::new))?);
+        }
         server.listen(Kind::EvalSimple, args.eval_socket.as_deref())?;
         server.listen(Kind::EvalGui, args.gui_socket.as_deref())?;
         // Last, so that whoever finds it finds all of them.
@@ -271,74 +284,75 @@ impl Server {
 
     fn decide(&mut self, stream: UnixStream, question: Question) {
         let policy = Arc::clone(self.policy.current());
-        let notices = Arc::clone(&self.notices);
-        if matches!(self.system, SystemSource::Qubesd) {
-            let source = question.source.clone();
-            return self.apart(&source, stream, move |stream, people, place| match ask_qubesd() {
-                Ok(system) => {
-                    close(Case::new(&policy, Arc::new(system), question), stream, people, place, &notices);
-                }
-                Err(why) => refuse(stream, &why),
-            });
-        }
-        match self.system.current() {
+        let Some(place) = self.place(&question.source, &stream) else { return };
+        let (source, user) = (question.source.clone(), self.user.clone());
+        self.with_system(&source, move |system| match system {
             Ok(system) => match Case::new(&policy, system, question).settle() {
-                Ok(answer) => say(&stream, &answer),
-                Err(case) => {
-                    let source = case.source().to_owned();
-                    self.apart(&source, stream, move |stream, people, place| {
-                        close(*case, stream, people, place, &notices);
-                    });
+                Ok(answer) => {
+                    // Before the answer: whoever has it may ask again.
+                    drop(place);
+                    say(&stream, &answer);
                 }
+                Err(case) => user.close(*case, stream, place),
             },
             Err(why) => refuse(stream, &why),
-        }
+        });
     }
 
     fn evaluate(&mut self, stream: UnixStream, asked: Evaluation, for_gui: bool) {
         let policy = Arc::clone(self.policy.current());
+        let Some(place) = self.place(&asked.caller, &stream) else { return };
         let caller = asked.caller.clone();
-        let judge = move |stream: UnixStream, system: Result<Arc<SystemInfo>, String>| match system {
-            Ok(system) => evaluate(&stream, &policy, system, asked, for_gui),
-            Err(why) => tracing::warn!("evaluating: {why}"),
-        };
-        if matches!(self.system, SystemSource::Qubesd) {
-            return self.apart(&caller, stream, move |stream, _, _place| {
-                judge(stream, ask_qubesd().map(Arc::new));
-            });
-        }
-        judge(stream, self.system.current());
+        self.with_system(&caller, move |system| {
+            match system {
+                Ok(system) => evaluate(&stream, &policy, system, asked, for_gui),
+                Err(why) => tracing::warn!("evaluating: {why}"),
+            }
+            drop(place);
+        });
     }
 
-    /// Goes on with a caller in a thread of its own, which has a place of `source`.
-    fn apart(
-        &self,
-        source: &str,
-        stream: UnixStream,
-        work: impl FnOnce(UnixStream, &People, Place) + Send + 'static,
-    ) {
-        let Some(place) = self.open.take(source) else {
-            return refuse(stream, &format!("too many questions of {} wait already", Escaped::new(source)));
-        };
-        let people = Arc::clone(&self.people);
-        let started = std::thread::Builder::new().spawn(move || work(stream, &people, place));
-        if let Err(error) = started {
-            // The caller went with the thread, which denies.
-            tracing::warn!("starting a thread: {error}");
+    /// Goes on with what qubes there are: at once, or when `qubesd` has said it and it is the turn of `source`.
+    fn with_system(&mut self, source: &str, then: impl FnOnce(Answer) + Send + 'static) {
+        match &self.asker {
+            Some(asker) => {
+                let his = source.to_owned();
+                asker.ask(source, move |system| speaking_for(&his, || then(system)));
+            }
+            None => speaking_for(source, || then(self.system.current())),
         }
+    }
+
+    /// A place for a question of `source`; without one it is refused.
+    fn place(&self, source: &str, stream: &UnixStream) -> Option<Place> {
+        let place = self.open.take(source);
+        if place.is_none() {
+            let why = format!("too many questions of {} wait already", Escaped::new(source));
+            speaking_for(source, || refuse_at(stream, &why));
+        }
+        place
     }
 }
 
-/// Asks the user if he has to be, answers, and tells him if he is to be told. The place is for the question: notices
-/// have others, of which there are few.
-fn close(case: Case, stream: UnixStream, people: &People, place: Place, notices: &Notices) {
-    let Closed { answer, told, .. } = case.close(people, Some(stream.as_fd()));
-    // Before the answer: whoever has it may ask again.
-    drop(place);
-    say(&stream, &answer);
-    drop(stream);
-    if let Some(told) = told {
-        notices.show(&told.notice, || told.show(people));
+impl User {
+    /// Asks the user if he has to be, answers, and tells him if he is to be told, in a thread of its own. The place is for
+    /// the question: notices have others, of which there are few.
+    fn close(self, case: Case, stream: UnixStream, place: Place) {
+        let work = move || {
+            speak_for(case.source());
+            let Closed { answer, told, .. } = case.close(&self.people, Some(stream.as_fd()));
+            // Before the answer: whoever has it may ask again.
+            drop(place);
+            say(&stream, &answer);
+            drop(stream);
+            if let Some(told) = told {
+                self.notices.show(&told.notice, || told.show(&self.people));
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().spawn(work) {
+            // The caller went with the thread, which denies.
+            tracing::warn!("starting a thread: {error}");
+        }
     }
 }
 
@@ -355,8 +369,12 @@ fn evaluate(stream: &UnixStream, policy: &Policy, system: Arc<SystemInfo>, asked
 }
 
 fn refuse(stream: UnixStream, why: &str) {
+    refuse_at(&stream, why);
+}
+
+fn refuse_at(stream: &UnixStream, why: &str) {
     tracing::warn!("a request is refused: {why}");
-    say(&stream, DENY);
+    say(stream, DENY);
 }
 
 /// An answer fits into a connection's buffer; a caller that is gone needs none.
