@@ -1,11 +1,11 @@
 //! The process of one call: it opens the data link, starts the service, and pumps.
 
-use std::os::fd::AsFd;
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
-use engine::datalink::{self, Found, WAIT_VM};
+use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
-use engine::process::{EXIT_TROUBLE, Signals};
+use engine::process::{EXIT_TROUBLE, Signals, Witness};
 use engine::pump::{self, Outcome, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
@@ -14,20 +14,51 @@ use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::core::CallId;
+use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
 
 /// Exit status of a call's process whose link was lost. Only the log shows it.
 const EXIT_LOST: i32 = 255;
 
+/// How long a call's process looks for its caller, where the agent waits for those that are later.
+const SOON: Duration = Duration::from_millis(10);
+
+/// The agent that has started a call's process, and goes on knowing about the call.
+#[derive(Clone, Copy)]
+pub(crate) struct Agent<'a> {
+    /// Where it is told.
+    pub(crate) told: BorrowedFd<'a>,
+    /// Which call this is.
+    pub(crate) call: CallId,
+    /// It waits for a caller that is not there soon.
+    pub(crate) waits: bool,
+}
+
+/// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
+pub(crate) fn refuse(transport: &Transport, job: &Job) -> i32 {
+    let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
+    let left = job.until.saturating_duration_since(Instant::now());
+    let link = datalink::connect(transport, domain, port, left);
+    // A caller that does not come need not know.
+    link.map_or(EXIT_LOST, |(channel, version)| report(channel, version, EXIT_TROUBLE, job.just))
+}
+
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
-pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
+pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: Option<Agent<'_>>) -> i32 {
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     // Unblocked at the end, one that came late would decide how this process ends.
     std::mem::forget(Signals::block(&[Signal::USR1]));
     step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
-    let found = match Found::look(transport, domain, port, WAIT_VM) {
+    let agent_waits = agent.is_some_and(|agent| agent.waits);
+    let left = job.until.saturating_duration_since(Instant::now());
+    let found = match Found::look(transport, domain, port, if agent_waits { left.min(SOON) } else { left }) {
         Ok(found) => found,
+        Err(datalink::Error::Ring(ring::Error::Timeout(_))) if agent_waits => {
+            agent.iter().for_each(|agent| tell(agent.told, agent.call, Word::NotMet));
+            return EXIT_LOST;
+        }
         Err(error) => return no_link(domain, port, &error),
     };
     if job.just {
@@ -51,7 +82,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
     };
     match (link, started) {
         (Ok((channel, version)), Ok((started, log))) => {
-            pumped(channel, version, started, log, &job.label, port)
+            pumped(channel, version, started, log, &job.label, port, agent)
         }
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
@@ -122,9 +153,11 @@ fn pumped(
     log: Option<StderrLog>,
     label: &str,
     port: u32,
+    agent: Option<Agent<'_>>,
 ) -> i32 {
     tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
+    let witness = started.child.as_ref().and_then(|child| Witness::of(child).ok());
     let outcome = pump::run(
         channel,
         pump::Call {
@@ -145,7 +178,18 @@ fn pumped(
     let status = status(&outcome, label);
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
+    if let (Some(agent), Some(witness)) = (agent, witness) {
+        outlived(agent, &witness);
+    }
     status
+}
+
+/// A service that runs on is one of the VM's load, and counted until it ends: this process stays for that. Its port is free.
+fn outlived(agent: Agent<'_>, witness: &Witness) {
+    if !witness.has_ended() {
+        tell(agent.told, agent.call, Word::LinkOver);
+        witness.await_end();
+    }
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

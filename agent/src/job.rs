@@ -1,9 +1,13 @@
 //! What the daemon's request amounts to, before anything is started.
 
+use std::time::Instant;
+
+use engine::datalink::WAIT_VM;
 use engine::exec::{ExecError, ServiceConfig, Services};
 use wire::command::{Command, CommandError, CommandKind, ServiceCall};
 use wire::control::Endpoint;
 use wire::escape::Escaped;
+use wire::names::DomainId;
 
 use crate::core::Start;
 
@@ -21,6 +25,10 @@ pub(crate) struct Job {
     pub(crate) label: String,
     /// What to run. An error is told to the caller over the data link, like any failure to start.
     pub(crate) task: Result<Task, ExecError>,
+    /// Until when its caller may come.
+    pub(crate) until: Instant,
+    /// The agent has waited for its caller already.
+    pub(crate) waited: bool,
 }
 
 /// What to run, and how.
@@ -41,12 +49,22 @@ impl Job {
     pub(crate) fn new(services: &Services, start: Start) -> Self {
         let Start { just, params } = start;
         let task = Task::new(services, &params.cmdline);
-        Self { endpoint: params.endpoint(), just, label: label(&params.cmdline), task }
+        let (endpoint, label) = (params.endpoint(), label(&params.cmdline));
+        Self { endpoint, just, label, task, until: Instant::now() + WAIT_VM, waited: false }
     }
 
     /// The same for a call that the agent handed over: its command line has no user any more.
     pub(crate) fn in_session(services: &Services, just: bool, endpoint: Endpoint, cmdline: &[u8]) -> Self {
-        Self { endpoint, just, label: label(cmdline), task: Task::in_session(services, cmdline) }
+        let (label, task) = (label(cmdline), Task::in_session(services, cmdline));
+        Self { endpoint, just, label, task, until: Instant::now() + WAIT_VM, waited: false }
+    }
+
+    /// For whom it speaks in the log: what callers are called is up to policy, where they are is not.
+    pub(crate) fn voice(&self) -> String {
+        match self.endpoint.domain {
+            DomainId::DOM0 => "dom0".to_owned(),
+            domain => format!("domain {domain}"),
+        }
     }
 
     /// The user and the caller for whose call a session has to be there first.
@@ -102,7 +120,7 @@ mod tests {
     use super::*;
     use engine::exec::{SearchPath, Users};
     use wire::control::ExecParams;
-    use wire::names::{DomainId, Port};
+    use wire::names::Port;
 
     fn job(dir: &tempfile::TempDir, cmdline: &[u8]) -> Job {
         let path = SearchPath::new(dir.path().as_os_str());

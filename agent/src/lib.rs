@@ -6,7 +6,9 @@
 //! | [`options`] | the command line |
 //! | `serve` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
+//! | `crowd` | how many calls from outside there may be, and of whom |
 //! | `door` | the sockets on which others ask |
+//! | `hall` | where calls wait whose caller is not there yet |
 //! | `places` | how many programs may ask at once, and how many of one user |
 //! | `client` | one such program's connection |
 //! | `job` | what a command line and a service's configuration amount to |
@@ -27,10 +29,12 @@ mod call;
 mod client;
 mod control;
 pub mod core;
+mod crowd;
 mod door;
 pub mod fork_server;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hall;
 mod job;
 mod meminfo;
 pub mod multiplexer;

@@ -34,6 +34,12 @@ pub struct Options {
     #[arg(long, value_name = "N", env = "QREXEC_MAX_CALLS")]
     pub max_calls: Option<usize>,
 
+    /// Calls from outside that may be there at once, until their services have ended; each caller may have half of what
+    /// the others leave, and more are refused. By default as many as half of the memory and a part of the descriptors
+    /// are enough for
+    #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVED")]
+    pub max_served: Option<usize>,
+
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG
     // It is read before everything else, by whoever sets up the log.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]

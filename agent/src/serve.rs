@@ -1,6 +1,6 @@
 //! The agent's event loop: carries out what [`Core`] decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::BuildHasher;
 use std::io;
@@ -19,7 +19,9 @@ use rustix::process::Signal;
 use crate::client::{Client, Heard};
 use crate::control::{self, Control, Lost};
 use crate::core::{Action, CallId, ClientId, Core, Refusal};
+use crate::crowd::Callers;
 use crate::door::{Door, Gate, max_guests};
+use crate::hall::Hall;
 use crate::job::Job;
 use crate::meminfo::MeminfoWriter;
 use crate::options::Options;
@@ -32,6 +34,8 @@ const CONTROL: u64 = 0;
 const DOOR: u64 = 1;
 const SIGNALS: u64 = 2;
 const WARDEN: u64 = 3;
+const CALLERS: u64 = 4;
+const HALL: u64 = 5;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
@@ -50,6 +54,8 @@ pub(crate) enum Error {
     Reactor(#[from] Errno),
     #[error("no signals: {0}")]
     Signals(io::Error),
+    #[error("cannot count calls: {0}")]
+    Callers(io::Error),
     #[error("cannot listen at {}: {source}", path.display())]
     Door { path: PathBuf, source: io::Error },
 }
@@ -100,6 +106,13 @@ struct Agent {
     door: Option<Door>,
     gate: Gate,
     places: Places,
+    callers: Callers,
+    /// Where servers are files.
+    hall: Option<Hall<(CallId, Job)>>,
+    /// Calls whose processes look for their callers, for as long as they run.
+    looking: BTreeMap<CallId, Job>,
+    /// Those of them whose caller was not there.
+    not_met: BTreeSet<CallId>,
     things: BTreeMap<u64, Thing>,
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
@@ -114,6 +127,12 @@ impl Agent {
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
         reactor.add(&signals, SIGNALS, Interest::Read)?;
+        let callers = Callers::new(options.max_served).map_err(Error::Callers)?;
+        reactor.add(&callers, CALLERS, Interest::Read)?;
+        let hall = Hall::new(&transport);
+        if let Some(descriptor) = hall.as_ref().and_then(Hall::descriptor) {
+            reactor.add(descriptor, HALL, Interest::Read)?;
+        }
         Ok(Self {
             files,
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
@@ -128,6 +147,10 @@ impl Agent {
                 options.max_calls.unwrap_or_else(max_guests),
                 rustix::process::geteuid().as_raw(),
             ),
+            callers,
+            hall,
+            looking: BTreeMap::new(),
+            not_met: BTreeSet::new(),
             things: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
@@ -174,6 +197,8 @@ impl Agent {
                     warden.on_ready();
                 }
             }
+            CALLERS => self.hear_calls(),
+            HALL => self.callers_came(),
             token => self.on_thing(token),
         }
     }
@@ -328,7 +353,7 @@ impl Agent {
                 let (call, ended) = (*call, child.try_wait());
                 if has_ended(&ended) {
                     self.forget(token);
-                    self.call_ended(call);
+                    self.process_ended(call);
                 }
             }
             // Whatever a fork server says, it means that the call is over.
@@ -352,7 +377,8 @@ impl Agent {
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let clients = self.things.values().filter_map(client_deadline);
-        let ours = [self.control.deadline(), self.gate.deadline(), self.sessions.deadline()];
+        let hall = self.hall.as_ref().and_then(Hall::deadline);
+        let ours = [self.control.deadline(), self.gate.deadline(), self.sessions.deadline(), hall];
         let next = clients.chain(ours.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -370,6 +396,7 @@ impl Agent {
             self.act(actions);
         }
         self.give_up_waiting(now);
+        self.look_for_callers(now);
         if let Some(door) = &self.door {
             self.gate.adjust(&self.reactor, door, DOOR, true, now);
         }

@@ -54,4 +54,4 @@ pub use layout::{Order, Orders, Sizes};
 pub use patience::Patience;
 pub use producer::Producer;
 pub use spans::{Access, Spans};
-pub use transport::{Connector, Kind, Listener, Rings, Transport, Warden};
+pub use transport::{Appeared, Connector, Doorway, Kind, Listener, Rings, Transport, Warden};

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use engine::exec::{Services, Users};
-use engine::process::{Child, Signals, be_the_program, fork_keeping};
+use engine::process::{Child, Signals, fork_keeping};
 use engine::reactor::{Event, Interest, Reactor};
+use engine::voice::speak_for;
 use ring::{Kind, Transport};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -81,7 +82,6 @@ fn run(options: &Options) -> Result<(), Error> {
         return serve(&door, transport);
     }
     let in_background = || {
-        be_the_program();
         let served = serve(&door, transport);
         // This process drops nothing.
         door.remove_file();
@@ -215,8 +215,11 @@ impl Server {
     fn start(&mut self, socket: OwnedFd, request: Request) {
         let Request { just, endpoint, command } = request;
         let job = Job::in_session(&self.services, just, endpoint, &command);
+        speak_for(&job.voice());
         tracing::info!("{}", job.label);
-        match fork_keeping(&[socket.as_fd()], || call::run(&self.transport, &self.services, job)) {
+        let child = fork_keeping(&[socket.as_fd()], || call::run(&self.transport, &self.services, job, None));
+        speak_for("");
+        match child {
             Ok(child) => {
                 self.watch(Thing::Process(child));
             }

@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use engine::datalink::WAIT_VM;
 use engine::exec::ExecError;
-use engine::process::fork_pump;
+use engine::process::{Child, EXIT_TROUBLE, fork_keeping, fork_pump};
 use engine::step;
+use engine::voice::speaking_for;
 use wire::command::ServiceCall;
 use wire::names::DomainId;
 
 use super::{Agent, Thing};
 use crate::core::{CallId, Start};
+use crate::crowd::{Admission, Word};
 use crate::fork_server::Request;
+use crate::hall::{Hall, Left};
 use crate::job::Job;
 use crate::{call, fork_server};
 
@@ -40,7 +43,32 @@ impl Agent {
             meminfo.call_begins();
         }
         let job = Job::new(&self.services, start);
-        tracing::info!("{}", job.label);
+        speaking_for(&job.voice(), || self.serve_or_refuse(call, job));
+    }
+
+    /// A call of somebody who has his share already is not served.
+    fn serve_or_refuse(&mut self, call: CallId, job: Job) {
+        match self.callers.admit(call, job.endpoint.domain) {
+            Admission::Served => {
+                tracing::info!("{}", job.label);
+                self.launch_in_session(call, job);
+            }
+            Admission::Refused(crowd) => {
+                tracing::warn!("{}: exit code {EXIT_TROUBLE}: {crowd}", job.label);
+                let child = fork_pump(|| {
+                    self.files.restore();
+                    call::refuse(&self.transport, &job)
+                });
+                self.watch_process(call, child);
+            }
+            Admission::Dropped(crowd) => {
+                tracing::warn!("{}: not answered: {crowd}", job.label);
+                self.call_ended(call);
+            }
+        }
+    }
+
+    fn launch_in_session(&mut self, call: CallId, job: Job) {
         let awaited = job.awaited_session().map(|(user, call)| (user.to_owned(), call.clone()));
         let Some((user, for_call)) = awaited else { return self.launch(call, job) };
         let source = job.endpoint.domain;
@@ -75,13 +103,14 @@ impl Agent {
 
     pub(super) fn session_ended(&mut self, user: &str) {
         for (call, job) in self.sessions.ended(user) {
-            self.launch(call, job);
+            speaking_for(&job.voice(), || self.launch(call, job));
         }
     }
 
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
         for (call, job) in self.sessions.late(now) {
-            tracing::warn!("{}: the session did not come while its caller waited", job.label);
+            let late = || tracing::warn!("{}: the session did not come while its caller waited", job.label);
+            speaking_for(&job.voice(), late);
             self.call_ended(call);
         }
     }
@@ -89,24 +118,104 @@ impl Agent {
     /// Runs a call: in the user's fork server if there is one, else in a process of its own.
     fn launch(&mut self, call: CallId, job: Job) {
         let handed = self.hand_over(&job, None);
-        let thing = match handed {
-            Handed::Over(socket) => Ok(Thing::Handed(call, socket)),
-            Handed::Busy | Handed::Not => {
-                let child = fork_pump(|| {
-                    self.files.restore();
-                    // This process may wait until others have been let in.
-                    match matches!(handed, Handed::Busy).then(|| self.hand_over(&job, Some(QUEUE))) {
-                        Some(Handed::Over(socket)) => fork_server::await_end(&socket),
-                        _ => call::run(&self.transport, &self.services, job),
-                    }
-                });
-                step::reached("forked");
-                child.map(|child| Thing::Process(call, child))
+        if let Handed::Over(socket) = handed {
+            return self.watch_call(call, Ok(Thing::Handed(call, socket)));
+        }
+        let busy = matches!(handed, Handed::Busy);
+        // What was looked for once is waited for here.
+        let waits = self.hall.is_some() && !busy && !job.waited;
+        let told = self.callers.writer();
+        let mut job = Some(job);
+        let child = fork_keeping(&[told], || {
+            let Some(job) = job.take() else { return EXIT_TROUBLE };
+            self.files.restore();
+            // This process may wait until others have been let in.
+            match busy.then(|| self.hand_over(&job, Some(QUEUE))) {
+                Some(Handed::Over(socket)) => fork_server::await_end(&socket),
+                _ => {
+                    let agent = call::Agent { told, call, waits };
+                    call::run(&self.transport, &self.services, job, Some(agent))
+                }
             }
-        };
+        });
+        step::reached("forked");
+        // The process has taken its own copy.
+        if let (Some(job), true) = (job, waits) {
+            self.looking.insert(call, job);
+        }
+        self.watch_process(call, child);
+    }
+
+    fn watch_process(&mut self, call: CallId, child: io::Result<Child>) {
+        self.watch_call(call, child.map(|child| Thing::Process(call, child)));
+    }
+
+    fn watch_call(&mut self, call: CallId, thing: io::Result<Thing>) {
         if let Err(error) = thing.and_then(|thing| Ok(self.watch(thing)?)) {
             tracing::error!("cannot run a call: {error}");
             self.call_ended(call);
+        }
+    }
+
+    /// The processes of calls have told something.
+    pub(super) fn hear_calls(&mut self) {
+        loop {
+            let told = self.callers.told();
+            if told.is_empty() {
+                return;
+            }
+            for (call, word) in told {
+                match word {
+                    Word::NotMet => {
+                        self.not_met.insert(call);
+                    }
+                    Word::LinkOver => {
+                        let actions = self.core.call_ended(call);
+                        self.act(actions);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The process of a call has ended: the call, too, unless its caller is still to come.
+    pub(super) fn process_ended(&mut self, call: CallId) {
+        // It may have told something just before.
+        self.hear_calls();
+        let job = self.looking.remove(&call);
+        let (true, Some(mut job), Some(hall)) = (self.not_met.remove(&call), job, &mut self.hall) else {
+            return self.call_ended(call);
+        };
+        job.waited = true;
+        if let Some((call, job)) = hall.wait(job.endpoint, job.until, Instant::now(), (call, job)) {
+            self.launch_for_caller(call, job);
+        }
+    }
+
+    /// The caller is there, or was: whoever listened may be gone again, so its process waits for as long as is left.
+    fn launch_for_caller(&mut self, call: CallId, job: Job) {
+        speaking_for(&job.voice(), || self.launch(call, job));
+    }
+
+    /// Callers have come for whom calls wait.
+    pub(super) fn callers_came(&mut self) {
+        let met = self.hall.as_mut().map(Hall::on_ready).unwrap_or_default();
+        for (call, job) in met {
+            self.launch_for_caller(call, job);
+        }
+    }
+
+    /// Callers are looked for where nothing tells that they have come, and given up in the end.
+    pub(super) fn look_for_callers(&mut self, now: Instant) {
+        let left = self.hall.as_mut().map(|hall| hall.on_time(now)).unwrap_or_default();
+        for left in left {
+            match left {
+                Left::Met((call, job)) => self.launch_for_caller(call, job),
+                Left::Late((call, job)) => {
+                    speaking_for(&job.voice(), || tracing::error!("{}: its caller did not come", job.label));
+                    self.call_ended(call);
+                }
+            }
         }
     }
 
@@ -129,6 +238,7 @@ impl Agent {
     }
 
     pub(super) fn call_ended(&mut self, call: CallId) {
+        self.callers.over(call);
         let actions = self.core.call_ended(call);
         self.act(actions);
     }

@@ -61,6 +61,7 @@ impl Core {
         if matches!(was, Agent::Present(_)) {
             self.put(Output::Withdraw);
         }
+        self.served.forget();
         self.close_all_clients();
         self.forget_calls();
     }
@@ -126,6 +127,7 @@ impl Core {
     /// ports are reported here too, and those of calls that an earlier daemon began.
     fn data_link_ended(&mut self, now: Now, Endpoint { domain, port }: Endpoint) {
         if self.ports.release(domain, port) {
+            self.served.end(port);
             self.port_released(now, port);
         }
     }

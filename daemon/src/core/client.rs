@@ -1,5 +1,6 @@
 //! Programs on the local socket: HELLO, one request, then the wait for the end of its call.
 
+use engine::shares::Crowd;
 use wire::command::{Command, CommandKind};
 use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
 use wire::error::{Breach, PeerError, TooLong};
@@ -55,6 +56,10 @@ enum Complaint {
     NoPort(DomainId),
     #[error("port {0} is not for data")]
     BadPort(Port),
+    #[error(transparent)]
+    Crowd(#[from] Crowd),
+    #[error("{0}")]
+    Refused(String),
     #[error("no call {0} waits for an answer")]
     NotPending(Ident),
 }
@@ -84,7 +89,11 @@ impl Core {
             Stage::Waiting => Err(Breach::Trailing.into()),
         };
         if let Err(complaint) = result {
-            self.log(Level::Warn, format!("a local client was closed: {complaint}"));
+            let line = match complaint {
+                Complaint::Refused(line) => line,
+                other => format!("a local client was closed: {other}"),
+            };
+            self.log(Level::Warn, line);
             self.close_client(id);
         }
     }
@@ -181,7 +190,12 @@ impl Core {
             return Err(TooLong { len, max: MAX_CONTROL_BODY }.into());
         }
         let ty = if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
-        let port = self.port_for(id, ty, params.endpoint())?;
+        let port = self.port_for(id, ty, params.endpoint()).map_err(|complaint| match complaint {
+            Complaint::Crowd(crowd) => {
+                Complaint::Refused(format!("{}: refused, {crowd}", self.description(&cmdline)))
+            }
+            other => other,
+        })?;
         if params.connect_port == Port(0) {
             self.running.insert(port, Running { line: self.description(&cmdline), begun: now });
         }
@@ -209,7 +223,8 @@ impl Core {
         if port != Port(0) {
             return if port.is_data() { Ok(port) } else { Err(Complaint::BadPort(port)) };
         }
-        let port = self.ports.reserve(domain).ok_or(Complaint::NoPort(domain))?;
+        let reserve = || self.ports.reserve(domain).ok_or(Complaint::NoPort(domain));
+        let port = self.served.begin(domain, reserve)?;
         self.waiting.insert(port, id);
         if let Some(client) = self.clients.get_mut(&id) {
             client.port = Some(port);

@@ -9,11 +9,13 @@
 //! | `agent` | the control link: HELLO, what the agent may say, its loss |
 //! | `client` | programs on the local socket: HELLO, one request, the wait for its call's end |
 //! | `call` | a call that the VM asked for: policy, the target's daemon or a service in dom0, the answer |
+//! | `served` | calls to the VM, and how many each source has of them |
 //! | `timers` | who must have done something by when |
 
 mod agent;
 mod call;
 mod client;
+mod served;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -32,6 +34,7 @@ use crate::question::Question;
 use agent::Agent;
 use call::{Call, Tally};
 use client::{Client, Running};
+use served::Served;
 use timers::Timers;
 
 /// Time since a moment that the driver chose; only differences matter.
@@ -168,6 +171,8 @@ pub struct Core {
     waiting: BTreeMap<Port, ClientId>,
     /// What local clients had started in the VM, by its port.
     running: BTreeMap<Port, Running>,
+    /// Whose calls to the VM there are.
+    served: Served,
     calls: BTreeMap<CallId, Call>,
     tally: Tally,
     timers: Timers<Timer>,
@@ -187,12 +192,18 @@ impl Core {
             clients_held: false,
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
+            served: Served::default(),
             calls: BTreeMap::new(),
             tally: Tally::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
             last_id: 0,
         }
+    }
+
+    /// So many calls to the VM may be there at once, of all sources together.
+    pub fn serve_at_most(&mut self, max: usize) {
+        self.served = Served::new(max);
     }
 
     /// What is to be done next; to be drained after every event.

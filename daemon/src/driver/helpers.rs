@@ -158,7 +158,7 @@ mod tests {
         };
         let qube = Target::new("vault").unwrap();
         let [start, make] = [Preparation::Start(qube.clone()), Preparation::Disposable(qube)];
-        let limits = Limits { services: 0, starting: 2, disposables: 3 };
+        let limits = Limits { services: 0, starting: 2, disposables: 3, served: 0 };
         let room = |helpers: &Helpers| [&start, &make].map(|what| helpers.room_for(what, &limits).is_ok());
         add(&mut helpers, 1, true, true);
         add(&mut helpers, 2, false, true);

@@ -4,8 +4,8 @@
 //! A client may come before its server. Most are less than a millisecond early, and closing an inotify instance takes the
 //! kernel more than ten (it waits for a grace period of all readers): so a client looks again a few times, after pauses
 //! that double, and only then watches the folder and tries again when the name appears. What no event announces (a
-//! listener of the field's that is bound but does not listen yet, or no inotify instance to be had) is retried after a
-//! few milliseconds.
+//! listener of the field's that is bound but does not listen yet, or no inotify instance to be had) is tried again after a
+//! few milliseconds, then after pauses that double up to a second: waiting long costs nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,8 +21,9 @@ use crate::error::Error;
 use crate::layout::Orders;
 use crate::unix;
 
-/// Pause before a retry that no event announces.
+/// Pause before the first retry that no event announces; each further one is twice as long, up to the longest.
 const RETRY: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_secs(1);
 /// Pause before the first look again; each further one is twice as long.
 const SOON: Duration = Duration::from_micros(100);
 /// Looks again before the folder is watched: together they last as long as closing the watch would.
@@ -116,8 +117,9 @@ pub(super) struct FileConnector {
     state: State,
     /// Holds whatever is waited for, so that callers may register one descriptor for all states.
     events: OwnedFd,
-    /// No event will tell: look again after [`RETRY`].
+    /// No event will tell: look again after `pause`.
     timed: bool,
+    pause: Duration,
 }
 
 enum State {
@@ -135,7 +137,7 @@ impl FileConnector {
     pub(super) fn new(kind: Kind, path: PathBuf) -> Result<FileConnector, Error> {
         let events = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
-        Ok(FileConnector { kind, path, state: State::Looking(0), events, timed: false })
+        Ok(FileConnector { kind, path, state: State::Looking(0), events, timed: false, pause: RETRY })
     }
 
     /// One step, never blocking. Call when the descriptor is ready or [`FileConnector::retry_after`] has passed.
@@ -157,7 +159,11 @@ impl FileConnector {
                     if let Some(fd) = watch {
                         forget_events(fd);
                     }
+                    let waited = self.timed;
                     if !self.try_connect()? {
+                        if waited {
+                            self.pause = (self.pause * 2).min(LONGEST);
+                        }
                         return Ok(None);
                     }
                 }
@@ -186,7 +192,7 @@ impl FileConnector {
         match self.state {
             State::Looking(0) => Some(Duration::ZERO),
             State::Looking(tried) => Some(SOON * (1 << (tried - 1))),
-            _ => self.timed.then_some(RETRY),
+            _ => self.timed.then_some(self.pause),
         }
     }
 
@@ -272,4 +278,29 @@ fn watch_folder(kind: Kind, path: &Path) -> Option<OwnedFd> {
 fn forget_events(fd: &OwnedFd) {
     let mut buf = [0u8; 4096];
     while rustix::io::read(fd, &mut buf).is_ok_and(|n| n == buf.len()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a watch, as when all instances of the user are taken.
+    #[test]
+    fn looking_without_a_watch_costs_less_and_less() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server");
+        let mut connector = FileConnector::new(Kind::Shm, path.clone()).unwrap();
+        connector.state = State::Watching(None);
+        connector.timed = true;
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            pauses.push(connector.retry_after().unwrap().as_millis());
+            assert!(connector.poll().unwrap().is_none());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000, 1000]);
+        // And it is found all the same.
+        let orders = super::super::stream::client_orders().unwrap();
+        let _server = FileListener::new(path, Offer::new(Kind::Shm, orders).unwrap()).unwrap();
+        assert!(connector.poll().unwrap().is_none() && connector.is_greeting());
+    }
 }

@@ -4,6 +4,7 @@
 //! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present. `libxenvchan` has Xen's C
 //! library carry the bytes, for comparison.
 
+mod doorway;
 mod files;
 mod meet;
 mod shm;
@@ -23,6 +24,7 @@ use rustix::fs::{self, FileType, Mode};
 use crate::error::Error;
 use crate::layout::{Orders, Sizes};
 
+pub use doorway::{Appeared, Doorway};
 use files::{FileConnector, FileListener, Offer};
 use meet::{Client, Server};
 pub use meet::{Connector, Listener, Warden};
@@ -150,6 +152,12 @@ impl Transport {
     /// there. `None`: this transport tells the calls itself.
     pub fn warden(&self) -> Result<Option<Warden>, Error> {
         (self.kind == Kind::Xen).then(|| xen::Warden::new().map(Warden)).transpose()
+    }
+
+    /// What the agent of a VM does for all calls of that VM: to see when the servers appear for which they wait. `None`:
+    /// each call waits for itself.
+    pub fn doorway(&self) -> Option<Doorway> {
+        Doorway::new(self)
     }
 
     fn path(&self, server: u32, client: u32, port: u32) -> PathBuf {
