@@ -3,7 +3,7 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::within_deadline;
 use serde_json::Value;
@@ -12,7 +12,7 @@ const EVERYTHING: [&str; 5] = ["throughput", "cpu", "latency", "calls", "scale"]
 
 /// Runs the program quickly; its standard output.
 fn bench(args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qrexec-bench"));
+    let mut command = common::called("qrexec-bench");
     let output = command.args(args).stdin(Stdio::null()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {}\n{errors}", output.status);
@@ -110,7 +110,7 @@ fn two_builds_are_measured_in_turn_and_compared() {
         let other = folder.path().join("other");
         std::fs::create_dir(&other).unwrap();
         for program in ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon"] {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_qrexec-bench"), other.join(program)).unwrap();
+            std::os::unix::fs::symlink(common::EXE, other.join(program)).unwrap();
         }
         let vs = other.to_str().unwrap();
         let text = bench(&[
@@ -134,7 +134,7 @@ fn two_builds_are_measured_in_turn_and_compared() {
 fn nonsense_is_refused_before_anything_starts() {
     within_deadline(|| {
         for args in [["--scenario", "nothing"], ["--size", "much"], ["--runs", "0"], ["__nothing", "1"]] {
-            let output = Command::new(env!("CARGO_BIN_EXE_qrexec-bench")).args(args).output().unwrap();
+            let output = common::called("qrexec-bench").args(args).output().unwrap();
             assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{args:?}");
         }
     });

@@ -6,8 +6,8 @@ use std::io::{PipeReader, PipeWriter, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use cli::lab::Lab;
 use common::{Pattern, code, full, lab, within_deadline};
+use lab::Lab;
 use rustix::pipe::{SpliceFlags, splice};
 
 /// What `--buffer-size` is given: the smallest, the field's own, the largest.
@@ -73,7 +73,7 @@ fn sha256(file: &Path) -> String {
 
 /// A part of a real file tree, packed: the project's own build output.
 fn packed_tree(folder: &Path) -> PathBuf {
-    let tree = Path::new(env!("CARGO_BIN_EXE_qrexec-lab")).parent().unwrap();
+    let tree = Path::new(common::EXE).parent().unwrap();
     let tree = if tree.is_dir() { tree } else { Path::new("/usr/lib") };
     let file = folder.join("tree.tar");
     let script = format!("tar -cf - -C \"$1\" . 2>/dev/null | head -c {} > \"$2\"", amount());

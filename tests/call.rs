@@ -7,10 +7,10 @@ use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cli::lab::{DOM0, Lab, Part};
 use common::{
     Said, call, eventually, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline,
 };
+use lab::{DOM0, Lab, Part};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the processes of a call may take to go after the caller has its exit code.
@@ -132,8 +132,7 @@ fn the_end_of_a_service_ends_the_call_and_what_it_said_comes_first() {
         let stdin = child.stdin.take();
         // Nothing is read before the service has gone.
         let said = lab.layout().home("vault").join("said");
-        let is_service =
-            |process: &cli::lab::Process| process.vm == "vault" && process.program != "qrexec-agent";
+        let is_service = |process: &lab::Process| process.vm == "vault" && process.program != "qrexec-agent";
         eventually("the end of the service", || {
             said.exists() && !common::extras(&lab).iter().any(is_service)
         });

@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::Duration;
 
-use cli::lab::{Lab, Part, Process};
 use common::{Pattern, call, extras, full, lab, leftovers, readable_within, wait_within, within_deadline};
+use lab::{Lab, Part, Process};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long whoever depends on a killed process may take to notice and end.

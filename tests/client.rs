@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use cli::lab::{DOM0, Lab};
 use common::{Said, lab, run, talk, within_deadline};
+use lab::{DOM0, Lab};
 
 /// `qrexec-client` in dom0.
 fn client(lab: &Lab, args: &[&str], input: &[u8]) -> Said {

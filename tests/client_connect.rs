@@ -1,10 +1,11 @@
 //! `qrexec-client -c`, and the policy programs of old that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -30,7 +31,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn start(folder: &Path, args: &[&str]) -> Child {
-    spawn(folder, Command::new(env!("CARGO_BIN_EXE_qrexec-client")).args(args))
+    spawn(folder, common::called("qrexec-client").args(args))
 }
 
 fn spawn(folder: &Path, program: &mut Command) -> Child {
@@ -177,8 +178,8 @@ fn the_policy_program_of_old_introduces_them_itself() {
     let source = Daemon::listen(folder.path(), "3");
     std::os::unix::fs::symlink("qrexec.3", folder.path().join("qrexec.vault")).unwrap();
     let policy = |words: &[&str]| {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_qrexec-lab"));
-        program.arg0("qrexec-policy").args(words).env("QREXEC_POLICY_DIR", folder.path().join("policy.d"));
+        let mut program = common::called("qrexec-policy");
+        program.args(words).env("QREXEC_POLICY_DIR", folder.path().join("policy.d"));
         spawn(folder.path(), program.env("QREXEC_SYSTEM_INFO", folder.path().join("system.json")))
     };
     // Five words are the form of R3; R2 gives no number, which the source's link tells.

@@ -1,5 +1,7 @@
 //! `qrexec-client-vm` alone: this test plays the agent and, behind the data link, the service.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -40,7 +42,7 @@ impl Caller {
         let private = std::fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let agent = UnixListener::bind(folder.path().join("agent")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qrexec-client-vm"));
+        let mut command = common::called("qrexec-client-vm");
         command
             .args(args)
             .current_dir(folder.path())

@@ -1,7 +1,7 @@
 //! Decisions for one VM while others flood the policy daemon: where the time of `qubesd` goes, and the log's lines.
 //!
 //! What a release build of these programs and one of earlier programs make of it, in one run:
-//! `QREXEC_TEST_FULL=1 QREXEC_TEST_BEFORE=FOLDER cargo test --release -p qrexec-cli --test fair_policy -- --nocapture`
+//! `QREXEC_TEST_FULL=1 QREXEC_TEST_BEFORE=FOLDER cargo test --release -p qrexec-tests --test fair_policy -- --nocapture`
 
 mod common;
 

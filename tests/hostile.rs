@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cli::lab::Lab;
 use common::{Said, call, eventually, lab, leftovers, run, within_deadline};
+use lab::Lab;
 use rustix::fs::{CWD, FileType, mknodat};
 
 const CAT: &str = "#!/bin/sh\nexec cat\n";

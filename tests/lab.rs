@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use cli::lab::{Layout, Plan, processes};
 use common::{EXE, ended_within, eventually, readable_within, within_deadline};
+use lab::{Layout, Plan, processes};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// How long a dying lab may take to take everything along.

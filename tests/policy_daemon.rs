@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 /// The executable that plays every role.
 fn exe() -> &'static str {
-    env!("CARGO_BIN_EXE_qrexec-lab")
+    common::EXE
 }
 
 /// A dom0 of its own: policy, system, services, and the programs that use them.

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cli::lab::{Builder, DOM0, Lab, Part};
 use common::{EXE, Said, call, eventually, eventually_within, full, lab, run, within, within_deadline};
+use lab::{Builder, DOM0, Lab, Part};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -230,7 +230,7 @@ fn a_disposable_lives_as_long_as_its_call_even_if_the_daemon_dies() {
         let mut byte = [0_u8];
         std::io::Read::read_exact(waiting.stdout.as_mut().unwrap(), &mut byte).unwrap();
         assert_eq!(read(&log), life.repeat(2) + "create tmpl\nstart disp\n");
-        let is_daemon = |process: &cli::lab::Process| process.program == "qrexec-daemon";
+        let is_daemon = |process: &lab::Process| process.program == "qrexec-daemon";
         for daemon in lab.processes().iter().filter(|process| is_daemon(process)) {
             let _ = kill_process(Pid::from_raw(daemon.pid).unwrap(), Signal::KILL);
         }
@@ -320,7 +320,7 @@ fn a_disposable_goes_if_the_client_is_killed_before_it_is_there() {
 /// Kills the daemon of a VM, which has the VM's name among its arguments.
 fn kill_daemon_of(lab: &Lab, vm: &str) {
     let all = lab.processes();
-    let is_its = |process: &&cli::lab::Process| {
+    let is_its = |process: &&lab::Process| {
         process.program == "qrexec-daemon" && process.args.iter().any(|argument| argument == vm)
     };
     let daemons: Vec<i32> = all.iter().filter(is_its).map(|process| process.pid).collect();
@@ -331,7 +331,7 @@ fn kill_daemon_of(lab: &Lab, vm: &str) {
 #[test]
 fn a_qube_may_administer_the_policy_if_the_policy_says_so() {
     within_deadline(|| {
-        let exe = env!("CARGO_BIN_EXE_qrexec-lab");
+        let exe = common::EXE;
         let mut builder = lab().policy(
             "policy.List * work dom0 allow\npolicy.Get * work dom0 allow\npolicy.Replace * work dom0 allow\n\
              policy.RegisterArgument +u2f.Use vault @anyvm allow target=dom0\n",

@@ -1,5 +1,5 @@
 //! How fast policy decides, alone and while it is edited. The numbers in docs/policy.md come from
-//! `cargo test --release -p qrexec-cli --test policy_load -- --ignored --nocapture --test-threads=1`.
+//! `cargo test --release -p qrexec-tests --test policy_load -- --ignored --nocapture --test-threads=1`.
 
 mod common;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cli::lab::{DOM0, Lab};
 use common::{DEADLINE, EXE, call, full, lab, leftovers, run, within, within_deadline};
+use lab::{DOM0, Lab};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the last processes may take to go.
@@ -206,11 +206,10 @@ fn whoever_waits_for_a_data_link_gives_up_with_a_reason() {
 #[test]
 fn every_program_has_a_version_and_a_log_level() {
     within_deadline(|| {
-        for definition in cli::definitions::all() {
-            let name = definition.command.get_name().to_owned();
+        let programs = [cli::programs::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+        for name in programs.filter(|program| program.page.is_some()).map(|program| program.name) {
             let ask = |args: &[&str]| {
-                let mut command = std::process::Command::new(common::EXE);
-                std::os::unix::process::CommandExt::arg0(&mut command, &name);
+                let mut command = common::called(name);
                 command.args(args);
                 common::talk(command, b"")
             };

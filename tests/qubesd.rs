@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cli::lab::{DOM0, Lab};
 use common::{Said, call, lab, leftovers, run, within_deadline};
+use lab::{DOM0, Lab};
 
 /// How long the last processes may take to go.
 const GONE: Duration = Duration::from_secs(10);

@@ -3,10 +3,10 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use cli::lab::Lab;
 use common::{call, full, lab, within_deadline};
+use lab::Lab;
 use serde_json::Value;
 
 /// A service that says that it runs, and does so until its input ends.
@@ -58,7 +58,7 @@ fn idle_calls_are_small() {
         const CALLS: f64 = 200.0;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("scale.json");
-        let bench = Command::new(env!("CARGO_BIN_EXE_qrexec-bench"))
+        let bench = common::called("qrexec-bench")
             .args(["--scenario=scale", "--runs=1", "--idle-calls=200", "--json"])
             .arg(&file)
             .stdin(Stdio::null())

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cli::lab::Lab;
 use common::{Pattern, code, eventually, lab, within_deadline};
+use lab::Lab;
 use rustix::pipe::{SpliceFlags, splice};
 
 const MIB: u64 = 1 << 20;

@@ -5,8 +5,8 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cli::lab::Lab;
 use common::{call, full, lab, leftovers, meeting_places, within_deadline};
+use lab::Lab;
 
 /// How many at a time.
 const ABREAST: usize = 16;

@@ -4,20 +4,18 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
-pub mod bench;
 pub mod client;
 pub mod client_vm;
-pub mod definitions;
 pub mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod lab;
 pub mod local_program;
 pub mod logging;
 pub mod multicall;
 pub mod number;
 pub mod policy_eval;
 pub mod policy_tools;
+pub mod programs;
 pub mod qubesd;
 pub mod status;
 pub mod stdio;

@@ -186,13 +186,14 @@ fn priority(level: &Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::definitions;
+    use crate::multicall::command_line;
+    use crate::usage;
 
     #[test]
     fn the_level_is_an_option_with_a_value() {
         let level = |args: &[&str]| {
             let words: Vec<OsString> = args.iter().map(OsString::from).collect();
-            level_of(&words, || Some(definitions::of(args[0])?.command))
+            level_of(&words, || command_line(args[0]))
         };
         assert_eq!(level(&["qrexec-agent", "--log-level", "debug"]).as_deref(), Some("debug"));
         assert_eq!(level(&["qrexec-agent", "-S", "--log-level=warn"]).as_deref(), Some("warn"));
@@ -201,7 +202,9 @@ mod tests {
         assert_eq!(level(&["qrexec_client_vm", "--log-level=info", "a", "b"]).as_deref(), Some("info"));
         assert_eq!(level(&["qrexec-client-vm", "a", "b", "/c", "--log-level=warn"]), None);
         assert_eq!(level(&["qrexec-client-vm", "-p", "--log-level=warn", "a", "b"]), None);
-        assert_eq!(level(&["qrexec-lab", "status", "--log-level=warn"]).as_deref(), Some("warn"));
+        let words = ["lab", "status", "--log-level=warn"].map(OsString::from);
+        let command = || usage::complete(Command::new("lab").subcommand(Command::new("status")));
+        assert_eq!(level_of(&words, || Some(command())).as_deref(), Some("warn"));
         assert_eq!(level(&["policy.List", "--log-level=warn"]), None);
     }
 

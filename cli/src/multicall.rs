@@ -1,8 +1,7 @@
 //! One executable, every program: the name it is called by decides.
 //!
-//! Every binary of the package is this same dispatcher with another default, so a lab needs nothing
-//! but links to the executable that is already running. The two exceptions are `qrexec-client-vm` and `qrexec-agent`:
-//! every call starts or forks them, so each has a binary with nothing else in it ([`single`]).
+//! Every binary of the package is this same dispatcher with another default. The two exceptions are `qrexec-client-vm`
+//! and `qrexec-agent`: every call starts or forks them, so each has a binary with nothing else in it ([`single`]).
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,65 +9,25 @@ use std::process::ExitCode;
 
 use engine::say;
 
-use crate::policy_tools as tools;
-use crate::{bench, client, client_vm, definitions, lab, logging, policy_eval, status, usage};
+use crate::programs::{PROGRAMS, Program};
+use crate::{logging, status, usage};
 
-/// A program: its name and its main function, which takes the arguments with the name first and gives
-/// the exit status.
-type Program = (&'static str, fn(Vec<OsString>) -> i32);
-
-/// Every program that can be called by name.
-const PROGRAMS: &[Program] = &[
-    ("policy.Get", tools::admin::service::main),
-    ("policy.GetFiles", tools::admin::service::main),
-    ("policy.List", tools::admin::service::main),
-    ("policy.RegisterArgument", tools::register::main),
-    ("policy.Remove", tools::admin::service::main),
-    ("policy.Replace", tools::admin::service::main),
-    ("policy.include.Get", tools::admin::service::main),
-    ("policy.include.List", tools::admin::service::main),
-    ("policy.include.Remove", tools::admin::service::main),
-    ("policy.include.Replace", tools::admin::service::main),
-    ("qrexec-agent", agent::main),
-    ("qrexec-bench", bench::main),
-    ("qrexec-client", client::main),
-    ("qrexec-client-vm", client_vm::main),
-    ("qrexec-daemon", daemon::main),
-    ("qrexec-fork-server", agent::fork_server::main),
-    ("qrexec-lab", lab::main),
-    ("qrexec-legacy-convert", tools::convert::main),
-    ("qrexec-policy", tools::exec::policy_main),
-    ("qrexec-policy-agent", tools::agent::main),
-    ("qrexec-policy-daemon", tools::daemon::main),
-    ("qrexec-policy-eval", policy_eval::main),
-    ("qrexec-policy-exec", tools::exec::main),
-    ("qrexec-policy-graph", tools::graph::main),
-    ("qrexec-policy-restore", tools::restore::main),
-    ("qrexec-vm-helper", tools::helper::main),
-    ("qrexec_client_vm", client_vm::main),
-    ("qubes-policy", tools::admin::client::main),
-    ("qubes-policy-admin", tools::admin::service::main),
-    ("qubes-policy-editor", tools::editor::main),
-    ("qubes-policy-lint", tools::lint::main),
-    ("qubes-rpc-multiplexer", agent::multiplexer::main),
-];
-
-/// The names of all programs: what a lab makes links for.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().map(|(name, _)| *name)
+/// Runs the program that the executable was called as, or `default` if that is none of [`PROGRAMS`].
+pub fn main(default: &str) -> ExitCode {
+    main_of(default, &[PROGRAMS])
 }
 
-/// Runs the program that the executable was called as, or `default` if that is none of ours.
-pub fn main(default: &str) -> ExitCode {
+/// The same for an executable that is the programs of these tables.
+pub fn main_of(default: &str, tables: &[&'static [Program]]) -> ExitCode {
     engine::process::claim_children();
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
-    let Some((name, program)) = called.and_then(find).or_else(|| find(default)) else {
+    let Some(program) = called.and_then(|name| find(tables, name)).or_else(|| find(tables, default)) else {
         say::error(format_args!("{default} is not part of this build"));
         return exit_code(status::TROUBLE);
     };
-    logging::init(name, &args, || Some(definitions::of(name)?.command));
-    exit_code(program(args))
+    logging::init(program.name, &args, || command_of(tables, program));
+    exit_code((program.main)(args))
 }
 
 /// Runs one program with this command line, whatever the executable was called as: what its binary does not name is not
@@ -80,8 +39,23 @@ pub fn single(name: &str, program: fn(Vec<OsString>) -> i32, command: fn() -> cl
     exit_code(program(args))
 }
 
-fn find(name: &str) -> Option<&'static Program> {
-    PROGRAMS.iter().find(|(known, _)| *known == name)
+fn find(tables: &[&'static [Program]], name: &str) -> Option<&'static Program> {
+    tables.iter().flat_map(|table| table.iter()).find(|program| program.name == name)
+}
+
+/// The command line of a program, or of the one that it is another name of: the oldest name has underscores.
+fn command_of(tables: &[&'static [Program]], program: &Program) -> Option<clap::Command> {
+    let page = match &program.page {
+        Some(page) => page,
+        None => find(tables, &program.name.replace('_', "-"))?.page.as_ref()?,
+    };
+    Some(page.command())
+}
+
+/// The command line of a program by any of its names.
+#[cfg(test)]
+pub(crate) fn command_line(name: &str) -> Option<clap::Command> {
+    command_of(&[PROGRAMS], find(&[PROGRAMS], name)?)
 }
 
 /// An exit status for the system, which takes 8 bits; one that does not fit is a failure.
@@ -95,13 +69,15 @@ mod tests {
 
     #[test]
     fn programs_are_found_by_their_whole_name() {
-        assert!(find("qrexec-client").is_some_and(|(name, _)| *name == "qrexec-client"));
-        assert!(find("qrexec-client-vm").is_some_and(|(name, _)| *name == "qrexec-client-vm"));
-        assert!(find("qrexec").is_none());
+        let found = |name| find(&[PROGRAMS], name).map(|program| program.name);
+        assert_eq!(found("qrexec-client"), Some("qrexec-client"));
+        assert_eq!(found("qrexec-client-vm"), Some("qrexec-client-vm"));
+        assert_eq!(found("qrexec"), None);
     }
 
     #[test]
-    fn names_are_unique_and_sorted() {
-        assert!(PROGRAMS.is_sorted_by(|(a, _), (b, _)| a < b));
+    fn another_name_of_a_program_has_its_command_line() {
+        assert_eq!(command_line("qrexec_client_vm").unwrap().get_name(), "qrexec-client-vm");
+        assert!(command_line("policy.List").is_none());
     }
 }

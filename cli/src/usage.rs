@@ -33,7 +33,7 @@ pub(crate) fn complete(command: Command) -> Command {
 }
 
 /// The complete command line of a program.
-pub(crate) fn of<T: CommandFactory>() -> Command {
+pub fn of<T: CommandFactory>() -> Command {
     complete(T::command())
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap_complete::Shell;
-use cli::definitions::Definition;
+use cli::programs::Page;
 
 /// Writes manual pages and completions.
 #[derive(Parser)]
@@ -32,20 +32,22 @@ fn main() -> ExitCode {
 }
 
 fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
-    let wanted = |definition: &Definition| {
-        programs.is_empty() || programs.iter().any(|program| program == definition.command.get_name())
-    };
-    for definition in cli::definitions::all().into_iter().filter(wanted) {
-        write_manual(folder, &definition)?;
+    let wanted = |name: &str| programs.is_empty() || programs.iter().any(|program| program == name);
+    for (name, page) in pages().filter(|(name, _)| wanted(name)) {
+        write_manual(folder, name, page)?;
         for (shell, place) in SHELLS {
-            let mut command = definition.command.clone();
-            let name = command.get_name().to_owned();
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut command, name.as_str(), &mut text);
-            put(&folder.join(place.replace("NAME", &name)), &text)?;
+            clap_complete::generate(shell, &mut page.command(), name, &mut text);
+            put(&folder.join(place.replace("NAME", name)), &text)?;
         }
     }
     Ok(())
+}
+
+/// Every program that has a page of the manual, by name.
+fn pages() -> impl Iterator<Item = (&'static str, &'static Page)> {
+    let programs = [cli::programs::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+    programs.filter_map(|program| Some((program.name, program.page.as_ref()?)))
 }
 
 /// Where each shell looks.
@@ -55,11 +57,10 @@ const SHELLS: [(Shell, &str); 3] = [
     (Shell::Zsh, "zsh/site-functions/_NAME"),
 ];
 
-fn write_manual(folder: &Path, definition: &Definition) -> io::Result<()> {
-    let section = definition.section.to_string();
-    let name = definition.command.get_name();
+fn write_manual(folder: &Path, name: &str, page: &Page) -> io::Result<()> {
+    let section = page.section.to_string();
     // A date would make every build another one.
-    let page = clap_mangen::Man::new(definition.command.clone()).section(section.as_str()).date("");
+    let page = clap_mangen::Man::new(page.command()).section(section.as_str()).date("");
     let mut text = Vec::new();
     page.render(&mut text)?;
     put(&folder.join(format!("man/man{section}/{name}.{section}")), &text)
@@ -84,9 +85,8 @@ mod tests {
         for expected in [".TH", "buffer\\-size", "TARGET"] {
             assert!(page.contains(expected), "{expected}");
         }
-        for definition in cli::definitions::all() {
-            let name = definition.command.get_name();
-            assert!(dir.path().join(format!("man/man{0}/{name}.{0}", definition.section)).exists(), "{name}");
+        for (name, page) in pages() {
+            assert!(dir.path().join(format!("man/man{0}/{name}.{0}", page.section)).exists(), "{name}");
         }
         for path in [
             "man/man8/qrexec-agent.8",

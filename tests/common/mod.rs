@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cli::lab::{Builder, Lab, Transport};
+use lab::{Builder, Lab, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, getpgid, pidfd_open};
 
@@ -26,7 +26,14 @@ pub(crate) use eventually::{eventually, eventually_within};
 pub use pattern::Pattern;
 
 /// The executable under test; it plays every role.
-pub const EXE: &str = env!("CARGO_BIN_EXE_qrexec-lab");
+pub const EXE: &str = env!("CARGO_BIN_EXE_qrexec-tested");
+
+/// The executable under test as the program of this name.
+pub fn called(name: &str) -> Command {
+    let mut command = Command::new(EXE);
+    std::os::unix::process::CommandExt::arg0(&mut command, name);
+    command
+}
 
 /// How long one test may take. Far more than any needs: it turns a hang into a failure.
 pub const DEADLINE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 600 });
@@ -157,7 +164,7 @@ pub fn readable_within(fd: &impl AsFd, limit: Duration) -> bool {
 
 /// The lab's processes that are not part of it at rest: calls, services, commands. Those on their way out are waited
 /// for; what is still there after `limit` is returned.
-pub fn leftovers(lab: &Lab, limit: Duration) -> Vec<cli::lab::Process> {
+pub fn leftovers(lab: &Lab, limit: Duration) -> Vec<lab::Process> {
     let until = Instant::now() + limit;
     loop {
         let extra = extras(lab);
@@ -169,8 +176,8 @@ pub fn leftovers(lab: &Lab, limit: Duration) -> Vec<cli::lab::Process> {
 }
 
 /// Everything but the agents and daemons. Those lead process groups, to which the processes of their calls belong.
-pub fn extras(lab: &Lab) -> Vec<cli::lab::Process> {
-    let resident = |process: &cli::lab::Process| {
+pub fn extras(lab: &Lab) -> Vec<lab::Process> {
+    let resident = |process: &lab::Process| {
         let main = ["qrexec-agent", "qrexec-daemon"].contains(&process.program.as_str());
         main && Pid::from_raw(process.pid).is_some_and(|pid| getpgid(Some(pid)) == Ok(pid))
     };

@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
-use cli::lab::Lab;
+use lab::Lab;
 
 use crate::common::{EXE, Said, call, within_deadline};
 use crate::mixture::{Mixture, Peer, script};

@@ -13,8 +13,8 @@ mod storm;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 
-use cli::lab::{DOM0, Lab};
 use common::{Pattern, Said, call, full, run, within_deadline};
+use lab::{DOM0, Lab};
 use mixture::{Mixture, Peer};
 
 /// Bytes of a large transfer: many times what rings and buffers hold.

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use cli::lab::{Builder, DOM0, Lab, Transport};
+use lab::{Builder, DOM0, Lab, Transport};
 
 use tempfile::TempDir;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cli::lab::{DOM0, Lab, Process};
+use lab::{DOM0, Lab, Process};
 
 use crate::common::{ended_within, extras, full, talk, within};
 use crate::mixture::{Mixture, Peer};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cli::lab::Lab;
+use lab::Lab;
 
 use crate::common::{eventually, meeting_places};
 

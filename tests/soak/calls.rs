@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use cli::lab::{DOM0, Lab};
+use lab::{DOM0, Lab};
 
 use crate::common::{self, Pattern, Said, code, talk};
 

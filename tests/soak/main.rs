@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cli::lab::{DOM0, Lab, Process};
 use common::{Pattern, call, eventually, full, leftovers, run, within};
+use lab::{DOM0, Lab, Process};
 use rustix::process::{Pid, Signal, kill_process};
 
 use books::Books;

@@ -9,6 +9,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     step("format of the fuzz targets", cargo(["fmt", "--check"]).current_dir(root().join("tests/fuzz")))?;
     let metadata = Metadata::read()?;
     findings("layering", Ok(layering::check(&metadata)))?;
+    findings("what is shipped", Ok(layering::check_shipped(&metadata)))?;
     findings("licences", licences::check(&metadata))?;
     findings("sources", sources::check())?;
     findings("conformance", conformance::check())?;

@@ -36,10 +36,13 @@ const NOT_LOOKED_AT: [&str; 9] = [
     "var/log/dpkg.log",
 ];
 
-/// A call between two VMs of a lab, by the installed programs.
+/// The package that is tried, in the root of the system.
+const COPY: &str = "package.deb";
+
+/// A call between two VMs of a lab: by the lab's own programs, or by those in the folder of `BIN_DIR`.
 const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try && \
      printf '#!/bin/sh\\nread a b; echo $((a + b))\\n' >add && chmod +x add && \
-     /usr/lib/qubes/qrexec run --service vault:test.Add=/tmp/try/add -- \
+     qrexec-lab run $BIN_DIR --service vault:test.Add=/tmp/try/add -- \
      sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; cd / && rm -r /tmp/try; exit $status";
 
 /// Policy asks, and the user says yes: by the services that were installed, to the agent that his session starts.
@@ -80,9 +83,21 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
         skipped("chroot", &format!("there is no system to install in: {failure}"));
         return Ok(());
     }
-    for (package, file) in &packages {
+    let (lab, sides): (Vec<_>, Vec<_>) = packages.iter().partition(|(package, _)| package.side == Side::Lab);
+    let empty = system.files()?;
+    for (package, file) in &lab {
+        system.install(package, file)?;
+        system.try_programs(package.side)?;
+        system.step("a call of the lab's own programs", LAB_CALL)?;
+        system.remove_copy()?;
+    }
+    for (package, file) in sides {
         system.try_out(package, file, !options.no_pam)?;
     }
+    for (package, _) in &lab {
+        system.step(&format!("purge {}", package.name), &format!("dpkg --purge {}", package.name))?;
+    }
+    system.as_before(&empty)?;
     eprintln!("the packages were installed, tried and removed");
     Ok(())
 }
@@ -110,11 +125,7 @@ impl System {
         let name = package.name;
         let before = self.files()?;
         self.step("the field's package", &stand_ins::field(package.side))?;
-        let copy = self.root.join("package.deb");
-        fs::copy(file, &copy).map_err(|error| format!("{}: {error}", file.display()))?;
-        self.step(&format!("install {name}"), "dpkg --install /package.deb")?;
-        self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
-        findings("files", Ok(self.missing(package.side)))?;
+        self.install(package, file)?;
         findings("links", Ok(self.wrong_links(package.side)))?;
         findings("units, group and folders", Ok(self.wrong_state(package.side)))?;
         self.step("the field's policy stays", stand_ins::POLICY_STAYS)?;
@@ -126,9 +137,28 @@ impl System {
         }
         self.verify_units(package.side)?;
         self.step("a disabled unit stays so when it is updated", &disabled_stays(package.side))?;
-        self.step(&format!("remove {name}"), &format!("dpkg --remove {name} && rm /package.deb"))?;
+        self.step(&format!("remove {name}"), &format!("dpkg --remove {name}"))?;
         self.step("nothing starts any more", "! find /etc/systemd -name 'qubes-*' | grep .")?;
         self.step(&format!("purge {name}"), &format!("dpkg --purge {name} qubes-core-qrexec"))?;
+        self.remove_copy()?;
+        self.as_before(&before)
+    }
+
+    fn remove_copy(&self) -> Result<(), Failure> {
+        fs::remove_file(self.root.join(COPY)).map_err(|error| format!("{COPY}: {error}"))
+    }
+
+    /// Installs a package and looks for what it should have brought.
+    fn install(&self, package: &Package, file: &Path) -> Result<(), Failure> {
+        let name = package.name;
+        fs::copy(file, self.root.join(COPY)).map_err(|error| format!("{}: {error}", file.display()))?;
+        self.step(&format!("install {name}"), &format!("dpkg --install /{COPY}"))?;
+        self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
+        findings("files", Ok(self.missing(package.side)))
+    }
+
+    /// Whether the system has the files that it had then, and no others.
+    fn as_before(&self, before: &BTreeSet<PathBuf>) -> Result<(), Failure> {
         let after = self.files()?;
         let changed = before.symmetric_difference(&after).map(|path| path.display().to_string());
         findings("nothing is left", Ok(changed.collect()))
@@ -144,7 +174,7 @@ impl System {
             self.step(program, &script)?;
         }
         if side.programs().any(|program| program == "bin/qrexec-client-vm") {
-            self.step("a call", LAB_CALL)?;
+            self.step("a call", &format!("BIN_DIR='--bin-dir /usr/lib/qubes'; {LAB_CALL}"))?;
         }
         if side.programs().any(|program| program == "bin/qrexec-policy-agent") {
             self.step("a question to the user", QUESTION)?;

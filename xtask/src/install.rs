@@ -22,11 +22,17 @@ pub(crate) enum Side {
     Dom0,
     /// Both
     All,
+    /// A machine on which calls are tried and measured: the lab and the benchmark, which neither dom0 nor a qube has
+    Lab,
 }
 
 impl Side {
     fn wants(self, other: Side) -> bool {
-        self == Side::All || other == Side::All || self == other
+        match (self, other) {
+            (Side::Lab, _) | (_, Side::Lab) => self == other,
+            (Side::All, _) | (_, Side::All) => true,
+            _ => self == other,
+        }
     }
 
     /// Whether an agent is installed that opens sessions for users.
@@ -113,6 +119,8 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::All, "bin/qubes-policy-admin"),
     (Side::All, "bin/qubes-policy-editor"),
     (Side::All, "bin/qubes-policy-lint"),
+    (Side::Lab, "bin/qrexec-lab"),
+    (Side::Lab, "bin/qrexec-bench"),
 ];
 
 /// Services of dom0 that the executable provides itself, by name.
@@ -187,7 +195,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.prefix.is_absolute() {
         return Err(format!("{}: the prefix must be an absolute path", options.prefix.display()));
     }
-    let built = lean::build(options.side.has_logins() && !options.no_pam)?;
+    let built = match options.side {
+        Side::Lab => lean::build_lab()?,
+        side => lean::build(side.has_logins() && !options.no_pam)?,
+    };
     let logins = Logins::of(&options.destdir);
     let tree = Tree { prefix: &options.prefix, destdir: &options.destdir, side: options.side, logins };
     tree.fill(&built)
@@ -211,7 +222,9 @@ impl Tree<'_> {
     }
 
     fn install(&self, built: &Built, dist: &Path) -> Result<(), Failure> {
-        write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
+        if self.side != Side::Lab {
+            write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
+        }
         for path in self.side.programs() {
             self.program(path, built)?;
         }
@@ -242,11 +255,11 @@ impl Tree<'_> {
     }
 
     /// Installs a program: its own executable in `lib/qubes` and a link to that in other places, or a link to the one
-    /// that is all of them.
+    /// that is all of them. Those of the lab are executables where they are typed.
     fn program(&self, path: &str, built: &Built) -> Result<(), Failure> {
         // The oldest name of a program has underscores.
         let name = path.rsplit('/').next().unwrap_or(path).replace('_', "-");
-        let home = format!("lib/qubes/{name}");
+        let home = if self.side == Side::Lab { path.to_owned() } else { format!("lib/qubes/{name}") };
         match built.own(&name) {
             Some(executable) if path == home => write(&self.place(path), &read(executable)?, 0o755),
             Some(_) => link(&relative(path, &home), &self.place(path)),
@@ -340,6 +353,19 @@ mod tests {
         Tree { side: Side::Dom0, ..tree }.install(&built, &root().join("dist")).unwrap();
         assert!(dir.join("etc/qubes-rpc/qubes.WaitForSession").exists());
         can_ask(&dir);
+        fs::remove_dir_all(&dir).unwrap();
+
+        let built = Built {
+            all: client.clone(),
+            lean: vec![("qrexec-lab", client.clone()), ("qrexec-bench", client)],
+        };
+        Tree { side: Side::Lab, ..tree }.install(&built, &root().join("dist")).unwrap();
+        let names = |folder: &Path| {
+            let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+            entries.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!((names(&dir), names(&dir.join("usr"))), (vec!["usr".into()], vec!["bin".into()]));
+        assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab"]);
         fs::remove_dir_all(dir).unwrap();
     }
 

@@ -16,14 +16,28 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("qrexec-vchan-capi", &["qrexec-ring"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
-    ("qrexec-vchan-capi", &["qrexec-ring"]),
-    ("qrexec-manual", &["qrexec-cli"]),
+    ("qrexec-lab", &["qrexec-cli", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-bench", &["qrexec-cli", "qrexec-engine", "qrexec-lab", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-tests", &["qrexec-bench", "qrexec-cli", "qrexec-lab"]),
+    ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab"]),
     ("xtask", &[]),
 ];
 
 /// Crates that compute and nothing else: what they may use besides.
 const PURE: &[(&str, &[&str])] =
     &[("qrexec-wire", &["thiserror", "zerocopy"]), ("qrexec-policy", &["serde", "serde_json", "thiserror"])];
+
+/// The package whose executable is installed for dom0 and qubes, and what it must not contain: what only tries and
+/// measures.
+const SHIPPED: &str = "qrexec-cli";
+const NOT_SHIPPED: &[&str] = &["qrexec-lab", "qrexec-bench", "plotters", "indicatif", "hdrhistogram"];
+
+/// What is installed and should not be.
+pub(crate) fn check_shipped(metadata: &Metadata) -> Vec<String> {
+    let contents = metadata.contents_of(SHIPPED);
+    let wrong = NOT_SHIPPED.iter().filter(|name| contents.contains(**name));
+    wrong.map(|name| format!("{SHIPPED} contains {name}, which nobody needs in dom0 or a qube")).collect()
+}
 
 pub(crate) fn check(metadata: &Metadata) -> Vec<String> {
     let members: Vec<_> = metadata.packages.iter().filter(|package| package.source.is_none()).collect();

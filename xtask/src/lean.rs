@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::{Failure, cargo, is_there, root, step};
+use crate::steps::{Failure, cargo, findings, is_there, root, step};
 
 /// What was built.
 pub(crate) struct Built {
@@ -31,7 +31,7 @@ pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
     let of_package = |profile: &str, binary: &str| {
         cargo(["build", "--profile", profile, "-p", "qrexec-cli", "--bin", binary])
     };
-    step("build", &mut of_package("release", "qrexec-lab"))?;
+    step("build", &mut of_package("release", "qrexec"))?;
     step("qrexec-agent", of_package("lean", "qrexec-agent").args(features))?;
     let mut client = of_package("lean", "qrexec-client-vm");
     let mut folder = target.clone();
@@ -40,11 +40,32 @@ pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
         folder.push(musl);
     }
     step("qrexec-client-vm", &mut client)?;
+    findings("dom0's executable", strangers(&target.join("release/qrexec")))?;
     let lean = vec![
         ("qrexec-agent", target.join("lean/qrexec-agent")),
         ("qrexec-client-vm", folder.join("lean/qrexec-client-vm")),
     ];
-    Ok(Built { all: target.join("release/qrexec-lab"), lean })
+    Ok(Built { all: target.join("release/qrexec"), lean })
+}
+
+/// Names that symbols and messages of the lab and the benchmark contain, and that the installed executable must not.
+const STRANGERS: [&str; 5] = ["__supervisor", "__keeper", "plotters", "indicatif", "hdrhistogram"];
+
+/// Which of them an executable contains.
+fn strangers(executable: &Path) -> Result<Vec<String>, Failure> {
+    let bytes = std::fs::read(executable).map_err(|error| format!("{}: {error}", executable.display()))?;
+    let is_in = |name: &&&str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+    Ok(STRANGERS.iter().filter(is_in).map(|name| format!("it contains {name}")).collect())
+}
+
+/// The lab and the benchmark, each an executable that is every program, too.
+pub(crate) fn build_lab() -> Result<Built, Failure> {
+    let names = ["qrexec-lab", "qrexec-bench"];
+    for name in names {
+        step(name, &mut cargo(["build", "--release", "-p", name, "--bin", name]))?;
+    }
+    let folder = target_folder().join("release");
+    Ok(Built { all: folder.join("qrexec-lab"), lean: names.map(|name| (name, folder.join(name))).into() })
 }
 
 impl Built {
@@ -71,4 +92,19 @@ fn musl() -> Option<String> {
     let said = rustc.args(["--print", "target-libdir", "--target", &target]).output().ok()?;
     let folder = PathBuf::from(String::from_utf8(said.stdout).ok()?.trim());
     folder.is_dir().then_some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_belong_into_an_executable_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("program");
+        std::fs::write(&file, b"\x7fELF\0_ZN8plotters5chart\0").unwrap();
+        assert_eq!(strangers(&file).unwrap(), ["it contains plotters"]);
+        std::fs::write(&file, b"\x7fELF").unwrap();
+        assert!(strangers(&file).unwrap().is_empty());
+    }
 }

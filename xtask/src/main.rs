@@ -3,6 +3,7 @@
 
 mod check;
 mod chroot;
+mod ci;
 mod conformance;
 mod fuzz;
 mod glibc;
@@ -37,6 +38,12 @@ struct Cli {
 enum Task {
     /// Format, clippy, documentation, licences of dependencies, layering of imports, unsafe only where it is listed
     Check,
+    /// Everything that has to pass before a change counts, after `cargo test`: checks, suites, Xen
+    Ci {
+        /// Only these parts
+        #[arg(value_enum)]
+        parts: Vec<ci::Part>,
+    },
     /// The heavier suites: every interleaving of the ring's index and doorbell, chaos and storms in full
     Suites {
         /// Only the suite with this name
@@ -70,6 +77,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Check => check::run(),
+        Task::Ci { parts } => ci::run(&parts),
         Task::Install(options) => install::run(&options),
         Task::Package(options) => package::run(&options).map(drop),
         Task::Chroot(options) => chroot::run(&options),

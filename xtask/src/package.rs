@@ -57,6 +57,13 @@ const PACKAGES: &[Package] = &[
         replaces: "qubes-core-qrexec, qubes-core-qrexec-dom0, qrexec-rs-vm",
         provides: "qubes-core-qrexec (= @field@), qubes-core-qrexec-dom0 (= @field@)",
     },
+    Package {
+        name: "qrexec-rs-lab",
+        side: Side::Lab,
+        summary: "Qubes remote exec between VMs that are folders of one machine, and its benchmark",
+        replaces: "",
+        provides: "",
+    },
 ];
 
 /// The release of the field's packages whose place these take, with which others compare what they need.
@@ -64,7 +71,7 @@ const FIELD: &str = "4.4.2-1";
 
 /// Builds them; gives each with its file.
 pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
-    let programs = lean::build(!options.no_pam)?;
+    let (programs, lab) = (lean::build(!options.no_pam)?, lean::build_lab()?);
     let out = root().join(&options.out);
     let mut built = Vec::new();
     let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
@@ -72,13 +79,13 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
         let stage = out.join(package.name);
         let _ = fs::remove_dir_all(&stage);
         Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side, logins: Logins::Debian }
-            .fill(&programs)?;
+            .fill(if package.side == Side::Lab { &lab } else { &programs })?;
         let libc = glibc::wanted_by(&stage)?;
         let control = control(package, &version, &architecture, &libc, !options.no_pam);
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
         let conffiles: String = package.side.conffiles().map(|path| format!("{path}\n")).collect();
         write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
-        for script in SCRIPTS {
+        for script in SCRIPTS.iter().filter(|_| package.side != Side::Lab) {
             let text = maintainer_script(script, package.side)?;
             write(&stage.join("DEBIAN").join(script), text.as_bytes(), 0o755)?;
         }
@@ -108,17 +115,29 @@ fn control(package: &Package, version: &str, architecture: &str, libc: &str, pam
     // The library, and what `/etc/pam.d/qrexec` names: modules and `common-session`.
     let pam =
         if pam && package.side.has_logins() { ", libpam0g, libpam-modules, libpam-runtime" } else { "" };
-    // The installation makes a group. Before that release the field's agent had some of these files.
+    // The installation makes a group.
+    let passwd = if package.side == Side::Lab { "" } else { ", passwd" };
     format!(
         "Package: {}\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\nPriority: optional\n\
          Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\n\
-         Depends: libc6 (>= {libc}), libgcc-s1{pam}, passwd\nProvides: {}\nConflicts: {replaces}\n\
-         Breaks: qubes-core-agent (<< 4.4.0)\nReplaces: {replaces}, qubes-core-agent (<< 4.4.0)\n\
-         Description: {}\n",
+         Depends: libc6 (>= {libc}), libgcc-s1{pam}{passwd}\n{}Description: {}\n",
         package.name,
-        package.provides.replace("@field@", FIELD),
+        place_of_upstreams(package),
         package.summary,
-        replaces = package.replaces,
+    )
+}
+
+/// What a package says of upstream's packages, whose place it takes; that of the lab takes nobody's.
+fn place_of_upstreams(package: &Package) -> String {
+    let replaces = package.replaces;
+    if replaces.is_empty() {
+        return String::new();
+    }
+    // Before that release upstream's agent had some of these files.
+    format!(
+        "Provides: {}\nConflicts: {replaces}\nBreaks: qubes-core-agent (<< 4.4.0)\n\
+         Replaces: {replaces}, qubes-core-agent (<< 4.4.0)\n",
+        package.provides.replace("@field@", FIELD),
     )
 }
 
@@ -152,11 +171,14 @@ mod tests {
         let without =
             [(0, false), (1, true)].map(|(n, pam)| control(&PACKAGES[n], "1", "amd64", "2.34", pam));
         assert!(without.iter().all(|text| text.contains("libgcc-s1, passwd\n")), "{without:?}");
+        let lab = control(&PACKAGES[2], "1", "amd64", "2.34", true);
+        assert!(lab.contains("libgcc-s1\nDescription"), "{lab}");
     }
 
     #[test]
     fn what_dpkg_runs_is_shell_with_every_name_in_it() {
-        for (package, script) in PACKAGES.iter().flat_map(|package| SCRIPTS.map(|script| (package, script))) {
+        let scripted = PACKAGES.iter().filter(|package| package.side != Side::Lab);
+        for (package, script) in scripted.flat_map(|package| SCRIPTS.map(|script| (package, script))) {
             let text = maintainer_script(script, package.side).unwrap();
             assert!(!text.contains('@'), "{text}");
             step(script, Command::new("sh").args(["-n", "-c", &text])).unwrap();

@@ -14,7 +14,8 @@ const PROGRAMS: [&str; 3] = ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon"
 
 /// Runs `qrexec-bench` with these arguments on a release build, or compares two recordings.
 pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
-    let mut bench = cargo(["run", "--quiet", "--release", "-p", "qrexec-cli", "--bin", "qrexec-bench", "--"]);
+    let mut bench =
+        cargo(["run", "--quiet", "--release", "-p", "qrexec-bench", "--bin", "qrexec-bench", "--"]);
     bench.args(args);
     if args.first().is_none_or(|first| first != COMPARE) {
         let built = lean::build(false)?;

@@ -44,12 +44,15 @@ pub(crate) fn is_there(program: &str, args: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-/// Says that something was not tried. That never fails: what CI wants for it is installed by `.ci/run`, where it can be,
+/// The variable that names the file in which what was skipped is written down.
+pub(crate) const SKIPPED: &str = "CI_SKIPPED";
+
+/// Says that something was not tried. That never fails: what CI wants for it is installed by `cargo xtask ci`, where it can be,
 /// and a machine whose archive cannot be reached has neither that nor a system to try packages in; which of the two is
 /// missing looks the same. So that it is not lost among an hour's lines, CI collects it in a file and says it at its end.
 pub(crate) fn skipped(name: &str, why: &str) {
     eprintln!("== {name}: skipped, {why}");
-    let Some(list) = std::env::var_os("CI_SKIPPED") else { return };
+    let Some(list) = std::env::var_os(SKIPPED) else { return };
     let written = OpenOptions::new().create(true).append(true).open(list);
     if let Err(error) = written.and_then(|mut list| writeln!(list, "SKIPPED: {name}: {why}")) {
         eprintln!("SKIPPED: {name}: {why} (and nobody will say so: {error})");

@@ -61,7 +61,7 @@ fn loom() -> Result<(), Failure> {
 
 fn soak() -> Result<(), Failure> {
     for test in ["storm", "chaos", "bulk", "soak", "promises"] {
-        let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", test]);
+        let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", test]);
         // All of the soak's 100,000 calls are for a machine that has nothing else to do.
         command.env("QREXEC_TEST_FULL", "1").env("QREXEC_TEST_CALLS", SOAK_CALLS);
         step(test, &mut command)?;
@@ -72,7 +72,7 @@ fn soak() -> Result<(), Failure> {
 fn engines() -> Result<(), Failure> {
     for engine in ["poll", "uring"] {
         for test in ["call", "client_vm", "bulk", "storm", "chaos"] {
-            let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", test]);
+            let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", test]);
             step(&format!("{test}, {engine}"), command.env("QREXEC_ENGINE", engine))?;
         }
     }
@@ -80,6 +80,6 @@ fn engines() -> Result<(), Failure> {
 }
 
 fn scale() -> Result<(), Failure> {
-    let mut command = cargo(["test", "--release", "-p", "qrexec-cli", "--test", "scale"]);
+    let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", "scale"]);
     step("scale", command.env("QREXEC_TEST_FULL", "1"))
 }

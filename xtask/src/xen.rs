@@ -36,7 +36,8 @@ pub(crate) fn run(suites: &[String], oxenstored: bool) -> Result<(), Failure> {
 }
 
 fn build(programs: &Path) -> Result<(), Failure> {
-    let mut ours = cargo(["build", "--release", "--features", "qrexec-ring/xen", "--package", "qrexec-cli"]);
+    let mut ours =
+        cargo(["build", "--release", "--features", "qrexec-ring/xen", "--package", "qrexec-bench"]);
     ours.args(["--package", "qrexec-ring", "--package", "qrexec-engine", "--bins"]);
     ours.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
     step("build", &mut ours)?;
@@ -44,7 +45,7 @@ fn build(programs: &Path) -> Result<(), Failure> {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir));
     // Every program plays every role; the machine has links for the names.
     let examples = EXAMPLES.map(|name| (format!("examples/{name}"), name));
-    for (from, to) in [("qrexec-lab".to_owned(), "qrexec")].into_iter().chain(examples) {
+    for (from, to) in [("qrexec-bench".to_owned(), "qrexec")].into_iter().chain(examples) {
         let from = built.join("release").join(from);
         step("strip", Command::new("strip").arg("-o").arg(programs.join(to)).arg(from))?;
     }

@@ -281,3 +281,39 @@ fn an_answer_to_no_question_is_dropped() {
     }
     stage.core.target_closed(stage.now, running, "");
 }
+
+#[test]
+fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
+    let mut stage = stage();
+    stage.core.serve_at_most(16);
+    let mut begin = |stage: &mut Stage, domain| {
+        let id = stage.greeted_client();
+        stage.client(id, &exec(false, domain, 0, "u:QUBESRPC demo.Add+1 vault"));
+        (id, stage.all_outputs())
+    };
+    let is_served = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::SendAgent(_)));
+    let mut ports = Vec::new();
+    let (id, outputs) = loop {
+        let (id, outputs) = begin(&mut stage, 9);
+        if !is_served(&outputs) {
+            break (id, outputs);
+        }
+        ports.push(514 + 2 * ports.len() as u32);
+    };
+    assert_eq!(ports.len(), 7);
+    let why = "vault -> work: demo.Add+1: refused, domain 9 has 7 calls here, of 7 in all: more are refused";
+    assert_eq!(outputs, [Output::Log(Level::Warn, why.to_owned()), Output::CloseClient(id)]);
+    assert!(is_served(&begin(&mut stage, 3).1));
+    (0..8).for_each(|n| assert_eq!(is_served(&begin(&mut stage, 0).1), n < 8));
+    assert!(!is_served(&begin(&mut stage, 0).1), "all are taken");
+    // The end of one is room for another of the same, who left early or not.
+    stage.agent(&terminated(9, ports[0]));
+    stage.agent(&terminated(9, ports[0]));
+    stage.agent(&terminated(9, ports[1]));
+    stage.all_outputs();
+    assert!(!is_served(&begin(&mut stage, 9).1));
+    assert!(is_served(&begin(&mut stage, 0).1));
+    // What a lost agent ran is forgotten here.
+    stage.core.agent_lost();
+    stage.all_outputs();
+}

@@ -1,0 +1,120 @@
+//! Makes the folders and files of a lab from its [`Plan`].
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::path::Path;
+
+use super::Error;
+use super::plan::{DOM0, Layout, Plan, Source};
+use cli::policy_tools::people::{ASK, NEW, NOTIFY};
+
+/// Mode of every folder: a lab belongs to one user.
+const PRIVATE: u32 = 0o700;
+
+/// Builds everything below `plan.root`, which must exist and be private.
+///
+/// Runs in the keeper, which has one thread: a script written there cannot be "text file busy" because another thread
+/// forked at the wrong moment.
+pub(super) fn build(plan: &Plan) -> Result<(), Error> {
+    let layout = plan.layout();
+    make_folders(plan, &layout)?;
+    link_programs(plan, &layout.bin())?;
+    write(&layout.policy().join("30-lab.policy"), &plan.policy, 0o600)?;
+    write(&layout.system_info(), &plan.system_info().to_string(), 0o600)?;
+    let services: &[&str] = if plan.ask { &[ASK, NEW, NOTIFY] } else { &[] };
+    for service in services {
+        link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
+    }
+    for entry in &plan.entries {
+        let path = layout.root().join(&entry.path);
+        if let Some(parent) = path.parent() {
+            private_folder(parent)?;
+        }
+        match &entry.source {
+            Source::Link(target) => link(target, &path)?,
+            Source::Script(text) => write(&path, text, 0o700)?,
+        }
+    }
+    Ok(())
+}
+
+fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
+    for folder in [layout.bin(), layout.shm(), layout.vchan(), layout.sockets(), layout.policy()] {
+        private_folder(&folder)?;
+    }
+    for vm in plan.vms.iter().map(String::as_str).chain([DOM0]) {
+        for folder in
+            [layout.services(vm), layout.config(vm), layout.home(vm), layout.programs(vm), layout.log(vm)]
+        {
+            private_folder(&folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
+fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
+    for program in cli::programs::PROGRAMS.iter().chain(crate::PROGRAMS).map(|program| program.name) {
+        let other = plan.bin_dir.as_ref().map(|folder| folder.join(program)).filter(|path| path.exists());
+        link(other.as_deref().unwrap_or(&plan.exe), &bin.join(program))?;
+    }
+    Ok(())
+}
+
+fn private_folder(path: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path);
+    made.map_err(|error| Error::io(format!("cannot create {}", path.display()), error))
+}
+
+fn link(target: &Path, path: &Path) -> Result<(), Error> {
+    symlink(target, path).map_err(|error| Error::io(format!("cannot link {}", path.display()), error))
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Error::io(format!("cannot write {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::{Entry, Transport};
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn builds_every_room() {
+        let root = tempfile::tempdir().unwrap();
+        let other = root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("qrexec-agent"), "").unwrap();
+        let plan = Plan {
+            root: root.path().into(),
+            token: "t".into(),
+            vms: vec!["work".into()],
+            transport: Transport::Shm,
+            user: "user".into(),
+            ask: false,
+            policy: "* * * * deny\n".into(),
+            exe: "/exe".into(),
+            bin_dir: Some(other.clone()),
+            entries: vec![Entry {
+                path: "vm/work/rpc/test.Hi".into(),
+                source: Source::Script("#!/bin/sh\n".into()),
+            }],
+            env: Vec::new(),
+            namespace: true,
+            stay: false,
+        };
+        build(&plan).unwrap();
+        let layout = plan.layout();
+        assert_eq!(fs::read_link(layout.bin().join("qrexec-agent")).unwrap(), other.join("qrexec-agent"));
+        assert_eq!(fs::read_link(layout.bin().join("qrexec-client-vm")).unwrap(), Path::new("/exe"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&layout.services("work").join("test.Hi")), 0o700);
+        assert_eq!(mode(&layout.shm()), 0o700);
+        assert_eq!(fs::read_to_string(layout.policy().join("30-lab.policy")).unwrap(), plan.policy);
+        assert!(build(&plan).is_err(), "a folder is built once");
+    }
+}

@@ -1,6 +1,0 @@
-//! `qrexec-bench`; see `--help`.
-#![forbid(unsafe_code)]
-
-fn main() -> std::process::ExitCode {
-    cli::multicall::main("qrexec-bench")
-}

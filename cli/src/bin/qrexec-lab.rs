@@ -1,6 +1,0 @@
-//! `qrexec-lab`; see `--help`.
-#![forbid(unsafe_code)]
-
-fn main() -> std::process::ExitCode {
-    cli::multicall::main("qrexec-lab")
-}

@@ -1,0 +1,6 @@
+//! `qrexec-bench`; see `--help`. The executable is every program that it measures, too.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cli::multicall::main_of("qrexec-bench", &[cli::programs::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS])
+}

@@ -1,0 +1,147 @@
+//! Runs what is to be run, the builds in turn.
+
+use std::time::{Duration, Instant};
+
+use engine::say;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::guard::{Guard, Run};
+use super::results::{Chapter, Measured};
+use super::scenario::{Case, Sample};
+use super::settings::Settings;
+use super::stage::Stage;
+use cli::failure::Failure;
+
+/// Runs every scenario of `settings` on every stage.
+pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Result<Vec<Chapter>, Failure> {
+    let mut chapters = Vec::new();
+    let mut plan = Vec::new();
+    for scenario in &settings.scenarios {
+        chapters.push(Chapter {
+            name: scenario.name().to_owned(),
+            title: scenario.title().to_owned(),
+            results: Vec::new(),
+        });
+        let chapter = chapters.len() - 1;
+        plan.extend(scenario.cases(settings).into_iter().map(|case| (chapter, case)));
+    }
+    let mut runner = Runner::new(settings, stages, guard, plan.len());
+    for (chapter, case) in &plan {
+        let results = runner.case(&**case).map_err(|mut failure| {
+            let scenario = chapters.get(*chapter).map_or("", |chapter| &chapter.name);
+            failure.message = format!("{scenario}: {}: {}", case.label(), failure.message);
+            failure
+        });
+        let results = results?;
+        if let Some(chapter) = chapters.get_mut(*chapter) {
+            chapter.results.extend(results);
+        }
+    }
+    runner.bar.finish_and_clear();
+    Ok(chapters)
+}
+
+/// A hang of the programs that are to be measured ends everything, so it must be certain: so many times as long.
+const PATIENCE: u32 = 3;
+
+/// How many runs of a case may fail with programs that are only there for comparison.
+const MOST_FAILURES: u32 = 5;
+
+struct Runner<'a> {
+    settings: &'a Settings,
+    stages: &'a [Stage],
+    guard: &'a Guard,
+    bar: ProgressBar,
+    started: Instant,
+    /// How long one case may take if all are to fit.
+    share: Option<Duration>,
+    cases: u32,
+}
+
+impl<'a> Runner<'a> {
+    fn new(settings: &'a Settings, stages: &'a [Stage], guard: &'a Guard, cases: usize) -> Self {
+        let runs = cases as u64 * u64::from(settings.runs);
+        // Draws on standard error, and only if that is a terminal.
+        let bar = ProgressBar::with_draw_target(Some(runs), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent:>3} %  {elapsed}  {wide_msg}") {
+            bar.set_style(style);
+        }
+        let share = settings.budget.map(|budget| budget / u32::try_from(cases.max(1)).unwrap_or(u32::MAX));
+        Self { settings, stages, guard, bar, started: Instant::now(), share, cases: 0 }
+    }
+
+    /// Runs one case as often as it is wanted and time allows.
+    fn case(&mut self, case: &dyn Case) -> Result<Vec<Measured>, Failure> {
+        // What is without qrexec is the same on every stage.
+        let stages = if case.is_yardstick() { self.stages.get(..1).unwrap_or_default() } else { self.stages };
+        self.bar.set_message(case.label());
+        let mut results: Vec<Measured> = stages.iter().map(|stage| empty(case, stage)).collect();
+        for (measured, stage) in results.iter_mut().zip(stages) {
+            self.attempt(case, stage, measured, |stage| case.rehearse(stage).map(|()| Vec::new()))?;
+        }
+        self.cases += 1;
+        for run in 0..self.settings.runs {
+            if !self.in_time() && run >= Settings::FEWEST {
+                break;
+            }
+            let mut pairs: Vec<_> = results.iter_mut().zip(stages).collect();
+            if run % 2 == 1 {
+                // Nobody always goes first.
+                pairs.reverse();
+            }
+            for (measured, stage) in pairs {
+                self.attempt(case, stage, measured, |stage| case.run(stage))?;
+            }
+            self.bar.inc(1);
+        }
+        self.bar.set_position(u64::from(self.cases) * u64::from(self.settings.runs));
+        Ok(results)
+    }
+
+    /// Runs once. What is measured for comparison may fail sometimes, which is counted; what is measured for its own
+    /// sake may not.
+    fn attempt(
+        &self,
+        case: &dyn Case,
+        stage: &Stage,
+        measured: &mut Measured,
+        run: impl Fn(&Stage) -> Result<Vec<Sample>, Failure>,
+    ) -> Result<(), Failure> {
+        let other = stage.is_compared();
+        loop {
+            self.guard.begin(Run {
+                what: format!("{}, {}", case.label(), stage.name),
+                limit: if other { case.patience() } else { PATIENCE * case.patience() },
+                expendable: other.then(|| stage.token().to_owned()),
+            });
+            match run(stage) {
+                Ok(samples) => {
+                    measured.add(samples);
+                    return Ok(());
+                }
+                Err(failure) if other && measured.failed < MOST_FAILURES => {
+                    measured.failed += 1;
+                    self.bar.suspend(|| {
+                        say::error(format_args!("{}: {}: {}", stage.name, case.label(), failure.message))
+                    });
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Whether the cases so far have not used up more than their share of the time.
+    fn in_time(&self) -> bool {
+        self.share.is_none_or(|share| self.started.elapsed() < share * self.cases)
+    }
+}
+
+fn empty(case: &dyn Case, stage: &Stage) -> Measured {
+    Measured {
+        case: case.label(),
+        build: (!case.is_yardstick()).then(|| stage.name.clone()),
+        yardstick: case.yardstick(),
+        failed: 0,
+        metrics: Vec::new(),
+    }
+}

@@ -1,0 +1,310 @@
+//! What is to be measured, and the command line that says so.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, getrlimit};
+
+use super::scenario::Scenario;
+use super::transfer::Ends;
+use super::{PROGRAM, counters, scenarios};
+use cli::failure::Failure;
+use cli::number;
+use lab::Transport;
+
+/// Idle calls at once, if nothing else is said.
+const IDLE_CALLS: u64 = 2000;
+
+/// Most bytes of one transfer.
+const MAX_SIZE: u64 = 1 << 40;
+
+/// Scenarios that look at our end only.
+const APART: [&str; 3] = ["throughput", "latency", "calls"];
+
+/// Measures qrexec: a lab of its own, real calls from one VM to another.
+///
+/// Every call goes the whole way: client, agent, daemon, policy, the other agent, service. A figure counts only if every
+/// byte arrived; one transfer of each kind is compared byte by byte before it is measured.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, max_term_width = 100, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) action: Option<Action>,
+    #[command(flatten)]
+    pub(super) options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Shows how the figures of NEW relate to those of OLD
+    Compare {
+        /// A file that --json has written
+        old: PathBuf,
+        /// Another one
+        new: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// What to measure: throughput, cpu, latency, calls, scale [default: throughput, latency, calls]; or profile alone
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
+    /// How much one transfer moves, with K or M behind
+    #[arg(long, value_name = "BYTES", default_value = "256M")]
+    size: String,
+    /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "default,64K,1M")]
+    buffer_size: Vec<String>,
+    /// What the caller's ends of transfers are
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "pipe")]
+    ends: Vec<Ends>,
+    /// What carries the bytes
+    #[arg(long, value_enum, default_value = "shm")]
+    transport: Transport,
+    /// How the programs wait and move bytes
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: Engine,
+    /// How many calls one run of the scenario calls makes [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    calls: Option<u32>,
+    /// How many of them are under way at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,4,16,64")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    abreast: Vec<u32>,
+    /// How many loops keep processors busy beside it
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(super) busy: usize,
+    /// How many idle calls the scenario scale has [default: 2000, or as many as the limits of this user allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    idle_calls: Option<u16>,
+    /// Takes the programs that this folder has from there
+    #[arg(long, value_name = "DIR")]
+    pub(super) bin_dir: Option<PathBuf>,
+    /// Measures the programs of this folder too, in turn, and shows how much faster the others are
+    #[arg(long, value_name = "DIR")]
+    pub(super) vs: Option<PathBuf>,
+    /// Measures calls from this VM to this other one, on whatever carries them, instead of a lab. Over there, the service
+    /// qrexec-bench must be this program
+    #[arg(long, value_name = "VM", conflicts_with_all = ["vs", "bin_dir", "transport"])]
+    pub(super) target: Option<String>,
+    /// Shows what transfers cost the programs in system calls, sleeps and doorbells, where they tell
+    #[arg(long)]
+    counters: bool,
+    /// Writes everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Writes a page with plots of everything that was measured into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) report: Option<PathBuf>,
+    /// Measures next to nothing: whether everything works
+    #[arg(long)]
+    quick: bool,
+}
+
+/// `QREXEC_ENGINE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Auto,
+    Poll,
+    Uring,
+}
+
+/// A minimum for the rings of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Buffer(Option<(String, u64)>);
+
+impl Buffer {
+    /// What `--buffer-size` is given, in bytes; `None`: the option is left away.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.0.as_ref().map(|(_, bytes)| *bytes)
+    }
+}
+
+impl fmt::Display for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref().map_or("default", |(text, _)| text))
+    }
+}
+
+/// How measurements are made.
+pub(super) struct Settings {
+    pub(super) scenarios: Vec<&'static dyn Scenario>,
+    /// How often each case is run, at most.
+    pub(super) runs: u32,
+    /// How long all runs together may take, after which a case is run no more than [`Settings::FEWEST`] times.
+    pub(super) budget: Option<Duration>,
+    /// Bytes of one transfer.
+    pub(super) size: u64,
+    pub(super) buffers: Vec<Buffer>,
+    /// The caller's ends of transfers.
+    pub(super) ends: Vec<Ends>,
+    /// What carries the bytes; `None`: what there is between this VM and the target.
+    pub(super) transport: Option<Transport>,
+    /// Rounds of one run of ping-pong.
+    pub(super) rounds: u32,
+    /// Calls of one run.
+    pub(super) calls: u32,
+    /// Calls that are under way at a time.
+    pub(super) abreast: Vec<u32>,
+    /// Calls that are open at once in the scenario `scale`.
+    pub(super) idle_calls: usize,
+    pub(super) quick: bool,
+    /// Additional environment of all programs.
+    pub(super) environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Runs without which a median is none.
+    pub(super) const FEWEST: u32 = 3;
+
+    /// Default for the number of runs.
+    const RUNS: u32 = 5;
+
+    /// Default for all runs together, a minute with what is around them.
+    const BUDGET: Duration = Duration::from_secs(40);
+}
+
+impl Options {
+    /// Checks everything that can be checked before anything is started.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let size = number::parse_size(&self.size, MAX_SIZE)
+            .map_err(|error| Failure::usage(format!("--size={}: {error}", self.size)))?;
+        let buffers = self.buffer_size.iter().map(|text| buffer(text)).collect::<Result<_, _>>()?;
+        let scenarios = chosen(&self.scenario)?;
+        if self.target.is_some() {
+            if let Some(one) = scenarios.iter().find(|one| !APART.contains(&one.name())) {
+                return Err(Failure::usage(format!(
+                    "--target: {} looks at both ends, which needs a lab",
+                    one.name()
+                )));
+            }
+            if self.ends.contains(&Ends::File) {
+                return Err(Failure::usage("--target: not with files as ends"));
+            }
+        }
+        let quick = |quick: u32, usual: u32| if self.quick { quick } else { usual };
+        let profile = scenarios.iter().any(|scenario| scenario.name() == scenarios::PROFILE);
+        if profile && scenarios.len() > 1 {
+            return Err(Failure::usage("a profile distorts other figures: --scenario=profile goes alone"));
+        }
+        Ok(Settings {
+            scenarios,
+            runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
+            budget: self.runs.is_none().then_some(Settings::BUDGET),
+            size: if self.quick { size.min(4 << 20) } else { size }.max(1),
+            buffers,
+            ends: self.ends.clone(),
+            transport: self.target.is_none().then_some(self.transport),
+            rounds: quick(20, 3000),
+            calls: self.calls.unwrap_or_else(|| quick(4, 100)),
+            abreast: self.abreast.iter().copied().take(if self.quick { 2 } else { usize::MAX }).collect(),
+            idle_calls: match self.idle_calls.map(usize::from).unwrap_or_else(most_idle_calls) {
+                wanted if self.quick => wanted.min(3),
+                wanted => wanted,
+            },
+            quick: self.quick,
+            environment: self.environment(profile),
+        })
+    }
+
+    fn environment(&self, profile: bool) -> Vec<(String, String)> {
+        let engine = match self.engine {
+            Engine::Auto => "auto",
+            Engine::Poll => "poll",
+            Engine::Uring => "uring",
+        };
+        let mut environment = vec![("QREXEC_ENGINE".to_owned(), engine.to_owned())];
+        let log = self.counters.then_some(counters::FILTER).or(profile.then_some(scenarios::PROFILE_FILTER));
+        environment.extend(log.map(|filter| (cli::logging::VARIABLE.to_owned(), filter.to_owned())));
+        environment
+    }
+
+    /// What matters for a comparison of two recordings.
+    pub(super) fn command() -> Vec<String> {
+        std::env::args_os().skip(1).map(|arg: OsString| arg.to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// As many idle calls as there should be, or as this user may have: each has three processes and, here and at the
+/// agents, two descriptors.
+fn most_idle_calls() -> usize {
+    let limit = |resource, each: u64| getrlimit(resource).maximum.map_or(u64::MAX, |limit| limit / each);
+    let most = limit(Resource::Nofile, 3).min(limit(Resource::Nproc, 4)).clamp(1, IDLE_CALLS);
+    usize::try_from(most).unwrap_or(1)
+}
+
+fn buffer(text: &str) -> Result<Buffer, Failure> {
+    if text == "default" {
+        return Ok(Buffer(None));
+    }
+    match number::parse_size(text, ring::layout::MAX_RING as u64) {
+        Ok(bytes) => Ok(Buffer(Some((text.to_owned(), bytes)))),
+        Err(error) => Err(Failure::usage(format!("--buffer-size={text}: {error}"))),
+    }
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static dyn Scenario>, Failure> {
+    let default = scenarios::DEFAULT.map(str::to_owned);
+    let names = if names.is_empty() { default.as_slice() } else { names };
+    if let Some(unknown) = names.iter().find(|name| !scenarios::ALL.iter().any(|one| one.name() == *name)) {
+        return Err(Failure::usage(format!("there is no scenario {unknown}")));
+    }
+    let wanted = |scenario: &&&dyn Scenario| names.iter().any(|name| scenario.name() == name);
+    Ok(scenarios::ALL.iter().filter(wanted).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Result<Settings, String> {
+        let cli = Cli::try_parse_from([&[PROGRAM], args].concat()).map_err(|error| error.to_string())?;
+        cli.options.settings().map_err(|failure| failure.message)
+    }
+
+    fn names(args: &[&str]) -> Vec<&'static str> {
+        settings(args).unwrap().scenarios.iter().map(|scenario| scenario.name()).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+        let compare = Cli::try_parse_from([PROGRAM, "compare", "a", "b"]).unwrap();
+        assert!(matches!(compare.action, Some(Action::Compare { .. })));
+    }
+
+    #[test]
+    fn scenarios_are_chosen_by_name() {
+        assert_eq!(names(&[]), scenarios::DEFAULT);
+        assert_eq!(names(&["--scenario", "scale", "cpu", "--quick"]), ["cpu", "scale"]);
+        assert_eq!(names(&["--scenario=cpu,latency"]), ["cpu", "latency"]);
+        assert!(settings(&["--scenario", "speed"]).is_err());
+    }
+
+    #[test]
+    fn of_another_machine_only_the_calls_are_seen() {
+        let apart = settings(&["--target=work"]).unwrap();
+        assert!(apart.transport.is_none() && settings(&[]).unwrap().transport.is_some());
+        for more in ["--scenario=scale", "--ends=file", "--vs=/bin"] {
+            assert!(settings(&["--target=work", more]).is_err(), "{more}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        let default = settings(&[]).unwrap();
+        assert_eq!((default.size, default.buffers.len(), default.runs), (256 << 20, 3, 5));
+        let buffers = settings(&["--buffer-size=4096,default"]).unwrap().buffers;
+        assert_eq!(buffers.iter().map(Buffer::size).collect::<Vec<_>>(), [Some(4096), None]);
+        assert!(settings(&["--buffer-size=1T"]).is_err());
+        assert!(settings(&["--size=much"]).is_err());
+        assert!(settings(&["--runs=0"]).is_err());
+    }
+}
