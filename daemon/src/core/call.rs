@@ -7,21 +7,21 @@
 use std::sync::Arc;
 
 use wire::command::{Command, CommandKind, Requested, ServiceCall};
-use wire::control::{EXEC_LEN, Endpoint, ExecParams, Message, PeerInfo, ServiceParams};
-use wire::error::{Breach, PeerError};
+use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
+use wire::error::{Breach, PeerError, TooLong};
 use wire::escape::{Escaped, LOG_LIMIT};
 use wire::frame::Frame;
 use wire::handshake::hello;
-use wire::header::ty;
+use wire::header::{HEADER_LEN, ty};
 use wire::names::{DomainId, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::{
     ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Moved, Now, Output, PREPARE_LIMIT,
-    Preparation, Timer,
+    Preparation, Timer, with_endpoint,
 };
-use crate::question::{Allow, Question, Verdict};
+use crate::question::{Allow, Question, User, Verdict};
 pub(super) use tally::Tally;
 
 mod tally;
@@ -105,6 +105,14 @@ impl Stage {
     fn is_pending(&self) -> bool {
         !matches!(self, Self::Watched | Self::Served)
     }
+}
+
+/// Whether the target's daemon will pass this request on, as far as that can be told here: it puts the VM's own user in
+/// place of `DEFAULT`, who has one letter at least.
+fn fits_the_target(request: &[u8], user: &User) -> Result<(), TooLong> {
+    let spared = if *user == User::default() { User::DEFAULT.len().saturating_sub(1) } else { 0 };
+    let len = request.len().saturating_sub(HEADER_LEN).saturating_sub(spared);
+    if len > MAX_CONTROL_BODY { Err(TooLong { len, max: MAX_CONTROL_BODY }) } else { Ok(()) }
 }
 
 impl Core {
@@ -266,12 +274,11 @@ impl Core {
         calls.find(|(_, call)| call.stage.is_pending() && call.ident == ident).map(|(id, _)| *id)
     }
 
-    /// A local client answers this pending call in our place.
-    pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint) {
+    /// A local client answers this pending call in our place, with the call's id in these bytes.
+    pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint, ident: &[u8]) {
         self.abandon(id);
         if let Some(call) = self.remove(id) {
-            let ident = call.ident;
-            self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
+            self.put(Output::SendAgent(with_endpoint(ty::SERVICE_CONNECT, endpoint, ident)));
             let waited = now.saturating_sub(call.begun).as_millis();
             let what = format!("connected by a local client to domain {} after {waited} ms", endpoint.domain);
             let line = self.line(&call, &what);
@@ -334,6 +341,10 @@ impl Core {
             Ok(request) => request,
             Err(error) => return self.refuse(id, &format!("allowed, but {error}")),
         };
+        if let Err(too_long) = fits_the_target(&request, &allow.user) {
+            return self
+                .refuse(id, &format!("allowed, but the target's agent would not read it: {too_long}"));
+        }
         let to = allow.daemon();
         if let Some(template) = to.as_str().strip_prefix("@dispvm:") {
             return match Target::new(template) {
@@ -381,7 +392,9 @@ impl Core {
             let shown = shown.map_or_else(|| Arc::clone(&call.service), Arc::new);
             std::mem::replace(&mut call.service, shown)
         })?;
-        let service = allow.service.as_ref().unwrap_or(&asked).clone();
+        // Whoever calls without an argument calls with an empty one: both are told apart nowhere.
+        let service = allow.service.as_ref().unwrap_or(&asked);
+        let service = ServiceName::new(&service.with_plus()).unwrap_or_else(|_| service.clone());
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
         Some(ServiceCall { service, source, requested })
     }

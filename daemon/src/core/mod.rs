@@ -237,9 +237,10 @@ fn to_agent(message: &Message) -> Result<Vec<u8>, wire::error::TooLong> {
     message.encode_within(Version::OURS, wire::control::MAX_CONTROL_BODY)
 }
 
-/// A daemon's answer to a local client: the request's type with domain and port and nothing else.
-fn answer(ty: u32, endpoint: Endpoint) -> Vec<u8> {
-    let body = endpoint.to_bytes();
+/// A message of domain, port and a short text behind them. Without text it is a daemon's answer to a local client: the
+/// request's type with the endpoint alone.
+fn with_endpoint(ty: u32, endpoint: Endpoint, text: &[u8]) -> Vec<u8> {
+    let body = [&endpoint.to_bytes()[..], text].concat();
     let mut message = Header::new(ty, body.len() as u32).to_bytes().to_vec();
     message.extend_from_slice(&body);
     message

@@ -63,6 +63,55 @@ fn an_allowed_call_goes_through_the_targets_daemon() {
     assert_eq!(request, bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+1 work")));
 }
 
+/// What a service is told does not depend on whether its caller wrote the `+` of an empty argument, in a VM or in dom0.
+#[test]
+fn a_missing_plus_is_added_to_requests_of_vms_only() {
+    for asked in ["demo.Add", "demo.Add+"] {
+        let told = |target: &str| {
+            let mut stage = stage();
+            let service = ServiceName::new(asked).unwrap();
+            stage.agent(&Message::Trigger(Trigger { service: service.clone(), ..trigger(target, 1) }));
+            let outputs = stage.outputs();
+            let [Output::Ask(id, question)] = outputs.as_slice() else { panic!("{outputs:?}") };
+            assert_eq!(*question.service, service, "policy is asked in the caller's words");
+            stage.core.decided(stage.now, *id, allow(target));
+            stage.core.target_frame(stage.now, *id, &frame(&Message::Hello(3)));
+            stage.outputs()
+        };
+        let request = bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+ work"));
+        assert!(matches!(told("vault").last(), Some(Output::SendTarget(_, sent)) if *sent == request));
+        let outputs = told("dom0");
+        let [Output::StartService(_, local)] = outputs.as_slice() else { panic!("{outputs:?}") };
+        assert_eq!(local.call.service.as_str(), "demo.Add+");
+    }
+    // Programs of dom0 say themselves what they mean.
+    let mut stage = stage();
+    let client = stage.greeted_client();
+    stage.client(client, &exec(false, 0, 0, "u:QUBESRPC demo.Add dom0"));
+    let sent = Output::SendAgent(bytes(&exec(false, 0, 513, "u:QUBESRPC demo.Add dom0")));
+    assert_eq!(stage.outputs().last(), Some(&sent));
+}
+
+#[test]
+fn a_request_that_the_targets_agent_could_not_read_is_refused_at_once() {
+    let ask = |length: usize, user: &str| {
+        let mut stage = stage();
+        let service = ServiceName::new(&format!("demo.Add+{}", "x".repeat(length))).unwrap();
+        stage.agent(&Message::Trigger(Trigger { service, ..trigger("vault", 1) }));
+        let outputs = stage.outputs();
+        let [Output::Ask(id, _)] = outputs.as_slice() else { panic!("{outputs:?}") };
+        let user = User::new(user).unwrap();
+        stage.core.decided(stage.now, *id, change(allow("vault"), |allow| allow.user = user));
+        stage.outputs()
+    };
+    let fits = 4096 - "........root:QUBESRPC demo.Add+ work.".len();
+    assert!(matches!(ask(fits, "root").as_slice(), [Output::OpenTarget(..)]));
+    assert_eq!(ask(fits + 1, "root"), [refused(1)]);
+    // Only the target's daemon knows how long its user's name is: one letter fits, two may not.
+    assert!(matches!(ask(fits + 3, "DEFAULT").as_slice(), [Output::OpenTarget(..)]));
+    assert_eq!(ask(fits + 4, "DEFAULT"), [refused(1)]);
+}
+
 #[test]
 fn policy_may_change_user_target_service_and_source() {
     let mut stage = stage();
