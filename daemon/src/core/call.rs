@@ -7,21 +7,21 @@
 use std::sync::Arc;
 
 use wire::command::{Command, CommandKind, Requested, ServiceCall};
-use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
-use wire::error::{Breach, PeerError, TooLong};
+use wire::control::{EXEC_LEN, Endpoint, ExecParams, Message, PeerInfo, ServiceParams};
+use wire::error::{Breach, PeerError};
 use wire::escape::{Escaped, LOG_LIMIT};
 use wire::frame::Frame;
 use wire::handshake::hello;
-use wire::header::{HEADER_LEN, ty};
+use wire::header::ty;
 use wire::names::{DomainId, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::{
-    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Moved, Now, Output, PREPARE_LIMIT,
-    Preparation, Timer, with_endpoint,
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
+    PREPARE_LIMIT, Preparation, Timer, fits_the_target, with_endpoint,
 };
-use crate::question::{Allow, Question, User, Verdict};
+use crate::question::{Allow, Question, Verdict};
 pub(super) use tally::Tally;
 
 mod tally;
@@ -86,6 +86,8 @@ enum Help {
 enum Stage {
     /// Policy thinks.
     Deciding,
+    /// A policy program of old has made the call itself, and the local client that tells us where is on its way.
+    Made,
     /// The target is being started or made; then its daemon gets this request.
     Preparing { request: Vec<u8> },
     /// The target's daemon owes its HELLO; then it gets this request.
@@ -105,14 +107,6 @@ impl Stage {
     fn is_pending(&self) -> bool {
         !matches!(self, Self::Watched | Self::Served)
     }
-}
-
-/// Whether the target's daemon will pass this request on, as far as that can be told here: it puts the VM's own user in
-/// place of `DEFAULT`, who has one letter at least.
-fn fits_the_target(request: &[u8], user: &User) -> Result<(), TooLong> {
-    let spared = if *user == User::default() { User::DEFAULT.len().saturating_sub(1) } else { 0 };
-    let len = request.len().saturating_sub(HEADER_LEN).saturating_sub(spared);
-    if len > MAX_CONTROL_BODY { Err(TooLong { len, max: MAX_CONTROL_BODY }) } else { Ok(()) }
 }
 
 impl Core {
@@ -142,7 +136,8 @@ impl Core {
         self.tally.count(&call);
         self.calls.insert(id, call);
         let own = self.settings.name.clone();
-        self.put(Output::Ask(id, Question { source: own, requested_source: source, target, service }));
+        let question = Question { source: own, requested_source: source, target, service, ident };
+        self.put(Output::Ask(id, question));
     }
 
     /// Changes a call, and with it what is counted.
@@ -167,6 +162,10 @@ impl Core {
         }
         match verdict {
             Verdict::Deny(reason) => self.refuse(id, &format!("denied: {}", Escaped::new(&reason))),
+            Verdict::Made => {
+                self.set_call_stage(id, Stage::Made);
+                self.timers.set(Timer::Call(id), now.saturating_add(MESSAGE_LIMIT));
+            }
             Verdict::Allow(allow) if allow.is_for_dom0() => self.start_service(id, *allow),
             Verdict::Allow(allow) => self.open_target(now, id, *allow),
         }
@@ -222,7 +221,11 @@ impl Core {
                 self.refuse(id, &why);
             }
             Stage::Watched => self.ended(now, id, "its data link is gone"),
-            Stage::Deciding | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served => {}
+            Stage::Deciding
+            | Stage::Made
+            | Stage::Preparing { .. }
+            | Stage::Starting { .. }
+            | Stage::Served => {}
         }
     }
 
@@ -260,12 +263,16 @@ impl Core {
     }
 
     pub(super) fn target_too_slow(&mut self, id: CallId) {
-        if self.calls.contains_key(&id) {
-            if !matches!(self.calls.get(&id).map(|call| &call.stage), Some(Stage::Preparing { .. })) {
+        let why = match self.calls.get(&id).map(|call| &call.stage) {
+            None => return,
+            Some(Stage::Made) => "allowed, but the policy program has not made the call",
+            Some(Stage::Preparing { .. }) => "allowed, but the target does not come up",
+            Some(_) => {
                 self.put(Output::CloseTarget(id));
+                "allowed, but the target's daemon does not answer"
             }
-            self.refuse(id, "allowed, but the target or its daemon does not answer");
-        }
+        };
+        self.refuse(id, why);
     }
 
     /// The call that waits for an answer under this id.
@@ -305,7 +312,7 @@ impl Core {
             Some(Stage::Greeting { .. } | Stage::Asking | Stage::Watched) => {
                 self.put(Output::CloseTarget(id));
             }
-            Some(Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served) | None => {}
+            Some(Stage::Made | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served) | None => {}
         }
     }
 

@@ -11,8 +11,8 @@ use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::stage::{
-    OWN, Stage, allow, answer_frame, bytes, connect, endpoint, exec, frame, hello, refused, settings,
-    terminated, trigger, unframe,
+    OWN, Stage, allow, answer_frame, bytes, connect, connect_message, endpoint, exec, frame, hello, refused,
+    settings, terminated, trigger, unframe,
 };
 use crate::core::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 use crate::question::{Allow, User, Verdict};
@@ -185,6 +185,41 @@ fn what_fails_before_the_port_refuses_the_caller() {
         stage.core.target_closed(stage.now, id, "late");
         assert!(stage.outputs().is_empty(), "{what}");
     }
+}
+
+/// Policy programs of R4.2.4 and before: their local client comes before they end, or with it.
+#[test]
+fn a_policy_program_may_make_the_call_itself() {
+    let mut stage = stage();
+    for made_first in [false, true] {
+        let id = stage.call("vault", 1);
+        if made_first {
+            stage.core.decided(stage.now, id, Verdict::Made);
+            assert!(stage.outputs().is_empty());
+        }
+        let client = stage.greeted_client();
+        stage.client(client, &connect_message(9, 600, 1));
+        assert_eq!(stage.outputs().last(), Some(&connect(9, 600, 1)));
+        stage.core.decided(stage.now, id, Verdict::Made);
+        stage.passes(Duration::from_secs(3600));
+        assert!(stage.outputs().is_empty());
+    }
+    // It says so, and nobody comes.
+    let id = stage.call("vault", 2);
+    stage.core.decided(stage.now, id, Verdict::Made);
+    stage.passes(Duration::from_secs(9));
+    assert!(stage.outputs().is_empty());
+    stage.passes(Duration::from_secs(2));
+    assert_eq!(stage.outputs(), [refused(2)]);
+    // Or the caller's agent goes.
+    let id = stage.call("vault", 3);
+    stage.core.decided(stage.now, id, Verdict::Made);
+    stage.core.agent_lost();
+    stage.outputs();
+    stage.agent_comes(4);
+    stage.outputs();
+    stage.passes(Duration::from_secs(3600));
+    assert!(stage.outputs().is_empty());
 }
 
 #[test]
