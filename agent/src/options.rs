@@ -53,7 +53,7 @@ impl Options {
     /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
-        Self::try_parse_from(args).map_err(|error| explain(&error))
+        read(args).map_err(|error| explain(&error))
     }
 
     /// Where fork servers listen, with `%s` for the user; `None`: they are not to be used.
@@ -66,6 +66,11 @@ impl Options {
         let path = self.fork_server_socket.as_deref().or(default);
         path.filter(|path| !self.no_fork_server && !path.is_empty())
     }
+}
+
+/// Reads the arguments as the C program does.
+pub(crate) fn read<T: Parser>(args: Vec<OsString>) -> Result<T, clap::Error> {
+    engine::getopt::matches(T::command(), args).and_then(|matches| T::from_arg_matches(&matches))
 }
 
 /// Says what clap has to say; gives the exit status that goes with it.
@@ -83,7 +88,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Options, ErrorKind> {
-        Options::try_parse_from([&["qrexec-agent"], args].concat()).map_err(|error| error.kind())
+        let args = std::iter::once(&"qrexec-agent").chain(args).map(OsString::from).collect();
+        read(args).map_err(|error: clap::Error| error.kind())
     }
 
     #[test]
@@ -95,6 +101,8 @@ mod tests {
         assert!(options.no_fork_server);
         // As getopt takes them: the last one holds, and a beginning is enough.
         assert_eq!(parse(&["-a/a", "--agent=/b"]).expect("fine").agent_socket, PathBuf::from("/b"));
+        let cluster = parse(&["-Sa/c"]).expect("fine");
+        assert_eq!((cluster.agent_socket, cluster.no_fork_server), (PathBuf::from("/c"), true));
         assert_eq!(parse(&["--nonsense"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["positional"]), Err(ErrorKind::UnknownArgument));
     }

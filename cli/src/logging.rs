@@ -51,7 +51,7 @@ fn level_of(args: &[OsString], command: impl FnOnce() -> Option<Command>) -> Opt
     if !args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--l")) {
         return None;
     }
-    let matches = command()?.try_get_matches_from(args).ok()?;
+    let matches = engine::getopt::matches(command()?, args.to_vec()).ok()?;
     matches.try_get_one::<String>(usage::LOG_LEVEL).ok().flatten().cloned()
 }
 

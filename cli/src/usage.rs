@@ -1,4 +1,5 @@
-//! Command lines: clap reads them, and whatever is wrong with one is said in exactly one line.
+//! Command lines: clap reads them, those of programs with a C namesake as `getopt_long` takes them, and whatever is
+//! wrong with one is said in exactly one line.
 
 use std::ffi::OsString;
 
@@ -51,7 +52,7 @@ pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
 /// # Errors
 /// As for [`parse`].
 pub(crate) fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
-    let matches = command.try_get_matches_from(args);
+    let matches = engine::getopt::matches(command, args);
     matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A closed stdout is no reason to fail: nobody wants the text any more.

@@ -176,7 +176,7 @@ mod tests {
     fn allow(text: &str) -> Result<Allow, Malformed> {
         match parse(text.as_bytes())?.verdict {
             Verdict::Allow(allow) => Ok(*allow),
-            Verdict::Deny(reason) => panic!("{reason}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use wire::names::{DomainName, Target};
 
 use crate::question::User;
@@ -70,6 +70,16 @@ pub struct Args {
     /// User for whom `DEFAULT` stands.
     #[arg(default_value = "user", value_parser = user)]
     pub default_user: User,
+}
+
+impl Args {
+    /// Reads the arguments, the program's own name first, as the C program does.
+    ///
+    /// # Errors
+    /// Those of clap; help and version are among them.
+    pub fn read(args: Vec<OsString>) -> Result<Self, clap::Error> {
+        engine::getopt::matches(Self::command(), args).and_then(|matches| Self::from_arg_matches(&matches))
+    }
 }
 
 /// What the environment says.
@@ -142,7 +152,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from([&["qrexec-daemon"], args].concat())
+        Args::read(std::iter::once(&"qrexec-daemon").chain(args).map(OsString::from).collect())
     }
 
     #[test]
@@ -158,6 +168,9 @@ mod tests {
         let args = parse(&["--socket-dir=/tmp/y", "--socket=/tmp/x", "3", "work"]).unwrap();
         assert_eq!(args.socket_dir, PathBuf::from("/tmp/x"));
         assert_eq!(args.default_user.as_str(), "user");
+        let cluster = parse(&["-Dqp/bin/p", "3", "work", "-uaa-11"]).unwrap();
+        assert!(cluster.direct && cluster.quiet && cluster.uuid.is_some());
+        assert_eq!(cluster.policy_program, Some("/bin/p".into()));
         assert!(args.uuid.is_none() && args.policy_program.is_none());
         assert_eq!((args.max_services, args.max_starting, args.max_disposables), (128, 8, 64));
     }

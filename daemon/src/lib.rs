@@ -36,7 +36,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-use clap::Parser;
 use ring::Transport;
 use rustix::process::Rlimit;
 use wire::names::DomainId;
@@ -44,7 +43,7 @@ use wire::names::DomainId;
 use crate::cli::{Args, Environment};
 use crate::core::Settings;
 use crate::driver::{Decider, Driver, Limits, Setup};
-use crate::policy_source::{PolicyFiles, PolicyProgram, Programs};
+use crate::policy_source::{Owner, PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};
 
 /// The program that decides where nothing else is said and no policy daemon runs.
@@ -59,7 +58,7 @@ const MAX_WATCHED: usize = 1024;
 /// A log is expected to be there already; it must write to standard error.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match Args::try_parse_from(args) {
+    let args = match Args::read(args) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors; nobody can be told if this cannot be printed.
@@ -158,5 +157,6 @@ fn decider(args: &Args, environment: &Environment) -> io::Result<Decider> {
     let here = lab && environment.policy_socket.is_none() && args.policy_program.is_none();
     let files =
         here.then(|| PolicyFiles::new(environment.policy_folders.clone(), environment.system_info.clone()));
-    Ok(Decider { files, programs: Programs::new(environment.policy_socket.clone(), Some(program)) })
+    let owner = Owner { id: DomainId(args.id.get()), uuid: args.uuid.clone() };
+    Ok(Decider { files, programs: Programs::new(owner, environment.policy_socket.clone(), Some(program)) })
 }

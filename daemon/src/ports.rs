@@ -2,11 +2,14 @@
 //!
 //! The daemons of two VMs both hand out ports for calls between them, so they must never hand out
 //! the same one: each counts in steps of two, from 513, or from 514 if the other VM's id is larger
-//! than its own VM's. Towards dom0 there is no second daemon, and any free port serves. A port is
-//! reused as late as possible, because its old data server may still listen. The field's peers
-//! accept 513 to 768 only, so a port above that is given out only when none below is free.
+//! than its own VM's. Towards dom0 there is no second daemon, and any free port serves.
+//!
+//! The next port is the lowest free one whose last call was with another domain: the data server of that call was met
+//! under another name, so it is in nobody's way. Where all were last used with the same domain, it is the one that is
+//! free longest, because its old data server may still listen. The field's peers accept 513 to 768 only, so a port
+//! above that is given out only when none below is free.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::names::{DomainId, Port};
 
@@ -18,7 +21,7 @@ pub const LAST_BY_DEFAULT: u32 = Port::FIRST_DATA.0 + 0xffff;
 pub struct Ports {
     own: DomainId,
     reserved: BTreeMap<u32, DomainId>,
-    /// Counts the releases, so that the free ports of several pools can be compared by age.
+    /// Counts the releases, so that free ports can be compared by age.
     releases: u64,
     /// What the field's peers accept, then what lies above; the odd and the even half of each.
     bands: [[Pool; 2]; 2],
@@ -43,12 +46,9 @@ impl Ports {
     pub fn reserve(&mut self, peer: DomainId) -> Option<Port> {
         let halves = self.halves_for(peer);
         for band in &mut self.bands {
-            let oldest = halves.iter().filter_map(|&half| {
-                let age = band.get(half)?.oldest()?;
-                Some((age, half))
-            });
-            let Some((_, half)) = oldest.min() else { continue };
-            let port = band.get_mut(half)?.take()?;
+            let best = halves.iter().filter_map(|&half| Some((band.get(half)?.best(peer)?, half))).min();
+            let Some((choice, half)) = best else { continue };
+            let port = band.get_mut(half)?.take(choice);
             self.reserved.insert(port, peer);
             return Some(Port(port));
         }
@@ -65,7 +65,7 @@ impl Ports {
         let band = usize::from(port.0 > Port::LAST_FIELD_DATA.0);
         let half = usize::from(port.0.is_multiple_of(2));
         if let Some(pool) = self.bands.get_mut(band).and_then(|band| band.get_mut(half)) {
-            pool.freed.push_back((self.releases, port.0));
+            pool.free(peer, port.0, self.releases);
         }
         true
     }
@@ -86,17 +86,34 @@ impl Ports {
     }
 }
 
-/// Every second port of a stretch: those never used yet, in order, and those freed, oldest first.
+/// Every second port of a stretch: those never used yet, in order, and those freed, by the domain of their last call.
 #[derive(Debug)]
 struct Pool {
     fresh: u32,
     last: u32,
-    freed: VecDeque<(u64, u32)>,
+    freed: BTreeMap<DomainId, Freed>,
+}
+
+/// Ports whose last call was with the same domain.
+#[derive(Debug, Default)]
+struct Freed {
+    /// With the number of its release.
+    by_number: BTreeMap<u32, u64>,
+    by_age: BTreeSet<(u64, u32)>,
+}
+
+/// A port that may come next, the better before the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Choice {
+    /// Never used, or last with that other domain.
+    Other { port: u32, last_with: Option<DomainId> },
+    /// Last used with the same domain, and free since then.
+    Same { since: u64, port: u32, peer: DomainId },
 }
 
 impl Pool {
     fn new(first: u32, last: u32) -> Self {
-        Self { fresh: first, last, freed: VecDeque::new() }
+        Self { fresh: first, last, freed: BTreeMap::new() }
     }
 
     /// Skips what lies below `first`, keeping odd odd and even even.
@@ -107,18 +124,42 @@ impl Pool {
         self
     }
 
-    /// When the port that comes next was freed (0: never used), and its number.
-    fn oldest(&self) -> Option<(u64, u32)> {
-        if self.fresh <= self.last { Some((0, self.fresh)) } else { self.freed.front().copied() }
+    /// The port that comes next for a call with `peer`.
+    fn best(&self, peer: DomainId) -> Option<Choice> {
+        let others = self.freed.iter().filter(|(last_with, _)| **last_with != peer);
+        let lowest = others.filter_map(|(&last_with, freed)| {
+            Some(Choice::Other { port: *freed.by_number.first_key_value()?.0, last_with: Some(last_with) })
+        });
+        let fresh = (self.fresh <= self.last).then_some(Choice::Other { port: self.fresh, last_with: None });
+        lowest.chain(fresh).min().or_else(|| {
+            let &(since, port) = self.freed.get(&peer)?.by_age.first()?;
+            Some(Choice::Same { since, port, peer })
+        })
     }
 
-    fn take(&mut self) -> Option<u32> {
-        if self.fresh <= self.last {
-            let port = self.fresh;
-            self.fresh = self.fresh.saturating_add(2);
-            return Some(port);
+    fn take(&mut self, choice: Choice) -> u32 {
+        let (port, last_with) = match choice {
+            Choice::Other { port, last_with: None } => {
+                self.fresh = self.fresh.saturating_add(2);
+                return port;
+            }
+            Choice::Other { port, last_with: Some(peer) } | Choice::Same { port, peer, .. } => (port, peer),
+        };
+        if let Some(freed) = self.freed.get_mut(&last_with) {
+            if let Some(since) = freed.by_number.remove(&port) {
+                freed.by_age.remove(&(since, port));
+            }
+            if freed.by_number.is_empty() {
+                self.freed.remove(&last_with);
+            }
         }
-        self.freed.pop_front().map(|(_, port)| port)
+        port
+    }
+
+    fn free(&mut self, peer: DomainId, port: u32, since: u64) {
+        let freed = self.freed.entry(peer).or_default();
+        freed.by_number.insert(port, since);
+        freed.by_age.insert((since, port));
     }
 }
 
@@ -156,6 +197,26 @@ mod tests {
         assert!(ports.reserve(LARGER).is_none() && ports.reserve(DOM0).is_none());
         assert!(ports.release(SMALLER, Port(769)) && ports.release(SMALLER, Port(515)));
         assert_eq!(take(&mut ports, DOM0, 3), [515, 769]);
+        // Below it may even be one that was last used with the same domain.
+        assert!(ports.release(SMALLER, Port(771)) && ports.release(DOM0, Port(515)));
+        assert_eq!(take(&mut ports, DOM0, 3), [515, 771]);
+    }
+
+    #[test]
+    fn the_lowest_free_port_whose_last_call_was_with_another_domain_comes_first() {
+        const OTHER: DomainId = DomainId(10);
+        let mut ports = Ports::new(OWN, LAST_BY_DEFAULT);
+        assert_eq!(take(&mut ports, LARGER, 3), [514, 516, 518]);
+        for port in [518, 514] {
+            assert!(ports.release(LARGER, Port(port)));
+        }
+        // Not the ones that may still be listened on, and lower ones before those never used.
+        assert_eq!(take(&mut ports, LARGER, 1), [520]);
+        assert_eq!(take(&mut ports, OTHER, 3), [514, 518, 522]);
+        // It counts with whom the last call was, not the one before.
+        assert!(ports.release(OTHER, Port(514)));
+        assert_eq!(take(&mut ports, OTHER, 1), [524]);
+        assert_eq!(take(&mut ports, LARGER, 1), [514]);
     }
 
     #[test]
@@ -165,8 +226,7 @@ mod tests {
         for port in [516, 513, 518, 514] {
             assert!(ports.release(DOM0, Port(port)));
         }
-        assert_eq!(take(&mut ports, LARGER, 1), [516]);
-        assert_eq!(take(&mut ports, DOM0, 9), [513, 518, 514]);
+        assert_eq!(take(&mut ports, DOM0, 9), [516, 513, 518, 514]);
     }
 
     #[test]
@@ -195,7 +255,9 @@ mod tests {
         ) {
             let mut ports = Ports::new(OWN, last);
             let mut live: Vec<(DomainId, u32)> = Vec::new();
-            for (action, pick) in steps {
+            // With whom a free port was used last, and when.
+            let mut past: BTreeMap<u32, (DomainId, usize)> = BTreeMap::new();
+            for (now, (action, pick)) in steps.into_iter().enumerate() {
                 let peer = [DOM0, SMALLER, LARGER][pick % 3];
                 if action < 4 {
                     let right = |port: &u32| match peer {
@@ -206,15 +268,16 @@ mod tests {
                     let used: BTreeSet<u32> = live.iter().map(|(_, port)| *port).collect();
                     let free: Vec<u32> = (513..=last).filter(|p| right(p) && !used.contains(p)).collect();
                     let got = ports.reserve(peer).map(|port| port.0);
-                    prop_assert_eq!(got.is_some(), !free.is_empty());
-                    if let Some(port) = got {
-                        prop_assert!(free.contains(&port));
-                        prop_assert!(port <= Port::LAST_FIELD_DATA.0 || free.iter().all(|p| *p > Port::LAST_FIELD_DATA.0));
-                        live.push((peer, port));
-                    }
+                    let best = free.into_iter().min_by_key(|port| {
+                        let same = past.get(port).filter(|(last, _)| *last == peer).map(|(_, when)| *when);
+                        (*port > Port::LAST_FIELD_DATA.0, same, *port)
+                    });
+                    prop_assert_eq!(got, best);
+                    live.extend(got.map(|port| (peer, port)));
                 } else if !live.is_empty() {
                     let (peer, port) = live.swap_remove(pick % live.len());
                     prop_assert!(ports.release(peer, Port(port)));
+                    past.insert(port, (peer, now));
                 }
                 prop_assert_eq!(ports.in_use(), live.len());
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::names::{DomainName, ServiceName, Target};
+use wire::names::{DomainName, Ident, ServiceName, Target};
 
 /// May this call be made?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Question {
     pub target: Target,
     /// The service, with its argument if there is one.
     pub service: Arc<ServiceName>,
+    /// The id of the request, for policy programs that make the call themselves.
+    pub ident: Ident,
 }
 
 /// The decision.
@@ -24,6 +26,8 @@ pub enum Verdict {
     Allow(Box<Allow>),
     /// It may not, for this reason. The reason goes to the log, never to the caller.
     Deny(String),
+    /// It may, and whoever decided says that it has made the call itself: a local client takes it over, or has done so.
+    Made,
 }
 
 impl Verdict {

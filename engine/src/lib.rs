@@ -7,6 +7,7 @@
 //! | [`localfd`] | local descriptors that are never blocked on and never changed |
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
+//! | [`getopt`] | command lines as the C programs take them |
 //! | [`namespace`] | process namespaces for labs |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`say`] | lines on stderr and stdout that never end a program |
@@ -19,6 +20,7 @@ pub mod datalink;
 pub mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod getopt;
 pub mod link;
 pub mod localfd;
 pub mod namespace;

@@ -219,7 +219,7 @@ impl Message {
             Self::Exec { just: true, params } => framed(ty::JUST_EXEC, &params.encode())?,
             Self::ServiceConnect(params) => framed(ty::SERVICE_CONNECT, &params.encode())?,
             Self::Refused(ident) => framed(ty::SERVICE_REFUSED, &ident.to_bytes())?,
-            Self::BadTrigger(bad) => framed(ty::SERVICE_REFUSED, &bad.ident.to_bytes())?,
+            Self::BadTrigger(bad) => framed(ty::SERVICE_REFUSED, &bad.ident)?,
             Self::Trigger(trigger) => trigger.encode(version)?,
             Self::ConnectionTerminated(endpoint) => framed(ty::CONNECTION_TERMINATED, &endpoint.to_bytes())?,
         };

@@ -64,8 +64,9 @@ pub struct Trigger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a request that cannot be granted: {reason}")]
 pub struct BadTrigger {
-    /// The id to refuse.
-    pub ident: Ident,
+    /// The id to refuse, as it came: an agent may have filled it with what its client sent, so it need not be an
+    /// [`Ident`].
+    pub ident: [u8; IDENT_LEN],
     /// What is wrong.
     pub reason: Breach,
 }
@@ -73,26 +74,28 @@ pub struct BadTrigger {
 impl Trigger {
     /// Reads a trigger body of type `ty`. Names are sanitised as the field does it.
     ///
-    /// The outer error ends the link: the message is malformed or its id is none. The inner one is a
-    /// request to refuse, on a link that goes on.
+    /// The outer error ends the link: the message has no room for its fields. The inner one is a request to refuse,
+    /// on a link that goes on; a malformed id is one of those.
     pub fn decode(ty: u32, body: &[u8]) -> Result<Result<Self, BadTrigger>, PeerError> {
         let wrong_length = Breach::BodyLength { ty, len: body.len() };
         match ty {
             ty::TRIGGER_SERVICE => {
                 let raw = Raw2::read_from_bytes(body).map_err(|_| wrong_length)?;
                 let service = unpadded(&raw.service);
-                Fields { source: &[], target: &raw.target, ident: raw.ident, service: Ok(service) }.check()
+                let fields =
+                    Fields { source: &[], target: &raw.target, ident: raw.ident, service: Ok(service) };
+                Ok(fields.check())
             }
             ty::TRIGGER_SERVICE3 => {
                 let (raw, name) = Raw3::read_from_prefix(body).map_err(|_| wrong_length)?;
                 let service = only_nul_at_end(ty, name);
-                Fields { source: &[], target: &raw.target, ident: raw.ident, service }.check()
+                Ok(Fields { source: &[], target: &raw.target, ident: raw.ident, service }.check())
             }
             ty::TRIGGER_SERVICE4 => {
                 let (raw, name) = Raw4::read_from_prefix(body).map_err(|_| wrong_length)?;
                 let Raw3 { target, ident } = raw.rest;
                 let service = only_nul_at_end(ty, name);
-                Fields { source: &raw.source, target: &target, ident, service }.check()
+                Ok(Fields { source: &raw.source, target: &target, ident, service }.check())
             }
             _ => Err(Breach::UnexpectedType(ty).into()),
         }
@@ -139,20 +142,18 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn check(self) -> Result<Result<Trigger, BadTrigger>, PeerError> {
-        let ident = Untrusted::new(self.ident).validate(Ident::from_bytes)?;
-        let service = self
-            .service
-            .and_then(|name| Untrusted::new(name).validate(ServiceName::sanitize).map_err(Breach::Service));
+    fn check(self) -> Result<Trigger, BadTrigger> {
+        let bad = |reason| BadTrigger { ident: self.ident, reason };
+        let ident = Untrusted::new(self.ident).validate(Ident::from_bytes).map_err(bad)?;
+        let service = self.service.map_err(bad)?;
+        let sanitize = |name| ServiceName::sanitize(name).map_err(Breach::Service);
+        let service = Untrusted::new(service).validate(sanitize).map_err(bad)?;
         let source = Some(unpadded(self.source)).filter(|source| !source.is_empty());
-        Ok(match service {
-            Err(reason) => Err(BadTrigger { ident, reason }),
-            Ok(service) => Ok(Trigger {
-                source: source.map(Target::sanitize),
-                target: Target::sanitize(unpadded(self.target)),
-                service,
-                ident,
-            }),
+        Ok(Trigger {
+            source: source.map(Target::sanitize),
+            target: Target::sanitize(unpadded(self.target)),
+            service,
+            ident,
         })
     }
 }

@@ -111,7 +111,7 @@ fn requests_that_cannot_be_asked_are_refused_here() {
         [Action::Refuse(ClientId(1), refusal)] => *refusal,
         other => panic!("{other:?}"),
     };
-    let bad = BadTrigger { ident: Ident::numbered(1), reason: Breach::Trailing };
+    let bad = BadTrigger { ident: Ident::numbered(1).to_bytes(), reason: Breach::Trailing };
     assert_eq!(refusal(&mut linked(Version::V4), Err(bad), false), Refusal::Bad(bad));
     assert_eq!(refusal(&mut Core::default(), Ok(trigger(None)), false), Refusal::NoLink);
     assert_eq!(refusal(&mut linked(Version::V4), Ok(trigger(None)), true), Refusal::Busy);

@@ -35,7 +35,7 @@ impl Options {
     /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
-        Self::try_parse_from(args).map_err(|error| crate::options::explain(&error))
+        crate::options::read(args).map_err(|error| crate::options::explain(&error))
     }
 
     /// The socket that was named, or the one where the agent looks for this user's server. `None`:

@@ -20,7 +20,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 #[derive(Debug, Parser)]
 #[command(
     name = "qrexec-client",
-    override_usage = "qrexec-client -d NAME [-l CMD | -c ID,SRC,SRCID | -e] [OPTIONS] COMMAND",
+    override_usage = "qrexec-client -d NAME [-l CMD | -c ID,SRC,SRCID | -e] [OPTIONS] [--] COMMAND",
     args_override_self = true,
     infer_long_args = true
 )]
@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Connect this local command, or service of dom0, instead of stdin and stdout
     #[arg(short, value_name = "CMD", conflicts_with_all = ["connect", "exit_at_once"])]
     local: Option<OsString>,
-    /// Connect the service to a waiting request of the qube SRC; dom0 as NAME runs it here
+    /// Connect the service or command to a waiting request of the qube SRC; dom0 as NAME runs it here
     #[arg(short, value_name = "ID,SRC,SRCID", action = ArgAction::Append, conflicts_with = "exit_at_once")]
     connect: Vec<OsString>,
     /// Only start it, with its stdio on /dev/null
@@ -47,25 +47,25 @@ pub(super) struct Args {
     #[arg(short = 'T')]
     filter_stderr: bool,
     /// How long to wait for the qube to connect; 0 for as long as it takes [default: 10]
-    #[arg(short, value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(short, value_name = "SECONDS")]
     wait: Option<String>,
     /// With -c: wait for the end of the connection
     #[arg(short = 'W')]
     wait_for_end: bool,
-    /// Kill the qube before ending
-    #[arg(short, conflicts_with = "connect")]
+    /// Kill the qube before ending; with -c only -W waits for the end of the connection before that
+    #[arg(short)]
     kill: bool,
     /// The folder of the daemons' sockets
     #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
     socket_dir: PathBuf,
     /// Send DATA before what comes from stdin (once)
-    #[arg(short, long, value_name = "DATA", action = ArgAction::Append, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "DATA", action = ArgAction::Append)]
     prefix_data: Vec<OsString>,
     /// Use stdin, which must be a stream socket, for both directions
     #[arg(long, action = ArgAction::Count, conflicts_with = "local")]
     use_stdin_socket: u8,
     /// What to run: USER:COMMAND, USER:QUBESRPC SERVICE+ARG SOURCE; for dom0 itself without USER
-    #[arg(value_name = "COMMAND", allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND")]
     command: OsString,
 }
 
@@ -216,6 +216,22 @@ mod tests {
     }
 
     #[test]
+    fn options_are_taken_as_getopt_takes_them() {
+        let plan_of = |args: &[&str]| plan(args).unwrap();
+        assert_eq!(plan_of(&["-dwork", "-w0", "u:x"]).wait, FOREVER);
+        assert_eq!(plan_of(&["-dwork", "-pDATA", "--", "-x"]).prefix, b"DATA");
+        assert_eq!(plan_of(&["-dwork", "-p", "-x", "--", "-x"]).command, b"-x");
+        assert_eq!(plan_of(&["-dwork", "-lCMD", "u:x"]).purpose, Purpose::Local(b"CMD".to_vec()));
+        assert!(matches!(plan_of(&["-dwork", "-cSOCKET7,vault,3", "u:x"]).purpose, Purpose::Connect(_)));
+        // As upstream's policy programs of R4.2 and R4.3 write it for disposables.
+        let words = ["-EWkd", "uuid:aa-11", "-c", "SOCKET7,vault,3", "--", "DEFAULT:QUBESRPC a.B+ vault"];
+        let plan = plan_of(&words);
+        assert_eq!((plan.target.as_str(), plan.command.as_slice()), ("uuid:aa-11", words[5].as_bytes()));
+        assert!(plan.kill && plan.wait_for_end && !plan.exit_code);
+        assert!(matches!(plan.purpose, Purpose::Connect(_)));
+    }
+
+    #[test]
     fn waiting_requests() {
         let plan = plan(&["-d", "work", "-c", "SOCKET7,vault,3", "-W", "user:ls"]).unwrap();
         let ident = Ident::numbered(7);
@@ -232,7 +248,6 @@ mod tests {
             &["-e", "-c", "a,b,1"],
             &["-l", "x", "-c", "a,b,1"],
             &["-l", "x", "--use-stdin-socket"],
-            &["-k", "-c", "a,b,1"],
             &["-W"],
             &["-W", "-e"],
             &["-W", "-l", "x"],
@@ -243,6 +258,8 @@ mod tests {
             &["-c", "a\n,b,1"],
             &["-w", "x"],
             &["-w", "-1"],
+            &["-w-1"],
+            &["-x"],
             &["-p", "a", "-p", "b"],
         ] {
             assert_eq!(with(wrong), Some(2), "{wrong:?}");

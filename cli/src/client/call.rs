@@ -1,7 +1,7 @@
 //! A command in a qube, with its data here.
 
 use engine::exec::{Prepared, Services, Stderr};
-use engine::pump::Call;
+use engine::pump::{Call, Outcome};
 use engine::{datalink, localfd, pump};
 use ring::Transport;
 use wire::command::{Command, CommandKind};
@@ -59,7 +59,14 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     );
     // The daemon counts the call as its client's as long as we hold on to it.
     drop(daemon);
-    status::of_call(&outcome)
+    status::of_call(&without_local_code(outcome))
+}
+
+/// Where both failed it is the service's code that counts here: whoever writes `-l` calls the service, and the local
+/// command is only what its data come from or go to.
+fn without_local_code(outcome: Outcome) -> Outcome {
+    let failed = outcome.remote.is_some_and(|code| code != 0);
+    Outcome { local: outcome.local.filter(|_| !failed), ..outcome }
 }
 
 impl Local {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use wire::control::{EXEC_LEN, Endpoint, ExecParams, Message, ServiceParams};
+use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, ServiceParams};
 use wire::handshake::Handshake;
 use wire::header::{HEADER_LEN, Header, ty};
 use wire::names::{DomainId, Ident, Port};
@@ -39,7 +39,38 @@ pub(super) enum Error {
     /// It does not take what we have to say.
     #[error(transparent)]
     TooLong(#[from] wire::error::TooLong),
+    /// The command is longer than an agent takes.
+    #[error("the command has {len} bytes, and a qube takes {MAX_COMMAND} at most{}", named(*.with_default))]
+    LongCommand {
+        /// Its length in bytes.
+        len: usize,
+        /// `DEFAULT` counts as the qube's user, whose name is longer.
+        with_default: bool,
+    },
 }
+
+const fn named(with_default: bool) -> &'static str {
+    if with_default { ", with its default user's name in place of DEFAULT" } else { "" }
+}
+
+/// What becomes of an error while a command was asked for: a daemon cannot say that the command is too long once the
+/// default user's name is in it, it hangs up.
+fn explained(error: Error, cmdline: &[u8]) -> Error {
+    let longest = cmdline.len().saturating_add(MAX_USER_NAME);
+    match error {
+        Error::Closed if cmdline.starts_with(DEFAULT_USER) && longest > MAX_COMMAND => {
+            Error::LongCommand { len: cmdline.len(), with_default: true }
+        }
+        error => error,
+    }
+}
+
+/// Longest command line that an agent takes, in bytes, without its NUL.
+const MAX_COMMAND: usize = MAX_CONTROL_BODY - EXEC_LEN - 1;
+/// What stands for the qube's default user.
+const DEFAULT_USER: &[u8] = b"DEFAULT:";
+/// Longest name that may come in its place.
+const MAX_USER_NAME: usize = 255;
 
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
@@ -90,10 +121,17 @@ impl Daemon {
         for_domain: DomainId,
         cmdline: &[u8],
     ) -> Result<Endpoint, Error> {
+        let with_default = cmdline.starts_with(DEFAULT_USER);
+        // The name that comes in place of DEFAULT has one letter at least.
+        let least = cmdline.len().saturating_sub(if with_default { "DEFAULT".len() - 1 } else { 0 });
+        if least > MAX_COMMAND {
+            return Err(Error::LongCommand { len: cmdline.len(), with_default });
+        }
         let params =
             ExecParams { connect_domain: for_domain, connect_port: Port(0), cmdline: cmdline.to_vec() };
-        self.send(&Message::Exec { just, params })?;
-        self.answer(if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE })
+        let asked = self.send(&Message::Exec { just, params });
+        let answer = asked.and_then(|()| self.answer(if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE }));
+        answer.map_err(|error| explained(error, cmdline))
     }
 
     /// Tells the request `ident`, which waits in this daemon's qube, where its service will be met. With
@@ -113,7 +151,12 @@ impl Daemon {
         let mut bytes = [0; EXEC_LEN];
         self.socket.read_exact(&mut bytes)?;
         let endpoint = Endpoint::from_bytes(bytes);
-        if endpoint.port.is_data() { Ok(endpoint) } else { Err(Error::Answer(header.ty)) }
+        // Daemons of other makes may hand out other ports than ours; only these two mean something else.
+        if matches!(endpoint.port, Port(0) | Port::CONTROL) {
+            Err(Error::Answer(header.ty))
+        } else {
+            Ok(endpoint)
+        }
     }
 
     /// Waits until the daemon says by hanging up that the call has ended.
@@ -174,8 +217,10 @@ mod tests {
     #[test]
     fn a_daemon_says_where_to_listen() {
         for version in [Version::V3, Version::V4] {
-            let endpoint = asked(version, reply(ty::EXEC_CMDLINE, 8, 515)).unwrap();
-            assert_eq!((endpoint.domain, endpoint.port), (DomainId(4), Port(515)));
+            for port in [515, 42, 1, 511, 100_000, u32::MAX] {
+                let endpoint = asked(version, reply(ty::EXEC_CMDLINE, 8, port)).unwrap();
+                assert_eq!((endpoint.domain, endpoint.port), (DomainId(4), Port(port)));
+            }
         }
     }
 
@@ -188,6 +233,7 @@ mod tests {
             reply(ty::EXEC_CMDLINE, 9, 515),
             reply(ty::EXEC_CMDLINE, u32::MAX, 515),
             reply(ty::EXEC_CMDLINE, 8, 512),
+            reply(ty::EXEC_CMDLINE, 8, 0),
         ] {
             assert!(matches!(asked(Version::V3, answer), Err(Error::Answer(_))));
         }

@@ -1,5 +1,7 @@
-//! Services of dom0 itself.
+//! Services of dom0 itself, and commands there for requests of qubes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process;
@@ -18,7 +20,7 @@ use super::about;
 use super::args::{Plan, Waiting};
 use super::daemon::Daemon;
 use crate::failure::Failure;
-use crate::local_program::LocalEnd;
+use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
 use crate::status;
 
 /// What stands in front of a command for dom0 by a caller in dom0, where there is no user to choose.
@@ -96,31 +98,57 @@ fn become_service(services: &Services, image: &Image, call: Option<&ServiceCall>
     failure(ExecError::Spawn { file: file.to_owned(), source: error })
 }
 
-/// A service of dom0 for a request that waits in a qube.
+/// What runs for a request that waits in a qube.
+enum Served {
+    Service(Services, Prepared),
+    Command(LocalProgram),
+}
+
+impl Served {
+    /// Finds a service. Whatever else the line says is a command for bash: the policy programs of R3 call theirs so.
+    fn find(plan: &Plan, waiting: &Waiting, transport: &Transport) -> Result<Self, Failure> {
+        let command = Command::parse_without_user(&plan.command).map_err(ExecError::from).map_err(failure)?;
+        match &command.kind {
+            CommandKind::Shell(text) => {
+                let program = LocalProgram::shell(OsStr::from_bytes(text));
+                Ok(Self::Command(program.with_env("QREXEC_REMOTE_DOMAIN", waiting.source.as_str())))
+            }
+            kind => {
+                let services = services(transport);
+                let prepared = prepare(&services, kind, command.nogui)?;
+                Ok(Self::Service(services, prepared))
+            }
+        }
+    }
+
+    /// Starts it; what else its configuration asks for is put into `call`.
+    fn start(self, call: &mut Call) -> Result<LocalEnd, Failure> {
+        match self {
+            Self::Command(program) => program.start(&SavedStreams::default()),
+            Self::Service(services, prepared) => LocalEnd::service(|| {
+                let started = services.start(&prepared, None, Stderr::Ours).map_err(failure)?;
+                call.splice = started.splice;
+                call.exit_on_client_eof = started.exit_on_client_eof;
+                call.exit_on_service_eof = started.exit_on_service_eof;
+                Ok(started)
+            }),
+        }
+    }
+}
+
+/// A service of dom0, or a command, for a request that waits in a qube.
 pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let mut daemon = Daemon::connect(&plan.socket_dir, waiting.source_id).map_err(about(&waiting.source))?;
     let unset = Endpoint { domain: DomainId::DOM0, port: Port(0) };
     daemon.service_connect(waiting.ident, unset).map_err(about(&waiting.source))?;
     let endpoint = daemon.answer(ty::SERVICE_CONNECT).map_err(about(&waiting.source))?;
-    let services = services(&transport);
-    let found = Command::parse_without_user(&plan.command)
-        .map_err(ExecError::from)
-        .map_err(failure)
-        .and_then(|command| prepare(&services, &command.kind, command.nogui));
+    let found = Served::find(plan, waiting, &transport);
 
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
-    let (mut ends_early, mut splice) = ((false, false), false);
-    let started = found.and_then(|prepared| {
-        LocalEnd::service(|| {
-            let started = services.start(&prepared, None, Stderr::Ours).map_err(failure)?;
-            splice = started.splice;
-            ends_early = (started.exit_on_client_eof, started.exit_on_service_eof);
-            Ok(started)
-        })
-    });
-    let LocalEnd { child, streams, single_socket } = match started {
+    let mut call = Call::new(Role::Service, version);
+    let LocalEnd { child, streams, single_socket } = match found.and_then(|found| found.start(&mut call)) {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
@@ -128,19 +156,10 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
             return Err(failure);
         }
     };
-    let outcome = pump::run(
-        channel,
-        Call {
-            stdin: Some(streams.sink),
-            stdout: Some(streams.source),
-            child,
-            prefix: plan.prefix.clone(),
-            splice,
-            single_socket,
-            exit_on_client_eof: ends_early.0,
-            exit_on_service_eof: ends_early.1,
-            ..Call::new(Role::Service, version)
-        },
-    );
-    status::of_served(&outcome)
+    call.stdin = Some(streams.sink);
+    call.stdout = Some(streams.source);
+    call.child = child;
+    call.prefix.clone_from(&plan.prefix);
+    call.single_socket = single_socket;
+    status::of_served(&pump::run(channel, call))
 }

@@ -110,8 +110,9 @@ impl Core {
         check_trigger_version(frame.ty, version)?;
         match Message::decode(frame.ty, &frame.body)? {
             Message::Trigger(trigger) => self.call_wanted(now, trigger),
+            // The agent may have passed on what its client sent: that one is refused, and the link goes on.
             Message::BadTrigger(bad) => {
-                self.send_agent(&Message::Refused(bad.ident));
+                self.send_agent(&Message::BadTrigger(bad));
                 let line = format!("{}: {bad}", self.settings.name);
                 self.log(Level::Warn, line);
             }

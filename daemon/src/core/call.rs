@@ -18,8 +18,8 @@ use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::{
-    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, Moved, Now, Output, PREPARE_LIMIT,
-    Preparation, Timer,
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
+    PREPARE_LIMIT, Preparation, Timer, fits_the_target, with_endpoint,
 };
 use crate::question::{Allow, Question, Verdict};
 pub(super) use tally::Tally;
@@ -86,6 +86,8 @@ enum Help {
 enum Stage {
     /// Policy thinks.
     Deciding,
+    /// A policy program of old has made the call itself, and the local client that tells us where is on its way.
+    Made,
     /// The target is being started or made; then its daemon gets this request.
     Preparing { request: Vec<u8> },
     /// The target's daemon owes its HELLO; then it gets this request.
@@ -134,7 +136,8 @@ impl Core {
         self.tally.count(&call);
         self.calls.insert(id, call);
         let own = self.settings.name.clone();
-        self.put(Output::Ask(id, Question { source: own, requested_source: source, target, service }));
+        let question = Question { source: own, requested_source: source, target, service, ident };
+        self.put(Output::Ask(id, question));
     }
 
     /// Changes a call, and with it what is counted.
@@ -159,6 +162,10 @@ impl Core {
         }
         match verdict {
             Verdict::Deny(reason) => self.refuse(id, &format!("denied: {}", Escaped::new(&reason))),
+            Verdict::Made => {
+                self.set_call_stage(id, Stage::Made);
+                self.timers.set(Timer::Call(id), now.saturating_add(MESSAGE_LIMIT));
+            }
             Verdict::Allow(allow) if allow.is_for_dom0() => self.start_service(id, *allow),
             Verdict::Allow(allow) => self.open_target(now, id, *allow),
         }
@@ -214,7 +221,11 @@ impl Core {
                 self.refuse(id, &why);
             }
             Stage::Watched => self.ended(now, id, "its data link is gone"),
-            Stage::Deciding | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served => {}
+            Stage::Deciding
+            | Stage::Made
+            | Stage::Preparing { .. }
+            | Stage::Starting { .. }
+            | Stage::Served => {}
         }
     }
 
@@ -252,12 +263,16 @@ impl Core {
     }
 
     pub(super) fn target_too_slow(&mut self, id: CallId) {
-        if self.calls.contains_key(&id) {
-            if !matches!(self.calls.get(&id).map(|call| &call.stage), Some(Stage::Preparing { .. })) {
+        let why = match self.calls.get(&id).map(|call| &call.stage) {
+            None => return,
+            Some(Stage::Made) => "allowed, but the policy program has not made the call",
+            Some(Stage::Preparing { .. }) => "allowed, but the target does not come up",
+            Some(_) => {
                 self.put(Output::CloseTarget(id));
+                "allowed, but the target's daemon does not answer"
             }
-            self.refuse(id, "allowed, but the target or its daemon does not answer");
-        }
+        };
+        self.refuse(id, why);
     }
 
     /// The call that waits for an answer under this id.
@@ -266,12 +281,11 @@ impl Core {
         calls.find(|(_, call)| call.stage.is_pending() && call.ident == ident).map(|(id, _)| *id)
     }
 
-    /// A local client answers this pending call in our place.
-    pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint) {
+    /// A local client answers this pending call in our place, with the call's id in these bytes.
+    pub(super) fn taken_over(&mut self, now: Now, id: CallId, endpoint: Endpoint, ident: &[u8]) {
         self.abandon(id);
         if let Some(call) = self.remove(id) {
-            let ident = call.ident;
-            self.send_agent(&Message::ServiceConnect(ServiceParams { endpoint, ident }));
+            self.put(Output::SendAgent(with_endpoint(ty::SERVICE_CONNECT, endpoint, ident)));
             let waited = now.saturating_sub(call.begun).as_millis();
             let what = format!("connected by a local client to domain {} after {waited} ms", endpoint.domain);
             let line = self.line(&call, &what);
@@ -298,7 +312,7 @@ impl Core {
             Some(Stage::Greeting { .. } | Stage::Asking | Stage::Watched) => {
                 self.put(Output::CloseTarget(id));
             }
-            Some(Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served) | None => {}
+            Some(Stage::Made | Stage::Preparing { .. } | Stage::Starting { .. } | Stage::Served) | None => {}
         }
     }
 
@@ -334,6 +348,10 @@ impl Core {
             Ok(request) => request,
             Err(error) => return self.refuse(id, &format!("allowed, but {error}")),
         };
+        if let Err(too_long) = fits_the_target(&request, &allow.user) {
+            return self
+                .refuse(id, &format!("allowed, but the target's agent would not read it: {too_long}"));
+        }
         let to = allow.daemon();
         if let Some(template) = to.as_str().strip_prefix("@dispvm:") {
             return match Target::new(template) {
@@ -381,7 +399,9 @@ impl Core {
             let shown = shown.map_or_else(|| Arc::clone(&call.service), Arc::new);
             std::mem::replace(&mut call.service, shown)
         })?;
-        let service = allow.service.as_ref().unwrap_or(&asked).clone();
+        // Whoever calls without an argument calls with an empty one: both are told apart nowhere.
+        let service = allow.service.as_ref().unwrap_or(&asked);
+        let service = ServiceName::new(&service.with_plus()).unwrap_or_else(|_| service.clone());
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
         Some(ServiceCall { service, source, requested })
     }

@@ -8,10 +8,10 @@ use wire::escape::Escaped;
 use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
-use wire::names::{DomainId, Ident, Port};
+use wire::names::{DomainId, IDENT_LEN, Ident, Port};
 use wire::version::Version;
 
-use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, answer};
+use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, with_endpoint};
 
 /// What stands in front of a command for the VM's default user.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
@@ -84,7 +84,7 @@ impl Core {
     pub fn client_frame(&mut self, now: Now, id: ClientId, frame: &Frame) {
         let Some(stage) = self.clients.get(&id).map(|client| client.stage) else { return };
         let result = match stage {
-            Stage::Greeting => self.client_hello(id, frame),
+            Stage::Greeting => self.client_hello(now, id, frame),
             Stage::Asking => self.client_request(now, id, frame),
             Stage::Waiting => Err(Breach::Trailing.into()),
         };
@@ -103,10 +103,12 @@ impl Core {
     pub fn client_read(&mut self, now: Now, id: ClientId, mid_message: bool) {
         let Some(client) = self.clients.get(&id) else { return };
         match (client.stage, mid_message) {
-            // The limit for the whole HELLO holds.
-            (Stage::Greeting, _) => {}
-            (_, true) => self.timers.set_once(Timer::Client(id), now.saturating_add(MESSAGE_LIMIT)),
-            (_, false) => self.timers.clear(Timer::Client(id)),
+            // The limit for the whole HELLO holds, and that for the whole request.
+            (Stage::Greeting | Stage::Asking, _) => {}
+            (Stage::Waiting, true) => {
+                self.timers.set_once(Timer::Client(id), now.saturating_add(MESSAGE_LIMIT))
+            }
+            (Stage::Waiting, false) => self.timers.clear(Timer::Client(id)),
         }
     }
 
@@ -151,13 +153,14 @@ impl Core {
         true
     }
 
-    fn client_hello(&mut self, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
+    fn client_hello(&mut self, now: Now, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
         if frame.ty != ty::HELLO {
             return Err(Breach::UnexpectedType(frame.ty).into());
         }
         let theirs = PeerInfo::decode(&frame.body)?.version;
         Version::negotiate_between(Version::LOCAL_DAEMON, Version::LOCAL_DAEMON, theirs)?;
-        self.timers.clear(Timer::Client(id));
+        // Whoever connects has something to ask; one that does not only holds a descriptor.
+        self.timers.set(Timer::Client(id), now.saturating_add(MESSAGE_LIMIT));
         self.set_stage(id, Stage::Asking);
         Ok(())
     }
@@ -165,9 +168,13 @@ impl Core {
     fn client_request(&mut self, now: Now, id: ClientId, frame: &Frame) -> Result<(), Complaint> {
         match Message::decode(frame.ty, &frame.body)? {
             Message::Exec { just, params } => self.exec_wanted(now, id, just, params)?,
-            Message::ServiceConnect(params) => self.connect_wanted(now, id, params)?,
+            Message::ServiceConnect(params) => {
+                let said = frame.body.iter().skip(EXEC_LEN).take(IDENT_LEN).copied().collect::<Vec<_>>();
+                self.connect_wanted(now, id, params, &said)?;
+            }
             _ => return Err(Breach::UnexpectedType(frame.ty).into()),
         }
+        self.timers.clear(Timer::Client(id));
         self.set_stage(id, Stage::Waiting);
         Ok(())
     }
@@ -206,13 +213,20 @@ impl Core {
         Ok(())
     }
 
-    /// Somebody else in dom0 took a call of our VM over: the caller is told where to go.
-    fn connect_wanted(&mut self, now: Now, id: ClientId, params: ServiceParams) -> Result<(), Complaint> {
+    /// Somebody else in dom0 took a call of our VM over: the caller is told where to go. Its id goes on as it was
+    /// `said`, padded or not: agents of some age may look at the length.
+    fn connect_wanted(
+        &mut self,
+        now: Now,
+        id: ClientId,
+        params: ServiceParams,
+        said: &[u8],
+    ) -> Result<(), Complaint> {
         let ServiceParams { endpoint, ident } = params;
         let call = self.pending_call(ident).ok_or(Complaint::NotPending(ident))?;
         let port = self.port_for(id, ty::SERVICE_CONNECT, endpoint)?;
         let endpoint = Endpoint { port, ..endpoint };
-        self.taken_over(now, call, endpoint);
+        self.taken_over(now, call, endpoint, said);
         Ok(())
     }
 
@@ -230,7 +244,7 @@ impl Core {
             client.port = Some(port);
         }
         let told = Endpoint { domain: self.settings.id, port };
-        self.put(Output::SendClient(id, answer(ty, told)));
+        self.put(Output::SendClient(id, with_endpoint(ty, told, &[])));
         Ok(port)
     }
 

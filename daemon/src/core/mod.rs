@@ -24,13 +24,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use wire::command::ServiceCall;
-use wire::control::{Endpoint, Message};
-use wire::header::Header;
+use wire::control::{Endpoint, MAX_CONTROL_BODY, Message};
+use wire::error::TooLong;
+use wire::header::{HEADER_LEN, Header};
 use wire::names::{DomainId, DomainName, Port, Target};
 use wire::version::Version;
 
 use crate::ports::Ports;
-use crate::question::Question;
+use crate::question::{Question, User};
 use agent::Agent;
 use call::{Call, Tally};
 use client::{Client, Running};
@@ -244,13 +245,22 @@ impl Core {
 
 /// The body limit and version with which everything to the agent is encoded; its triggers are the
 /// only messages whose form depends on the version, and they come from it.
-fn to_agent(message: &Message) -> Result<Vec<u8>, wire::error::TooLong> {
-    message.encode_within(Version::OURS, wire::control::MAX_CONTROL_BODY)
+fn to_agent(message: &Message) -> Result<Vec<u8>, TooLong> {
+    message.encode_within(Version::OURS, MAX_CONTROL_BODY)
 }
 
-/// A daemon's answer to a local client: the request's type with domain and port and nothing else.
-fn answer(ty: u32, endpoint: Endpoint) -> Vec<u8> {
-    let body = endpoint.to_bytes();
+/// Whether the target's daemon will pass this request on, as far as that can be told here: it puts the VM's own user in
+/// place of `DEFAULT`, who has one letter at least.
+fn fits_the_target(request: &[u8], user: &User) -> Result<(), TooLong> {
+    let spared = if *user == User::default() { User::DEFAULT.len().saturating_sub(1) } else { 0 };
+    let len = request.len().saturating_sub(HEADER_LEN).saturating_sub(spared);
+    if len > MAX_CONTROL_BODY { Err(TooLong { len, max: MAX_CONTROL_BODY }) } else { Ok(()) }
+}
+
+/// A message of domain, port and a short text behind them. Without text it is a daemon's answer to a local client: the
+/// request's type with the endpoint alone.
+fn with_endpoint(ty: u32, endpoint: Endpoint, text: &[u8]) -> Vec<u8> {
+    let body = [&endpoint.to_bytes()[..], text].concat();
     let mut message = Header::new(ty, body.len() as u32).to_bytes().to_vec();
     message.extend_from_slice(&body);
     message

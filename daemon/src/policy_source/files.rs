@@ -98,7 +98,7 @@ fn checked(allow: policy::Allow) -> Option<Allow> {
 mod tests {
     use super::*;
     use std::fs;
-    use wire::names::DomainName;
+    use wire::names::{DomainName, Ident};
 
     const SYSTEM: &str = r#"{"domains": {
         "dom0": {"type": "AdminVM", "tags": [], "template_for_dispvms": false, "power_state": "Running"},
@@ -127,10 +127,12 @@ mod tests {
                 requested_source: None,
                 target: Target::new(target).unwrap(),
                 service: ServiceName::new("demo.Add").unwrap().into(),
+                ident: Ident::numbered(1),
             };
             match self.files.decide(&question).expect("nobody is to be asked") {
                 Verdict::Allow(allow) => Ok(allow.daemon().to_string()),
                 Verdict::Deny(reason) => Err(reason),
+                Verdict::Made => panic!("files make no calls"),
             }
         }
 

@@ -5,9 +5,11 @@ mod files;
 mod program;
 mod store;
 mod watch;
+mod ways;
 
 pub use disk::Disk;
 pub use files::PolicyFiles;
 pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};
 pub use store::{PolicyStore, SystemFile};
+pub use ways::Owner;

@@ -2,8 +2,9 @@
 //! `PROGRAM -- SOURCE TARGET SERVICE`, whose output is the answer.
 //!
 //! Both work beside this daemon's loop, which they never hold up. A program is killed, and a
-//! connection closed, when the question is of no interest any more. The forms of the command line
-//! and of the request are those of R4.1 and later.
+//! connection closed, when the question is of no interest any more.
+//!
+//! Those of old are asked in their own form ([`super::ways`]), and make the call themselves.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
@@ -18,7 +19,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use wire::escape::Escaped;
+use wire::names::DomainId;
 
+use super::ways::{Form, Owner, USAGE, Undecided, Way};
 use crate::answer::{self, MAX_ANSWER};
 use crate::core::CallId;
 use crate::question::{Question, Verdict};
@@ -26,6 +29,9 @@ use crate::question::{Question, Verdict};
 /// Programs that run at once. A question to the user may take long; further ones wait their turn, and
 /// only calls of the same VM do.
 const MAX_RUNNING: usize = 64;
+
+/// Programs of old that run on, because they carry the call that they made: as many as the C daemon has at once.
+const MAX_CARRYING: usize = 256;
 
 /// What a program's process is waited for with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,21 +87,18 @@ fn is_own_executable(path: &Path) -> bool {
     file(path).is_some_and(|there| file(Path::new("/proc/self/exe")) == Some(there))
 }
 
-/// Who is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Socket,
-    Program,
-}
-
 /// The questions that are with somebody, and those that wait for their turn.
 #[derive(Debug)]
 pub struct Programs {
+    owner: Owner,
     socket: Option<PathBuf>,
     program: Option<PolicyProgram>,
+    /// The forms that were understood last.
+    socket_form: Form,
+    program_form: Form,
     running: BTreeMap<CallId, Running>,
-    /// The first that asked is the next.
-    waiting: BTreeMap<CallId, (Question, Way)>,
+    /// The first that asked is the next. How it is to be asked comes behind how it was asked in vain.
+    waiting: BTreeMap<CallId, (Question, Vec<Way>)>,
 }
 
 /// One question that somebody works on.
@@ -109,29 +112,35 @@ struct Running {
     /// Nobody waits for the answer any more; only the process has still to be reaped.
     cancelled: bool,
     question: Question,
+    /// How it was asked in vain; the last one is how it is asked now.
+    ways: Vec<Way>,
 }
 
 impl Programs {
     /// Asks the policy daemon on `socket`; where that is not there or talks nonsense, the program;
     /// where there is none, nobody, and every question is denied.
     #[must_use]
-    pub fn new(socket: Option<PathBuf>, program: Option<PolicyProgram>) -> Self {
-        Self { socket, program, running: BTreeMap::new(), waiting: BTreeMap::new() }
+    pub fn new(owner: Owner, socket: Option<PathBuf>, program: Option<PolicyProgram>) -> Self {
+        let (socket_form, program_form) = (Form::Answers, Form::Answers);
+        let (running, waiting) = (BTreeMap::new(), BTreeMap::new());
+        Self { owner, socket, program, socket_form, program_form, running, waiting }
     }
 
     /// Takes a question; [`Programs::start_next`] then asks as many as may be asked at once.
     pub fn ask(&mut self, id: CallId, question: Question) {
-        let way = if self.socket.is_some() { Way::Socket } else { Way::Program };
-        self.waiting.insert(id, (question, way));
+        let program = Way::Program(self.program_form);
+        let way = if self.socket.is_some() { Way::Socket(self.socket_form) } else { program };
+        self.waiting.insert(id, (question, vec![way]));
     }
 
     /// Asks a question that waits, if it is its turn. An error is the verdict.
     pub fn start_next(&mut self) -> Option<(CallId, Result<(), Verdict>)> {
-        if self.running.len() >= MAX_RUNNING {
+        let carrying = self.running.values().filter(|running| running.carries()).count();
+        if self.running.len().saturating_sub(carrying) >= MAX_RUNNING || carrying >= MAX_CARRYING {
             return None;
         }
-        let (id, (question, way)) = self.waiting.pop_first()?;
-        let started = self.start(question, way).map(|running| {
+        let (id, (question, ways)) = self.waiting.pop_first()?;
+        let started = self.start(question, ways).map(|running| {
             self.running.insert(id, running);
         });
         Some((id, started.map_err(|error| Verdict::deny(format!("the policy program: {error}")))))
@@ -153,12 +162,15 @@ impl Programs {
         }
     }
 
-    /// Nobody wants to know any more: the question is dropped, or its program killed.
+    /// Nobody wants to know any more: the question is dropped, or its program killed. One that makes the call itself
+    /// may have made it, and a disposable for it, which goes with the call: it is left to its own end.
     pub fn cancel(&mut self, id: CallId) {
         self.waiting.remove(&id);
         if let Some(running) = self.running.get_mut(&id) {
             running.cancelled = true;
-            running.kill();
+            if !running.carries() {
+                running.kill();
+            }
         }
     }
 
@@ -204,37 +216,82 @@ impl Programs {
         if running.cancelled {
             return Some(None);
         }
+        let way = running.way();
         Some(match running.verdict(status) {
-            Ok(verdict) => Some(verdict),
-            Err(reason) if running.child.is_none() && self.program.is_some() => {
-                tracing::warn!("the policy daemon: {reason}; asking the policy program");
-                self.waiting.insert(id, (running.question, Way::Program));
-                None
+            Ok(verdict) => {
+                self.understood(&running.ways, &verdict);
+                Some(verdict)
             }
-            Err(reason) => Some(Verdict::deny(format!("the policy program: {reason}"))),
+            Err(why) => match self.next_way(&running.ways, why.silent) {
+                Some(next) => {
+                    if way.is_some_and(|way| matches!(way, Way::Socket(_)) && matches!(next, Way::Program(_)))
+                    {
+                        tracing::warn!("the policy daemon: {}; asking the policy program", why.reason);
+                    }
+                    let ways = running.ways.into_iter().chain([next]).collect();
+                    self.waiting.insert(id, (running.question, ways));
+                    None
+                }
+                None => Some(Verdict::deny(format!("the policy program: {}", why.reason))),
+            },
         })
     }
 
-    fn start(&self, question: Question, way: Way) -> io::Result<Running> {
-        if let (Way::Socket, Some(socket)) = (way, &self.socket) {
-            match connect(socket, &question) {
-                Ok(connection) => return Ok(Running::new(None, connection, question)),
+    /// Who is asked next, and how, after this was in vain.
+    fn next_way(&self, ways: &[Way], silent: bool) -> Option<Way> {
+        let last = *ways.last()?;
+        let program = self.program.as_ref();
+        let knows_both = match last {
+            Way::Socket(_) => true,
+            Way::Program(_) => program.is_some_and(|program| !program.ours),
+        };
+        let other = last.otherwise();
+        if silent && knows_both && !ways.contains(&other) {
+            return Some(other);
+        }
+        let from_socket = matches!(last, Way::Socket(_)) && program.is_some();
+        from_socket.then_some(Way::Program(self.program_form))
+    }
+
+    /// Remembers the form in which somebody gave a verdict, so that the next question need not be asked twice. A program
+    /// that refuses in silence would do so in any form.
+    fn understood(&mut self, ways: &[Way], verdict: &Verdict) {
+        match ways.last() {
+            Some(Way::Socket(form)) => self.socket_form = *form,
+            Some(Way::Program(Form::Answers)) => self.program_form = Form::Answers,
+            Some(Way::Program(Form::Connects)) if *verdict == Verdict::Made => {
+                self.program_form = Form::Connects
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&self, question: Question, mut ways: Vec<Way>) -> io::Result<Running> {
+        if let (Some(&Way::Socket(form)), Some(socket)) = (ways.last(), &self.socket) {
+            match connect(socket, &question, (form == Form::Connects).then_some(self.owner.id)) {
+                Ok(connection) => return Ok(Running::new(None, connection, question, ways)),
                 Err(error) if self.program.is_none() => return Err(error),
                 Err(error) => tracing::info!("the policy daemon: {error}; asking the policy program"),
             }
+            ways.push(Way::Program(self.program_form));
         }
-        match &self.program {
-            Some(program) => program.start(question),
-            None => Err(io::Error::other("there is none")),
+        match (&self.program, ways.last()) {
+            (Some(program), Some(way)) => {
+                let (child, output) = program.start(&question, &self.owner, way.form())?;
+                Ok(Running::new(Some(child), output, question, ways))
+            }
+            _ => Err(io::Error::other("there is none")),
         }
     }
 }
 
-/// Asks the policy daemon; what can be read then is its answer.
-fn connect(socket: &Path, question: &Question) -> io::Result<OwnedFd> {
+/// Asks the policy daemon; what can be read then is its answer. One that makes the call itself wants to know for which
+/// `domain`.
+fn connect(socket: &Path, question: &Question, domain: Option<DomainId>) -> io::Result<OwnedFd> {
     let connection = ring::unix::connect_nonblocking(socket)?;
-    let Question { source, target, service, .. } = question;
-    let mut request = format!("source={source}\nintended_target={target}\nservice_and_arg={service}\n");
+    let Question { source, target, service, ident, .. } = question;
+    let mut request = domain.map(|id| format!("domain_id={id}\nprocess_ident={ident}\n")).unwrap_or_default();
+    request.push_str(&format!("source={source}\nintended_target={target}\nservice_and_arg={service}\n"));
     if let Some(source) = &question.requested_source {
         request.push_str(&format!("requested_source={source}\n"));
     }
@@ -247,9 +304,10 @@ fn connect(socket: &Path, question: &Question) -> io::Result<OwnedFd> {
 }
 
 impl PolicyProgram {
-    fn start(&self, question: Question) -> io::Result<Running> {
+    /// Its process, and what it says.
+    fn start(&self, question: &Question, owner: &Owner, form: Form) -> io::Result<(Child, OwnedFd)> {
         let mut args = vec![self.called.clone()];
-        match &question.requested_source {
+        match owner.foreign(question) {
             Some(source) if self.ours => args.push(CString::new(format!("--requested-source={source}"))?),
             // The field's command line has no place for it, and what it would decide is another question: whether the
             // relay itself may call.
@@ -258,8 +316,15 @@ impl PolicyProgram {
             }
             None => {}
         }
-        for word in ["--", question.source.as_str(), question.target.as_str(), question.service.as_str()] {
-            args.push(CString::new(word)?);
+        let (id, ident) = (owner.id.to_string(), question.ident.to_string());
+        let [source, target] = [question.source.as_str(), question.target.as_str()];
+        let service = question.service.as_str();
+        let words: &[&str] = match form {
+            Form::Answers => &["--", source, target, service],
+            Form::Connects => &["--", &id, source, target, service, &ident],
+        };
+        for word in words {
+            args.push(CString::new(*word)?);
         }
         let null = std::fs::File::open("/dev/null")?;
         let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
@@ -272,15 +337,24 @@ impl PolicyProgram {
             env: &env,
             streams: [null.as_fd(), input.as_fd(), rustix::stdio::stderr()],
         })?;
-        Ok(Running::new(Some(child), output, question))
+        Ok((child, output))
     }
 }
 
 impl Running {
-    fn new(child: Option<Child>, output: OwnedFd, question: Question) -> Self {
+    fn new(child: Option<Child>, output: OwnedFd, question: Question, ways: Vec<Way>) -> Self {
         // A connection has no end beside that of its answer.
         let status = child.is_none().then_some(0);
-        Self { child, output: Some(output), said: Vec::new(), status, cancelled: false, question }
+        Self { child, output: Some(output), said: Vec::new(), status, cancelled: false, question, ways }
+    }
+
+    fn way(&self) -> Option<Way> {
+        self.ways.last().copied()
+    }
+
+    /// Whether it may still carry a call that it has made.
+    fn carries(&self) -> bool {
+        self.cancelled && self.way() == Some(Way::Program(Form::Connects))
     }
 
     fn read(&mut self) -> bool {
@@ -308,14 +382,26 @@ impl Running {
     }
 
     /// What was decided, or why that cannot be told.
-    fn verdict(&self, status: i32) -> Result<Verdict, String> {
-        let said = answer::parse(&self.said);
-        let refused = self.said.strip_suffix(b"\n").unwrap_or(&self.said) == b"result=deny";
-        // The field's program ends with 1 where it denies.
-        if status != 0 && !(status == 1 && refused) && self.said.len() < MAX_ANSWER {
-            return Err(format!("it ended with {status}"));
+    fn verdict(&self, status: i32) -> Result<Verdict, Undecided> {
+        let said = self.said.strip_suffix(b"\n").unwrap_or(&self.said);
+        match self.way() {
+            // What it prints would be an answer to another question: one of our words is in the place of another.
+            Some(Way::Program(Form::Connects)) => match status {
+                0 => return Ok(Verdict::Made),
+                USAGE => return Err(Undecided::ended(status, said)),
+                _ => return Ok(Verdict::deny(format!("by the policy program, which ended with {status}"))),
+            },
+            Some(Way::Socket(Form::Connects)) if said == b"result=allow" => return Ok(Verdict::Made),
+            _ => {}
         }
-        let answer = said.map_err(|error| error.to_string())?;
+        // The field's program ends with 1 where it denies.
+        if status != 0 && !(status == 1 && said == b"result=deny") && self.said.len() < MAX_ANSWER {
+            return Err(Undecided::ended(status, said));
+        }
+        if self.child.is_none() && said.is_empty() {
+            return Err(Undecided { reason: "the answer is empty".to_owned(), silent: true });
+        }
+        let answer = answer::parse(&self.said).map_err(Undecided::because)?;
         for key in answer.unknown {
             tracing::warn!("the policy program's answer has an unknown key {}", Escaped::new(&key));
         }

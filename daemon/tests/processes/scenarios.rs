@@ -44,6 +44,12 @@ pub(crate) const ALL: &[(&str, fn())] = &[
         "policy::a_program_that_cannot_be_told_of_a_requested_source_is_not_asked",
         policy::a_program_that_cannot_be_told_of_a_requested_source_is_not_asked,
     ),
+    ("policy::a_program_of_old_makes_the_call_itself", policy::a_program_of_old_makes_the_call_itself),
+    ("policy::a_policy_daemon_of_old_is_told_the_ids", policy::a_policy_daemon_of_old_is_told_the_ids),
+    (
+        "policy::a_program_need_not_be_told_of_a_source_that_is_the_caller_itself",
+        policy::a_program_need_not_be_told_of_a_source_that_is_the_caller_itself,
+    ),
     ("policy::a_slow_program_holds_nobody_up", policy::a_slow_program_holds_nobody_up),
     ("policy::the_policy_daemon_decides_first", policy::the_policy_daemon_decides_first),
 ];

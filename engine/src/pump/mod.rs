@@ -277,7 +277,8 @@ pub fn report(mut channel: Channel, version: Version, code: i32, just_exec: bool
     let mut out =
         if just_exec { Outgoing::just_exec(version) } else { Outgoing::new(Role::Service, version) };
     let mut message = Vec::with_capacity(32);
-    for kind in [wire::stream::Kind::Stdout, wire::stream::Kind::Stderr] {
+    // In this order: in dom0 the C programs say it so.
+    for kind in [wire::stream::Kind::Stderr, wire::stream::Kind::Stdout] {
         if let Ok(header) = out.eof(kind) {
             message.extend_from_slice(&header.to_bytes());
         }

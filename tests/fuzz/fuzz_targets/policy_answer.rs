@@ -35,5 +35,6 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(said("result"), ["deny"]);
             assert!(said("target").is_empty() && fuzz::is_plain(&reason));
         }
+        Verdict::Made => panic!("an answer does not say that the call is made"),
     }
 });

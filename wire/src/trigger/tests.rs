@@ -65,7 +65,7 @@ fn bad_requests_are_refused_by_their_id() {
     let reason = |name: &[u8]| {
         let body = [fixed, name].concat();
         let bad = Trigger::decode(ty::TRIGGER_SERVICE4, &body).unwrap().unwrap_err();
-        assert_eq!(bad.ident, Ident::numbered(3));
+        assert_eq!(bad.ident, Ident::numbered(3).to_bytes());
         bad.reason
     };
     assert_eq!(reason(b"\0"), Breach::Service(NameError::Empty));
@@ -77,16 +77,42 @@ fn bad_requests_are_refused_by_their_id() {
     assert!(matches!(reason(&long), Breach::Service(NameError::TooLong { .. })));
 }
 
+/// An agent may have filled the field with what its client sent, so a malformed id says nothing about the agent.
 #[test]
-fn without_an_id_there_is_nothing_to_refuse() {
-    let mut bytes = trigger(None, "db", "x").encode(Version::V4).unwrap();
-    bytes[HEADER_LEN + 128] = b'\n';
-    assert_eq!(Trigger::decode(ty::TRIGGER_SERVICE4, &bytes[HEADER_LEN..]), Err(Breach::Ident.into()));
-    let short = Trigger::decode(ty::TRIGGER_SERVICE3, &[0; 95]);
-    assert_eq!(short, Err(Breach::BodyLength { ty: ty::TRIGGER_SERVICE3, len: 95 }.into()));
-    for len in [127, 129] {
-        let wrong = Trigger::decode(ty::TRIGGER_SERVICE, &vec![0; len]);
-        assert_eq!(wrong, Err(Breach::BodyLength { ty: ty::TRIGGER_SERVICE, len }.into()));
+fn a_malformed_id_is_refused_with_the_bytes_that_came() {
+    let field = |text: &[u8]| {
+        let mut field = [0; IDENT_LEN];
+        field[..text.len()].copy_from_slice(text);
+        field
+    };
+    for ident in [field(b"\x01\x02"), field(b"a\0b"), field(b"a/b"), field(b"\xff"), [b'a'; IDENT_LEN]] {
+        for version in [Version::V2, Version::V3, Version::V4] {
+            let bytes = trigger(None, "db", "x").encode(version).unwrap();
+            let (header, body) = split(&bytes);
+            let mut body = body.to_vec();
+            let place =
+                body.windows(IDENT_LEN).position(|field| field == Ident::numbered(3).to_bytes()).unwrap();
+            body[place..place + IDENT_LEN].copy_from_slice(&ident);
+            let bad = Trigger::decode(header.ty, &body).unwrap().unwrap_err();
+            assert_eq!(bad, BadTrigger { ident, reason: Breach::Ident }, "{version:?}");
+            let answer = crate::control::Message::BadTrigger(bad).encode(version).unwrap();
+            let (header, body) = split(&answer);
+            assert_eq!((header.ty, body), (ty::SERVICE_REFUSED, ident.as_slice()), "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn without_room_for_its_fields_it_is_no_request() {
+    for (ty, lens) in [
+        (ty::TRIGGER_SERVICE, &[0, 127, 129][..]),
+        (ty::TRIGGER_SERVICE3, &[0, 95]),
+        (ty::TRIGGER_SERVICE4, &[0, 159]),
+    ] {
+        for &len in lens {
+            let wrong = Trigger::decode(ty, &vec![0; len]);
+            assert_eq!(wrong, Err(Breach::BodyLength { ty, len }.into()));
+        }
     }
 }
 

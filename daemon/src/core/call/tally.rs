@@ -66,6 +66,6 @@ fn weight(call: &Call) -> usize {
     match &call.stage {
         Stage::Deciding => call.service.as_str().len(),
         Stage::Preparing { request } | Stage::Greeting { request } => request.len(),
-        Stage::Asking | Stage::Starting { .. } | Stage::Watched | Stage::Served => 0,
+        Stage::Made | Stage::Asking | Stage::Starting { .. } | Stage::Watched | Stage::Served => 0,
     }
 }

@@ -11,8 +11,8 @@ use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::stage::{
-    OWN, Stage, allow, answer_frame, bytes, connect, endpoint, exec, frame, hello, refused, settings,
-    terminated, trigger, unframe,
+    OWN, Stage, allow, answer_frame, bytes, connect, connect_message, endpoint, exec, frame, hello, refused,
+    settings, terminated, trigger, unframe,
 };
 use crate::core::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 use crate::question::{Allow, User, Verdict};
@@ -61,6 +61,55 @@ fn an_allowed_call_goes_through_the_targets_daemon() {
     let (to, request) = request_for(&mut stage, allow("vault"));
     assert_eq!(to.as_str(), "vault");
     assert_eq!(request, bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+1 work")));
+}
+
+/// What a service is told does not depend on whether its caller wrote the `+` of an empty argument, in a VM or in dom0.
+#[test]
+fn a_missing_plus_is_added_to_requests_of_vms_only() {
+    for asked in ["demo.Add", "demo.Add+"] {
+        let told = |target: &str| {
+            let mut stage = stage();
+            let service = ServiceName::new(asked).unwrap();
+            stage.agent(&Message::Trigger(Trigger { service: service.clone(), ..trigger(target, 1) }));
+            let outputs = stage.outputs();
+            let [Output::Ask(id, question)] = outputs.as_slice() else { panic!("{outputs:?}") };
+            assert_eq!(*question.service, service, "policy is asked in the caller's words");
+            stage.core.decided(stage.now, *id, allow(target));
+            stage.core.target_frame(stage.now, *id, &frame(&Message::Hello(3)));
+            stage.outputs()
+        };
+        let request = bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+ work"));
+        assert!(matches!(told("vault").last(), Some(Output::SendTarget(_, sent)) if *sent == request));
+        let outputs = told("dom0");
+        let [Output::StartService(_, local)] = outputs.as_slice() else { panic!("{outputs:?}") };
+        assert_eq!(local.call.service.as_str(), "demo.Add+");
+    }
+    // Programs of dom0 say themselves what they mean.
+    let mut stage = stage();
+    let client = stage.greeted_client();
+    stage.client(client, &exec(false, 0, 0, "u:QUBESRPC demo.Add dom0"));
+    let sent = Output::SendAgent(bytes(&exec(false, 0, 513, "u:QUBESRPC demo.Add dom0")));
+    assert_eq!(stage.outputs().last(), Some(&sent));
+}
+
+#[test]
+fn a_request_that_the_targets_agent_could_not_read_is_refused_at_once() {
+    let ask = |length: usize, user: &str| {
+        let mut stage = stage();
+        let service = ServiceName::new(&format!("demo.Add+{}", "x".repeat(length))).unwrap();
+        stage.agent(&Message::Trigger(Trigger { service, ..trigger("vault", 1) }));
+        let outputs = stage.outputs();
+        let [Output::Ask(id, _)] = outputs.as_slice() else { panic!("{outputs:?}") };
+        let user = User::new(user).unwrap();
+        stage.core.decided(stage.now, *id, change(allow("vault"), |allow| allow.user = user));
+        stage.outputs()
+    };
+    let fits = 4096 - "........root:QUBESRPC demo.Add+ work.".len();
+    assert!(matches!(ask(fits, "root").as_slice(), [Output::OpenTarget(..)]));
+    assert_eq!(ask(fits + 1, "root"), [refused(1)]);
+    // Only the target's daemon knows how long its user's name is: one letter fits, two may not.
+    assert!(matches!(ask(fits + 3, "DEFAULT").as_slice(), [Output::OpenTarget(..)]));
+    assert_eq!(ask(fits + 4, "DEFAULT"), [refused(1)]);
 }
 
 #[test]
@@ -136,6 +185,41 @@ fn what_fails_before_the_port_refuses_the_caller() {
         stage.core.target_closed(stage.now, id, "late");
         assert!(stage.outputs().is_empty(), "{what}");
     }
+}
+
+/// Policy programs of R4.2.4 and before: their local client comes before they end, or with it.
+#[test]
+fn a_policy_program_may_make_the_call_itself() {
+    let mut stage = stage();
+    for made_first in [false, true] {
+        let id = stage.call("vault", 1);
+        if made_first {
+            stage.core.decided(stage.now, id, Verdict::Made);
+            assert!(stage.outputs().is_empty());
+        }
+        let client = stage.greeted_client();
+        stage.client(client, &connect_message(9, 600, 1));
+        assert_eq!(stage.outputs().last(), Some(&connect(9, 600, 1)));
+        stage.core.decided(stage.now, id, Verdict::Made);
+        stage.passes(Duration::from_secs(3600));
+        assert!(stage.outputs().is_empty());
+    }
+    // It says so, and nobody comes.
+    let id = stage.call("vault", 2);
+    stage.core.decided(stage.now, id, Verdict::Made);
+    stage.passes(Duration::from_secs(9));
+    assert!(stage.outputs().is_empty());
+    stage.passes(Duration::from_secs(2));
+    assert_eq!(stage.outputs(), [refused(2)]);
+    // Or the caller's agent goes.
+    let id = stage.call("vault", 3);
+    stage.core.decided(stage.now, id, Verdict::Made);
+    stage.core.agent_lost();
+    stage.outputs();
+    stage.agent_comes(4);
+    stage.outputs();
+    stage.passes(Duration::from_secs(3600));
+    assert!(stage.outputs().is_empty());
 }
 
 #[test]

@@ -165,16 +165,25 @@ fn the_hello_must_come_first_and_in_time_and_be_new_enough() {
 }
 
 #[test]
-fn idle_is_allowed_half_a_request_is_not() {
+fn a_greeted_client_asks_in_time_and_may_then_wait_for_ever() {
     let mut stage = stage();
     let idle = stage.greeted_client();
     let slow = stage.greeted_client();
+    let waiting = stage.greeted_client();
+    stage.client(waiting, &exec(false, 0, 0, "u:c"));
+    stage.core.client_read(stage.now, waiting, false);
+    stage.outputs();
+    stage.passes(Duration::from_secs(9));
+    // Neither half a request nor a look at nothing starts the clock again.
     stage.core.client_read(stage.now, slow, true);
+    stage.core.client_read(stage.now, idle, false);
+    assert!(stage.outputs().is_empty());
+    stage.passes(Duration::from_secs(2));
+    assert_eq!(stage.outputs(), [Output::CloseClient(idle), Output::CloseClient(slow)]);
     stage.passes(Duration::from_secs(3600));
-    assert_eq!(stage.outputs(), [Output::CloseClient(slow)]);
-    stage.client(idle, &exec(false, 0, 0, "u:c"));
-    stage.passes(Duration::from_secs(3600));
-    assert_eq!(stage.outputs().len(), 2);
+    assert!(stage.outputs().is_empty());
+    stage.agent(&terminated(0, 513));
+    assert_eq!(stage.outputs(), [Output::CloseClient(waiting)]);
 }
 
 #[test]
@@ -268,6 +277,24 @@ fn a_client_that_answers_may_want_a_port() {
     assert_eq!(outputs[2], connect(0, 513, 1));
     stage.agent(&terminated(0, 513));
     assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
+}
+
+/// Some programs of old say 32 bytes, others end behind the NUL.
+#[test]
+fn an_id_goes_on_as_its_client_said_it() {
+    let endpoint = [9_u32.to_le_bytes(), 600_u32.to_le_bytes()].concat();
+    for padding in [1, 2, 32 - "SOCKET1".len(), 100] {
+        let mut stage = stage();
+        stage.call("vault", 1);
+        let id = stage.greeted_client();
+        let ident = [b"SOCKET1".as_slice(), &vec![0; padding]].concat();
+        let body = [&endpoint[..], &ident].concat();
+        stage.core.client_frame(stage.now, id, &Frame { ty: ty::SERVICE_CONNECT, body });
+        let told = &ident[..ident.len().min(32)];
+        let len = u32::try_from(8 + told.len()).unwrap().to_le_bytes();
+        let message = [&ty::SERVICE_CONNECT.to_le_bytes()[..], &len, &endpoint, told].concat();
+        assert_eq!(stage.outputs().last(), Some(&Output::SendAgent(message)), "{padding}");
+    }
 }
 
 #[test]
