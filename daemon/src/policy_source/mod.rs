@@ -6,7 +6,7 @@ mod program;
 mod store;
 mod watch;
 
-pub use disk::Disk;
+pub use disk::{Disk, read_file};
 pub use files::PolicyFiles;
 pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};
