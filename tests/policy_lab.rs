@@ -51,18 +51,20 @@ impl Drop for Running {
 const ECHO: &str = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN:$QREXEC_SERVICE_ARGUMENT\"\n";
 
 fn asking(builder: Builder) -> (Lab, tempfile::TempDir, Running) {
+    let builder = builder.policy("test.Echo * work @anyvm ask\n").script("vault", "test.Echo", ECHO);
+    asking_for(builder, "work")
+}
+
+/// A lab in which the user of dom0 answers questions about this qube with what the file `reply` says.
+fn asking_for(builder: Builder, qube: &str) -> (Lab, tempfile::TempDir, Running) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("agent");
-    let lab = builder
-        .policy("test.Echo * work @anyvm ask\n")
-        .script("vault", "test.Echo", ECHO)
-        .program(DOM0, "dialog", "#!/bin/sh\n[ \"$1\" = ask ] && cat ~/reply\n")
-        .start()
-        .unwrap();
+    let lab =
+        builder.program(DOM0, "dialog", "#!/bin/sh\n[ \"$1\" = ask ] && cat ~/reply\n").start().unwrap();
     for service in ["policy.Ask", "policy.Notify"] {
         std::os::unix::fs::symlink(&socket, lab.layout().services(DOM0).join(service)).unwrap();
     }
-    change_system(&lab, |domains| domains["work"]["guivm"] = json!("dom0"));
+    change_system(&lab, |domains| domains[qube]["guivm"] = json!("dom0"));
     let program = lab.layout().programs(DOM0).join("dialog");
     let args =
         ["qrexec-policy-agent", "-s", socket.to_str().unwrap(), "--program", program.to_str().unwrap()];
@@ -380,6 +382,69 @@ fn a_qube_may_administer_the_policy_if_the_policy_says_so() {
         assert_said(&client(&["-d", "50-new"], b""), 0, "");
         assert_eq!(client(&["-g", "50-new"], b"").code, 1);
         assert_eq!(client(&["-g"], b"").code, 2);
+    });
+}
+
+fn remote(relay: &str, transport: &str) -> Value {
+    let mut remote = qube("RemoteVM");
+    remote["relayvm"] = json!(relay);
+    remote["transport_rpc"] = json!(transport);
+    remote
+}
+
+/// The remote qube that was decided on is the one that is called, whoever decided; and its own calls are asked about where
+/// its relay's are, and logged under its name.
+#[test]
+fn remote_qubes_are_called_by_their_names_and_call_under_them() {
+    within_deadline(|| {
+        let policy = "test.Transport * @anyvm relay allow\ntest.Sent * work @anyvm allow target=far\n\
+                      test.Sent * work @default allow target=far\ntest.Named * far vault allow\n\
+                      test.Named * relay vault deny\ntest.Asked * @anyvm @anyvm ask\n";
+        let builder = ["work", "vault", "relay"]
+            .into_iter()
+            .fold(lab(), Builder::vm)
+            .policy(policy)
+            .script("relay", "test.Transport", "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN $1\"\n")
+            .script("vault", "test.Named", ECHO)
+            .script("vault", "test.Asked", ECHO);
+        let (lab, _folder, _agent) = asking_for(builder, "relay");
+        change_system(&lab, |domains| {
+            domains["work"]["guivm"] = json!("dom0");
+            domains.insert("far".to_owned(), remote("relay", "test.Transport"));
+        });
+        let reply = lab.layout().home(DOM0).join("reply");
+        fs::write(&reply, "allow:far").unwrap();
+        for (target, service) in [
+            ("mail", "test.Sent+1"),
+            ("vault", "test.Sent+1"),
+            ("@default", "test.Sent+1"),
+            ("@default", "test.Asked+1"),
+            ("vault", "test.Asked+1"),
+        ] {
+            let said = call(&lab, "work", target, service, b"");
+            assert_said(&said, 0, &format!("work far+{service}\n"));
+        }
+        let as_far = |service: &str| {
+            run(&lab, "relay", &["qrexec-client-vm", "--source-qube=far", "vault", service], b"")
+        };
+        fs::write(&reply, "allow:vault").unwrap();
+        assert_said(&as_far("test.Asked+1"), 0, "far:1\n");
+        assert_said(&as_far("test.Named+1"), 0, "far:1\n");
+        assert_said(&as_far("test.None+1"), 126, "");
+        let claimed = ["qrexec-client-vm", "--source-qube=far", "vault", "test.Named"];
+        assert_said(&run(&lab, "work", &claimed, b""), 126, "");
+        let log = |vm: &str| read(&lab.layout().log(DOM0).join(format!("daemon-{vm}.log")));
+        for (vm, line) in [
+            ("relay", "far (by relay) -> vault: test.Named+1: allowed to vault by "),
+            ("relay", "far (by relay) -> vault: test.None+1: refused, denied: "),
+            // Said by the program that tells the user.
+            ("relay", "far (by relay) -> vault: test.None+1: denied: no rule matches"),
+            ("work", "far (by work) -> vault: test.Named: refused, denied: "),
+            ("work", "far (by work) -> vault: test.Named: denied: "),
+            ("vault", "far -> vault: test.Named+1: ended after "),
+        ] {
+            eventually(line, || log(vm).contains(line));
+        }
     });
 }
 

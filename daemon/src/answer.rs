@@ -1,11 +1,9 @@
 //! The answer of a policy program: lines of `key=value`, as the policy socket gives them too.
 
+pub use policy::MAX_ANSWER;
 use wire::names::{ServiceName, Target};
 
 use crate::question::{Allow, User, Verdict};
-
-/// An answer has fewer bytes than this.
-pub const MAX_ANSWER: usize = 4096;
 
 /// A well-formed answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,6 +41,9 @@ pub enum Malformed {
     /// A value that the key cannot have.
     #[error("{0} has a value that it cannot have")]
     Value(&'static str),
+    /// A name that makes sense where it comes from, but by which no call can be made.
+    #[error("{0} is a name that cannot be used")]
+    Impossible(&'static str),
 }
 
 /// The values by key, none of them looked at yet.
@@ -72,7 +73,14 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, Malformed> {
     }
     let (fields, unknown) = Fields::read(text)?;
     let verdict = match fields.required("result")? {
-        "allow" => Verdict::Allow(Box::new(fields.allow()?)),
+        // Whoever else might be asked would say the same, and might ask the user once more.
+        "allow" => match fields.allow() {
+            Ok(allow) => Verdict::Allow(Box::new(allow)),
+            Err(Malformed::Impossible(key)) => {
+                Verdict::deny(format!("allowed by the policy program, but {}", Malformed::Impossible(key)))
+            }
+            Err(error) => return Err(error),
+        },
         "deny" => fields.deny()?,
         _ => return Err(Malformed::Value("result")),
     };
@@ -103,17 +111,13 @@ impl<'a> Fields<'a> {
         self.optional(key).ok_or(Malformed::Missing(key))
     }
 
-    /// A value that `make` accepts.
-    fn checked<T>(
+    /// A name that `make` accepts.
+    fn named<T>(
         &self,
         key: &'static str,
         make: impl FnOnce(&'a str) -> Option<T>,
     ) -> Result<Option<T>, Malformed> {
-        self.optional(key).map(|value| make(value).ok_or(Malformed::Value(key))).transpose()
-    }
-
-    fn needed<T>(&self, key: &'static str, make: impl FnOnce(&'a str) -> Option<T>) -> Result<T, Malformed> {
-        self.checked(key, make)?.ok_or(Malformed::Missing(key))
+        self.optional(key).map(|name| make(name).ok_or(Malformed::Impossible(key))).transpose()
     }
 
     fn allow(&self) -> Result<Allow, Malformed> {
@@ -126,19 +130,26 @@ impl<'a> Fields<'a> {
             "False" => Some(false),
             _ => None,
         };
-        let user = self.needed("user", User::new)?;
-        let (to, target_uuid) = (self.needed("target", target)?, self.checked("target_uuid", uuid)?);
+        // First whether it is an answer at all, then whether that can be carried out.
+        for key in ["user", "target", "requested_target"] {
+            self.required(key)?;
+        }
+        let autostart = self.required("autostart")?;
+        let autostart = flag(autostart).ok_or(Malformed::Value("autostart"))?;
+        let needed = |key| self.named(key, target)?.ok_or(Malformed::Missing(key));
+        let user = self.named("user", |name| User::new(name).ok())?;
+        let (to, target_uuid) = (needed("target")?, self.named("target_uuid", uuid)?);
         if target_uuid.as_ref().is_some_and(|uuid| !agree(&to, uuid)) {
-            return Err(Malformed::Value("target_uuid"));
+            return Err(Malformed::Impossible("target_uuid"));
         }
         Ok(Allow {
-            user,
+            user: user.ok_or(Malformed::Missing("user"))?,
             target: to,
             target_uuid,
-            autostart: self.needed("autostart", flag)?,
-            requested_target: self.needed("requested_target", target)?,
-            service: self.checked("service", |text| ServiceName::new(text).ok())?,
-            policy_source: self.checked("policy_source", target)?,
+            autostart,
+            requested_target: needed("requested_target")?,
+            service: self.named("service", |text| ServiceName::new(text).ok())?,
+            policy_source: self.named("policy_source", target)?,
             rule: None,
         })
     }
@@ -229,11 +240,6 @@ mod tests {
             (&ALLOW.replace("autostart=True\n", ""), Missing("autostart")),
             (&ALLOW.replace("requested_target=@default\n", ""), Missing("requested_target")),
             (&ALLOW.replace("autostart=True", "autostart=yes"), Value("autostart")),
-            (&ALLOW.replace("target=vault", "target=../vault"), Value("target")),
-            (&ALLOW.replace("uuid:12-ab", "12-ab"), Value("target_uuid")),
-            (&ALLOW.replace("user=DEFAULT", "user=a:b"), Value("user")),
-            (&ALLOW.replace("service=a.B+c", "service=+c"), Value("service")),
-            (&ALLOW.replace("policy_source=far", "policy_source="), Value("policy_source")),
             (&long, TooLong),
         ];
         for (text, error) in cases {
@@ -242,12 +248,40 @@ mod tests {
         assert_eq!(parse(b"result=deny\nx=\xff"), Err(NotText));
     }
 
+    /// Not malformed: nobody else is asked about it, and the user is not asked twice.
+    #[test]
+    fn what_is_understood_and_cannot_be_done_denies() {
+        for (good, bad, key) in [
+            ("target=vault", "target=../vault", "target"),
+            ("uuid:12-ab", "12-ab", "target_uuid"),
+            ("user=DEFAULT", "user=a:b", "user"),
+            ("user=DEFAULT", "user=../b", "user"),
+            ("user=DEFAULT", "user=", "user"),
+            ("requested_target=@default", "requested_target=", "requested_target"),
+            ("service=a.B+c", "service=+c", "service"),
+            ("service=a.B+c", "service=a.B+uuid:1", "service"),
+            ("policy_source=far", "policy_source=", "policy_source"),
+        ] {
+            let text = ALLOW.replace(good, bad);
+            let Ok(Answer { verdict: Verdict::Deny(why), .. }) = parse(text.as_bytes()) else {
+                panic!("{bad}");
+            };
+            assert_eq!(
+                why,
+                format!("allowed by the policy program, but {key} is a name that cannot be used")
+            );
+            let broken = text.replace("autostart=True", "autostart=yes");
+            assert_eq!(parse(broken.as_bytes()), Err(Malformed::Value("autostart")), "{bad}");
+        }
+    }
+
     #[test]
     fn a_target_and_its_uuid_mean_one_place() {
         let with = |target: &str, uuid: &str| {
-            allow(&ALLOW.replace("target=vault", &format!("target={target}")).replace("uuid:12-ab", uuid))
+            let text = ALLOW.replace("target=vault", &format!("target={target}")).replace("uuid:12-ab", uuid);
+            matches!(parse(text.as_bytes()).unwrap().verdict, Verdict::Allow(_))
         };
-        assert!(with("vault", "uuid:12-ab").is_ok() && with("@dispvm:vault", "@dispvm:uuid:12-ab").is_ok());
+        assert!(with("vault", "uuid:12-ab") && with("@dispvm:vault", "@dispvm:uuid:12-ab"));
         let zero = "uuid:00000000-0000-0000-0000-000000000000";
         for (target, uuid) in [
             ("vault", "@dispvm:uuid:12-ab"),
@@ -259,13 +293,56 @@ mod tests {
             ("vault", zero),
             ("@dispvm:vault", &format!("@dispvm:{zero}")),
         ] {
-            assert_eq!(with(target, uuid), Err(Malformed::Value("target_uuid")), "{target} {uuid}");
+            assert!(!with(target, uuid), "{target} {uuid}");
         }
         let dom0 = ALLOW.replace("target=vault", "target=@adminvm").replace("target_uuid=uuid:12-ab\n", "");
         assert!(allow(&dom0).unwrap().is_for_dom0());
     }
 
+    /// A name as a system or a policy might have it, mostly one that can be used.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => "[a-z@:+_.-]{1,4}",
+            2 => "[a-z]{60,70}",
+            1 => "uuid:0{8}-0{4}-0{4}-0{4}-0{12}",
+            1 => "\\PC{0,6}",
+            1 => "[a-z]{4000,4100}",
+        ]
+    }
+
     proptest! {
+        /// One set of rules for both: what the policy calls allowed is carried out here.
+        #[test]
+        fn what_the_policy_allows_is_understood(
+            names in proptest::array::uniform6(name()), verb in 0..6_usize, remote in any::<bool>(), relayed in any::<bool>()
+        ) {
+            let [vault, uuid, user, transport, service, far] = names;
+            let domain = |name: &str, kind: &str| policy::Domain {
+                uuid: Some(uuid.clone()), relayvm: Some("relay".to_owned()), transport_rpc: Some(transport.clone()),
+                template_for_dispvms: true, default_dispvm: Some(vault.clone()), ..policy::Domain::new(name, kind)
+            };
+            let kind = if remote { "RemoteVM" } else { "AppVM" };
+            let all = [domain("work", "AppVM"), domain("relay", "AppVM"), domain(&far, "RemoteVM"), domain(&vault, kind)];
+            let Ok(system) = policy::SystemInfo::new(all) else { return Ok(()) };
+            let action = ["allow", "allow target=vault", "allow target=@dispvm", "ask", "ask target=@dispvm", "allow target=dom0"];
+            let action = action[verb].replace("vault", &vault);
+            let rules = policy::Files::new().policy("1.policy", format!("* * * * {action} user={user}\n"));
+            let Ok(rules) = policy::Policy::compile(&rules) else { return Ok(()) };
+            let mut request = policy::Request::new("relay", &vault, &service);
+            request.requested_source = relayed.then_some(far.as_str());
+            let decisions = match rules.decide(&system, &request) {
+                policy::Decision::Ask(ask) => ask.choices.iter().map(|choice| ask.choose(&system, choice)).collect(),
+                decision => vec![decision],
+            };
+            for decision in decisions {
+                let read = parse(decision.answer().as_bytes()).map(|answer| answer.verdict);
+                match decision {
+                    policy::Decision::Allow(_) => prop_assert!(matches!(read, Ok(Verdict::Allow(_))), "{read:?}"),
+                    _ => prop_assert!(matches!(read, Ok(Verdict::Deny(_))), "{read:?}"),
+                }
+            }
+        }
+
         #[test]
         fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes);

@@ -144,7 +144,7 @@ fn name(text: &str) -> Result<DomainName, String> {
 }
 
 fn user(text: &str) -> Result<User, String> {
-    User::new(text).ok_or_else(|| "not a user name".to_owned())
+    User::new(text).map_err(|why| format!("a user's name that {why}"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub use policy::User;
 use wire::names::{DomainName, Ident, ServiceName, Target};
 
 /// May this call be made?
@@ -17,6 +18,19 @@ pub struct Question {
     pub service: Arc<ServiceName>,
     /// The id of the request, for policy programs that make the call themselves.
     pub ident: Ident,
+}
+
+impl Question {
+    /// Who calls, as a log says it: the qube in whose name, and by whom.
+    pub(crate) fn caller(&self) -> String {
+        caller(self.source.as_str(), self.requested_source.as_ref())
+    }
+}
+
+/// Who calls, as a log says it. The name that is claimed comes first, since that is what the policy's rules are about;
+/// whether it is believed, the rest of the line says.
+pub(crate) fn caller(source: &str, claimed: Option<&Target>) -> String {
+    claimed.map_or_else(|| source.to_owned(), |claimed| format!("{claimed} (by {source})"))
 }
 
 /// The decision.
@@ -69,48 +83,5 @@ impl Allow {
     #[must_use]
     pub fn daemon(&self) -> &Target {
         self.target_uuid.as_ref().unwrap_or(&self.target)
-    }
-}
-
-/// A user name that can stand in front of the colon of a command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User(String);
-
-impl User {
-    /// The name that the target's daemon replaces by its VM's default user.
-    pub const DEFAULT: &'static str = "DEFAULT";
-
-    /// Accepts a name that is neither empty nor longer than 255 bytes and holds no colon, slash or
-    /// control character: a command line is cut at its first colon.
-    #[must_use]
-    pub fn new(name: &str) -> Option<Self> {
-        let bad = |c: char| c.is_control() || matches!(c, ':' | '/');
-        let good = !name.is_empty() && name.len() <= 255 && !name.contains(bad);
-        good.then(|| Self(name.to_owned()))
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for User {
-    fn default() -> Self {
-        Self(Self::DEFAULT.to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_cannot_leave_its_place() {
-        assert_eq!(User::new("user").map(|user| user.as_str().to_owned()), Some("user".to_owned()));
-        for bad in ["", "root:nogui", "a\nb", "a\0b", "../x", &"x".repeat(256)] {
-            assert_eq!(User::new(bad), None, "{bad:?}");
-        }
     }
 }

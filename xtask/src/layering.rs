@@ -6,7 +6,7 @@ use crate::metadata::Metadata;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-wire", &[]),
     ("qrexec-ring", &[]),
-    ("qrexec-policy", &[]),
+    ("qrexec-policy", &["qrexec-wire"]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
     ("qrexec-agent", &["qrexec-engine", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-daemon", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),

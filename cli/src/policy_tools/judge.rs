@@ -39,9 +39,17 @@ impl Question {
         request
     }
 
-    fn log(&self, what: &str) {
+    /// `SOURCE -> TARGET: SERVICE`; in front of the relay that calls stands in whose name it does.
+    fn shown(&self) -> String {
         let [source, target, service] = [&self.source, &self.target, &self.service].map(Escaped::new);
-        tracing::info!("{source} -> {target}: {service}: {what}");
+        match self.requested_source.as_deref().filter(|name| !name.is_empty()).map(Escaped::new) {
+            Some(claimed) => format!("{claimed} (by {source}) -> {target}: {service}"),
+            None => format!("{source} -> {target}: {service}"),
+        }
+    }
+
+    fn log(&self, what: &str) {
+        tracing::info!("{}: {what}", self.shown());
     }
 }
 
@@ -83,9 +91,7 @@ impl Case {
     pub fn new(policy: &Policy, system: Arc<SystemInfo>, question: Question) -> Self {
         let decision = policy.decide(&system, &question.request());
         if system.lacks(&question.target) {
-            let Question { source, target, service, .. } = &question;
-            let [source, target, service] = [source, target, service].map(Escaped::new);
-            tracing::warn!("{source} -> {target}: {service}: no such qube, taken as @default");
+            tracing::warn!("{}: no such qube, taken as @default", question.shown());
         }
         Self { question, decision, system, home: None, always: false }
     }
@@ -166,17 +172,17 @@ impl Case {
     }
 
     fn guivm(&self, qube: &str) -> Option<&str> {
-        self.system.get(qube)?.guivm.as_deref().or(self.home)
+        let home = self.home.filter(|_| self.system.get(qube).is_some());
+        self.system.asked_in(qube).or(home)
     }
 
     fn told(&self) -> Option<Told> {
-        let Question { source, target, service, requested_source, just_evaluate, .. } = &self.question;
-        let (resolution, source, target) = match &self.decision {
-            Decision::Allow(allow) if allow.notify => {
-                let source = requested_source.as_deref().filter(|name| !name.is_empty()).unwrap_or(source);
-                ("allow", source, allow.target.as_str())
-            }
-            Decision::Deny(deny) if deny.notify => ("deny", source.as_str(), target.as_str()),
+        let Question { target, service, just_evaluate, .. } = &self.question;
+        let source = self.question.request().speaker(&self.system).to_owned();
+        let source = source.as_str();
+        let (resolution, target) = match &self.decision {
+            Decision::Allow(allow) if allow.notify => ("allow", allow.target.as_str()),
+            Decision::Deny(deny) if deny.notify => ("deny", target.as_str()),
             _ => return None,
         };
         let guivm = self.guivm(source).filter(|_| !just_evaluate)?.to_owned();

@@ -1,13 +1,16 @@
 //! `qubes-policy-lint`: what is wrong with a policy file, line by line, wherever the file is.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 use clap::Parser;
 use engine::say;
-use policy::{Files, Policy, Rule, Token};
+use policy::{Action, Files, Policy, Rule, Token, User};
+use wire::names::DomainName;
 
+use super::admin::MAX_FILE;
 use crate::{status, usage};
 
 const PROGRAM: &str = "qubes-policy-lint";
@@ -41,7 +44,7 @@ struct Args {
 pub struct Finding {
     /// The line from 1; 0 for the file itself.
     pub line: usize,
-    /// Whether every call would be denied for it.
+    /// Whether every call, or every one that the line allows, would be denied for it.
     pub error: bool,
     /// What it is.
     pub text: String,
@@ -100,11 +103,15 @@ pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) ->
 }
 
 fn read(file: &str) -> io::Result<Vec<u8>> {
-    if file != "-" {
-        return std::fs::read(file);
+    let (mut text, most) = (Vec::new(), MAX_FILE as u64 + 1);
+    // A pipe may be named, too: `<(…)` of a shell is one.
+    match file {
+        "-" => io::stdin().lock().take(most).read_to_end(&mut text)?,
+        file => File::open(file)?.take(most).read_to_end(&mut text)?,
+    };
+    if text.len() > MAX_FILE {
+        return Err(io::Error::other(format!("it has more than {MAX_FILE} bytes")));
     }
-    let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -142,6 +149,7 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
         match compile(line, included) {
             Err(text) => findings.push(Finding { line: number, error: true, text }),
             Ok(found) => {
+                findings.extend(about(number, line, &found));
                 for rule in found {
                     if let Some((earlier, _)) = rules.iter().find(|(_, earlier)| covers(earlier, &rule)) {
                         let text = format!("never reached: line {earlier} decides all such calls");
@@ -155,13 +163,51 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
     findings
 }
 
+/// What a line that is understood says, and cannot mean.
+fn about(number: usize, line: &[u8], rules: &[Rule]) -> Vec<Finding> {
+    let said = |error, text| Finding { line: number, error, text };
+    let text = String::from_utf8_lossy(line);
+    let is_comment = text.trim_start_matches(is_blank).starts_with('#');
+    let mut found: Vec<Finding> = words(&text)
+        .into_iter()
+        .filter(|word| !is_comment && word.starts_with('#'))
+        .map(|word| said(false, format!("{word:?} is taken as it is; a comment needs a line of its own")))
+        .collect();
+    for rule in rules {
+        let Action { target, default_target, user, .. } = &*rule.action;
+        if let Some(Err(why)) = user.as_deref().map(User::new) {
+            found.push(said(true, format!("the calls that this line allows are denied: user= {why}")));
+        }
+        for token in [Some(&rule.source), Some(&rule.target), target.as_ref(), default_target.as_ref()] {
+            let name = match token {
+                Some(Token::Name(name) | Token::DispVmOf(name)) if !name.starts_with("uuid:") => name,
+                _ => continue,
+            };
+            match DomainName::new(name) {
+                Err(why) if !name.starts_with('#') => {
+                    found.push(said(false, format!("no qube can be called {name:?}: {why}")));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// What parts words in a policy.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split(is_blank).filter(|word| !word.is_empty()).collect()
+}
+
 /// The rules of one line, with everything at hand that it includes.
 fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
     let mut files = Files::new();
     let text = String::from_utf8_lossy(line);
-    // What parts words in a policy.
-    let blank = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
-    let words: Vec<&str> = text.split(blank).filter(|word| !word.is_empty()).collect();
+    let words = words(&text);
     match *words.as_slice() {
         ["!include", path] | ["!include-service", _, _, path] => files = files.include(path, ""),
         ["!include-dir", path] => files = files.include(format!("{path}/x"), ""),
@@ -183,7 +229,7 @@ fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
 }
 
 /// Whether the first rule matches whatever the second one matches.
-fn covers(first: &Rule, second: &Rule) -> bool {
+pub(super) fn covers(first: &Rule, second: &Rule) -> bool {
     let wider = |wide: &Option<_>, narrow: &Option<_>| wide.is_none() || wide == narrow;
     wider(&first.service, &second.service)
         && wider(&first.argument, &second.argument)
@@ -241,6 +287,62 @@ mod tests {
         assert_eq!(said("work vault allow\n$include:x\n@anyvm @anyvm deny\n", true), Vec::<String>::new());
         assert!(said("a.B * work vault allow\n", true)[0].starts_with("1! "));
         assert!(findings(b"\xff\xfe", false)[0].error);
+    }
+
+    #[test]
+    fn a_comment_behind_a_line_is_told_from_everything_else() {
+        for (line, column) in [
+            ("a.B # why", "10: "),
+            ("a.B * # why", ""),
+            ("a.B * work # why deny", "14: "),
+            ("a.B * work vault # why", "18: "),
+            ("a.B # work vault deny", "5: "),
+            ("a.B * # vault deny", ""),
+            ("a.B * work #vault deny", ""),
+            ("a.B * work vault allow # why", "24: "),
+            ("a.B * work vault allow user=x # why", "31: "),
+            ("a.B * work vault deny #", "23: "),
+            ("* * * * deny #why", "14: "),
+            ("!include # x", "1: "),
+            ("!include #x", ""),
+            ("!include x # why", "1: "),
+            ("!include-service a.B * x # why", "1: "),
+            ("!compat-4.0 # why", "1: "),
+            ("!nonsense # why", "1: "),
+        ] {
+            let said = said(line, false);
+            assert!(said[0].contains("a comment needs a line of its own"), "{line}: {said:?}");
+            assert!(said[0].contains(column), "{line}: {said:?}");
+        }
+        for line in ["work vault allow # why", "work # vault allow", "# vault allow", "work vault deny,#why"]
+        {
+            let said = said(line, true);
+            assert_eq!(said.is_empty(), line.starts_with('#'), "{line}: {said:?}");
+            assert!(said.iter().all(|said| said.contains("a comment needs a line of its own")), "{said:?}");
+        }
+        assert_eq!(said("# a # b\n  # c\n", false), [] as [&str; 0]);
+        // Something else is wrong there.
+        assert!(!said("a.B * work vault alow", false)[0].contains("comment"));
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_an_error_and_names_that_nobody_has_are_warned_of() {
+        for user in ["root:nogui", "../x", "a\u{7f}"] {
+            let said = said(
+                &format!("a.B * work vault allow user={user}\na.B * work home ask user={user}\n"),
+                false,
+            );
+            assert_eq!(said.len(), 2, "{said:?}");
+            assert!(
+                said[1].starts_with("2! the calls that this line allows are denied: user= has a "),
+                "{said:?}"
+            );
+        }
+        let text = "a.B * w!rk vault deny\na.B * work v:lt deny\na.B * work @default allow target=.x\n\
+                    a.B * work uuid:1 deny\na.B * work @dispvm:a+b deny\na.B * work home ask default_target=-x\n";
+        let said = said(text, false);
+        let lines: Vec<&str> = said.iter().map(|line| &line[..2]).collect();
+        assert_eq!(lines, ["1?", "2?", "3?", "5?", "6?"], "{said:?}");
     }
 
     #[test]

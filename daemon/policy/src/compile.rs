@@ -138,10 +138,12 @@ impl<'s> Compiler<'s> {
                 "include less deeply",
             ));
         }
-        let bytes = self
-            .source
-            .read(&file)
-            .map_err(|error| fail(format!("{file:?} cannot be read: {error}"), "check its permissions"))?;
+        let bytes = self.source.read(&file, MAX_BYTES.saturating_sub(self.bytes)).map_err(|error| {
+            fail(
+                format!("{file:?} cannot be read: {error}"),
+                "it must be a regular file of a sensible size, with the right permissions",
+            )
+        })?;
         self.files = self.files.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes.len());
         if self.files > MAX_FILES || self.bytes > MAX_BYTES {
@@ -153,7 +155,8 @@ impl<'s> Compiler<'s> {
         for (number, line) in lex::lines(text) {
             let start = line.trim_start_matches(lex::is_blank);
             if !start.is_empty() && !start.starts_with('#') {
-                each(self, &file, number, line)?;
+                each(self, &file, number, line)
+                    .map_err(|error| hint_at_comment(error, &file, number, line))?;
             }
         }
         self.open.pop();
@@ -324,6 +327,18 @@ impl<'s> Compiler<'s> {
         }
         Ok(())
     }
+}
+
+/// A line that is wrong and has a word that begins with `#`: most likely a comment was meant, wherever it stands.
+fn hint_at_comment(error: PolicyError, file: &Arc<str>, number: u32, line: &str) -> PolicyError {
+    const HINT: &str = "a comment needs a line of its own";
+    let here = error.file.as_ref() == Some(file) && error.line == Some(number);
+    let mut words = line.split(|c| lex::is_blank(c) || c == ',');
+    if !here || error.advice.contains(HINT) || !words.any(|word| word.starts_with('#')) {
+        return error;
+    }
+    let advice = if error.advice.is_empty() { HINT.to_owned() } else { format!("{}; {HINT}", error.advice) };
+    PolicyError { advice, ..error }
 }
 
 fn intern(names: &mut HashSet<Arc<str>>, text: &str) -> Arc<str> {

@@ -8,9 +8,9 @@ use crate::index::{Index, Sets};
 use crate::load::Source;
 use crate::matching::{Asked, Outcome, default_template};
 use crate::request::{Call, Request};
-use crate::rule::{Action, Rule, Verb};
+use crate::rule::{Rule, Verb};
 use crate::system::SystemInfo;
-use crate::token::is_dom0;
+use crate::token::{Token, is_dom0};
 
 /// A compiled policy. Cheap to ask, never changes.
 #[derive(Clone, Debug)]
@@ -108,10 +108,10 @@ impl Policy {
 
     fn ask(&self, rule: &Rule, call: &Call<'_>, request: &Request<'_>) -> Result<Decision, Deny> {
         let action = &rule.action;
+        let fault = |fault: String| Deny::by(rule, true, fault);
         let mut choices = match &action.target {
-            Some(target) if target.is_dom0() => vec!["dom0".to_owned()],
-            Some(target) => vec![target.to_string()],
-            None => choices::collect(self, call).map_err(|fault| Deny::by(rule, true, fault.0))?,
+            Some(target) => as_choice(target, call).map_err(fault)?.into_iter().collect(),
+            None => choices::collect(self, call).map_err(|error| fault(error.0))?,
         };
         if !action.autostart {
             // One choice that is not in the system spoils the question.
@@ -123,20 +123,32 @@ impl Policy {
             }
             choices = running;
         }
+        let facts = facts(call, request);
+        // Nobody is asked about what could not be done.
+        let mut impossible = None;
+        choices.retain(|target| match facts.carry_out(call.system, grant(rule, target)) {
+            Ok(_) => true,
+            Err(deny) => {
+                impossible.get_or_insert(deny);
+                false
+            }
+        });
         if choices.is_empty() {
-            return Err(Deny::by(rule, true, "the user would have nothing to choose from"));
+            return Err(impossible
+                .unwrap_or_else(|| Deny::by(rule, true, "the user would have nothing to choose from")));
         }
-        let default_target = default_choice(action, call)
-            .map_err(|fault| Deny::by(rule, true, fault))?
-            .filter(|target| choices.contains(target));
+        let default_target = match &action.default_target {
+            Some(token) => as_choice(token, call).map_err(fault)?,
+            None => None,
+        };
         let ask = Ask {
+            default_target: default_target.filter(|target| choices.contains(target)),
             choices,
-            default_target,
             user: action.user.as_deref().map(str::to_owned),
             autostart: action.autostart,
             notify: action.notify,
             rule: RuleRef::of(rule),
-            facts: facts(call, request),
+            facts,
         };
         if request.assume_yes {
             return Ok(ask.choose(call.system, &ask.facts.requested_target));
@@ -175,29 +187,37 @@ fn allow(rule: &Rule, call: &Call<'_>, request: &Request<'_>) -> Result<Decision
         let reason = format!("{target:?} does not run and may not be started");
         return Err(Deny::by(rule, action.notify, reason));
     }
-    let grant = Grant {
-        target: &target,
-        user: action.user.as_deref(),
-        autostart: action.autostart,
-        notify: action.notify,
-        rule: RuleRef::of(rule),
-    };
-    facts(call, request).carry_out(call.system, grant).map(Decision::Allow)
+    facts(call, request).carry_out(call.system, grant(rule, &target)).map(Decision::Allow)
 }
 
-/// `default_target=` as it would stand among the choices.
-fn default_choice(action: &Action, call: &Call<'_>) -> Result<Option<String>, String> {
-    let Some(token) = &action.default_target else {
-        return Ok(None);
-    };
+fn grant<'a>(rule: &'a Rule, target: &'a str) -> Grant<'a> {
+    Grant {
+        target,
+        user: rule.action.user.as_deref(),
+        autostart: rule.action.autostart,
+        notify: rule.action.notify,
+        rule: RuleRef::of(rule),
+    }
+}
+
+/// `target=` or `default_target=` as it stands among the choices, where qubes have their names. `None` if the
+/// caller has no disposables.
+fn as_choice(token: &Token, call: &Call<'_>) -> Result<Option<String>, String> {
     if token.is_dom0() {
         return Ok(Some("dom0".to_owned()));
     }
-    if Asked::redirected(token) == Some(Asked::DispVm) {
-        let template = default_template(&call.source).map_err(|fault| fault.0)?;
-        return Ok(template.map(|template| format!("@dispvm:{template}")));
-    }
-    Ok(Some(token.to_string()))
+    let named = |text: &str| match text.strip_prefix("uuid:").and_then(|_| call.system.get(text)) {
+        Some(domain) => domain.name.clone(),
+        None => text.to_owned(),
+    };
+    Ok(match Asked::redirected(token) {
+        Some(Asked::DispVm) => {
+            let template = default_template(&call.source).map_err(|fault| fault.0)?;
+            template.map(|template| format!("@dispvm:{template}"))
+        }
+        Some(Asked::Template(template)) => Some(format!("@dispvm:{}", named(template))),
+        _ => Some(named(&token.to_string())),
+    })
 }
 
 /// With `autostart=no` a target must run: dom0 always does, a new disposable never.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::rule::Rule;
 use crate::system::SystemInfo;
-use crate::token::is_dom0;
 
 /// The line that decided, shown as `FILE:LINE`, or `FILE:implied` for what the old format implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +77,7 @@ pub struct Allow {
     pub notify: bool,
     /// The line that allowed it.
     pub rule: RuleRef,
-    /// Only the verdict was asked for: the answer has nothing else, and whether the call could
-    /// really be made was not looked at.
+    /// Only the verdict was asked for: the answer has nothing else.
     pub just_evaluated: bool,
 }
 
@@ -131,7 +129,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// The calling qube as the policy sees it: its `guivm` asks the question.
+    /// The calling qube as the policy sees it; [`SystemInfo::asked_in`] says where its questions are asked.
     pub fn source(&self) -> &str {
         &self.facts.source
     }
@@ -149,7 +147,7 @@ impl Ask {
             notify: self.notify,
             rule: self.rule.clone(),
         };
-        self.facts.clone().carry_out(system, grant).map_or_else(Decision::Deny, Decision::Allow)
+        self.facts.carry_out(system, grant).map_or_else(Decision::Deny, Decision::Allow)
     }
 
     /// The user refused, or could not be asked.
@@ -197,68 +195,11 @@ pub(crate) struct Facts {
 }
 
 /// A permission for one target, before it is known how to get there.
+#[derive(Clone)]
 pub(crate) struct Grant<'a> {
     pub(crate) target: &'a str,
     pub(crate) user: Option<&'a str>,
     pub(crate) autostart: bool,
     pub(crate) notify: bool,
     pub(crate) rule: RuleRef,
-}
-
-impl Facts {
-    /// The last checks, and the road to the target.
-    pub(crate) fn carry_out(self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, Deny> {
-        let deny = |reason: String, rule: &RuleRef| {
-            let reason = format!("{reason} ({rule})");
-            Deny { reason, notify: true, rule: Some(rule.clone()) }
-        };
-        let mut allow = Allow {
-            target: grant.target.to_owned(),
-            target_uuid: None,
-            user: grant.user.map(str::to_owned),
-            autostart: grant.autostart,
-            requested_target: self.requested_target,
-            service: None,
-            policy_source: None,
-            notify: grant.notify,
-            rule: grant.rule,
-            just_evaluated: self.just_evaluate,
-        };
-        if self.just_evaluate {
-            return Ok(allow);
-        }
-        if self.source == grant.target {
-            return Err(deny(format!("{:?} cannot call itself", grant.target), &allow.rule));
-        }
-        if is_dom0(grant.target) {
-            allow.target = "dom0".to_owned();
-            return Ok(allow);
-        }
-        allow.policy_source = self.relayed.then_some(self.source);
-        let (prefix, name) = match grant.target.strip_prefix("@dispvm:") {
-            Some(template) => ("@dispvm:uuid:", template),
-            None => ("uuid:", grant.target),
-        };
-        let unknown = |name: &str, rule: &RuleRef| deny(format!("{name:?} is not in the system"), rule);
-        let Some(mut domain) = system.get(name) else {
-            return Err(unknown(name, &allow.rule));
-        };
-        if prefix == "uuid:" && domain.is_remote() {
-            let remote = |missing: &str| format!("the remote qube {name:?} has no {missing}");
-            let Some(relay) = &domain.relayvm else {
-                return Err(deny(remote("relayvm"), &allow.rule));
-            };
-            let Some(transport) = &domain.transport_rpc else {
-                return Err(deny(remote("transport_rpc"), &allow.rule));
-            };
-            allow.service =
-                Some(format!("{transport}+{}+{}{}", allow.requested_target, self.service, self.argument));
-            // The user is the remote machine's business.
-            allow.user = None;
-            domain = system.get(relay).ok_or_else(|| unknown(relay, &allow.rule))?;
-            allow.target = relay.clone();
-        }
-        allow.target_uuid = domain.uuid.as_ref().map(|uuid| format!("{prefix}{uuid}"));
-        Ok(allow)
-    }
 }

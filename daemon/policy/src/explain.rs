@@ -74,7 +74,7 @@ impl Policy {
             let ends = !matches!(outcome, Ok(Outcome::Argument | Outcome::Source | Outcome::Target));
             let (matched, why) = match outcome {
                 Err(fault) => (false, format!("cannot be evaluated, so the call is denied: {}", fault.0)),
-                Ok(Outcome::Matched) => (true, format!("matches: {}", verdict(rule))),
+                Ok(Outcome::Matched) => (true, format!("matches: {}", verdict(rule, &explanation.decision))),
                 Ok(Outcome::Argument) => (false, why_argument(rule, call)),
                 Ok(Outcome::Source) => {
                     (false, why_not(&rule.source, &format!("the source {}", call.source.text)))
@@ -107,9 +107,10 @@ impl Policy {
     }
 }
 
-fn verdict(rule: &Rule) -> String {
+fn verdict(rule: &Rule, decision: &Decision) -> String {
     match (rule.action.verb, &rule.action.target) {
         (Verb::Deny, _) => "denied".to_owned(),
+        (verb, _) if matches!(decision, Decision::Deny(_)) => format!("{}, but denied", verb.as_str()),
         (Verb::Allow, None) => "allowed".to_owned(),
         (Verb::Allow, Some(target)) => format!("allowed, but to {target}"),
         (Verb::Ask, None) => "the user is asked".to_owned(),

@@ -49,12 +49,13 @@ pub trait Source {
     fn resolve_folder(&self, base: &str, path: &str) -> Result<String, SourceError>;
 
     /// The bytes of a file: a path of [`resolve_file`](Self::resolve_file), or a listed name in
-    /// its folder, joined by `/`.
+    /// its folder, joined by `/`. One that is longer than `most` need not be read any further; it is an error of
+    /// the policy.
     ///
     /// # Errors
     ///
-    /// It cannot be read.
-    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError>;
+    /// It cannot be read, not at once, or it is no regular file.
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, SourceError>;
 }
 
 /// `folder/name`, or `name` where it is absolute or the folder is empty.
@@ -158,7 +159,7 @@ impl Source for Files {
         }
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError> {
+    fn read(&self, path: &str, _most: usize) -> Result<Vec<u8>, SourceError> {
         self.find(path).cloned().ok_or_else(|| SourceError(format!("there is no file {path:?}")))
     }
 }
@@ -203,7 +204,7 @@ mod tests {
             assert_eq!(files.resolve_file("", path).as_deref(), Ok("include/a"), "{path}");
         }
         assert_eq!(files.resolve_file("", "include/b").as_deref(), Ok("include/b"));
-        assert_eq!(files.read("include/b").unwrap(), b"y");
+        assert_eq!(files.read("include/b", 9).unwrap(), b"y");
         assert_eq!(files.resolve_file("compat", "s").as_deref(), Ok("compat/s"));
         assert_eq!(files.resolve_file("compat", "b").as_deref(), Ok("compat/b"));
         assert_eq!(files.resolve_file("", "/etc/qubes-rpc/policy/s").as_deref(), Ok("compat/s"));

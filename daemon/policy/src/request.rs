@@ -43,6 +43,13 @@ impl<'a> Request<'a> {
     }
 }
 
+impl Request<'_> {
+    /// Whose call it is: the remote qube's if its relay calls in its name, else the caller's.
+    pub fn speaker(&self, system: &SystemInfo) -> &str {
+        self.requested_source.filter(|name| system.speaks_for(self.source, name)).unwrap_or(self.source)
+    }
+}
+
 /// `SERVICE+ARGUMENT` into service and argument with its `+`; a missing argument is the empty one.
 pub fn split_service(full: &str) -> (&str, &str) {
     full.find('+').map_or((full, "+"), |plus| full.split_at(plus))

@@ -159,7 +159,7 @@ fn parse_action(verb: Word<'_>, params: &[Word<'_>], intern: Intern<'_>) -> Resu
     for param in params {
         let Some((key, value)) = param.text.split_once('=') else {
             let problem = format!("{:?} is no parameter", param.text);
-            let advice = "parameters are `NAME=VALUE` without blanks; a comment needs a line of its own";
+            let advice = "parameters are `NAME=VALUE` without blanks";
             return Err(LineError::new(param.column, problem, advice));
         };
         if seen.contains(&key) {
@@ -291,7 +291,6 @@ mod tests {
             ("a * b c deny user=x", 14, "only notify="),
             ("a * b c deny notify=maybe", 21, "notify=yes or notify=no"),
             ("a * b @default allow", 21, "add target="),
-            ("a * b c deny # why", 14, "line of its own"),
         ];
         for (line, column, text) in table {
             let (got, message) = parse(line).expect_err(line);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 pub use crate::json::SystemError;
 use crate::matching::Asked;
+use crate::token::is_dom0;
 
 /// One qube.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +111,27 @@ impl SystemInfo {
     /// `@default`, which whoever asks it should say in the log.
     pub fn lacks(&self, target: &str) -> bool {
         matches!(Asked::read(target), Some(Asked::Qube(name)) if self.get(name).is_none())
+    }
+
+    /// The qube in which the user is asked and told about calls of this one: dom0 for itself, the relay's for a
+    /// remote qube, else its `guivm`.
+    pub fn asked_in(&self, source: &str) -> Option<&str> {
+        if is_dom0(source) {
+            return Some("dom0");
+        }
+        let domain = self.get(source)?;
+        if !domain.is_remote() {
+            return domain.guivm.as_deref();
+        }
+        match domain.relayvm.as_deref()? {
+            relay if is_dom0(relay) => Some("dom0"),
+            relay => self.get(relay)?.guivm.as_deref(),
+        }
+    }
+
+    /// Whether calls of this relay in the name of this qube are believed.
+    pub fn speaks_for(&self, relay: &str, remote: &str) -> bool {
+        self.get(remote).is_some_and(|domain| domain.is_remote() && domain.relayvm.as_deref() == Some(relay))
     }
 
     /// Where in [`domains`](Self::domains) the qube with this name or `uuid:UUID` is.

@@ -223,10 +223,136 @@ fn answers_are_in_the_fields_order() {
         "user=DEFAULT\nresult=allow\ntarget=relay\ntarget_uuid=uuid:id-relay\nautostart=True\n\
          requested_target=far\nservice=air.Ssh+far+demo.Add+1"
     );
-    // What was asked for goes over the relay, even after a redirection.
-    assert!(answer("* * * * allow target=far", "home").ends_with("service=air.Ssh+home+demo.Add+1"));
     assert_eq!(answer("* * * * ask", "home"), "result=deny");
     assert_eq!(answer("* * * * deny", "home"), "result=deny");
+}
+
+#[test]
+fn the_remote_qube_that_was_decided_on_is_the_one_that_is_called() {
+    let system = system();
+    let service = |text: &str, target: &str| match policy(text)
+        .decide(&system, &Request::new("work", target, "demo.Add+1"))
+    {
+        Decision::Allow(allow) => (allow.target, allow.service.unwrap_or_default()),
+        Decision::Ask(ask) => match ask.choose(&system, "far") {
+            Decision::Allow(allow) => (allow.target, allow.service.unwrap_or_default()),
+            other => panic!("{other:?}"),
+        },
+        Decision::Deny(deny) => panic!("{}", deny.reason),
+    };
+    let far = ("relay".to_owned(), "air.Ssh+far+demo.Add+1".to_owned());
+    for (text, target) in [
+        ("* * * * allow", "far"),
+        ("* * * * allow", "uuid:id-far"),
+        ("* * * * allow target=far", "home"),
+        ("* * * @default allow target=far", "@default"),
+        ("* * * @default allow target=uuid:id-far", ""),
+        ("* * * * allow target=far", "no-such-qube"),
+        ("* * * * ask", "@default"),
+        ("* * * * ask target=uuid:id-far", "home"),
+    ] {
+        assert_eq!(service(text, target), far, "{text} {target}");
+    }
+}
+
+/// What the policy allows the daemon can carry out, and nobody is asked about what could not be done.
+#[test]
+fn allowed_is_only_what_can_be_done() {
+    let mut domains = system().domains().to_vec();
+    let named = |name: &str| Domain { uuid: Some(format!("id-{name}")), ..Domain::new(name, "AppVM") };
+    domains.push(named("a b"));
+    domains.push(named(&"x".repeat(64)));
+    domains.push(Domain { uuid: Some("u/1".to_owned()), ..named("odd-uuid") });
+    domains.push(Domain { uuid: Some("00000000-0000-0000-0000-000000000000".to_owned()), ..named("zero") });
+    domains.push(Domain {
+        relayvm: Some("relay".to_owned()),
+        transport_rpc: Some("air:Ssh".to_owned()),
+        ..Domain::new("odd-road", "RemoteVM")
+    });
+    domains.push(Domain { relayvm: Some("relay".to_owned()), ..Domain::new("no-road", "RemoteVM") });
+    let system = SystemInfo::new(domains).unwrap();
+    let long = "s".repeat(4100);
+    let user = "u".repeat(256);
+    let user = user.as_str();
+    for (user, target, service) in [
+        ("root:nogui", "home", "a.B"),
+        ("../root", "home", "a.B"),
+        ("a\u{7f}b", "home", "a.B"),
+        (user, "home", "a.B"),
+        ("root", "a b", "a.B"),
+        ("root", &"x".repeat(64), "a.B"),
+        ("root", "odd-uuid", "a.B"),
+        ("root", "zero", "a.B"),
+        ("root", "odd-road", "a.B"),
+        ("root", "no-road", "a.B"),
+        ("root", "home", &long),
+        ("root", "far", &long),
+    ] {
+        for (just_evaluate, assume_yes) in [(false, false), (true, false), (false, true), (true, true)] {
+            let request = Request { just_evaluate, assume_yes, ..Request::new("work", target, service) };
+            for action in ["allow", "ask", "allow target=", "ask target="] {
+                let to = if action.ends_with('=') && !target.contains(' ') { target } else { "" };
+                let action = if to.is_empty() { action.trim_end_matches(" target=") } else { action };
+                let rules = format!("* * * * {action}{to} user={user}\n");
+                let Decision::Ask(ask) = policy(&rules).decide(&system, &request) else {
+                    let said = policy(&rules).explain(&system, &request);
+                    assert!(matches!(said.decision, Decision::Deny(_)), "{rules}{request:?}: {said}");
+                    assert!(!said.to_string().contains("matches: allowed"), "{said}");
+                    continue;
+                };
+                assert!(!ask.choices.iter().any(|choice| choice == target), "{rules}{request:?}");
+            }
+        }
+    }
+    // The user of a remote qube is the business of the other machine.
+    let decision = policy("* * * * allow user=a:b").decide(&system, &Request::new("work", "far", "a.B"));
+    assert_eq!(brief(&decision), "allow relay");
+}
+
+#[test]
+fn questions_name_qubes_by_their_names() {
+    check(&[
+        ("* * * home ask default_target=uuid:id-home", "work", "home", "ask home (home)"),
+        ("* * * vault ask target=uuid:id-home default_target=home", "work", "vault", "ask home (home)"),
+        ("* * * home ask target=home default_target=uuid:id-home", "work", "home", "ask home (home)"),
+        ("* * * home ask target=@dispvm", "work", "home", "ask @dispvm:dvm"),
+        ("* * * home ask target=@dispvm", "vault", "home", "deny"),
+        (
+            "* * * @dispvm ask default_target=@dispvm:uuid:id-dvm",
+            "work",
+            "@dispvm",
+            "ask @dispvm:dvm (@dispvm:dvm)",
+        ),
+        ("* * * home ask target=no-such-qube", "work", "home", "deny"),
+        ("* * * home ask target=work", "work", "home", "deny"),
+    ]);
+}
+
+#[test]
+fn questions_about_a_remote_qube_are_asked_where_its_relays_are() {
+    let mut domains = system().domains().to_vec();
+    let set = |domains: &mut Vec<Domain>, name: &str, guivm: Option<&str>| {
+        let domain = domains.iter_mut().find(|domain| domain.name == name).unwrap();
+        domain.guivm = guivm.map(str::to_owned);
+    };
+    set(&mut domains, "relay", Some("gui"));
+    set(&mut domains, "work", Some("dom0"));
+    set(&mut domains, "far", Some("nonsense"));
+    let system = SystemInfo::new(domains.clone()).unwrap();
+    for (source, asked_in) in [
+        ("dom0", Some("dom0")),
+        ("@adminvm", Some("dom0")),
+        ("work", Some("dom0")),
+        ("relay", Some("gui")),
+        ("far", Some("gui")),
+        ("home", None),
+        ("no-such-qube", None),
+    ] {
+        assert_eq!(system.asked_in(source), asked_in, "{source}");
+    }
+    let far = domains.iter_mut().find(|domain| domain.name == "far").unwrap();
+    far.relayvm = Some("dom0".to_owned());
+    assert_eq!(SystemInfo::new(domains).unwrap().asked_in("far"), Some("dom0"));
 }
 
 #[test]
@@ -257,6 +383,9 @@ fn a_relay_speaks_for_its_own_remote_qubes_only() {
     let Decision::Allow(allow) = ask("relay", "far") else { panic!("allowed") };
     assert_eq!(allow.policy_source.as_deref(), Some("far"));
     assert!(allow.answer().ends_with("requested_target=vault\npolicy_source=far"));
+    let request = Request { requested_source: Some("far"), ..Request::new("relay", "@adminvm", "a.B") };
+    let to_dom0 = self::policy("* * far @adminvm allow").decide(&system, &request);
+    assert!(to_dom0.answer().ends_with("requested_target=@adminvm\npolicy_source=far"), "{to_dom0:?}");
     for (source, requested) in [("work", "far"), ("relay", "home"), ("relay", "gone"), ("relay", "")] {
         assert_eq!(brief(&ask(source, requested)), "deny", "{source} {requested}");
     }

@@ -21,7 +21,7 @@ use super::{
     ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
     PREPARE_LIMIT, Preparation, Timer, fits_the_target, with_endpoint,
 };
-use crate::question::{Allow, Question, Verdict};
+use crate::question::{Allow, Question, Verdict, caller};
 pub(super) use tally::Tally;
 
 mod tally;
@@ -30,6 +30,8 @@ mod tally;
 #[derive(Debug)]
 pub(super) struct Call {
     ident: Ident,
+    /// In whose name it says it calls.
+    claimed: Option<Target>,
     target: Target,
     /// Whole until policy has decided, and shared with the question; then as much as the log shows.
     service: Arc<ServiceName>,
@@ -117,6 +119,7 @@ impl Core {
         let service = Arc::new(service);
         let call = Call {
             ident,
+            claimed: source.clone(),
             target: target.clone(),
             service: Arc::clone(&service),
             begun: now,
@@ -486,10 +489,11 @@ impl Core {
         self.change(id, |call| call.stage = stage);
     }
 
-    /// `source -> target: service: what happened`. All three are of a harmless alphabet already, but
+    /// `source -> target: service: what happened`. All of them are of a harmless alphabet already, but
     /// a service name may be very long.
     fn line(&self, call: &Call, what: &str) -> String {
-        let Call { target, service, .. } = call;
-        format!("{} -> {target}: {}: {what}", self.settings.name, Escaped::new(service.as_str()))
+        let Call { claimed, target, service, .. } = call;
+        let caller = caller(self.settings.name.as_str(), claimed.as_ref());
+        format!("{caller} -> {target}: {}: {what}", Escaped::new(service.as_str()))
     }
 }

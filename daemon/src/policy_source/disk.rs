@@ -1,12 +1,14 @@
 //! Reading policy from the file system, and knowing whether what was read is still true.
 
 use std::cell::RefCell;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use policy::{Source, SourceError};
+use rustix::fs::{Mode, OFlags};
 
 use super::watch::Watch;
 
@@ -24,6 +26,8 @@ pub(super) struct Footprint {
     folders: usize,
     /// Something changed so shortly before it was read that a further change might not show.
     unsettled: bool,
+    /// Something could not be read, and may be readable the next time without any change that shows.
+    unread: bool,
     /// Tells of changes, as long as everything that was looked at can be watched.
     watch: Option<Watch>,
 }
@@ -63,7 +67,9 @@ impl Footprint {
             Some(watch) => (watch.is_quiet(), self.folders),
             None => (!self.unsettled, self.seen.len()),
         };
-        settled && self.seen.iter().take(looked_at).all(|(path, identity)| look(path).0 == *identity)
+        settled
+            && !self.unread
+            && self.seen.iter().take(looked_at).all(|(path, identity)| look(path).0 == *identity)
     }
 }
 
@@ -174,10 +180,32 @@ impl Source for Disk<'_> {
         self.resolve(base, path, std::fs::Metadata::is_dir, "not a folder")
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError> {
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, SourceError> {
         let path = Path::new(path);
         self.note(path);
-        std::fs::read(path).map_err(|error| failed(path, &error))
+        read_file(path, most).map_err(|error| {
+            self.footprint.borrow_mut().unread = true;
+            failed(path, &error)
+        })
+    }
+}
+
+/// The bytes of a regular file, `most` of them at most. Whatever somebody puts in its place, this neither waits nor
+/// reads on without end.
+///
+/// # Errors
+/// It is no regular file, is longer, would have to be waited for, or cannot be read.
+pub fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take((most as u64).saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() > most {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))),
+        false => Ok(bytes),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use policy::{Decision, Request, SystemInfo};
+use policy::{Decision, Request};
 use wire::escape::Escaped;
 use wire::names::{ServiceName, Target};
 
@@ -43,8 +43,8 @@ impl PolicyFiles {
             _ => return None,
         };
         if unknown {
-            let Question { source, target, service, .. } = question;
-            let service = Escaped::new(service.as_str());
+            let (source, target) = (question.caller(), &question.target);
+            let service = Escaped::new(question.service.as_str());
             tracing::warn!("{source} -> {target}: {service}: no such qube, taken as @default");
         }
         verdict
@@ -57,17 +57,10 @@ impl PolicyFiles {
         let mut request = Request::new(question.source.as_str(), question.target.as_str(), service);
         request.requested_source = question.requested_source.as_ref().map(Target::as_str);
         let decision = self.policy.current().decide(&system, &request);
-        let asked = match &decision {
-            Decision::Ask(ask) => ask.source(),
-            _ => question.source.as_str(),
-        };
-        let told = has_guivm(&system, asked);
+        let caller = request.speaker(&system);
+        let told = system.asked_in(caller).is_some();
         Ok((decision, told, system.lacks(request.target)))
     }
-}
-
-fn has_guivm(system: &SystemInfo, qube: &str) -> bool {
-    system.get(qube).is_some_and(|domain| domain.guivm.is_some())
 }
 
 /// The engine's permission in the daemon's types. A name that no qube or service can have, which only
@@ -83,7 +76,7 @@ fn allowed(allow: policy::Allow) -> Verdict {
 fn checked(allow: policy::Allow) -> Option<Allow> {
     let target = |text: Option<String>| text.map(|text| Target::new(&text)).transpose().ok();
     Some(Allow {
-        user: allow.user.map_or_else(|| Some(User::default()), |user| User::new(&user))?,
+        user: allow.user.map_or_else(|| Some(User::default()), |user| User::new(&user).ok())?,
         target: Target::new(&allow.target).ok()?,
         target_uuid: target(allow.target_uuid)?,
         autostart: allow.autostart,
@@ -164,16 +157,23 @@ mod tests {
         assert!(machine.ask("vault").is_err());
     }
 
+    /// Were it an error, every call would be denied; were it read once and for all, its target would never count.
     #[test]
     fn a_link_that_comes_to_life_counts() {
-        let mut machine = Machine::new("demo.Add * work vault deny\n");
+        let mut machine = Machine::new("demo.Add * work vault allow\n");
         let link = machine.root.path().join("etc/10-link.policy");
-        std::os::unix::fs::symlink(machine.root.path().join("elsewhere"), link).unwrap();
-        assert!(machine.ask("vault").is_err());
-        machine.write("elsewhere", "demo.Add * work vault allow\n");
-        assert!(machine.ask("vault").is_ok());
-        machine.write("elsewhere", "demo.Add * work vault deny\n");
-        assert!(machine.ask("vault").is_err());
+        let elsewhere = machine.root.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, link).unwrap();
+        for _ in 0..3 {
+            assert!(machine.ask("vault").is_ok(), "it leads nowhere, and is no file");
+            machine.write("elsewhere", "demo.Add * work vault deny\n");
+            assert!(machine.ask("vault").unwrap_err().contains("10-link.policy:1"));
+            machine.write("elsewhere", "demo.Add * work vault allow target=dom0\n");
+            assert_eq!(machine.ask("vault"), Ok("dom0".to_owned()));
+            fs::remove_file(&elsewhere).unwrap();
+        }
+        fs::create_dir(&elsewhere).unwrap();
+        assert!(machine.ask("vault").is_ok(), "nor is one that leads to a folder");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod store;
 mod watch;
 mod ways;
 
-pub use disk::Disk;
+pub use disk::{Disk, read_file};
 pub use files::PolicyFiles;
 pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};

@@ -62,7 +62,9 @@ impl Source for Overlay<'_> {
         let full = Path::new(base).join(path);
         match self.changed(&full) {
             Some(Some(_)) => Ok(clean(&full).to_string_lossy().into_owned()),
-            Some(None) => Err(SourceError(format!("{} would be removed", full.display()))),
+            Some(None) => {
+                Err(SourceError(format!("including a file that will be removed: {}", full.display())))
+            }
             None => self.disk.resolve_file(base, path),
         }
     }
@@ -71,11 +73,11 @@ impl Source for Overlay<'_> {
         self.disk.resolve_folder(base, path)
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError> {
+    fn read(&self, path: &str, most: usize) -> Result<Vec<u8>, SourceError> {
         match self.changed(Path::new(path)) {
             Some(Some(bytes)) => Ok(bytes.to_vec()),
-            Some(None) => Err(SourceError(format!("{path} would be removed"))),
-            None => self.disk.read(path),
+            Some(None) => Err(SourceError(format!("{path} will be removed"))),
+            None => self.disk.read(path, most),
         }
     }
 }

@@ -126,7 +126,7 @@ impl Source for Tree {
         self.list(&path).map(|_| path)
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, SourceError> {
+    fn read(&self, path: &str, _most: usize) -> Result<Vec<u8>, SourceError> {
         self.files.get(path).cloned().ok_or_else(|| SourceError("no such file".to_owned()))
     }
 }

@@ -294,4 +294,19 @@ pub(crate) fn the_policy_daemon_decides_first() {
     }
     daemon.logged("asking the policy program");
     daemon.logged("denied: by the policy program");
+    // An answer that is understood is the answer: the program might ask the user once more.
+    world.script(
+        "policy-program",
+        &format!("echo asked >> {}; echo result=deny", world.path("asked").display()),
+    );
+    std::fs::remove_file(world.path("policy.sock")).unwrap();
+    let asked = answering(
+        &world,
+        "user=root:nogui\nresult=allow\ntarget=dom0\nautostart=True\nrequested_target=dom0",
+    );
+    work.ask("dom0", "demo.Add", 3);
+    work.refused(3);
+    asked.join().unwrap();
+    daemon.logged("denied: allowed by the policy program, but user is a name that cannot be used");
+    assert!(!world.path("asked").exists());
 }
