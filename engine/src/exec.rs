@@ -248,7 +248,7 @@ impl SocketOptions {
     fn new(call: &ServiceCall, config: &ServiceConfig) -> Self {
         let mut prefix = Vec::new();
         if !config.skip_service_descriptor {
-            prefix = call.descriptor();
+            prefix.extend_from_slice(call.descriptor().as_bytes());
             prefix.push(0);
         }
         Self {

@@ -383,7 +383,7 @@ impl Core {
         })?;
         let service = allow.service.as_ref().unwrap_or(&asked).clone();
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
-        Some(ServiceCall { service, source, requested })
+        Some(ServiceCall::new(service, source, requested))
     }
 
     fn target_hello(&mut self, now: Now, id: CallId, frame: &Frame) -> Result<(), PeerError> {
