@@ -135,8 +135,7 @@ fn pumped(
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,
             exit_on_service_eof: started.exit_on_service_eof,
-            // A pipe cannot carry both directions.
-            single_socket: if started.splice { None } else { asks_for_one_socket() },
+            single_socket: if started.one_socket { asks_for_one_socket() } else { None },
             splice: started.splice,
             ..pump::Call::new(Role::Service, version)
         },

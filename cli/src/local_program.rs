@@ -119,9 +119,8 @@ impl LocalEnd {
     /// Those of `start`.
     pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
         let signals = expect_signal().map_err(Failure::during("signals"))?;
-        let Started { stdin, stdout, child, splice, .. } = start()?;
-        // A pipe cannot carry both directions.
-        let single_socket = if splice { None } else { Some(signals) };
+        let Started { stdin, stdout, child, one_socket, .. } = start()?;
+        let single_socket = one_socket.then_some(signals);
         Ok(Self { child, streams: Streams { source: stdout, sink: stdin }, single_socket })
     }
 }

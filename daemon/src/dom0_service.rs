@@ -81,8 +81,7 @@ fn pump_to_end(
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
-    // A pipe cannot carry both directions.
-    call.single_socket = if started.splice { None } else { asks_for_one_socket() };
+    call.single_socket = if started.one_socket { asks_for_one_socket() } else { None };
     let outcome = pump::run(channel, call);
     for trouble in outcome.lost.iter().chain(&outcome.failed) {
         tracing::warn!("{}: {trouble}", name(called));

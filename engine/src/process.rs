@@ -28,7 +28,7 @@ pub use neighbour::Neighbour;
 pub use own::own_executable;
 pub use resident::{be_the_program, is_the_program};
 pub use signals::Signals;
-pub use spawn::{Program, spawn};
+pub use spawn::{Program, replace, spawn};
 
 /// Exit status of a child that could not do its work for a reason of our own (spec section 5:
 /// trouble of qrexec itself).
