@@ -15,6 +15,8 @@ pub(super) struct Source {
     fd: Option<LocalFd>,
     /// Poll said so, or nothing has said otherwise yet.
     ready: bool,
+    /// There is input, but for whoever is in front of the terminal: it is looked at again after a while.
+    for_others: bool,
     shut: bool,
 }
 
@@ -22,8 +24,8 @@ impl Source {
     /// `None` is a source that has already ended.
     pub(super) fn new(fd: Option<OwnedFd>, shut: bool) -> io::Result<Source> {
         let fd = fd.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
-        let ready = fd.as_ref().is_some_and(LocalFd::may_try);
-        Ok(Source { fd, ready, shut })
+        let ready = fd.as_ref().is_some_and(LocalFd::may_try_reading);
+        Ok(Source { fd, ready, for_others: false, shut })
     }
 
     /// The descriptor, if a read is worth trying.
@@ -36,12 +38,24 @@ impl Source {
     }
 
     pub(super) fn set_ready(&mut self, ready: bool) {
-        self.ready = ready;
+        self.for_others = ready && self.fd.as_ref().is_some_and(LocalFd::is_in_background);
+        self.ready = ready && !self.for_others;
+    }
+
+    /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.for_others
+    }
+
+    /// Has the next sleep wait for input again.
+    pub(super) fn look_again(&mut self) {
+        self.for_others = false;
     }
 
     /// After a successful read of fewer bytes than asked for (`short`), or of as many.
     pub(super) fn after_read(&mut self, short: bool) {
-        self.ready = self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try()));
+        self.ready =
+            self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try_reading()));
     }
 
     /// Appends what can be read without waiting to `bytes`, up to about `limit`.
@@ -49,7 +63,7 @@ impl Source {
         let mut buffer = [0u8; 4096];
         while bytes.len() < limit
             && let Some(Ok(n @ 1..)) =
-                self.fd.as_ref().filter(|fd| fd.may_try()).map(|fd| fd.read(&mut buffer))
+                self.fd.as_ref().filter(|fd| fd.may_try_reading()).map(|fd| fd.read(&mut buffer))
         {
             bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
         }
@@ -57,7 +71,7 @@ impl Source {
 
     /// The descriptor to sleep on.
     pub(super) fn pollable(&self) -> Option<&LocalFd> {
-        self.fd.as_ref().filter(|fd| !fd.is_always_ready())
+        self.fd.as_ref().filter(|fd| !fd.is_always_ready() && !self.for_others)
     }
 
     pub(super) fn close(&mut self) {

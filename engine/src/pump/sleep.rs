@@ -19,6 +19,9 @@ use super::turn::Pump;
 
 impl Pump {
     /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
+/// How often to look whether a terminal's input is for us. Whoever is brought to the front is not told.
+const FOR_OTHERS: Duration = Duration::from_secs(1);
+
     pub(super) fn sleep(&mut self, driver: &mut dyn Driver, limit: Option<Duration>) -> Result<bool, Stop> {
         let room = self.wants_room();
         // Looked at before what has arrived: a peer closes behind its last bytes, so what is not there then never comes.
@@ -46,7 +49,13 @@ impl Pump {
             return Err(Stop::Lost("the link is gone and nothing else is left to wait for".into()));
         }
         let looked = Instant::now();
-        let ready = driver.wait(&wants, limit).map_err(Stop::local("waiting"))?;
+        let until = if self.source.is_for_others() {
+            Some(limit.unwrap_or(FOR_OTHERS).min(FOR_OTHERS))
+        } else {
+            limit
+        };
+        let ready = driver.wait(&wants, until).map_err(Stop::local("waiting"))?;
+        self.source.look_again();
         self.patience.slept(looks, looked - began, looked.elapsed());
         self.woken(&ready)?;
         Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
