@@ -204,6 +204,9 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
         }
         if !is_large && pump.moved() >= large_at {
             is_large = true;
+    if let Err(stop) = pump.begin() {
+        return pump.finish(driver, Some(stop));
+    }
             has_rested = false;
             pump.grow();
             if engine != Engine::Poll

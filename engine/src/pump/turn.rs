@@ -6,7 +6,7 @@ use std::io;
 use ring::{Channel, Patience, Spans};
 use wire::stream::{Kind, Outgoing, Role};
 
-use super::driver::{Driver, Transfer};
+use super::driver::{Driver, ERR_SINK, ERR_SOURCE, PLACES, SINK, SOURCE, Transfer};
 use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
@@ -156,7 +156,10 @@ impl Pump {
             return Ok(if said { Turn::Done } else { Turn::Idle });
         }
         if !moved && !self.channel.is_open() && matches!(self.arrivals()?, Arrivals::Starved(_)) {
+        // Whoever is at the other end of what has closed must see that before the peer hears of an end.
+        self.let_go(driver);
             self.on_link_closed()?;
+        self.let_go(driver);
         }
         Ok(if moved { Turn::Moved } else { Turn::Idle })
     }
@@ -168,6 +171,24 @@ impl Pump {
         let layout = self.layout()?;
         let from_err = self.is_turn_of_stderr();
         let head = self.inbound.head();
+    /// What comes before anything that the peer says: a service without error output has ended it.
+    pub(super) fn begin(&mut self) -> Result<(), Stop> {
+        if self.role == Role::Service && !self.err_source.is_open() {
+            self.send_eof(Kind::Stderr)?;
+        }
+        Ok(())
+    }
+
+    /// Has the driver forget descriptors that are closed: an armed poll keeps a pipe open for its other end.
+    fn let_go(&self, driver: &mut dyn Driver) {
+        let mut open = [true; PLACES];
+        open[SOURCE] = self.source.is_open();
+        open[ERR_SOURCE] = self.err_source.is_open();
+        open[SINK] = self.sink.is_open();
+        open[ERR_SINK] = self.err_sink.is_open();
+        driver.let_go(&open);
+    }
+
         let (tx, rx) = self.channel.halves();
 
         let mut drain = Spans::new();
@@ -273,7 +294,7 @@ impl Pump {
     }
 
     /// Closes everything, waits for the local process (which is never killed), and reports.
-    pub(super) fn finish(mut self, driver: Box<dyn Driver>, stop: Option<Stop>) -> Outcome {
+    pub(super) fn finish(mut self, mut driver: Box<dyn Driver>, stop: Option<Stop>) -> Outcome {
         match stop {
             Some(Stop::Lost(why)) => self.outcome.lost = Some(why),
             Some(Stop::Failed(why)) => self.outcome.failed = Some(why),
@@ -300,4 +321,6 @@ impl Pump {
         }
         self.outcome
     }
+        // A ring that is dropped lets go of them only some time later.
+        driver.let_go(&[false; PLACES]);
 }
