@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use engine::datalink::{self, Found, WAIT_VM};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
-use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{self, Outcome, StderrCopy};
+use engine::process::Signals;
+use engine::pump::{self, EXIT_LOST, NoStreams, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -15,9 +15,6 @@ use wire::stream::Role;
 use wire::version::Version;
 
 use crate::job::{Job, Task};
-
-/// Exit status of a call's process whose link was lost. Only the log shows it.
-const EXIT_LOST: i32 = 255;
 
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
 pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
@@ -55,7 +52,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job) -> i32 {
         }
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
-            report(channel, version, code, false)
+            report(channel, version, code, NoStreams::FailedInVm)
         }
         // A service that was started sees the end of its streams.
         (Err(error), _) => no_link(domain, port, &error),
@@ -81,7 +78,7 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
         }
         Err(error) => failed(&job.label, &error),
     };
-    report(channel, version, code, true)
+    report(channel, version, code, NoStreams::LeftAlone)
 }
 
 /// Starts what was found, and says where its error output is kept.
@@ -105,8 +102,8 @@ fn failed(label: &str, error: &ExecError) -> i32 {
     code
 }
 
-fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {
-    match pump::report(channel, version, code, just) {
+fn report(channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
+    match pump::report(channel, version, code, why) {
         Ok(()) => code,
         Err(error) => {
             tracing::warn!("the caller did not hear exit code {code}: {error}");
@@ -141,7 +138,11 @@ fn pumped(
         },
     );
     step::reached("pump: ends");
-    let status = status(&outcome, label);
+    let ending = outcome.ending(Role::Service);
+    if let Some(trouble) = &ending.trouble {
+        tracing::warn!("{label}: {trouble}");
+    }
+    let status = ending.status;
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
     status
@@ -152,19 +153,4 @@ fn asks_for_one_socket() -> Option<Signals> {
     Signals::block(&[Signal::USR1])
         .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
         .ok()
-}
-
-fn status(outcome: &Outcome, label: &str) -> i32 {
-    if let Some(why) = &outcome.failed {
-        tracing::error!("{label}: {why}");
-    }
-    match (&outcome.lost, outcome.local) {
-        (Some(why), _) => {
-            tracing::warn!("{label}: the link was lost: {why}");
-            EXIT_LOST
-        }
-        (None, Some(code)) => code,
-        (None, None) if outcome.failed.is_some() => EXIT_TROUBLE,
-        (None, None) => 0,
-    }
 }

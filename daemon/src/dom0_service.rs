@@ -6,7 +6,7 @@
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{self, Call};
+use engine::pump::{self, Call, NoStreams};
 use ring::{Channel, Kind, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wire::command::{CommandKind, ServiceCall};
@@ -50,7 +50,7 @@ fn run(
         Ok(started) => pump_to_end(call, started, channel, version),
         Err(error) => {
             tracing::warn!("{}: {error}", name(call));
-            if let Err(error) = pump::report(channel, version, error.code(), false) {
+            if let Err(error) = pump::report(channel, version, error.code(), NoStreams::FailedInDom0) {
                 tracing::warn!("{}: {error}", name(call));
             }
             (error.code(), None)
@@ -83,14 +83,11 @@ fn pump_to_end(
     call.splice = started.splice;
     call.single_socket = if started.one_socket { asks_for_one_socket() } else { None };
     let outcome = pump::run(channel, call);
-    for trouble in outcome.lost.iter().chain(&outcome.failed) {
+    let ending = outcome.ending(Role::Service);
+    if let Some(trouble) = &ending.trouble {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    let status = match (&outcome.lost, &outcome.failed) {
-        (None, None) => outcome.local.unwrap_or(0),
-        _ => outcome.local.filter(|code| *code != 0).unwrap_or(EXIT_TROUBLE),
-    };
-    (status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
+    (ending.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+mod closed;
 mod files;
 mod fork;
 mod heap;
@@ -19,6 +20,7 @@ mod resident;
 mod signals;
 mod spawn;
 
+pub use closed::stdout_was_closed;
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;

@@ -2,7 +2,7 @@
 
 use engine::datalink;
 use engine::exec::{ExecError, Executable, Image, Prepared, Services, Stderr, Users};
-use engine::pump::{self, Call};
+use engine::pump::{self, Call, NoStreams};
 use ring::Transport;
 use wire::command::{Command, CommandKind};
 use wire::control::Endpoint;
@@ -96,14 +96,14 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
-            let _ = pump::report(channel, version, failure.status, false);
+            let _ = pump::report(channel, version, failure.status, NoStreams::FailedInDom0);
             return Err(failure);
         }
     };
     let outcome = pump::run(
         channel,
         Call {
-            stdin: Some(streams.sink),
+            stdin: streams.sink,
             stdout: Some(streams.source),
             child,
             prefix: plan.prefix.clone(),

@@ -76,7 +76,7 @@ impl Transfer<'_> {
 }
 
 /// Limits here are a second or so: they fit any representation.
-fn timespec(limit: Duration) -> Timespec {
+pub(super) fn timespec(limit: Duration) -> Timespec {
     Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() }
 }
 

@@ -96,6 +96,8 @@ pub(super) struct Sink {
     spilt: usize,
     /// The stream has ended; close once the spill is written.
     ending: bool,
+    /// Its reader went away.
+    gone: bool,
     /// A pipe that takes ring pages instead of copies.
     lends: bool,
     /// The same pipe after it was closed: what its reader has not taken yet is still lent.
@@ -105,9 +107,9 @@ pub(super) struct Sink {
 impl Sink {
     /// `None` is a sink that nobody reads: what arrives for it is discarded.
     pub(super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
-        let fd = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
-            Err(error) if is_gone(&error) => None,
-            other => other?,
+        let (fd, gone) = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
+            Err(error) if is_gone(&error) => (None, true),
+            other => (other?, false),
         };
         let blocked = fd.as_ref().is_some_and(|fd| !fd.may_try());
         Ok(Sink {
@@ -118,6 +120,7 @@ impl Sink {
             spill: Vec::new(),
             spilt: 0,
             ending: false,
+            gone,
             lends: false,
             left: None,
         })
@@ -216,13 +219,24 @@ impl Sink {
         match error.kind() {
             io::ErrorKind::WouldBlock => self.blocked = true,
             io::ErrorKind::Interrupted => {}
-            _ if is_gone(&error) => self.close(),
+            _ if is_gone(&error) => self.lose_reader(),
             _ => {
                 self.close();
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Its reader went away: close, and remember why.
+    pub(super) fn lose_reader(&mut self) {
+        self.gone = true;
+        self.close();
+    }
+
+    /// Whether its reader went away before the stream had ended.
+    pub(super) fn has_lost_reader(&self) -> bool {
+        self.gone
     }
 
     /// The stream has ended: close, now or when the spill is written.

@@ -10,18 +10,20 @@ use wire::header::HEADER_LEN;
 use wire::stream::{Kind, Role};
 
 use super::Stop;
-use super::driver::{CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, REQUEST, Ready, SINK, SOURCE, Wants};
+use super::driver::{
+    CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, REQUEST, Ready, SINK, SOURCE, Wants, timespec,
+};
 use super::ends::{Sink, Source};
 use super::inbound::Head;
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
 use super::turn::Pump;
 
-impl Pump {
-    /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
 /// How often to look whether a terminal's input is for us. Whoever is brought to the front is not told.
 const FOR_OTHERS: Duration = Duration::from_secs(1);
 
+impl Pump {
+    /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
     pub(super) fn sleep(&mut self, driver: &mut dyn Driver, limit: Option<Duration>) -> Result<bool, Stop> {
         let room = self.wants_room();
         // Looked at before what has arrived: a peer closes behind its last bytes, so what is not there then never comes.
@@ -190,7 +192,7 @@ const FOR_OTHERS: Duration = Duration::from_secs(1);
         }
         for (sink, place) in [(&mut self.sink, SINK), (&mut self.err_sink, ERR_SINK)] {
             if ready[place].intersects(gone) {
-                sink.close();
+                sink.lose_reader();
             } else if ready[place].contains(PollFlags::OUT) {
                 sink.set_blocked(false);
             }
@@ -203,10 +205,12 @@ const FOR_OTHERS: Duration = Duration::from_secs(1);
     }
 }
 
-/// Sleeps until the link's descriptor is ready, and takes the wake-up.
-pub(super) fn wait_for_link(channel: &mut Channel) -> Result<(), ring::Error> {
+/// Sleeps until the link's descriptor is ready, or `limit` has passed, and takes the wake-up.
+pub(super) fn wait_for_link(channel: &mut Channel, limit: Option<Duration>) -> Result<(), ring::Error> {
     let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
-    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], None) {
+    let limit = limit.map(timespec);
+    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], limit.as_ref()) {
+        Ok(0) => Ok(()),
         Ok(_) => channel.on_ready(),
         Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(ring::Error::io("waiting for the link")(error.into())),
