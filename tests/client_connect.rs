@@ -162,7 +162,7 @@ fn a_qube_is_waited_for_as_long_as_was_said_and_zero_is_for_ever() {
     assert_eq!(patient.try_wait().unwrap(), None);
     let transport = Transport::new(Kind::Shm, TARGET, folder.path());
     let (channel, version) = datalink::connect(&transport, 0, 515, PATIENCE).unwrap();
-    pump::report(channel, version, 6, false).unwrap();
+    pump::report(channel, version, 6, pump::NoStreams::FailedInVm).unwrap();
     assert_eq!(patient.wait().unwrap().code(), Some(6));
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -26,6 +26,18 @@ const TARGET: u32 = 5;
 const PORT: u32 = 513;
 const PATIENCE: Duration = Duration::from_secs(20);
 
+fn private_folder() -> tempfile::TempDir {
+    let private = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new().permissions(private).tempdir().unwrap()
+}
+
+/// The program under test, by its name.
+fn client(folder: &Path) -> PathBuf {
+    let link = folder.join("qrexec-client-vm");
+    std::os::unix::fs::symlink(common::EXE, &link).unwrap();
+    link
+}
+
 /// One caller's machine: a folder with the agent's socket, and the program under test in it.
 struct Caller {
     folder: tempfile::TempDir,
@@ -39,12 +51,30 @@ impl Caller {
     }
 
     fn start_with(args: &[&str], adjust: impl Fn(&mut Command) -> &mut Command) -> Self {
-        let private = std::fs::Permissions::from_mode(0o700);
-        let folder = tempfile::Builder::new().permissions(private).tempdir().unwrap();
-        let agent = UnixListener::bind(folder.path().join("agent")).unwrap();
-        let mut command = common::called("qrexec-client-vm");
+        let folder = private_folder();
+        let mut command = Command::new(client(folder.path()));
+        command.args(args);
+        Self::launch(command, folder, adjust)
+    }
+
+    /// The client by way of a shell, which gives it its streams.
+    fn start_by_shell(redirection: &str, args: &[&str]) -> Self {
+        let folder = private_folder();
+        let mut command = Command::new("/bin/sh");
         command
-            .args(args)
+            .args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")])
+            .arg(client(folder.path()))
+            .args(args);
+        Self::launch(command, folder, |command| command)
+    }
+
+    fn launch(
+        mut command: Command,
+        folder: tempfile::TempDir,
+        adjust: impl Fn(&mut Command) -> &mut Command,
+    ) -> Self {
+        let agent = UnixListener::bind(folder.path().join("agent")).unwrap();
+        command
             .current_dir(folder.path())
             .env("QREXEC_AGENT_SOCKET", folder.path().join("agent"))
             .env("QREXEC_TRANSPORT", "shm")
@@ -110,6 +140,23 @@ impl Service {
             let count = self.channel.write(bytes).unwrap();
             self.channel.flush().unwrap();
             bytes = &bytes[count..];
+        }
+    }
+
+    /// Speaks without end, until the link ends.
+    fn say_for_ever(&mut self) {
+        let header = self.out.header(Stream::Stdout, 4096).unwrap();
+        let chunk = [&header.to_bytes()[..], &[b'y'; 4096]].concat();
+        let mut rest = &chunk[..];
+        while let Ok(count) = self.channel.write(rest).and_then(|count| self.channel.flush().map(|()| count))
+        {
+            rest = &rest[count..];
+            if rest.is_empty() {
+                rest = &chunk;
+            } else if !self.channel.arm(false, true).unwrap_or(true) {
+                wait_for(&self.channel, "room");
+                self.channel.on_ready().unwrap();
+            }
         }
     }
 
@@ -294,7 +341,7 @@ fn a_program_talks_to_the_service_and_finds_the_callers_streams() {
 #[test]
 fn neither_failure_is_lost() {
     for (program, code, status) in
-        [("exit 0", 4, 4), ("exit 3", 4, 3), ("exit 3", 0, 3), ("kill -9 $$", 0, 137)]
+        [("exit 0", 4, 4), ("exit 3", 4, 4), ("exit 3", 0, 3), ("kill -9 $$", 0, 137)]
     {
         let caller = Caller::start(&["a", "b", "/bin/sh", "-c", program]);
         let (mut service, _agent) = caller.allow();
@@ -302,6 +349,89 @@ fn neither_failure_is_lost() {
         let output = caller.output();
         assert_eq!(output.status.code(), Some(status), "{program}, {code}: {}", text(&output.stderr));
     }
+}
+
+/// A file whose every read fails, as one on a broken disk does.
+fn unreadable() -> std::fs::File {
+    std::fs::File::open("/proc/self/mem").unwrap()
+}
+
+#[test]
+fn a_read_error_on_stdin_fails_the_call() {
+    let caller = Caller::start_with(&["a", "b"], |command| command.stdin(unreadable()));
+    let (mut service, _agent) = caller.allow();
+    let output = caller.output();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("Input/output error") && stderr.lines().count() == 1, "{stderr}");
+    // The service does not take what came for all that there is.
+    assert_eq!(service.channel.read(&mut [0; 64]).unwrap(), 0);
+}
+
+#[test]
+fn what_a_closed_stdout_does_not_take_is_missed() {
+    for (said, status) in [(&b"precious"[..], 125), (b"", 0)] {
+        let caller = Caller::start_by_shell(">&-", &["a", "b"]);
+        let (mut service, _agent) = caller.allow();
+        match said {
+            b"" => service.end(0),
+            said => service.say(Stream::Stdout, said),
+        }
+        let output = caller.output();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
+        assert_eq!(stderr.lines().count(), usize::from(status != 0), "{stderr}");
+    }
+}
+
+/// A caller whose stdout nobody reads any more.
+fn unread_caller() -> (Caller, Option<std::process::ChildStdin>, Service, UnixStream) {
+    let mut caller = Caller::start(&["a", "b"]);
+    let stdin = caller.child.stdin.take();
+    drop(caller.child.stdout.take());
+    let (service, agent) = caller.allow();
+    (caller, stdin, service, agent)
+}
+
+#[test]
+fn when_the_only_reader_is_gone_the_call_ends() {
+    // A service that says nothing, to a caller who has nothing more to say either.
+    let (caller, stdin, _service, _agent) = unread_caller();
+    drop(stdin);
+    let output = caller.output();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""));
+
+    // One that speaks, and may never end.
+    let (caller, stdin, mut service, _agent) = unread_caller();
+    service.say_for_ever();
+    let output = caller.output();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""));
+    drop(stdin);
+
+    // Who still sends goes on as long as there is no answer.
+    let (caller, stdin, mut service, _agent) = unread_caller();
+    stdin.unwrap().write_all(b"data").unwrap();
+    assert_eq!(service.hear_chunk(), b"data");
+    service.end(4);
+    assert_eq!(caller.output().status.code(), Some(4));
+}
+
+#[test]
+fn a_program_that_has_ended_does_not_keep_an_endless_service() {
+    for (program, status) in [("read line", 141), ("read line; exit 3", 3)] {
+        let caller = Caller::start(&["a", "b", "/bin/sh", "-c", program]);
+        let (mut service, _agent) = caller.allow();
+        service.say(Stream::Stdout, b"a line\n");
+        service.say_for_ever();
+        assert_eq!(caller.output().status.code(), Some(status), "{program}");
+    }
+    // What it left unread was its own affair.
+    let caller = Caller::start(&["a", "b", "/bin/sh", "-c", "exec <&- >&-"]);
+    let (mut service, _agent) = caller.allow();
+    assert_eq!(service.hear(), b"");
+    service.say(Stream::Stdout, &[b'.'; 60_000]);
+    service.end(0);
+    assert_eq!(caller.output().status.code(), Some(0));
 }
 
 #[test]

@@ -91,6 +91,29 @@ fn shown(outer: &OwnedFd) -> String {
     }
 }
 
+/// What somebody types is for whoever is in front; a call in the background goes on without it.
+#[test]
+fn a_call_in_the_background_goes_on_whoever_types() {
+    within_deadline(|| {
+        let lab = lab().script("vault", "test.Late", "#!/bin/sh\necho the answer\nexit 3\n").start().unwrap();
+        let (outer, inner) = terminal();
+        rustix::io::write(&outer, b"typed for the shell\n").unwrap();
+        // Whose terminal it is, and a group for each job, so that the call is in the background.
+        let script = "set -m; qrexec-client-vm vault test.Late & wait $!; echo \"code $?\"";
+        let words = ["setsid", "-c", "-w", "sh", "-c", script];
+        let status = on_terminal(lab.command("work", words).unwrap(), &inner).wait().unwrap();
+        let shown = shown(&outer);
+        assert!(
+            status.success() && shown.contains("the answer\r\n") && shown.contains("code 3\r\n"),
+            "{shown}"
+        );
+        // It is still there for whoever reads it.
+        let mut line = [0; 64];
+        let count = rustix::io::read(&inner, &mut line).unwrap();
+        assert_eq!(&line[..count], b"typed for the shell\n");
+    });
+}
+
 const ESCAPES: &str = "#!/bin/sh\nprintf 'out\\033[2J\\n'\nprintf 'err\\033[2J\\n' >&2\n";
 
 #[test]

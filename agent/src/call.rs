@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals, Witness};
-use engine::pump::{self, Outcome, StderrCopy};
+use engine::pump::{self, EXIT_LOST, NoStreams, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -17,9 +17,6 @@ use wire::version::Version;
 use crate::core::CallId;
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
-
-/// Exit status of a call's process whose link was lost. Only the log shows it.
-const EXIT_LOST: i32 = 255;
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
 const SOON: Duration = Duration::from_millis(10);
@@ -40,8 +37,9 @@ pub(crate) fn refuse(transport: &Transport, job: &Job) -> i32 {
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let left = job.until.saturating_duration_since(Instant::now());
     let link = datalink::connect(transport, domain, port, left);
+    let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
     // A caller that does not come need not know.
-    link.map_or(EXIT_LOST, |(channel, version)| report(channel, version, EXIT_TROUBLE, job.just))
+    link.map_or(EXIT_LOST, |(channel, version)| report(channel, version, EXIT_TROUBLE, why))
 }
 
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
@@ -86,7 +84,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
         }
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
-            report(channel, version, code, false)
+            report(channel, version, code, NoStreams::FailedInVm)
         }
         // A service that was started sees the end of its streams.
         (Err(error), _) => no_link(domain, port, &error),
@@ -112,7 +110,7 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
         }
         Err(error) => failed(&job.label, &error),
     };
-    report(channel, version, code, true)
+    report(channel, version, code, NoStreams::LeftAlone)
 }
 
 /// Starts what was found, and says where its error output is kept.
@@ -136,8 +134,8 @@ fn failed(label: &str, error: &ExecError) -> i32 {
     code
 }
 
-fn report(channel: Channel, version: Version, code: i32, just: bool) -> i32 {
-    match pump::report(channel, version, code, just) {
+fn report(channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
+    match pump::report(channel, version, code, why) {
         Ok(()) => code,
         Err(error) => {
             tracing::warn!("the caller did not hear exit code {code}: {error}");
@@ -168,14 +166,17 @@ fn pumped(
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,
             exit_on_service_eof: started.exit_on_service_eof,
-            // A pipe cannot carry both directions.
-            single_socket: if started.splice { None } else { asks_for_one_socket() },
+            single_socket: if started.one_socket { asks_for_one_socket() } else { None },
             splice: started.splice,
             ..pump::Call::new(Role::Service, version)
         },
     );
     step::reached("pump: ends");
-    let status = status(&outcome, label);
+    let ending = outcome.ending(Role::Service);
+    if let Some(trouble) = &ending.trouble {
+        tracing::warn!("{label}: {trouble}");
+    }
+    let status = ending.status;
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
     if let (Some(agent), Some(witness)) = (agent, witness) {
@@ -197,19 +198,4 @@ fn asks_for_one_socket() -> Option<Signals> {
     Signals::block(&[Signal::USR1])
         .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
         .ok()
-}
-
-fn status(outcome: &Outcome, label: &str) -> i32 {
-    if let Some(why) = &outcome.failed {
-        tracing::error!("{label}: {why}");
-    }
-    match (&outcome.lost, outcome.local) {
-        (Some(why), _) => {
-            tracing::warn!("{label}: the link was lost: {why}");
-            EXIT_LOST
-        }
-        (None, Some(code)) => code,
-        (None, None) if outcome.failed.is_some() => EXIT_TROUBLE,
-        (None, None) => 0,
-    }
 }

@@ -21,6 +21,11 @@ pub use server::main;
 /// Where a user's fork server listens; `%s` is the user's name.
 pub(crate) const SOCKET: &str = "/var/run/qubes/qrexec-server.%s.sock";
 
+/// Whether each user has a fork server of his own there. Else there is one, and its place does not tell whose.
+pub(crate) fn is_per_user(pattern: &OsStr) -> bool {
+    pattern.as_bytes().windows(2).any(|pair| pair == b"%s")
+}
+
 /// The pattern with the user's name for its first `%s`.
 fn path(pattern: &OsStr, user: &str) -> PathBuf {
     let bytes = pattern.as_bytes();
@@ -42,5 +47,6 @@ mod tests {
         assert_eq!(path("/run/%s.sock".as_ref(), "joan"), PathBuf::from("/run/joan.sock"));
         assert_eq!(path("/run/%s/%s".as_ref(), "joan"), PathBuf::from("/run/joan/%s"));
         assert_eq!(path("/run/s".as_ref(), "joan"), PathBuf::from("/run/s"));
+        assert!(is_per_user("/run/%s.sock".as_ref()) && !is_per_user("/run/s".as_ref()));
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Job {
 pub(crate) struct Task {
     /// As whom; `None` in a session, which has a user already.
     pub(crate) user: Option<String>,
+    /// Its configuration says so, whatever dom0 does.
+    pub(crate) is_forced: bool,
     /// Without waiting for a session, and never by a fork server.
     pub(crate) nogui: bool,
     /// The command or service.
@@ -78,10 +80,11 @@ impl Job {
         }
     }
 
-    /// The user and the command line that a fork server may be given.
-    pub(crate) fn for_fork_server(&self) -> Option<(&str, Vec<u8>)> {
+    /// The user and the command line that a fork server may be given, one that is `of_one` user, or whose place tells
+    /// whose it is.
+    pub(crate) fn for_fork_server(&self, of_one: bool) -> Option<(&str, Vec<u8>)> {
         let task = self.task.as_ref().ok()?;
-        if task.nogui || !task.config.allows_fork_server() {
+        if (task.is_forced && of_one) || task.nogui || !task.config.allows_fork_server() {
             return None;
         }
         let command = Command { user: None, nogui: false, kind: task.kind.clone() };
@@ -93,14 +96,15 @@ impl Task {
     fn new(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
         let Command { user, nogui, kind } = Command::parse(cmdline)?;
         let mut config = config(services, &kind)?;
+        let is_forced = config.force_user.is_some();
         let user = config.force_user.take().or(user).ok_or(CommandError::NoUser)?;
-        Ok(Self { user: Some(user), nogui, kind, config })
+        Ok(Self { user: Some(user), is_forced, nogui, kind, config })
     }
 
     fn in_session(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
         let Command { nogui, kind, .. } = Command::parse_without_user(cmdline)?;
         let config = config(services, &kind)?;
-        Ok(Self { user: None, nogui, kind, config })
+        Ok(Self { user: None, is_forced: false, nogui, kind, config })
     }
 }
 
@@ -141,13 +145,20 @@ mod tests {
 
         let gui = job(&dir, b"joan:QUBESRPC test.Gui+ work");
         assert_eq!(gui.awaited_session().map(|(user, _)| user), Some("root"));
-        let handed = gui.for_fork_server().expect("allowed");
+        let handed = gui.for_fork_server(false).expect("allowed");
         assert_eq!(handed, ("root", b"QUBESRPC test.Gui+ work".to_vec()));
+        assert!(gui.for_fork_server(true).is_none(), "whose it is, nobody knows");
+        // Every byte as it came.
+        let plain = job(&dir, b"joan:QUBESRPC test.Plain work  name  x ");
+        assert_eq!(
+            plain.for_fork_server(true),
+            Some(("joan", b"QUBESRPC test.Plain work  name  x ".to_vec()))
+        );
         let nogui = job(&dir, b"joan:nogui:QUBESRPC test.Gui+ work");
-        assert!(nogui.awaited_session().is_none() && nogui.for_fork_server().is_none());
-        assert!(job(&dir, b"joan:QUBESRPC test.Socket+ work").for_fork_server().is_none());
+        assert!(nogui.awaited_session().is_none() && nogui.for_fork_server(false).is_none());
+        assert!(job(&dir, b"joan:QUBESRPC test.Socket+ work").for_fork_server(false).is_none());
         let command = job(&dir, b"joan:echo 1");
-        assert_eq!(command.for_fork_server().expect("allowed"), ("joan", b"echo 1".to_vec()));
+        assert_eq!(command.for_fork_server(true).expect("allowed"), ("joan", b"echo 1".to_vec()));
         assert!(command.awaited_session().is_none());
 
         let code = |cmdline: &[u8]| job(&dir, cmdline).task.map(|_| ()).expect_err("fails").code();

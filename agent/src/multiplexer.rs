@@ -3,7 +3,6 @@
 //!
 //! What the service says on standard error goes to the caller and to this machine's log.
 
-use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -31,10 +30,16 @@ pub fn main(args: Vec<OsString>) -> i32 {
         }
     };
     let embedded = Transport::from_env().is_ok_and(|transport| transport.kind() != Kind::Xen);
-    let log = StderrLog::new(&call, embedded);
     let name = call.service.clone();
+    let copies = match Copies::open(&StderrLog::new(&call, embedded)) {
+        Ok(copies) => copies,
+        Err(error) => {
+            say::error(format_args!("qubes-rpc-multiplexer: {error}"));
+            return EXIT_TROUBLE;
+        }
+    };
     match start(call, embedded) {
-        Ok((child, errors)) => finish(child, errors, &log),
+        Ok((child, errors)) => finish(child, errors, copies),
         Err(error) => {
             tracing::error!("{name}: {error}");
             error.code()
@@ -69,20 +74,40 @@ fn start(call: ServiceCall, embedded: bool) -> Result<(Child, OwnedFd), ExecErro
     Ok((services.start_on(&prepared, streams)?, errors))
 }
 
+/// Where the service's error output goes.
+struct Copies {
+    caller: File,
+    /// Unless it is the same.
+    log: Option<File>,
+}
+
+impl Copies {
+    /// Takes our stderr away from us: the caller at its other end may be in another VM, and what we ourselves have to
+    /// say is for this machine's log, or for whoever sits at a terminal.
+    fn open(log: &StderrLog) -> io::Result<Self> {
+        let caller = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?;
+        let log = log.open().ok().filter(is_not_stderr);
+        match &log {
+            Some(log) => rustix::stdio::dup2_stderr(log)?,
+            None if rustix::termios::isatty(&caller) => {}
+            None => rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?,
+        }
+        Ok(Self { caller: caller.into(), log: log.map(File::from) })
+    }
+}
+
 /// Copies the error output until it ends, then waits for the service.
-fn finish(mut child: Child, errors: OwnedFd, log: &StderrLog) -> i32 {
+fn finish(mut child: Child, errors: OwnedFd, copies: Copies) -> i32 {
     // The service holds these two. Whoever is at their other ends must see it end, not us.
     if let Err(error) = engine::localfd::take_stdin_stdout() {
         tracing::warn!("cannot close stdin and stdout: {error}");
     }
-    copy(errors, log);
+    copy(errors, copies);
     child.wait().unwrap_or(EXIT_TROUBLE)
 }
 
-fn copy(errors: OwnedFd, log: &StderrLog) {
+fn copy(errors: OwnedFd, mut copies: Copies) {
     let mut errors = File::from(errors);
-    // Opened when there is something to copy.
-    let log = LazyCell::new(|| log.open().ok().filter(is_not_stderr).map(File::from));
     let mut buffer = [0_u8; 4096];
     loop {
         let bytes = match errors.read(&mut buffer) {
@@ -92,8 +117,8 @@ fn copy(errors: OwnedFd, log: &StderrLog) {
             Err(error) => return tracing::warn!("cannot read the service's error output: {error}"),
         };
         // One that nobody reads is no reason to stop the service or the other one.
-        let _ = io::stderr().write_all(bytes);
-        let _ = log.as_ref().map(|mut log| log.write_all(bytes));
+        let _ = copies.caller.write_all(bytes);
+        let _ = copies.log.as_mut().map(|log| log.write_all(bytes));
     }
 }
 

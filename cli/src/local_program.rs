@@ -89,7 +89,7 @@ impl LocalProgram {
         }
         let single_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd { child, streams: Streams { source, sink }, single_socket })
+        Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, single_socket })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -119,10 +119,9 @@ impl LocalEnd {
     /// Those of `start`.
     pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
         let signals = expect_signal().map_err(Failure::during("signals"))?;
-        let Started { stdin, stdout, child, splice, .. } = start()?;
-        // A pipe cannot carry both directions.
-        let single_socket = if splice { None } else { Some(signals) };
-        Ok(Self { child, streams: Streams { source: stdout, sink: stdin }, single_socket })
+        let Started { stdin, stdout, child, one_socket, .. } = start()?;
+        let single_socket = one_socket.then_some(signals);
+        Ok(Self { child, streams: Streams { source: stdout, sink: Some(stdin) }, single_socket })
     }
 }
 

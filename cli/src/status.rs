@@ -1,6 +1,7 @@
 //! Exit statuses, and which of several a caller gets to see.
 
-use engine::pump::Outcome;
+use engine::pump::{Ending, Outcome};
+use wire::stream::Role;
 
 use crate::failure::Failure;
 
@@ -12,80 +13,39 @@ pub const TROUBLE: i32 = 125;
 pub const REFUSED: i32 = 126;
 /// There is no such program.
 pub const NOT_FOUND: i32 = 127;
-/// The link was lost before the service's exit code came. Also what stands for codes that no exit
-/// status can express.
-pub const LOST: i32 = 255;
+/// The link was lost before the service's exit code came. Also what stands for codes that no exit status can express.
+pub const LOST: i32 = engine::pump::EXIT_LOST;
 
-/// The service's exit code as an exit status. A code that does not fit into 8 bits must not become
-/// another one by losing bits, least of all 0.
-pub fn of_service(code: i32) -> i32 {
-    if (0..=255).contains(&code) { code } else { LOST }
-}
-
-/// The exit status of a call whose data link was opened: the service's exit code, unless the local
-/// program failed, which then shows its own.
+/// The exit status of a call whose data link was opened, by the rule that holds for every side of a call.
 ///
 /// # Errors
-/// A failure of a local descriptor is 125 and a lost link 255: what ran in the call may have done anything.
+/// What went wrong besides the service and the local program, with its status.
 pub fn of_call(outcome: &Outcome) -> Result<i32, Failure> {
-    if let Some(why) = &outcome.failed {
-        return Err(Failure::trouble(why));
-    }
-    let Some(remote) = outcome.remote else {
-        return Err(lost("service", outcome.lost.as_deref().unwrap_or("it ended without an exit code")));
-    };
-    Ok(match outcome.local {
-        None | Some(0) => of_service(remote),
-        Some(local) => local,
-    })
+    of_ending(outcome.ending(Role::Client))
 }
 
-/// The exit status of a call whose service ran here: the service's.
+/// The same for a call whose service ran here.
 ///
 /// # Errors
-/// The caller was lost or a local descriptor failed, as for [`of_call`].
+/// As for [`of_call`].
 pub fn of_served(outcome: &Outcome) -> Result<i32, Failure> {
-    if let Some(why) = &outcome.failed {
-        return Err(Failure::trouble(why));
-    }
-    match &outcome.lost {
-        Some(why) => Err(lost("caller", why)),
-        None => Ok(outcome.local.unwrap_or(0)),
-    }
+    of_ending(outcome.ending(Role::Service))
 }
 
-fn lost(whom: &str, why: &str) -> Failure {
-    Failure { status: LOST, message: format!("the link to the {whom} was lost: {why}") }
+fn of_ending(Ending { status, trouble }: Ending) -> Result<i32, Failure> {
+    trouble.map_or(Ok(status), |message| Err(Failure { status, message }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn outcome(remote: Option<i32>, local: Option<i32>) -> Outcome {
-        Outcome { remote, local, ..Outcome::default() }
-    }
-
     #[test]
-    fn no_failure_is_lost() {
-        let code = |result: Result<i32, Failure>| result.map_err(|failure| failure.status);
-        let status = |remote, local| code(of_call(&outcome(remote, local)));
-        assert_eq!(status(Some(0), None), Ok(0));
-        assert_eq!(status(Some(7), None), Ok(7));
-        assert_eq!(status(Some(7), Some(0)), Ok(7));
-        assert_eq!(status(Some(0), Some(141)), Ok(141));
-        assert_eq!(status(Some(7), Some(3)), Ok(3));
-        assert_eq!(status(None, Some(0)), Err(LOST));
-        assert_eq!(status(None, None), Err(LOST));
-        let full = Outcome { failed: Some("disk full".into()), ..outcome(Some(0), None) };
-        assert_eq!([code(of_call(&full)), code(of_served(&full))], [Err(TROUBLE); 2]);
-        let lost = Outcome { lost: Some("gone".into()), ..outcome(None, Some(0)) };
-        assert_eq!(code(of_served(&lost)), Err(LOST));
-        assert_eq!(of_served(&outcome(None, Some(4))), Ok(4));
-    }
-
-    #[test]
-    fn codes_beyond_eight_bits_are_not_cut() {
-        assert_eq!([0, 1, 255, 256, 512, -1, i32::MIN].map(of_service), [0, 1, 255, 255, 255, 255, 255]);
+    fn trouble_is_said_whatever_the_status_is() {
+        let outcome = |remote| Outcome { remote, failed: Some("disk full".into()), ..Outcome::default() };
+        let status = |remote| of_call(&outcome(remote)).map_err(|failure| (failure.status, failure.message));
+        assert_eq!(status(Some(0)), Err((TROUBLE, "disk full".into())));
+        assert_eq!(status(Some(3)), Err((3, "disk full".into())));
+        assert_eq!(of_served(&Outcome { local: Some(4), ..Outcome::default() }), Ok(4));
     }
 }

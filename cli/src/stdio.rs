@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use engine::localfd;
+use engine::process::stdout_was_closed;
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 
@@ -14,8 +15,8 @@ use crate::failure::Failure;
 pub struct Streams {
     /// Read and sent to the service.
     pub source: OwnedFd,
-    /// Written with what the service sends.
-    pub sink: OwnedFd,
+    /// Written with what the service sends. `None` if we were started without a stdout.
+    pub sink: Option<OwnedFd>,
 }
 
 /// Whether stdin can be used for both directions.
@@ -38,7 +39,10 @@ impl Streams {
     /// No descriptor left.
     pub fn take(stdin_is_both: bool) -> io::Result<Self> {
         let (source, stdout) = localfd::take_stdin_stdout()?;
-        let sink = if stdin_is_both { source.try_clone()? } else { stdout };
+        let sink = match stdin_is_both {
+            true => Some(source.try_clone()?),
+            false => Some(stdout).filter(|_| !stdout_was_closed()),
+        };
         Ok(Self { source, sink })
     }
 }

@@ -6,7 +6,7 @@
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals, Witness};
-use engine::pump::{self, Call};
+use engine::pump::{self, Call, NoStreams};
 use ring::{Channel, Kind, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wire::command::{CommandKind, ServiceCall};
@@ -52,7 +52,7 @@ fn run(
         Ok(started) => pump_to_end(call, started, channel, version),
         Err(error) => {
             tracing::warn!("{}: {error}", name(call));
-            if let Err(error) = pump::report(channel, version, error.code(), false) {
+            if let Err(error) = pump::report(channel, version, error.code(), NoStreams::FailedInDom0) {
                 tracing::warn!("{}: {error}", name(call));
             }
             (error.code(), None)
@@ -84,20 +84,16 @@ fn pump_to_end(
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
-    // A pipe cannot carry both directions.
-    call.single_socket = if started.splice { None } else { asks_for_one_socket() };
+    call.single_socket = if started.one_socket { asks_for_one_socket() } else { None };
     let outcome = pump::run(channel, call);
     log.into_iter().for_each(ServiceLog::end);
-    for trouble in outcome.lost.iter().chain(&outcome.failed) {
+    let ending = outcome.ending(Role::Service);
+    if let Some(trouble) = &ending.trouble {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    let status = match (&outcome.lost, &outcome.failed) {
-        (None, None) => outcome.local.unwrap_or(0),
-        _ => outcome.local.filter(|code| *code != 0).unwrap_or(EXIT_TROUBLE),
-    };
     // A service whose caller is gone is one that runs in dom0, until it ends.
     witness.iter().for_each(Witness::await_end);
-    (status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
+    (ending.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

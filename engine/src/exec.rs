@@ -19,6 +19,7 @@ use wire::names::ServiceName;
 mod account;
 pub(crate) mod config;
 mod environment;
+mod image;
 mod login;
 mod lookup;
 mod paths;
@@ -162,6 +163,8 @@ pub struct Executable {
     pub call: Option<ServiceCall>,
     /// Its stdin is a pipe to which ring pages may be lent.
     pub splice: bool,
+    /// Its stdin and stdout are pipes.
+    pub pipes: bool,
 }
 
 /// What is executed.
@@ -228,6 +231,7 @@ impl Services {
                     image: Image::Shell(text),
                     call: None,
                     splice: false,
+                    pipes: false,
                 }));
             }
         };
@@ -240,7 +244,12 @@ impl Services {
         if let (Some(key), Some(path)) = (config.socket_only_key(), image.path()) {
             tracing::warn!("{key}=true is for sockets, {} is a program: ignored", path.display());
         }
-        Ok(Prepared::Executable(Executable { image, call: Some(call.clone()), splice: config.splice }))
+        Ok(Prepared::Executable(Executable {
+            image,
+            call: Some(call.clone()),
+            splice: config.splice,
+            pipes: config.pipes,
+        }))
     }
 }
 
@@ -248,7 +257,7 @@ impl SocketOptions {
     fn new(call: &ServiceCall, config: &ServiceConfig) -> Self {
         let mut prefix = Vec::new();
         if !config.skip_service_descriptor {
-            prefix = call.descriptor();
+            prefix.extend_from_slice(call.descriptor().as_bytes());
             prefix.push(0);
         }
         Self {

@@ -4,7 +4,7 @@
 //! An inherited open file description belongs to the caller's shell as well: its flags are never
 //! changed. A pipe or terminal is reopened through `/proc/self/fd/N`, which gives a description of our
 //! own that can be non-blocking; a socket is used with `MSG_DONTWAIT`; a file never waits. What cannot
-//! be reopened is used with care: read once after `POLLIN`, written at most `PIPE_BUF` after `POLLOUT`.
+//! be reopened is used with care: read once after `POLLIN`, written at most `PIPE_BUF` after `POLLOUT`, a terminal less.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,10 @@ use rustix::net::Shutdown;
 
 /// `PIPE_BUF` of Linux: a pipe that polls writable takes this much without blocking.
 const PIPE_BUF: usize = 4096;
+
+/// A terminal that polls writable takes this much without blocking, and not always more. Whoever waits in such a write
+/// is not woken when there is room again.
+const TERMINAL_BUF: usize = 1024;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,42 +47,66 @@ enum Kind {
 pub struct LocalFd {
     fd: OwnedFd,
     kind: Kind,
+    terminal: Option<Side>,
+}
+
+/// The two sides of a terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    /// Where programs are, some of them in the background.
+    Programs,
+    /// Where a program plays the terminal for others.
+    Master,
 }
 
 impl LocalFd {
     /// Takes charge of `fd`. `BrokenPipe` means that a pipe's reader is already gone.
     pub fn adopt(fd: OwnedFd, direction: Direction) -> io::Result<LocalFd> {
         let stat = fs::fstat(&fd)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Socket => Ok(LocalFd { fd, kind: Kind::Socket }),
-            FileType::RegularFile | FileType::BlockDevice => Ok(LocalFd { fd, kind: Kind::File }),
-            FileType::Fifo => Self::reopen(fd, direction),
+        let (terminal, kind) = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Socket => (None, Kind::Socket),
+            FileType::RegularFile | FileType::BlockDevice => (None, Kind::File),
+            FileType::Fifo => return Self::reopen(fd, direction, None),
             // Opening a terminal's other side, the master, would make a new terminal.
-            FileType::CharacterDevice if is_terminal(&fd) && !is_master(&fd) => Self::reopen(fd, direction),
-            FileType::CharacterDevice if is_memory_device(stat.st_rdev) => {
-                Ok(LocalFd { fd, kind: Kind::File })
+            FileType::CharacterDevice if is_master(&fd) => (Some(Side::Master), Kind::Careful),
+            FileType::CharacterDevice if is_terminal(&fd) => {
+                return Self::reopen(fd, direction, Some(Side::Programs));
             }
-            _ => Ok(LocalFd { fd, kind: Kind::Careful }),
-        }
+            FileType::CharacterDevice if is_memory_device(stat.st_rdev) => (None, Kind::File),
+            _ => (None, Kind::Careful),
+        };
+        Ok(LocalFd { fd, kind, terminal })
     }
 
-    fn reopen(fd: OwnedFd, direction: Direction) -> io::Result<LocalFd> {
+    fn reopen(fd: OwnedFd, direction: Direction, terminal: Option<Side>) -> io::Result<LocalFd> {
         let access = match direction {
             Direction::In => OFlags::RDONLY,
             Direction::Out => OFlags::WRONLY,
         };
         let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         match fs::open(own_path(&fd), flags, Mode::empty()) {
-            Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own }),
+            Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own, terminal }),
             Err(rustix::io::Errno::NXIO) => Err(io::ErrorKind::BrokenPipe.into()),
             // Somebody else's pipe or terminal, or no /proc: use what we were given.
-            Err(_) => Ok(LocalFd { fd, kind: Kind::Careful }),
+            Err(_) => Ok(LocalFd { fd, kind: Kind::Careful, terminal }),
         }
     }
 
-    /// Whether a transfer may be tried before poll said that the descriptor is ready.
+    /// Whether a write may be tried before poll said that the descriptor is ready.
     pub fn may_try(&self) -> bool {
         self.kind != Kind::Careful
+    }
+
+    /// The same for a read. Not from a terminal: a program in its background that asks for input is stopped, whether
+    /// there is any or not.
+    pub fn may_try_reading(&self) -> bool {
+        self.may_try() && self.terminal.is_none()
+    }
+
+    /// Whether a read would stop this process: it is in the background of the terminal, whose input is for others.
+    pub fn is_in_background(&self) -> bool {
+        self.terminal == Some(Side::Programs)
+            && rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|front| front != rustix::process::getpgrp())
     }
 
     /// Whether it never makes anybody wait, so that polling it means nothing: files.
@@ -88,7 +116,11 @@ impl LocalFd {
 
     /// Most bytes that one write may carry.
     pub fn write_limit(&self) -> usize {
-        if self.kind == Kind::Careful { PIPE_BUF } else { usize::MAX }
+        match (self.kind, self.terminal) {
+            (Kind::Careful, Some(_)) => TERMINAL_BUF,
+            (Kind::Careful, None) => PIPE_BUF,
+            _ => usize::MAX,
+        }
     }
 
     /// How the ring's spans are to be moved.
@@ -98,7 +130,7 @@ impl LocalFd {
 
     /// Whether io_uring may carry the transfer: only where it cannot end up waiting in the kernel.
     pub fn never_waits(&self) -> bool {
-        matches!(self.kind, Kind::Own | Kind::Socket)
+        matches!(self.kind, Kind::Own | Kind::Socket) && self.terminal.is_none()
     }
 
     /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
@@ -125,7 +157,7 @@ impl LocalFd {
 
     /// Reads into ring spans.
     pub fn fill(&self, spans: &Spans<'_>) -> io::Result<usize> {
-        eof_if_reset(spans.fill_from(self.fd.as_fd(), self.access()))
+        self.eof_if_gone(spans.fill_from(self.fd.as_fd(), self.access()))
     }
 
     /// Writes ring spans.
@@ -135,13 +167,25 @@ impl LocalFd {
 
     /// Reads into private memory.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        eof_if_reset(match self.kind {
+        self.eof_if_gone(match self.kind {
             Kind::Socket => {
                 use rustix::net::{RecvFlags, recv};
                 recv(&self.fd, buf, RecvFlags::DONTWAIT).map(|(n, _)| n).map_err(io::Error::from)
             }
             _ => rustix::io::read(&self.fd, buf).map_err(io::Error::from),
         })
+    }
+
+    /// A connection that was reset has ended, and so has a terminal whose other side was closed. From anything else, a
+    /// disk say, the same error means that there is more, and that it cannot be read.
+    fn eof_if_gone(&self, result: io::Result<usize>) -> io::Result<usize> {
+        let hung_up = |e: &io::Error| {
+            self.terminal.is_some() && e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        };
+        match result {
+            Err(e) if is_gone(&e) || hung_up(&e) => Ok(0),
+            other => other,
+        }
     }
 
     /// Writes private memory, at most [`LocalFd::write_limit`] bytes of it.
@@ -212,16 +256,9 @@ pub fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// A terminal whose other side was closed, and a connection that was reset, have ended.
-fn eof_if_reset(result: io::Result<usize>) -> io::Result<usize> {
-    match result {
-        Err(e) if is_gone(&e) || e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(0),
-        other => other,
-    }
-}
-
 fn is_terminal(fd: &OwnedFd) -> bool {
-    rustix::termios::isatty(fd)
+    // One that was hung up says nothing but that.
+    matches!(rustix::termios::tcgetattr(fd), Ok(_) | Err(rustix::io::Errno::IO))
 }
 
 /// Whether this is the side of a terminal that a program plays for another.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+mod closed;
 mod files;
 mod fork;
 mod heap;
@@ -19,6 +20,7 @@ mod signals;
 mod spawn;
 mod witness;
 
+pub use closed::stdout_was_closed;
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
@@ -27,7 +29,7 @@ pub use heap::trim_heap;
 pub use neighbour::Neighbour;
 pub use own::own_executable;
 pub use signals::Signals;
-pub use spawn::{Program, spawn};
+pub use spawn::{Program, replace, spawn};
 pub use witness::Witness;
 
 /// Exit status of a child that could not do its work for a reason of our own (spec section 5:

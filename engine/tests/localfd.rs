@@ -64,6 +64,57 @@ fn the_master_of_a_terminal_is_used_as_it_is() {
     assert_eq!(rustix::io::read(&terminal, &mut line).unwrap(), 3);
 }
 
+/// A terminal: the master, and the side of programs.
+fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let side = fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, fs::Mode::empty()).unwrap();
+    (master, side)
+}
+
+/// The same error is the end of a terminal, and a failure of everything else.
+#[test]
+fn a_read_error_is_an_end_on_a_terminal_only() {
+    let eio = Some(rustix::io::Errno::IO.raw_os_error());
+    let broken = std::fs::File::open("/proc/self/mem").unwrap();
+    let ours = LocalFd::adopt(broken.into(), Direction::In).unwrap();
+    assert_eq!(ours.read(&mut [0; 8]).unwrap_err().raw_os_error(), eio);
+
+    let (master, side) = terminal();
+    let ours = LocalFd::adopt(side, Direction::In).unwrap();
+    drop(master);
+    assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0);
+
+    let (master, side) = terminal();
+    let ours = LocalFd::adopt(master, Direction::In).unwrap();
+    drop(side);
+    assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0);
+}
+
+/// Whoever is in the background of a terminal is stopped by a read, even if there is nothing to read.
+#[test]
+fn a_terminal_is_not_read_before_it_is_readable() {
+    let (_master, side) = terminal();
+    let ours = LocalFd::adopt(side, Direction::In).unwrap();
+    assert!(ours.may_try() && !ours.may_try_reading() && !ours.never_waits());
+    // It controls nobody, so nobody is in its background.
+    assert!(!ours.is_in_background());
+    let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+    assert!(LocalFd::adopt(pipe, Direction::In).unwrap().may_try_reading());
+}
+
+/// More than this may wait in a terminal's write, without ever being woken.
+#[test]
+fn a_terminal_that_may_block_is_written_little_at_a_time() {
+    let (master, _side) = terminal();
+    let ours = LocalFd::adopt(master, Direction::Out).unwrap();
+    assert!(!ours.may_try());
+    assert_eq!((ours.write_limit(), ours.write(&[b'x'; 2000]).unwrap()), (1024, 1024));
+}
+
 /// What a pipe holds after we have closed it: what its reader has not read, and nothing once that has gone.
 #[test]
 fn what_is_left_in_a_closed_pipe_is_known() {

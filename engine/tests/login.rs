@@ -23,6 +23,8 @@ fn main() {
         &service(&dir, "test.Who", WHO),
         &service(&dir, "test.Code", "exit 9\n"),
         &service(&dir, "test.Pam", PAM),
+        &service(&dir, "test.Elf", "\x7fELF\necho ran\n"),
+        &service(&dir, "test.Names", "#!/bin/sh\ncat /dev/stdin >/dev/stdout && echo e >/dev/stderr\n"),
     ] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod");
     }
@@ -35,10 +37,11 @@ fn main() {
     a_service_runs_as_the_user_in_a_session(&services);
     exit_codes_come_through(&services);
     a_command_runs_in_the_users_shell(&services);
-    println!("login: 3 passed");
+    what_a_login_shell_would_misread_is_refused(&services);
+    println!("login: 4 passed");
     if cfg!(feature = "pam") {
         pam_has_a_session_around_the_call(&services);
-        println!("login: 4 passed");
+        println!("login: 5 passed");
     }
 }
 
@@ -125,6 +128,26 @@ fn a_service_runs_as_the_user_in_a_session(services: &Services) {
 
 fn exit_codes_come_through(services: &Services) {
     assert_eq!(call(services, "nobody:QUBESRPC test.Code work").1, 9);
+}
+
+/// A program of another machine is none, and what we have to say about it is not for the caller. What is a program is
+/// given streams that its user can open.
+fn what_a_login_shell_would_misread_is_refused(services: &Services) {
+    let start = |line: &[u8], config: &ServiceConfig| {
+        let command = Command::parse(line).expect("a call");
+        let prepared = services.prepare(&command.kind, config).expect("there");
+        let started = services.start(&prepared, command.user.as_deref(), Stderr::Piped).expect("starts");
+        std::fs::File::from(started.stdin).write_all(b"in").expect("write");
+        let (mut out, mut err) = (String::new(), String::new());
+        std::fs::File::from(started.stdout).read_to_string(&mut out).expect("read");
+        std::fs::File::from(started.stderr.expect("piped")).read_to_string(&mut err).expect("read");
+        (out, err, started.child.expect("a process").wait().expect("wait"))
+    };
+    let said = start(b"nobody:QUBESRPC test.Elf work", &ServiceConfig::default());
+    assert_eq!(said, (String::new(), String::new(), 125));
+    let pipes = ServiceConfig { pipes: true, ..ServiceConfig::default() };
+    let said = start(b"nobody:QUBESRPC test.Names work", &pipes);
+    assert_eq!(said, ("in".to_owned(), "e\n".to_owned(), 0));
 }
 
 fn a_command_runs_in_the_users_shell(services: &Services) {

@@ -154,7 +154,7 @@ fn unread_stderr_does_not_stop_stdout() {
     assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
 }
 
-/// A reader that goes away ends its stream, not the call.
+/// A service that closes its stdin has ended that stream, not the call.
 #[test]
 fn a_closed_reader_discards_and_the_exit_code_still_comes() {
     for kind in KINDS {
@@ -163,12 +163,31 @@ fn a_closed_reader_discards_and_the_exit_code_still_comes() {
         let mut c = local(Role::Client, client.1);
         let mut s = local(Role::Service, service.1);
         let running = [start(client.0, c.call), start(service.0, s.call)];
-        drop(c.out);
-        drop(c.feed.take());
-        let feeding = feed(s.feed.take().unwrap(), noise(1 << 20, 4));
-        drop(s.err.take());
+        drop(s.out);
+        let feeding = feed(c.feed.take().unwrap(), noise(1 << 20, 4));
         feeding.join().unwrap();
+        feed(s.feed.take().unwrap(), b"done".to_vec()).join().unwrap();
+        drop(s.err.take());
+        assert_eq!(drain(c.out).join().unwrap(), b"done");
         assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0), "{kind:?}");
+    }
+}
+
+/// A caller that nobody reads any more ends the call, and with it the service.
+#[test]
+fn a_caller_without_a_reader_ends_an_endless_service() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let [client, service] = link(kind, dir.path(), 4096);
+        let c = local(Role::Client, client.1);
+        let mut s = local(Role::Service, service.1);
+        let running = [start(client.0, c.call), start(service.0, s.call)];
+        drop(c.out);
+        let mut endless = s.feed.take().unwrap();
+        while endless.write_all(&[b'y'; 4096]).is_ok() {}
+        let [client, service] = running.map(|t| t.join().unwrap());
+        assert!(client.unread && client.lost.is_none() && client.failed.is_none(), "{kind:?} {client:?}");
+        assert!(service.lost.is_some(), "{kind:?} {service:?}");
     }
 }
 

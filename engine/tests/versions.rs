@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use engine::datalink;
-use engine::pump::{Call, Outcome, run};
+use engine::pump::{Call, NoStreams, Outcome, report, run};
 use ring::{Channel, Kind, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::header::{HEADER_LEN, Header, ty};
@@ -205,6 +205,57 @@ fn a_socket_service_ends_its_error_output_first() {
     drop(service);
     assert_eq!(raw.until_the_end(), (vec![0], 0));
     assert!(running.join().unwrap().lost.is_none());
+}
+
+/// Even if all that the caller has to say is there already.
+#[test]
+fn it_does_so_before_it_hears_anything() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let [(peer, _), (channel, version)] = link(kind, dir.path(), LATEST);
+        let mut raw = Raw { channel: peer, bytes: Vec::new() };
+        raw.say(ty::DATA_STDIN, b"word");
+        raw.say(ty::DATA_STDIN, b"");
+        let (_service, theirs) = UnixStream::pair().unwrap();
+        let call = Call {
+            stdin: Some(theirs.try_clone().unwrap().into()),
+            stdout: Some(theirs.into()),
+            exit_on_client_eof: true,
+            ..Call::new(Role::Service, version)
+        };
+        let running = start(channel, call);
+        let said: Vec<_> = std::iter::from_fn(|| raw.next()).map(|(ty, _)| ty).collect();
+        assert_eq!(said, [ty::DATA_STDERR, ty::DATA_STDOUT, ty::DATA_EXIT_CODE], "{kind:?}");
+        assert!(running.join().unwrap().lost.is_none());
+    }
+}
+
+/// What could not be started: the order of its ends, and a caller who has not heard of it yet.
+#[test]
+fn a_failed_start_ends_in_the_order_of_its_place_and_takes_late_words() {
+    let (out, err, code) = (ty::DATA_STDOUT, ty::DATA_STDERR, ty::DATA_EXIT_CODE);
+    for (why, order) in [
+        (NoStreams::FailedInVm, &[out, err, code][..]),
+        (NoStreams::FailedInDom0, &[err, out, code]),
+        (NoStreams::LeftAlone, &[code]),
+    ] {
+        for kind in KINDS {
+            let dir = tempfile::tempdir().unwrap();
+            let [(peer, _), (channel, version)] = link(kind, dir.path(), LATEST);
+            let mut raw = Raw { channel: peer, bytes: Vec::new() };
+            let reported = thread::spawn(move || report(channel, version, 125, why));
+            let said: Vec<_> = order.iter().map(|_| raw.next().unwrap()).collect();
+            assert_eq!(said.iter().map(|(ty, _)| *ty).collect::<Vec<_>>(), order, "{kind:?}");
+            assert_eq!(said.last().unwrap().1, 125_i32.to_le_bytes());
+            if why != NoStreams::LeftAlone {
+                // `say` fails if the other side has closed.
+                raw.say(ty::DATA_STDIN, b"what it was called for");
+                raw.say(ty::DATA_STDIN, b"");
+            }
+            assert_eq!(raw.next(), None);
+            reported.join().unwrap().unwrap();
+        }
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct ServiceCall {
     pub source: Target,
     /// What the caller asked for before policy decided; told in dom0 only.
     pub requested: Option<Requested>,
+    /// The words behind `QUBESRPC `, as they were received.
+    words: String,
 }
 
 /// The target as the caller asked for it.
@@ -156,7 +158,7 @@ impl Command {
             CommandKind::Service(call) => {
                 line.extend_from_slice(SERVICE);
                 line.push(b' ');
-                line.extend(call.descriptor());
+                line.extend_from_slice(call.descriptor().as_bytes());
             }
         }
         line
@@ -164,6 +166,17 @@ impl Command {
 }
 
 impl ServiceCall {
+    /// A call in the words of a daemon, whose job it is to add the `+` of a service without argument.
+    pub fn new(service: ServiceName, source: Target, requested: Option<Requested>) -> Self {
+        let mut words = service.with_plus().into_owned();
+        let target = requested.iter().flat_map(|r| [r.type_word(), r.target().as_str()]);
+        for word in core::iter::once(source.as_str()).chain(target) {
+            words.push(' ');
+            words.push_str(word);
+        }
+        Self { service, source, requested, words }
+    }
+
     /// Reads ` service+arg source[ type target]`, the part behind `QUBESRPC`. The blank in front and the
     /// one behind the service are exactly one; further on any number of them separates words.
     fn parse_words(words: &[u8]) -> Result<Self, CommandError> {
@@ -174,28 +187,22 @@ impl ServiceCall {
         if rest.starts_with(' ') {
             return Err(CommandError::Words);
         }
-        let mut words = rest.split(' ').filter(|word| !word.is_empty());
-        let source = words.next().ok_or(CommandError::Words)?;
+        let mut rest = rest.split(' ').filter(|word| !word.is_empty());
+        let source = rest.next().ok_or(CommandError::Words)?;
         let source = Target::new(source).map_err(CommandError::Source)?;
-        let requested = match (words.next(), words.next(), words.next()) {
+        let requested = match (rest.next(), rest.next(), rest.next()) {
             (None, ..) => None,
             (Some("name"), Some(target), None) => Some(Requested::Name(requested(target)?)),
             (Some("keyword"), Some(target), None) => Some(Requested::Keyword(requested(target)?)),
             _ => return Err(CommandError::Words),
         };
-        Ok(Self { service, source, requested })
+        Ok(Self { service, source, requested, words: String::from(text) })
     }
 
-    /// `service+arg source[ type target]`: what stands behind `QUBESRPC ` and what a socket service
-    /// gets first, there with a NUL behind it. A service without argument shows its `+`.
-    pub fn descriptor(&self) -> Vec<u8> {
-        let mut line = self.service.with_plus().into_owned().into_bytes();
-        let requested = self.requested.iter().flat_map(|r| [r.type_word(), r.target().as_str()]);
-        for word in core::iter::once(self.source.as_str()).chain(requested) {
-            line.push(b' ');
-            line.extend_from_slice(word.as_bytes());
-        }
-        line
+    /// What stands behind `QUBESRPC `, every byte of it, and what a socket service gets first, there with a NUL
+    /// behind it.
+    pub fn descriptor(&self) -> &str {
+        &self.words
     }
 }
 

@@ -15,14 +15,14 @@ use super::request::Request;
 /// `WouldBlock` at once.
 ///
 /// Whoever listens must be root or the user that the call is for: the folder of the sockets may be open to others, and
-/// a call would be theirs then. An `embedded` agent trusts whoever runs as itself.
+/// a call would be theirs then. For a user who `is_own`, in an embedded installation, that is whoever runs as we do.
 ///
 /// # Errors
 /// There is no fork server, it is somebody else's, or it does not take the request: run the call without it.
 pub(crate) fn hand_over(
     pattern: &OsStr,
     user: &str,
-    embedded: bool,
+    is_own: bool,
     request: &Request,
     wait: Option<Duration>,
 ) -> io::Result<OwnedFd> {
@@ -33,7 +33,7 @@ pub(crate) fn hand_over(
     };
     let peer = ring::unix::peer_uid(&socket)?;
     let account = || Account::by_name(user).map(|account| account.uid.as_raw());
-    let own = embedded.then(|| rustix::process::geteuid().as_raw());
+    let own = is_own.then(|| rustix::process::geteuid().as_raw());
     if !may_serve(peer, account, own) {
         let why = format!("it belongs to the user with the number {peer}");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));

@@ -222,9 +222,15 @@ impl Agent {
     /// Hands a call over to the user's fork server, for which it may wait so long.
     fn hand_over(&self, job: &Job, wait: Option<Duration>) -> Handed {
         let Some(pattern) = self.fork_server.as_deref() else { return Handed::Not };
-        let Some((user, command)) = job.for_fork_server() else { return Handed::Not };
+        let of_one = !fork_server::is_per_user(pattern);
+        let Some((user, command)) = job.for_fork_server(of_one) else { return Handed::Not };
+        // In an embedded installation ours is nobody's but our own.
+        let is_own = match self.services.users.account(Some(user)) {
+            Ok(account) => self.services.embedded && account.is_none(),
+            Err(_) => return Handed::Not,
+        };
         let request = Request { just: job.just, endpoint: job.endpoint, command };
-        match fork_server::hand_over(pattern, user, self.services.embedded, &request, wait) {
+        match fork_server::hand_over(pattern, user, is_own, &request, wait) {
             Ok(socket) => Handed::Over(socket),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock if wait.is_none() => Handed::Busy,

@@ -14,18 +14,23 @@ fn socket(lab: &Lab) -> String {
 }
 
 fn lab() -> Lab {
+    lab_with("session.%s")
+}
+
+/// With fork servers at this path.
+fn lab_with(pattern: &'static str) -> Lab {
     let lab = Lab::start_with(|dir| {
         let mut option = std::ffi::OsString::from("--fork-server-socket=");
-        option.push(dir.join("session.%s"));
+        option.push(dir.join(pattern));
         vec![option]
     });
     lab.service("test.Where", "echo ${SESSION-none} $QREXEC_REMOTE_DOMAIN $1; echo note >&2; exit 4");
     lab
 }
 
-fn server(lab: &Lab) -> Command {
+fn server(lab: &Lab, socket: &str) -> Command {
     let mut command = lab.fork_server();
-    command.arg(lab.path(&socket(lab))).env("SESSION", "mine").env("QREXEC_REMOTE_DOMAIN", "forged");
+    command.arg(lab.path(socket)).env("SESSION", "mine").env("QREXEC_REMOTE_DOMAIN", "forged");
     command
 }
 
@@ -34,8 +39,12 @@ struct Foreground(Child);
 
 impl Foreground {
     fn start(lab: &Lab) -> Self {
-        let child = server(lab).arg("--foreground").spawn().expect("fork server");
-        lab.wait_for(&socket(lab), true);
+        Self::start_at(lab, &socket(lab))
+    }
+
+    fn start_at(lab: &Lab, socket: &str) -> Self {
+        let child = server(lab, socket).arg("--foreground").spawn().expect("fork server");
+        lab.wait_for(socket, true);
         Self(child)
     }
 }
@@ -70,6 +79,24 @@ pub(crate) fn calls_run_in_the_session() {
     assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("none work a"));
 }
 
+/// A path without the user's name is that of one user, whoever it is.
+pub(crate) fn a_forced_user_gets_a_session_of_his_own() {
+    for (pattern, session) in [("session", "none"), ("session.%s", "mine")] {
+        let lab = lab_with(pattern);
+        let mut daemon = lab.daemon();
+        let _server = Foreground::start_at(&lab, &pattern.replace("%s", &lab.user));
+        let mut where_is_it = || {
+            let answer = lab.call(&mut daemon, 513, "QUBESRPC test.Where+a work", "");
+            daemon.expect_end(513);
+            answer.out
+        };
+        assert_eq!(where_is_it(), "mine work a\n");
+        let config = format!("force-user='{}'\n", lab.user);
+        std::fs::write(lab.path("config").join("test.Where"), config).expect("write");
+        assert_eq!(where_is_it(), format!("{session} work a\n"), "{pattern}");
+    }
+}
+
 pub(crate) fn it_ends_and_calls_go_on() {
     let lab = lab();
     lab.service(
@@ -78,7 +105,7 @@ pub(crate) fn it_ends_and_calls_go_on() {
     );
     let mut daemon = lab.daemon();
     // It listens before the one who started it goes on.
-    assert_eq!(server(&lab).status().expect("fork server").code(), Some(0));
+    assert_eq!(server(&lab, &socket(&lab)).status().expect("fork server").code(), Some(0));
     assert!(lab.path(&socket(&lab)).exists());
     let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Server+ work");
     let pid = running.hear().trim().parse().ok().and_then(Pid::from_raw).expect("a process id");

@@ -46,7 +46,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     let outcome = pump::run(
         channel,
         Call {
-            stdin: sink,
+            stdin: sink.flatten(),
             stdout: source,
             stderr: Some(stderr),
             child,

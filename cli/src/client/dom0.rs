@@ -2,15 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process;
 
 use engine::datalink;
-use engine::exec::{Environment, ExecError, Executable, Image, Prepared, Services, Stderr, Users};
-use engine::pump::{self, Call};
+use engine::exec::{ExecError, Executable, Image, Prepared, Services, Stderr, Users};
+use engine::pump::{self, Call, NoStreams};
 use ring::Transport;
-use wire::command::{Command, CommandKind, ServiceCall};
+use wire::command::{Command, CommandKind};
 use wire::control::Endpoint;
 use wire::header::ty;
 use wire::names::{DomainId, Port};
@@ -61,9 +58,10 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
         return services.start_detached(&prepared, None, None).map(|()| 0).map_err(failure);
     }
     match prepared {
-        Prepared::Executable(Executable { image, call, .. }) => {
-            Err(become_service(&services, &image, call.as_ref()))
+        Prepared::Executable(Executable { image: Image::Shell(_), .. }) => {
+            Err(Failure::trouble("dom0 runs services only"))
         }
+        Prepared::Executable(service) => Err(failure(services.replace(&service))),
         Prepared::Socket(path, _) => Err(no_socket(&path.display())),
         Prepared::Tcp(address, _) => Err(no_socket(&address)),
     }
@@ -71,31 +69,6 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
 
 fn no_socket(to: &dyn std::fmt::Display) -> Failure {
     Failure::trouble(format!("{to}: a caller in dom0 cannot be connected to a socket, only to programs"))
-}
-
-/// Returns only if it failed.
-fn become_service(services: &Services, image: &Image, call: Option<&ServiceCall>) -> Failure {
-    let mut environment = Environment::inherited(services.embedded);
-    if let Some(call) = call {
-        environment.describe(call);
-    }
-    let argument = call.and_then(|call| call.service.argument()).filter(|argument| !argument.is_empty());
-    let replace = |file: &Path, script: Option<&Path>| {
-        process::Command::new(file).args(script).args(argument).env_clear().envs(environment.iter()).exec()
-    };
-    let shell = Path::new("/bin/sh");
-    let (file, error) = match image {
-        Image::Program(path) => match replace(path, None) {
-            // Executable, but neither a binary nor with a first line that names its interpreter.
-            error if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-                (path.as_path(), replace(shell, Some(path)))
-            }
-            error => (path.as_path(), error),
-        },
-        Image::Text(path) => (path.as_path(), replace(shell, Some(path))),
-        Image::Shell(_) => return Failure::trouble("dom0 runs services only"),
-    };
-    failure(ExecError::Spawn { file: file.to_owned(), source: error })
 }
 
 /// What runs for a request that waits in a qube.
@@ -152,11 +125,11 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
-            let _ = pump::report(channel, version, failure.status, false);
+            let _ = pump::report(channel, version, failure.status, NoStreams::FailedInDom0);
             return Err(failure);
         }
     };
-    call.stdin = Some(streams.sink);
+    call.stdin = streams.sink;
     call.stdout = Some(streams.source);
     call.child = child;
     call.prefix.clone_from(&plan.prefix);

@@ -88,7 +88,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     let outcome = pump::run(
         channel,
         Call {
-            stdin: Some(streams.sink),
+            stdin: streams.sink,
             stdout: Some(streams.source),
             stderr: Some(stderr),
             child,

@@ -406,7 +406,7 @@ impl Core {
         let service = allow.service.as_ref().unwrap_or(&asked);
         let service = ServiceName::new(&service.with_plus()).unwrap_or_else(|_| service.clone());
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));
-        Some(ServiceCall { service, source, requested })
+        Some(ServiceCall::new(service, source, requested))
     }
 
     fn target_hello(&mut self, now: Now, id: CallId, frame: &Frame) -> Result<(), PeerError> {

@@ -31,6 +31,9 @@ pub struct ServiceConfig {
     /// `splice`: ring pages are lent to the service's stdin, a pipe then, instead of copied. Only for a program that
     /// copies what it reads; one that passes pages on to another pipe would see them change.
     pub splice: bool,
+    /// `pipes`: the service's stdin and stdout are pipes, which it can open by name, `/dev/stdin` and `/dev/stdout`.
+    /// Sockets cannot be opened, but only one of them can carry both directions, for which a service may ask.
+    pub pipes: bool,
     /// `force-user`: run as this user, whatever the caller's side said.
     pub force_user: Option<String>,
 }
@@ -122,7 +125,8 @@ impl ServiceConfig {
     /// Whether a fork server may run such a service: it does not know these settings.
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {
-        !self.skip_service_descriptor && !self.exit_on_client_eof && !self.exit_on_service_eof && !self.splice
+        let for_sockets = self.skip_service_descriptor || self.exit_on_client_eof || self.exit_on_service_eof;
+        !for_sockets && !self.splice && !self.pipes
     }
 
     /// The first setting that only makes sense for sockets, if any is there.
@@ -203,6 +207,7 @@ impl ServiceConfig {
             "exit-on-client-eof" => self.exit_on_client_eof = value.bool()?,
             "exit-on-service-eof" => self.exit_on_service_eof = value.bool()?,
             "splice" => self.splice = value.bool()?,
+            "pipes" => self.pipes = value.bool()?,
             "force-user" => self.force_user = Some(value.text()?.to_owned()),
             _ => return Ok(false),
         }

@@ -8,11 +8,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::process::Gid;
+use wire::command::ServiceCall;
 
 use super::environment::{DESCRIPTION, description};
+use super::image::{check_text, is_odd};
 use super::start::{SHELL, argument, c_path};
 use super::{Account, EXIT_NOT_FOUND, Environment, Executable, Image};
-use crate::process::{Child, EXIT_TROUBLE, fork_keeping};
+use crate::process::{Child, EXIT_TROUBLE, fork_keeping, replace};
 
 /// Variables that mean the session of whoever started the agent.
 const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "MAIL"];
@@ -33,9 +35,22 @@ pub(super) fn start(
     streams: [BorrowedFd<'_>; 3],
 ) -> io::Result<Child> {
     let groups = account.groups().ok_or_else(|| io::Error::other("cannot read the user's groups"))?;
-    let command = command(account, what)?;
+    let command = match &what.image {
+        // A login shell might take it for commands.
+        Image::Program(path) if is_odd(path) => Start::Direct(what.call.clone(), words(what)?),
+        Image::Text(path) => check_text(path).and_then(|()| Ok(Start::Shell(command(account, what)?)))?,
+        _ => Start::Shell(command(account, what)?),
+    };
     let login = Login { account, groups, streams };
     fork_keeping(&streams, || login.run(command, environment))
+}
+
+/// What a new process executes.
+enum Start {
+    /// A shell, with the variables of the user's login, and through it the program.
+    Shell(Command),
+    /// The program itself, for the kernel to say whether it is one.
+    Direct(Option<ServiceCall>, Vec<CString>),
 }
 
 /// What the new process becomes.
@@ -48,16 +63,16 @@ struct Login<'a> {
 impl Login<'_> {
     /// In the new process: becomes the program.
     #[cfg(not(feature = "pam"))]
-    fn run(&self, command: Command, mut environment: Environment) -> i32 {
+    fn run(&self, start: Start, mut environment: Environment) -> i32 {
         describe_user(self.account, &mut environment);
-        self.exec(command, &environment)
+        self.exec(start, environment)
     }
 
     /// In the new process: opens a session, runs the program in another process, closes the session
     /// when that has ended.
     #[cfg(feature = "pam")]
-    fn run(&self, command: Command, mut environment: Environment) -> i32 {
-        match self.attend(command, &mut environment) {
+    fn run(&self, start: Start, environment: Environment) -> i32 {
+        match self.attend(start, environment) {
             Ok(status) => status,
             Err(error) => {
                 tracing::error!("no session for user {}: {error}", self.account.name);
@@ -67,7 +82,7 @@ impl Login<'_> {
     }
 
     #[cfg(feature = "pam")]
-    fn attend(&self, command: Command, environment: &mut Environment) -> io::Result<i32> {
+    fn attend(&self, start: Start, mut environment: Environment) -> io::Result<i32> {
         use std::os::fd::{AsFd, OwnedFd};
         // Copies that this process can close: the call would else wait for the end of its streams
         // until the session is closed. PAM's modules open what they need after that.
@@ -81,11 +96,11 @@ impl Login<'_> {
         for (name, value) in session.environment() {
             environment.set(name, value);
         }
-        describe_user(self.account, environment);
+        describe_user(self.account, &mut environment);
         let child = {
             let streams = streams.each_ref().map(AsFd::as_fd);
             let login = Login { account: self.account, groups: self.groups.clone(), streams };
-            fork_keeping(&streams, || login.exec(command, environment))
+            fork_keeping(&streams, || login.exec(start, environment))
         };
         drop(streams);
         let status = child.and_then(|mut child| child.wait());
@@ -93,14 +108,42 @@ impl Login<'_> {
         status
     }
 
-    fn exec(&self, mut command: Command, environment: &Environment) -> i32 {
-        command.env_clear().envs(environment.iter());
-        let error = match enter(self.account, &self.groups, self.streams) {
-            Ok(()) => command.exec(),
-            Err(error) => error,
-        };
+    fn exec(&self, start: Start, environment: Environment) -> i32 {
+        let error = self.become_program(start, environment);
         tracing::error!("cannot start a program for user {}: {error}", self.account.name);
         if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_TROUBLE }
+    }
+}
+
+impl Login<'_> {
+    /// Returns only if it failed, and then with the error output that was there before: what we have to say is not for
+    /// the caller.
+    fn become_program(&self, start: Start, environment: Environment) -> io::Error {
+        let log = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3) {
+            Ok(log) => log,
+            Err(error) => return error.into(),
+        };
+        let error = match enter(self.account, &self.groups, self.streams) {
+            Ok(()) => start.exec(environment),
+            Err(error) => error,
+        };
+        let _ = rustix::stdio::dup2_stderr(&log);
+        error
+    }
+}
+
+impl Start {
+    fn exec(self, mut environment: Environment) -> io::Error {
+        match self {
+            Self::Shell(mut command) => command.env_clear().envs(environment.iter()).exec(),
+            Self::Direct(call, words) => {
+                if let Some(call) = &call {
+                    environment.describe(call);
+                }
+                let file = words.first().cloned().unwrap_or_default();
+                replace(&file, &words, &environment.to_strings())
+            }
+        }
     }
 }
 
@@ -121,7 +164,6 @@ fn enter(account: &Account, groups: &[Gid], streams: [BorrowedFd<'_>; 3]) -> io:
     let [stdin, stdout, stderr] = streams;
     rustix::stdio::dup2_stdin(stdin)?;
     rustix::stdio::dup2_stdout(stdout)?;
-    rustix::stdio::dup2_stderr(stderr)?;
     rustix::process::setsid()?;
     // This process has one thread, so what is set for the thread is set for the process.
     rustix::thread::set_thread_groups(groups)?;
@@ -130,7 +172,8 @@ fn enter(account: &Account, groups: &[Gid], streams: [BorrowedFd<'_>; 3]) -> io:
     if let Err(error) = rustix::process::chdir(&account.home) {
         tracing::warn!("{}: {error}", account.home.display());
     }
-    Ok(())
+    // Last: what is said before is not for the caller.
+    Ok(rustix::stdio::dup2_stderr(stderr)?)
 }
 
 fn command(account: &Account, what: &Executable) -> io::Result<Command> {

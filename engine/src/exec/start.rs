@@ -14,6 +14,7 @@ use rustix::net::SendFlags;
 use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
 
+use super::image::by_shell;
 use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
 use crate::process::{self, Child, Program};
 
@@ -39,7 +40,7 @@ pub enum Stderr {
 /// A running command or service, seen from our side.
 #[derive(Debug)]
 pub struct Started {
-    /// Takes what the caller sends. One end of a socket pair, unless `splice` is set; for a socket service it
+    /// Takes what the caller sends. One end of a socket pair, unless `one_socket` is not set; for a socket service it
     /// is the same connection as `stdout`, so that the end of the data needs a `shutdown(2)`.
     pub stdin: OwnedFd,
     /// Gives what the caller gets.
@@ -48,8 +49,10 @@ pub struct Started {
     pub stderr: Option<OwnedFd>,
     /// The process; socket services have none and end with code 0.
     pub child: Option<Child>,
-    /// `stdin` is a pipe after all, to which ring pages may be lent.
+    /// `stdin` is a pipe, to which ring pages may be lent.
     pub splice: bool,
+    /// The process may ask for `stdin` to carry both directions, which a pipe cannot.
+    pub one_socket: bool,
     /// The call ends as soon as the caller sends no more.
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
@@ -67,21 +70,30 @@ impl Services {
             Prepared::Socket(path, options) => return connected(unix(path, options)?, options),
             Prepared::Tcp(address, options) => return connected(tcp(*address, options)?, options),
         };
-        let (stdin, their_stdin) = if executable.splice { pipe()? } else { pair()? };
-        let (stdout, their_stdout) = pair()?;
+        let (splice, pipes) = (executable.splice, executable.pipes);
+        let (stdin, their_stdin) = if splice || pipes { pipe()? } else { pair()? };
+        let (their_stdout, stdout) = if pipes { pipe()? } else { pair()? };
         let errors = match stderr {
             Stderr::Piped => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?),
             Stderr::Ours => None,
         };
         let ours = rustix::stdio::stderr();
         let their_stderr = errors.as_ref().map_or(ours, |(_, theirs)| theirs.as_fd());
+        if let Some(account) = self.users.account(user)? {
+            // A pipe can be opened by its owner only.
+            let theirs = errors.as_ref().map(|(_, theirs)| theirs);
+            for stream in [&their_stdin, &their_stdout].into_iter().chain(theirs) {
+                rustix::fs::fchown(stream, Some(account.uid), Some(account.gid)).map_err(streams)?;
+            }
+        }
         let child = self.run(executable, user, [their_stdin.as_fd(), their_stdout.as_fd(), their_stderr])?;
         Ok(Started {
             stdin,
             stdout,
             stderr: errors.map(|(ours, _)| ours),
             child: Some(child),
-            splice: executable.splice,
+            splice,
+            one_socket: !splice && !pipes,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
         })
@@ -127,6 +139,21 @@ impl Services {
         }
     }
 
+    /// Becomes the program, on our own streams: `QREXEC_AGENT_PID` stays what it was. Returns only if that failed.
+    pub fn replace(&self, what: &Executable) -> ExecError {
+        let mut environment = Environment::inherited(self.embedded);
+        if let Some(call) = &what.call {
+            environment.describe(call);
+        }
+        let env = environment.to_strings();
+        let result = by_kernel_or_shell(what, self.users.shell(), |args| {
+            let file = args.first().cloned().unwrap_or_default();
+            Err::<(), _>(process::replace(&file, &args, &env))
+        });
+        let source = result.err().unwrap_or_else(|| Errno::NOEXEC.into());
+        ExecError::Spawn { file: what.image.path().unwrap_or(self.users.shell()).to_owned(), source }
+    }
+
     fn run(
         &self,
         what: &Executable,
@@ -168,19 +195,27 @@ fn spawn(
     env: &[CString],
     streams: [BorrowedFd<'_>; 3],
 ) -> io::Result<Child> {
-    let argument = argument(what)?;
-    let start = |args: Vec<CString>| {
+    by_kernel_or_shell(what, shell, |args| {
         let file = args.first().cloned().unwrap_or_default();
         process::spawn(&Program { file: &file, args: &args, env, streams })
-    };
-    let text =
-        |path: &Path| Ok::<_, io::Error>([vec![SHELL.to_owned(), c_path(path)?], argument.clone()].concat());
+    })
+}
+
+/// Has `start` execute a program as it is, a text by [`SHELL`], a command by `shell`.
+fn by_kernel_or_shell<T>(
+    what: &Executable,
+    shell: &Path,
+    mut start: impl FnMut(Vec<CString>) -> io::Result<T>,
+) -> io::Result<T> {
+    let argument = argument(what)?;
     match &what.image {
         Image::Shell(command) => start(vec![c_path(shell)?, c"-c".to_owned(), command.clone()]),
-        Image::Text(path) => start(text(path)?),
+        Image::Text(path) => start([by_shell(path)?, argument].concat()),
         Image::Program(path) => match start([vec![c_path(path)?], argument.clone()].concat()) {
-            // Executable, but neither a binary nor with a first line that names its interpreter.
-            Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => start(text(path)?),
+            // Executable, but with no first line that names its interpreter: a text for the shell, or no program of ours.
+            Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+                start([by_shell(path)?, argument].concat())
+            }
             other => other,
         },
     }
@@ -248,6 +283,7 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
         stderr: None,
         child: None,
         splice: false,
+        one_socket: false,
         exit_on_client_eof: options.exit_on_client_eof,
         exit_on_service_eof: options.exit_on_service_eof,
     })

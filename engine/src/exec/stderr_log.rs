@@ -22,6 +22,10 @@ pub fn stderr_is_journal() -> bool {
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
+/// Longest name in the journal: at a longer line of a stream's header it closes the stream, and a service that writes
+/// there is ended by `SIGPIPE`.
+const MAX_TAG: usize = 254;
+
 /// The log that keeps the error output of one service, line by line. No process is started for it.
 #[derive(Debug, Clone)]
 pub struct StderrLog {
@@ -36,7 +40,9 @@ impl StderrLog {
     /// `embedded` installation only writes into the journal of the system around it if its own log is there.
     #[must_use]
     pub fn new(call: &ServiceCall, embedded: bool) -> Self {
-        let tag = format!("{}-{}", call.service.with_plus(), call.source);
+        let mut tag = format!("{}-{}", call.service.with_plus(), call.source);
+        let end = (0..=MAX_TAG).rev().find(|end| tag.is_char_boundary(*end)).unwrap_or_default();
+        tag.truncate(end);
         Self { tag, journal: !embedded || stderr_is_journal() }
     }
 
@@ -76,6 +82,18 @@ mod tests {
     use wire::command::{Command, CommandKind};
 
     use super::*;
+
+    #[test]
+    fn a_name_fits_a_line_of_the_journal() {
+        for length in [1, 253, 254, 255, 3000] {
+            let line = format!("QUBESRPC s+{} work", "x".repeat(length));
+            let command = Command::parse_without_user(line.as_bytes()).expect("a call");
+            let CommandKind::Service(call) = command.kind else { unreachable!() };
+            let tag = StderrLog::new(&call, false).tag;
+            assert_eq!(tag.len(), (length + 7).min(254));
+            assert!(tag.starts_with("s+x"));
+        }
+    }
 
     #[test]
     fn there_is_always_a_log() {

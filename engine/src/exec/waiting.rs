@@ -46,7 +46,7 @@ impl Services {
     pub fn begin_session_wait(&self, user: &str, source: &Target) -> Result<SessionWait, ExecError> {
         let service = ServiceName::sanitize(SERVICE.as_bytes())
             .map_err(|error| ExecError::Command(CommandError::Service(error)))?;
-        let call = ServiceCall { service, source: source.clone(), requested: None };
+        let call = ServiceCall::new(service, source.clone(), None);
         let services = Self { users: Users::Any, ..self.clone() };
         let prepared = services.prepare(&CommandKind::Service(call), &ServiceConfig::default())?;
         let started = services.start(&prepared, None, Stderr::Ours)?;

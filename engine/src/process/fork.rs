@@ -113,6 +113,21 @@ fn reset_signals() {
     super::signals::unblock_all();
 }
 
+/// Gives every signal its default effect and blocks none, for a program that this process is about to become.
+pub(super) fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: `SIG_DFL` is a valid disposition and no handler is installed; a number that cannot be set is refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    super::signals::unblock_all();
+}
+
+/// Undoes for `SIGPIPE` what [`default_signals`] did: no line that nobody takes ends this process.
+pub(super) fn ignore_broken_pipes() {
+    // SAFETY: a valid signal and a valid disposition; no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Closes every descriptor from 3 upward that is not in `kept` (sorted).
 fn close_all_but(kept: &[u32]) -> io::Result<()> {
     let mut from = FIRST_FD;

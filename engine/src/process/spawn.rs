@@ -61,6 +61,20 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     }
 }
 
+/// Becomes another program, with default signals, none blocked. Unlike `execvp(3)` it never tries a shell.
+///
+/// Returns only if that failed.
+pub fn replace(file: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let (args, env) = (pointers(args), pointers(env));
+    let _ = super::fork::close_all_on_exec();
+    super::fork::default_signals();
+    // SAFETY: `file` is NUL-terminated; both arrays end with a null pointer and their strings outlive the call.
+    unsafe { libc::execve(file.as_ptr(), args.as_ptr().cast(), env.as_ptr().cast()) };
+    let error = io::Error::last_os_error();
+    super::fork::ignore_broken_pipes();
+    error
+}
+
 /// The array that exec wants; it borrows the strings, which must live as long as it is used.
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings.iter().map(|string| string.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()

@@ -54,6 +54,8 @@ pub(super) trait Driver {
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results;
     /// Sleeps until something is ready, or `limit` has passed: then nothing is.
     fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready>;
+    /// Holds on to no descriptor of a place that is not open any more.
+    fn let_go(&mut self, _open: &[bool; PLACES]) {}
     /// What of these is ready now.
     fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready>;
     /// System calls made so far.
@@ -74,7 +76,7 @@ impl Transfer<'_> {
 }
 
 /// Limits here are a second or so: they fit any representation.
-fn timespec(limit: Duration) -> Timespec {
+pub(super) fn timespec(limit: Duration) -> Timespec {
     Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() }
 }
 

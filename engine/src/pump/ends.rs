@@ -15,6 +15,8 @@ pub(super) struct Source {
     fd: Option<LocalFd>,
     /// Poll said so, or nothing has said otherwise yet.
     ready: bool,
+    /// There is input, but for whoever is in front of the terminal: it is looked at again after a while.
+    for_others: bool,
     shut: bool,
 }
 
@@ -22,8 +24,8 @@ impl Source {
     /// `None` is a source that has already ended.
     pub(super) fn new(fd: Option<OwnedFd>, shut: bool) -> io::Result<Source> {
         let fd = fd.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
-        let ready = fd.as_ref().is_some_and(LocalFd::may_try);
-        Ok(Source { fd, ready, shut })
+        let ready = fd.as_ref().is_some_and(LocalFd::may_try_reading);
+        Ok(Source { fd, ready, for_others: false, shut })
     }
 
     /// The descriptor, if a read is worth trying.
@@ -36,12 +38,24 @@ impl Source {
     }
 
     pub(super) fn set_ready(&mut self, ready: bool) {
-        self.ready = ready;
+        self.for_others = ready && self.fd.as_ref().is_some_and(LocalFd::is_in_background);
+        self.ready = ready && !self.for_others;
+    }
+
+    /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
+    pub(super) fn is_for_others(&self) -> bool {
+        self.for_others
+    }
+
+    /// Has the next sleep wait for input again.
+    pub(super) fn look_again(&mut self) {
+        self.for_others = false;
     }
 
     /// After a successful read of fewer bytes than asked for (`short`), or of as many.
     pub(super) fn after_read(&mut self, short: bool) {
-        self.ready = self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try()));
+        self.ready =
+            self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try_reading()));
     }
 
     /// Appends what can be read without waiting to `bytes`, up to about `limit`.
@@ -49,7 +63,7 @@ impl Source {
         let mut buffer = [0u8; 4096];
         while bytes.len() < limit
             && let Some(Ok(n @ 1..)) =
-                self.fd.as_ref().filter(|fd| fd.may_try()).map(|fd| fd.read(&mut buffer))
+                self.fd.as_ref().filter(|fd| fd.may_try_reading()).map(|fd| fd.read(&mut buffer))
         {
             bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
         }
@@ -57,7 +71,7 @@ impl Source {
 
     /// The descriptor to sleep on.
     pub(super) fn pollable(&self) -> Option<&LocalFd> {
-        self.fd.as_ref().filter(|fd| !fd.is_always_ready())
+        self.fd.as_ref().filter(|fd| !fd.is_always_ready() && !self.for_others)
     }
 
     pub(super) fn close(&mut self) {
@@ -82,6 +96,8 @@ pub(super) struct Sink {
     spilt: usize,
     /// The stream has ended; close once the spill is written.
     ending: bool,
+    /// Its reader went away.
+    gone: bool,
     /// A pipe that takes ring pages instead of copies.
     lends: bool,
     /// The same pipe after it was closed: what its reader has not taken yet is still lent.
@@ -91,9 +107,9 @@ pub(super) struct Sink {
 impl Sink {
     /// `None` is a sink that nobody reads: what arrives for it is discarded.
     pub(super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
-        let fd = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
-            Err(error) if is_gone(&error) => None,
-            other => other?,
+        let (fd, gone) = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
+            Err(error) if is_gone(&error) => (None, true),
+            other => (other?, false),
         };
         let blocked = fd.as_ref().is_some_and(|fd| !fd.may_try());
         Ok(Sink {
@@ -104,6 +120,7 @@ impl Sink {
             spill: Vec::new(),
             spilt: 0,
             ending: false,
+            gone,
             lends: false,
             left: None,
         })
@@ -202,13 +219,24 @@ impl Sink {
         match error.kind() {
             io::ErrorKind::WouldBlock => self.blocked = true,
             io::ErrorKind::Interrupted => {}
-            _ if is_gone(&error) => self.close(),
+            _ if is_gone(&error) => self.lose_reader(),
             _ => {
                 self.close();
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Its reader went away: close, and remember why.
+    pub(super) fn lose_reader(&mut self) {
+        self.gone = true;
+        self.close();
+    }
+
+    /// Whether its reader went away before the stream had ended.
+    pub(super) fn has_lost_reader(&self) -> bool {
+        self.gone
     }
 
     /// The stream has ended: close, now or when the spill is written.

@@ -6,6 +6,7 @@
 //! drivers, poll and io_uring, differ in is only how they transfer and sleep.
 
 mod driver;
+mod ending;
 mod ends;
 mod inbound;
 mod loan;
@@ -13,6 +14,7 @@ mod one_socket;
 mod outbound;
 mod place;
 mod receive;
+mod report;
 mod send;
 mod sleep;
 mod stderr_copy;
@@ -24,11 +26,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ring::Channel;
-use wire::stream::{Outgoing, Role};
+use wire::stream::Role;
 use wire::version::Version;
 
 use crate::process::{Child, Signals};
 use driver::Driver;
+pub use ending::{EXIT_LOST, EXIT_UNREAD, Ending};
+pub use report::{NoStreams, report};
 pub use stderr_copy::StderrCopy;
 use turn::Pump;
 
@@ -39,7 +43,8 @@ pub struct Call {
     pub role: Role,
     /// What the HELLOs agreed on.
     pub version: Version,
-    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere.
+    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere, which fails a
+    /// client's call as soon as there are some.
     pub stdin: Option<OwnedFd>,
     /// What is read and sent: the service's stdout, or the caller's stdin. `None`: it has ended.
     pub stdout: Option<OwnedFd>,
@@ -89,7 +94,7 @@ impl Call {
 }
 
 /// How a call went.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The service's exit code, as the client heard it.
     pub remote: Option<i32>,
@@ -99,6 +104,8 @@ pub struct Outcome {
     pub lost: Option<String>,
     /// Why a local descriptor failed (not: was closed by its other end).
     pub failed: Option<String>,
+    /// Nobody was there any more to read what the service sent, so the call was ended.
+    pub unread: bool,
     /// Payload bytes that arrived.
     pub bytes_in: u64,
     /// Payload bytes that were sent.
@@ -197,6 +204,9 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
     let mut is_large = false;
     let mut has_rested = false;
     let mut place = place::Place::new(Instant::now());
+    if let Err(stop) = pump.begin() {
+        return pump.finish(driver, Some(stop));
+    }
     loop {
         let (moved, sleeps) = (pump.moved(), pump.sleeps);
         if place.may_be_due(moved, sleeps) && place.is_due(moved, sleeps, Instant::now()) {
@@ -250,6 +260,8 @@ enum Stop {
     Lost(String),
     /// A local descriptor failed.
     Failed(String),
+    /// Whoever read what the service sends has gone.
+    Unread,
 }
 
 impl From<ring::Error> for Stop {
@@ -268,31 +280,4 @@ impl Stop {
     fn local(what: &'static str) -> impl FnOnce(io::Error) -> Stop {
         move |error| Stop::Failed(format!("{what}: {error}"))
     }
-}
-
-/// Ends a service side that has no streams: both ends of stream unless `just_exec`, then the code.
-///
-/// For a service that could not be started (127, 125), and for `JUST_EXEC`.
-pub fn report(mut channel: Channel, version: Version, code: i32, just_exec: bool) -> Result<(), ring::Error> {
-    let mut out =
-        if just_exec { Outgoing::just_exec(version) } else { Outgoing::new(Role::Service, version) };
-    let mut message = Vec::with_capacity(32);
-    // In this order: in dom0 the C programs say it so.
-    for kind in [wire::stream::Kind::Stderr, wire::stream::Kind::Stdout] {
-        if let Ok(header) = out.eof(kind) {
-            message.extend_from_slice(&header.to_bytes());
-        }
-    }
-    if let Ok(exit) = out.exit_code(code) {
-        message.extend_from_slice(&exit);
-    }
-    let mut sent = 0;
-    while sent < message.len() || !channel.drained() {
-        sent += channel.write(&message[sent..])?;
-        channel.flush()?;
-        if (sent < message.len() || !channel.drained()) && !channel.arm(false, sent < message.len())? {
-            sleep::wait_for_link(&mut channel)?;
-        }
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 //! The receiving side of a turn: headers, ends, the exit code, and payload that must be looked at.
 
 use wire::header::HEADER_LEN;
-use wire::stream::Kind;
+use wire::stream::{Kind, Role};
 
 use super::Stop;
 use super::ends::Sink;
@@ -11,6 +11,9 @@ use super::turn::Pump;
 
 /// Bytes copied at once where bytes must be looked at: filtered or spilt.
 const BOUNCE: usize = 16 << 10;
+
+/// Most that the service of a local program may send after that has ended.
+const UNREAD: u64 = 1 << 20;
 
 /// What arrived bytes wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +84,9 @@ impl Pump {
         if !sink.is_open() {
             let n = self.inbound.took(len);
             self.outcome.bytes_in += len as u64;
+            if kind != Kind::Stderr {
+                self.unread += len as u64;
+            }
             self.release(n)?;
             return Ok(true);
         }
@@ -147,6 +153,25 @@ impl Pump {
         self.source.close();
         self.prefix.clear();
         Ok(())
+    }
+
+    /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever.
+    ///
+    /// Whoever still sends goes on as long as the service is silent. What a local program leaves unread when it ends is
+    /// its own affair, up to a limit.
+    pub(super) fn look_at_reader(&self) -> Result<(), Stop> {
+        if self.role != Role::Client || self.outcome.remote.is_some() {
+            return Ok(());
+        }
+        let sends = self.source.is_open() || !self.prefix.is_empty();
+        let is_over = match &self.child {
+            None if self.is_mute && self.unread > 0 => {
+                return Err(Stop::Failed("stdout is closed, so what the service sent is lost".into()));
+            }
+            None => self.sink.has_lost_reader() && (self.unread > 0 || !sends),
+            Some(_) => self.outcome.local.is_some() && !sends && self.unread > UNREAD,
+        };
+        if is_over { Err(Stop::Unread) } else { Ok(()) }
     }
 
     /// Done with `n` bytes of the ring.

@@ -10,12 +10,17 @@ use wire::header::HEADER_LEN;
 use wire::stream::{Kind, Role};
 
 use super::Stop;
-use super::driver::{CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, REQUEST, Ready, SINK, SOURCE, Wants};
+use super::driver::{
+    CHILD, Driver, ERR_SINK, ERR_SOURCE, LINK, PLACES, REQUEST, Ready, SINK, SOURCE, Wants, timespec,
+};
 use super::ends::{Sink, Source};
 use super::inbound::Head;
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
 use super::turn::Pump;
+
+/// How often to look whether a terminal's input is for us. Whoever is brought to the front is not told.
+const FOR_OTHERS: Duration = Duration::from_secs(1);
 
 impl Pump {
     /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
@@ -46,7 +51,13 @@ impl Pump {
             return Err(Stop::Lost("the link is gone and nothing else is left to wait for".into()));
         }
         let looked = Instant::now();
-        let ready = driver.wait(&wants, limit).map_err(Stop::local("waiting"))?;
+        let until = if self.source.is_for_others() {
+            Some(limit.unwrap_or(FOR_OTHERS).min(FOR_OTHERS))
+        } else {
+            limit
+        };
+        let ready = driver.wait(&wants, until).map_err(Stop::local("waiting"))?;
+        self.source.look_again();
         self.patience.slept(looks, looked - began, looked.elapsed());
         self.woken(&ready)?;
         Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
@@ -181,7 +192,7 @@ impl Pump {
         }
         for (sink, place) in [(&mut self.sink, SINK), (&mut self.err_sink, ERR_SINK)] {
             if ready[place].intersects(gone) {
-                sink.close();
+                sink.lose_reader();
             } else if ready[place].contains(PollFlags::OUT) {
                 sink.set_blocked(false);
             }
@@ -194,10 +205,12 @@ impl Pump {
     }
 }
 
-/// Sleeps until the link's descriptor is ready, and takes the wake-up.
-pub(super) fn wait_for_link(channel: &mut Channel) -> Result<(), ring::Error> {
+/// Sleeps until the link's descriptor is ready, or `limit` has passed, and takes the wake-up.
+pub(super) fn wait_for_link(channel: &mut Channel, limit: Option<Duration>) -> Result<(), ring::Error> {
     let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
-    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], None) {
+    let limit = limit.map(timespec);
+    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], limit.as_ref()) {
+        Ok(0) => Ok(()),
         Ok(_) => channel.on_ready(),
         Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(ring::Error::io("waiting for the link")(error.into())),

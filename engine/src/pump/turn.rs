@@ -6,7 +6,7 @@ use std::io;
 use ring::{Channel, Patience, Spans};
 use wire::stream::{Kind, Outgoing, Role};
 
-use super::driver::{Driver, Transfer};
+use super::driver::{Driver, ERR_SINK, ERR_SOURCE, PLACES, SINK, SOURCE, Transfer};
 use super::ends::{Sink, Source, same_file};
 use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
@@ -50,6 +50,10 @@ pub(super) struct Pump {
     /// The peer takes nothing any more.
     pub(super) cut: bool,
     pub(super) outcome: Outcome,
+    /// Payload that arrived when nobody was there to take it, stderr aside.
+    pub(super) unread: u64,
+    /// There never was anybody to take payload.
+    pub(super) is_mute: bool,
     pub(super) sleeps: u64,
     pub(super) patience: Patience,
     /// stderr was read last: stdout comes first now.
@@ -68,6 +72,7 @@ impl Pump {
         // A caller's own sockets are shared with its shell: they are closed, not shut down.
         let shut = service || call.child.is_some() || one_socket;
         let (err_in, err_out) = if service { (call.stderr, None) } else { (None, call.stderr) };
+        let is_mute = call.stdin.is_none();
         let request = OneSocket::new(call.single_socket, call.stdin.as_ref())?;
         let mut sink = Sink::new(call.stdin, shut, call.filter_stdout)?;
         if let Some(pipe) = channel.lendable().and_then(loan::pipe_size).filter(|_| call.splice) {
@@ -91,6 +96,8 @@ impl Pump {
             loans: Loans::default(),
             cut: false,
             outcome: Outcome::default(),
+            unread: 0,
+            is_mute,
             sleeps: 0,
             patience: Patience::new(channel.is_far()),
             err_was_read: false,
@@ -149,7 +156,11 @@ impl Pump {
         moved |= self.take_headers()?;
         moved |= self.transfer(driver)?;
         moved |= self.inbound_rest()?;
+        self.look_at_reader()?;
+        // Whoever is at the other end of what has closed must see that before the peer hears of an end.
+        self.let_go(driver);
         moved |= self.outbound_rest()?;
+        self.let_go(driver);
         if self.is_done() {
             // A service's last word must leave this process; a client has heard it and owes nothing.
             let said = self.role == Role::Client || self.cut || self.channel.drained();
@@ -159,6 +170,24 @@ impl Pump {
             self.on_link_closed()?;
         }
         Ok(if moved { Turn::Moved } else { Turn::Idle })
+    }
+
+    /// What comes before anything that the peer says: a service without error output has ended it.
+    pub(super) fn begin(&mut self) -> Result<(), Stop> {
+        if self.role == Role::Service && !self.err_source.is_open() {
+            self.send_eof(Kind::Stderr)?;
+        }
+        Ok(())
+    }
+
+    /// Has the driver forget descriptors that are closed: an armed poll keeps a pipe open for its other end.
+    fn let_go(&self, driver: &mut dyn Driver) {
+        let mut open = [true; PLACES];
+        open[SOURCE] = self.source.is_open();
+        open[ERR_SOURCE] = self.err_source.is_open();
+        open[SINK] = self.sink.is_open();
+        open[ERR_SINK] = self.err_sink.is_open();
+        driver.let_go(&open);
     }
 
     // ---- both ways, in place ----------------------------------------------------------------
@@ -273,10 +302,11 @@ impl Pump {
     }
 
     /// Closes everything, waits for the local process (which is never killed), and reports.
-    pub(super) fn finish(mut self, driver: Box<dyn Driver>, stop: Option<Stop>) -> Outcome {
+    pub(super) fn finish(mut self, mut driver: Box<dyn Driver>, stop: Option<Stop>) -> Outcome {
         match stop {
             Some(Stop::Lost(why)) => self.outcome.lost = Some(why),
             Some(Stop::Failed(why)) => self.outcome.failed = Some(why),
+            Some(Stop::Unread) => self.outcome.unread = true,
             None => {}
         }
         let counters = self.channel.counters();
@@ -292,8 +322,9 @@ impl Pump {
         self.err_sink.close();
         self.source.close();
         self.err_source.close();
+        // A ring that is dropped lets go of them only some time later.
+        driver.let_go(&[false; PLACES]);
         drop(self.channel);
-        // Its polls hold descriptors that whoever we wait for may be waiting on.
         drop(driver);
         if let (Some(child), None) = (&mut self.child, self.outcome.local) {
             self.outcome.local = child.wait().ok();

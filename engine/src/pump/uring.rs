@@ -1,8 +1,8 @@
 #![allow(unsafe_code)] // Pushes submission queue entries, whose memory must outlive their completion.
 //! The io_uring driver: one system call for a turn's two transfers, and one to sleep on everything.
 //!
-//! Polls stay armed from one sleep to the next. An armed poll holds its open file, so
-//! one whose place is no longer wanted is removed at the next sleep, which lets the file close.
+//! Polls stay armed from one sleep to the next. An armed poll holds its open file, so that the other end of a pipe
+//! sees no end of it: one whose place has closed is removed in the same turn.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -104,11 +104,7 @@ impl Uring {
             if held.map(|a| (a.fd, a.events)) == wanted {
                 continue;
             }
-            if let Some(old) = held {
-                let remove = opcode::PollRemove::new(old.tag).build().user_data(SILENT);
-                self.push(&remove)?;
-                self.armed[place] = None;
-            }
+            self.disarm(place)?;
             if let Some((fd, events)) = wanted {
                 self.serial += 1;
                 let tag = self.serial << 3 | place as u64;
@@ -120,6 +116,28 @@ impl Uring {
                 self.armed[place] = Some(Armed { fd, events, tag });
             }
         }
+        Ok(())
+    }
+
+    /// Queues the end of the poll at this place.
+    fn disarm(&mut self, place: usize) -> io::Result<()> {
+        let Some(old) = self.armed[place] else { return Ok(()) };
+        self.push(&opcode::PollRemove::new(old.tag).build().user_data(SILENT))?;
+        self.armed[place] = None;
+        Ok(())
+    }
+
+    fn disarm_closed(&mut self, open: &[bool; PLACES]) -> io::Result<()> {
+        for (place, open) in open.iter().enumerate() {
+            if !open {
+                self.disarm(place)?;
+            }
+        }
+        self.syscalls += 1;
+        self.ring()?.submit()?;
+        let mut early = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
+        self.reap(&mut early, &mut [None, None]);
+        self.early = early;
         Ok(())
     }
 
@@ -269,6 +287,15 @@ impl Driver for Uring {
         poll_all(wants, limit)
     }
 
+    fn let_go(&mut self, open: &[bool; PLACES]) {
+        let holds = self.armed.iter().zip(open).any(|(armed, open)| armed.is_some() && !open);
+        // With the ring go its polls.
+        if holds && let Err(error) = self.disarm_closed(open) {
+            tracing::debug!("io_uring is given up: {error}");
+            self.give_up();
+        }
+    }
+
     fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
         self.syscalls += 2;
         poll_all(wants, Some(Duration::ZERO))
@@ -299,5 +326,45 @@ impl Uring {
             }
         }
         Ok(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use rustix::event::{PollFd, Timespec, poll};
+
+    use super::super::driver::{SINK, SOURCE};
+    use super::*;
+
+    /// What a descriptor says now.
+    fn now(fd: &OwnedFd) -> PollFlags {
+        let mut fds = [PollFd::new(fd, PollFlags::IN | PollFlags::OUT)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
+        fds[0].revents()
+    }
+
+    /// An armed poll keeps a pipe's end, so that the other one sees no end.
+    #[test]
+    fn a_place_that_is_closed_is_let_go_at_once() {
+        let Ok(mut driver) = Uring::new(0) else { return };
+        let (reader, sink) = rustix::pipe::pipe().expect("pipe");
+        let (source, writer) = rustix::pipe::pipe().expect("pipe");
+        let mut wants: Wants<'_> = [None; PLACES];
+        wants[SINK] = Some((sink.as_fd(), PollFlags::empty()));
+        wants[SOURCE] = Some((source.as_fd(), PollFlags::IN));
+        driver.wait(&wants, Some(Duration::from_millis(1))).expect("nothing happens");
+        drop((sink, source));
+        assert!(!now(&reader).contains(PollFlags::HUP) && !now(&writer).contains(PollFlags::ERR), "held");
+        let mut open = [true; PLACES];
+        for (place, other, sees) in [(SINK, &reader, PollFlags::HUP), (SOURCE, &writer, PollFlags::ERR)] {
+            open[place] = false;
+            driver.let_go(&open);
+            assert!(now(other).contains(sees), "{place}");
+        }
+        let before = driver.syscalls();
+        driver.let_go(&open);
+        assert_eq!(driver.syscalls(), before, "there is nothing more to do");
     }
 }

@@ -27,13 +27,31 @@ fn services() {
     assert_eq!((call.service.name(), call.service.argument()), ("qubes.Test", Some("a+b")));
     assert_eq!(call.source.as_str(), "dom0");
     assert_eq!(call.requested, None);
-    assert_eq!(call.descriptor(), b"qubes.Test+a+b dom0");
+    assert_eq!(call.descriptor(), "qubes.Test+a+b dom0");
 
     let call = service(b"u:QUBESRPC q work keyword dispvm:x");
-    assert_eq!(call.descriptor(), b"q+ work keyword dispvm:x");
+    assert_eq!(call.descriptor(), "q work keyword dispvm:x");
     let requested = call.requested.unwrap();
     assert_eq!((requested.type_word(), requested.target().as_str()), ("keyword", "dispvm:x"));
     assert_eq!(service(b"u:QUBESRPC q work  name  t ").requested.unwrap().type_word(), "name");
+}
+
+/// A socket service and a fork server get every byte as it came, and a daemon adds the `+`.
+#[test]
+fn a_line_is_passed_on_as_it_came() {
+    for words in ["q work", "q+ work", "q+a+b work", "q work  name  t ", "q work keyword dispvm:x"] {
+        let line = format!("u:nogui:QUBESRPC {words}");
+        assert_eq!(service(line.as_bytes()).descriptor(), words);
+        assert_eq!(Command::parse(line.as_bytes()).unwrap().to_cmdline(), line.as_bytes());
+    }
+    let name = |text| Target::new(text).unwrap();
+    let words = |service: &str, requested| {
+        let service = ServiceName::new(service).unwrap();
+        ServiceCall::new(service, name("work"), requested).descriptor().to_string()
+    };
+    assert_eq!(words("q", None), "q+ work");
+    assert_eq!(words("q+a", Some(Requested::Name(name("t")))), "q+a work name t");
+    assert_eq!(words("q", Some(Requested::Keyword(name("dispvm:x")))), "q+ work keyword dispvm:x");
 }
 
 #[test]
@@ -83,7 +101,7 @@ proptest! {
 
     #[test]
     fn services_round_trip(
-        line in "[a-z]{1,9}:(nogui:)?QUBESRPC [a-z.]{1,9}\\+[a-z+]{0,9} [a-z]{1,9}( (name|keyword) [a-z:@]{1,9})?"
+        line in "[a-z]{1,9}:(nogui:)?QUBESRPC [a-z.]{1,9}(\\+[a-z+]{0,9})? [a-z]{1,9}( (name|keyword) [a-z:@]{1,9})?"
     ) {
         let parsed = Command::parse(line.as_bytes()).unwrap();
         prop_assert_eq!(parsed.to_cmdline(), line.into_bytes());

@@ -239,11 +239,8 @@ fn a_call_to_dom0_starts_a_service_and_only_then_answers() {
         let mut stage = stage();
         let id = stage.call(asked, 1);
         stage.core.decided(stage.now, id, allow(asked));
-        let call = ServiceCall {
-            service: ServiceName::new("demo.Add+1").unwrap(),
-            source: Target::new("work").unwrap(),
-            requested: Some(requested),
-        };
+        let service = ServiceName::new("demo.Add+1").unwrap();
+        let call = ServiceCall::new(service, Target::new("work").unwrap(), Some(requested));
         let service = LocalService { endpoint: endpoint(5, 513), call };
         assert_eq!(stage.outputs(), [Output::StartService(id, Box::new(service))]);
         stage.core.service_started(id, Ok(()));

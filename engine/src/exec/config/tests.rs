@@ -14,7 +14,7 @@ fn problem(text: &str) -> (usize, Problem) {
 #[test]
 fn every_key_is_read() {
     let all = config(
-        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true\nsplice=true",
+        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true\nsplice=true\npipes=true",
     );
     assert_eq!(
         all,
@@ -24,11 +24,34 @@ fn every_key_is_read() {
             exit_on_client_eof: true,
             exit_on_service_eof: true,
             splice: true,
+            pipes: true,
             force_user: None
         }
     );
     assert_eq!(config("force-user = 'joan'\n").force_user.as_deref(), Some("joan"));
     assert_eq!(config(""), ServiceConfig::default());
+}
+
+#[test]
+fn the_file_of_an_argument_comes_first_and_then_that_of_the_service() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folders = SearchPath::new(format!("{0}/a:{0}/b", dir.path().display()).as_ref());
+    let write = |file: &str, user: &str| {
+        let path = dir.path().join(file);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
+        std::fs::write(path, format!("force-user='{user}'\n")).expect("write");
+    };
+    let user = |full: &str| ServiceConfig::load(&folders, full, "s").expect(full).force_user;
+    assert_eq!(user("s+x"), None);
+    write("b/s", "all-in-b");
+    assert_eq!(user("s+x").as_deref(), Some("all-in-b"));
+    write("a/s", "all-in-a");
+    assert_eq!(user("s+x").as_deref(), Some("all-in-a"));
+    write("b/s+x", "x-in-b");
+    assert_eq!(user("s+x").as_deref(), Some("x-in-b"));
+    write("a/s+", "none-in-a");
+    assert_eq!(user("s+").as_deref(), Some("none-in-a"));
+    assert_eq!(user("s+y").as_deref(), Some("all-in-a"));
 }
 
 #[test]

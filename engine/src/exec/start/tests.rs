@@ -110,6 +110,39 @@ fn a_text_is_run_by_the_shell_with_the_argument() {
     assert_eq!(lab.call("QUBESRPC old.NoInterpreter+a work", "").0, "script a 1\n");
 }
 
+/// Bytes of a program must not reach a shell, which would take them for commands.
+#[test]
+fn a_program_of_no_machine_is_no_text() {
+    let lab = Lab::new();
+    for (name, text) in [("bad.Nul", "\0"), ("bad.Line", "echo \0 x\n"), ("bad.Elf", "\x7fELF\necho ran\n")] {
+        for mode in [0o755, 0o644] {
+            lab.service(name, mode, text);
+            let error = lab.start(&format!("QUBESRPC {name}+a work")).expect_err(name);
+            assert_eq!(error.code(), 125, "{name}");
+            assert!(error.to_string().contains("Exec format error"), "{error}");
+        }
+    }
+    lab.service("good.Text", 0o755, "echo first; exec tail -n 1 \"$0\"\n\0binary\n");
+    assert_eq!(lab.call("QUBESRPC good.Text work", "").0, "first\n\0binary\n");
+}
+
+#[test]
+fn a_service_may_have_pipes_which_it_can_open_by_name() {
+    let lab = Lab::new();
+    lab.service(
+        "test.Names",
+        0o755,
+        "#!/bin/sh\n[ -p /dev/stdin ] && [ -p /dev/stdout ] || exit 3\n\
+         cat /dev/stdin >/dev/stdout && echo e >/dev/stderr\n",
+    );
+    assert_eq!(lab.call("QUBESRPC test.Names work", "").2, 3);
+    lab.config("test.Names", "pipes=true\n");
+    let said = lab.call("QUBESRPC test.Names work", "in");
+    assert_eq!(said, ("in".to_owned(), "e\n".to_owned(), 0));
+    let started = lab.start("QUBESRPC test.Names work").expect("starts");
+    assert!(!started.one_socket && !started.splice, "a pipe cannot carry both directions");
+}
+
 #[test]
 fn a_service_gets_no_descriptor_but_its_streams() {
     let lab = Lab::new();
@@ -205,5 +238,6 @@ fn detached_programs_run_on_and_sockets_are_told() {
     let (mut peer, _) = listener.accept().expect("accept");
     let mut told = String::new();
     peer.read_to_string(&mut told).expect("read");
-    assert_eq!(told, "test.Told+ work\0");
+    // As it came: only a daemon adds a plus.
+    assert_eq!(told, "test.Told work\0");
 }

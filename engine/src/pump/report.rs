@@ -1,0 +1,107 @@
+#![forbid(unsafe_code)]
+//! A service side that has no streams: nothing could be started, or nothing was to be waited for.
+
+use std::time::{Duration, Instant};
+
+use ring::Channel;
+use wire::header::{HEADER_LEN, Header};
+use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
+use wire::version::Version;
+
+use super::sleep;
+
+/// How long the caller's last words are taken after it was told that nothing runs.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why there are no streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoStreams {
+    /// A service of a VM could not be started.
+    FailedInVm,
+    /// A service of dom0 could not be started.
+    FailedInDom0,
+    /// It runs, and nobody waits for it.
+    LeftAlone,
+}
+
+impl NoStreams {
+    /// Which ends are told, in which order. The public programs differ between VMs and dom0, and are tested for it.
+    fn ends(self) -> &'static [Kind] {
+        match self {
+            Self::FailedInVm => &[Kind::Stdout, Kind::Stderr],
+            Self::FailedInDom0 => &[Kind::Stderr, Kind::Stdout],
+            Self::LeftAlone => &[],
+        }
+    }
+}
+
+/// Ends a service side that has no streams: the ends of streams that are told, then the code.
+///
+/// The caller may be about to send: what it says until it has heard the code is taken, for a while, so that its writes
+/// do not fail before it has.
+///
+/// # Errors
+/// The link was lost before the caller could have heard the code.
+pub fn report(mut channel: Channel, version: Version, code: i32, why: NoStreams) -> Result<(), ring::Error> {
+    let mut out = match why {
+        NoStreams::LeftAlone => Outgoing::just_exec(version),
+        _ => Outgoing::new(Role::Service, version),
+    };
+    let mut message = Vec::with_capacity(32);
+    for kind in why.ends() {
+        if let Ok(header) = out.eof(*kind) {
+            message.extend_from_slice(&header.to_bytes());
+        }
+    }
+    if let Ok(exit) = out.exit_code(code) {
+        message.extend_from_slice(&exit);
+    }
+    let mut sent = 0;
+    while sent < message.len() || !channel.drained() {
+        sent += channel.write(message.get(sent..).unwrap_or_default())?;
+        channel.flush()?;
+        if (sent < message.len() || !channel.drained()) && !channel.arm(false, sent < message.len())? {
+            sleep::wait_for_link(&mut channel, None)?;
+        }
+    }
+    if why != NoStreams::LeftAlone {
+        // The caller has what it needs, whatever becomes of this.
+        let _ = hear_out(&mut channel, version);
+    }
+    Ok(())
+}
+
+/// Takes what the caller says, until it ends its stream or the link, or for long enough.
+fn hear_out(channel: &mut Channel, version: Version) -> Result<(), ring::Error> {
+    let until = Instant::now() + LAST_WORDS;
+    let mut incoming = Incoming::new(Role::Service, version);
+    let mut header = Vec::with_capacity(HEADER_LEN);
+    let mut body = 0;
+    let mut buffer = [0; 4096];
+    while Instant::now() < until {
+        let wanted = if body > 0 { body } else { HEADER_LEN - header.len() };
+        let room = buffer.get_mut(..wanted.min(4096)).unwrap_or_default();
+        let count = channel.read(room)?;
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if count == 0 {
+            if !channel.is_open() && channel.readable()? == 0 {
+                break;
+            }
+            if !channel.arm(true, false)? {
+                sleep::wait_for_link(channel, Some(until.saturating_duration_since(Instant::now())))?;
+            }
+        } else if body > 0 {
+            body = body.saturating_sub(count);
+        } else {
+            header.extend_from_slice(bytes);
+            let Some(whole) = header.first_chunk::<HEADER_LEN>() else { continue };
+            body = match incoming.on_header(Header::from_bytes(*whole)) {
+                Ok(Next::Payload { len, .. } | Next::Ignore { len } | Next::ExitCode { len }) => len as usize,
+                Ok(Next::Eof(_)) | Err(_) => break,
+            };
+            header.clear();
+        }
+        channel.flush()?;
+    }
+    Ok(())
+}
