@@ -249,21 +249,22 @@ fn a_log_has_a_largest_size() {
         let file = File::options().create(true).append(true).open(&log).unwrap();
         // Room for a few lines.
         file.set_len((64 << 20) - 1000).unwrap();
-        let mut agent = program(root, "3", &["qrexec-agent"]).stderr(file).spawn().unwrap();
-        let mut parent = program(root, "0", &["qrexec-daemon", "3", "work"]).spawn().unwrap();
-        assert_eq!(wait_within(&mut parent, Duration::from_secs(60)), Some(0));
-        let socket = root.join("agent");
+        let mut agent = program(root, "3", &["qrexec-agent"]).stderr(Stdio::null()).spawn().unwrap();
+        let mut daemon =
+            program(root, "0", &["qrexec-daemon", "-D", "3", "work"]).stderr(file).spawn().unwrap();
+        let socket = root.join("qrexec.work");
+        eventually("the daemon", || UnixStream::connect(&socket).is_ok());
         let size = || std::fs::metadata(&log).unwrap().len();
         eventually("the end of the log", || {
-            drop(UnixStream::connect(&socket).and_then(|mut client| client.write_all(&[0xff; 64])));
+            line(&socket);
             size() > 64 << 20
         });
         let full = size();
-        (0..50).for_each(|_| {
-            drop(UnixStream::connect(&socket).and_then(|mut client| client.write_all(&[0xff; 64])))
-        });
-        agent.kill().unwrap();
-        agent.wait().unwrap();
+        (0..20).for_each(|_| line(&socket));
+        for child in [&mut agent, &mut daemon] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         assert_eq!(size(), full);
         let text = std::fs::read(&log).unwrap();
         let text = String::from_utf8_lossy(&text[(64 << 20) - 1000..]).into_owned();

@@ -21,6 +21,9 @@ use crate::job::{Job, Task};
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
 const SOON: Duration = Duration::from_millis(10);
 
+/// How long a caller that is refused may take to hear it.
+const REFUSAL: Duration = Duration::from_secs(10);
+
 /// The agent that has started a call's process, and goes on knowing about the call.
 #[derive(Clone, Copy)]
 pub(crate) struct Agent<'a> {
@@ -35,8 +38,7 @@ pub(crate) struct Agent<'a> {
 /// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
 pub(crate) fn refuse(transport: &Transport, job: &Job) -> i32 {
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
-    let left = job.until.saturating_duration_since(Instant::now());
-    let link = datalink::connect(transport, domain, port, left);
+    let link = datalink::connect(transport, domain, port, REFUSAL);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
     // A caller that does not come need not know.
     link.map_or(EXIT_LOST, |(channel, version)| report(channel, version, EXIT_TROUBLE, why))

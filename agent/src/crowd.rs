@@ -3,7 +3,7 @@
 //! A call counts from the daemon's word until its service has ended, also when its link was cut long before: else a VM
 //! that hangs up and calls again would have any number of services running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,14 +21,18 @@ const FEWEST: usize = 16;
 /// More than any VM needs.
 const MOST: usize = 1 << 15;
 
-/// Calls that are told at the same time why they are refused, each by a process.
+/// Calls that are told at the same time that they are refused, each by a process, and those that wait to be told.
 const REFUSALS: usize = 32;
+const QUEUE: usize = 2048;
 
-/// Calls from outside.
+/// Calls from outside; `T` is what is known of one.
 #[derive(Debug)]
-pub(crate) struct Callers {
+pub(crate) struct Callers<T> {
     shares: Shares,
     refusals: Shares,
+    queued: Shares,
+    /// Refused, and not told yet, in their order.
+    queue: VecDeque<(CallId, DomainId, T)>,
     calls: BTreeMap<CallId, (DomainId, Kind)>,
     reader: OwnedFd,
     writer: OwnedFd,
@@ -43,32 +47,45 @@ enum Kind {
 
 /// What becomes of a new call.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum Admission<T> {
     /// It is served.
-    Served,
-    /// Its caller is told why it is not.
+    Served(T),
+    /// Its caller is to be told that it is not: [`Callers::next_refusal`].
     Refused(Crowd),
     /// There are too many to tell; its caller hears nothing.
     Dropped(Crowd),
 }
 
-impl Callers {
+impl<T> Callers<T> {
     /// As many as `max`, else as many as there are descriptors and memory for.
     pub(crate) fn new(max: Option<usize>) -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let shares = Shares::new(max.unwrap_or_else(most));
-        Ok(Self { shares, refusals: Shares::new(REFUSALS), calls: BTreeMap::new(), reader, writer })
+        let (refusals, queued) = (Shares::new(REFUSALS), Shares::new(QUEUE));
+        Ok(Self { shares, refusals, queued, queue: VecDeque::new(), calls: BTreeMap::new(), reader, writer })
     }
 
     /// A call of this domain has come.
-    pub(crate) fn admit(&mut self, call: CallId, source: DomainId) -> Admission {
-        let (kind, admission) = match self.shares.take(source) {
-            Ok(()) => (Kind::Served, Admission::Served),
-            Err(crowd) if self.refusals.take(source).is_ok() => (Kind::Refused, Admission::Refused(crowd)),
-            Err(crowd) => return Admission::Dropped(crowd),
+    pub(crate) fn admit(&mut self, call: CallId, source: DomainId, item: T) -> Admission<T> {
+        let Err(crowd) = self.shares.take(source) else {
+            self.calls.insert(call, (source, Kind::Served));
+            return Admission::Served(item);
         };
-        self.calls.insert(call, (source, kind));
-        admission
+        if self.queued.take(source).is_err() {
+            return Admission::Dropped(crowd);
+        }
+        self.queue.push_back((call, source, item));
+        Admission::Refused(crowd)
+    }
+
+    /// The next call whose caller can be told now that it is refused.
+    pub(crate) fn next_refusal(&mut self) -> Option<(CallId, T)> {
+        // One whose caller does not come to hear it does not keep the others.
+        let at = self.queue.iter().position(|(_, source, _)| self.refusals.take(*source).is_ok())?;
+        let (call, source, item) = self.queue.remove(at)?;
+        self.queued.give_back(source);
+        self.calls.insert(call, (source, Kind::Refused));
+        Some((call, item))
     }
 
     /// Nothing is left of a call.
@@ -95,7 +112,7 @@ impl Callers {
     }
 }
 
-impl AsFd for Callers {
+impl<T> AsFd for Callers<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }
@@ -158,33 +175,33 @@ mod tests {
     fn what_is_beyond_is_refused_and_what_is_beyond_that_dropped() {
         let mut callers = Callers::new(Some(8)).unwrap();
         let mut next = 0;
-        let mut admit = |callers: &mut Callers, source| {
+        let mut admit = |callers: &mut Callers<u64>, source| {
             next += 1;
-            (CallId(next), callers.admit(CallId(next), source))
+            callers.admit(CallId(next), source, next)
         };
-        let (mut served, mut refused) = (Vec::new(), Vec::new());
-        let dropped = loop {
-            match admit(&mut callers, ONE) {
-                (call, Admission::Served) => served.push(call),
-                (call, Admission::Refused(_)) => refused.push(call),
-                (call, Admission::Dropped(_)) => break call,
-            }
-        };
-        assert_eq!((served.len(), refused.len()), (4, 14));
-        assert_eq!(admit(&mut callers, DomainId::DOM0).1, Admission::Served);
-        assert_eq!(admit(&mut callers, DomainId(8)).1, Admission::Served);
-        // The end of one that did not count changes nothing.
-        callers.over(dropped);
-        assert!(matches!(admit(&mut callers, ONE).1, Admission::Dropped(_)));
-        callers.over(refused[0]);
-        assert!(matches!(admit(&mut callers, ONE).1, Admission::Refused(_)));
-        served.iter().for_each(|call| callers.over(*call));
-        assert_eq!(admit(&mut callers, ONE).1, Admission::Served);
+        let admitted: Vec<_> = (0..1200).map(|_| admit(&mut callers, ONE)).collect();
+        let count = |what: fn(&Admission<u64>) -> bool| admitted.iter().filter(|one| what(one)).count();
+        assert_eq!(count(|one| matches!(one, Admission::Served(_))), 4);
+        assert_eq!(count(|one| matches!(one, Admission::Refused(_))), QUEUE / 8 * 7 / 2);
+        // Neither dom0 nor another is kept out, and another is told, whoever does not come to hear it.
+        assert_eq!(admit(&mut callers, DomainId::DOM0), Admission::Served(1201));
+        assert_eq!(admit(&mut callers, DomainId(8)), Admission::Served(1202));
+        assert!(matches!(admit(&mut callers, DomainId(8)), Admission::Served(_)));
+        assert!(matches!(admit(&mut callers, DomainId(8)), Admission::Refused(_)));
+        let told: Vec<_> = std::iter::from_fn(|| callers.next_refusal()).collect();
+        assert_eq!(told.len(), REFUSALS / 8 * 7 / 2 + 1);
+        assert_eq!((told[0], told.last().copied()), ((CallId(5), 5), Some((CallId(1204), 1204))));
+        // Each that was told makes room for the next, and each served one for another.
+        callers.over(told[0].0);
+        assert!(callers.next_refusal().is_some() && callers.next_refusal().is_none());
+        (1..=4).for_each(|call| callers.over(CallId(call)));
+        callers.over(CallId(9999));
+        assert!(matches!(admit(&mut callers, ONE), Admission::Served(_)));
     }
 
     #[test]
     fn what_processes_tell_is_heard() {
-        let callers = Callers::new(Some(8)).unwrap();
+        let callers = Callers::<()>::new(Some(8)).unwrap();
         assert!(callers.told().is_empty());
         let words = [(CallId(3), Word::NotMet), (CallId(u64::MAX), Word::LinkOver)];
         words.iter().for_each(|(call, word)| tell(callers.writer(), *call, *word));

@@ -106,7 +106,7 @@ struct Agent {
     door: Option<Door>,
     gate: Gate,
     places: Places,
-    callers: Callers,
+    callers: Callers<Job>,
     /// Where servers are files.
     hall: Option<Hall<(CallId, Job)>>,
     /// Calls whose processes look for their callers, for as long as they run.

@@ -238,7 +238,14 @@ mod tests {
         std::os::unix::fs::symlink(folder.path().join("nowhere"), &other).unwrap();
         assert!(open_log(&other).is_err() && !folder.path().join("nowhere").exists());
         let fifo = folder.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         let _reader =
             File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&fifo).unwrap();
         assert!(open_log(&fifo).is_err(), "a pipe");

@@ -166,6 +166,7 @@ const FILES: &[(Side, &str, &str)] = &[
         "lib/systemd/system/qubes-qrexec-policy-daemon.service",
     ),
     (Side::All, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
+    (Side::Dom0, "logrotate.d/qrexec", "/etc/logrotate.d/qrexec"),
     (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
     (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
 ];
@@ -383,6 +384,21 @@ mod tests {
         for program in ["qrexec-policy-agent", "qubes-policy-editor", "qubes-policy-lint"] {
             assert!(dir.join("usr/bin").join(program).exists(), "{program}");
         }
+    }
+
+    /// In place: a daemon keeps its log open.
+    #[test]
+    fn the_logs_of_daemons_are_rotated() {
+        let destdir = tempfile::tempdir().unwrap();
+        let (dir, shell) = (destdir.path(), PathBuf::from("/bin/sh"));
+        let tree = Tree { prefix: Path::new("/usr"), destdir: dir, side: Side::Dom0, logins: Logins::Debian };
+        tree.install(&Built { all: shell, lean: Vec::new() }, &root().join("dist")).unwrap();
+        let text = fs::read_to_string(dir.join("etc/logrotate.d/qrexec")).unwrap();
+        for word in ["/var/log/qubes/qrexec.*.log {", "copytruncate", "size 8M", "rotate 4"] {
+            assert!(text.contains(word), "{word}");
+        }
+        assert!(Side::Dom0.conffiles().any(|file| file == "/etc/logrotate.d/qrexec"));
+        assert!(Side::Vm.conffiles().all(|file| file != "/etc/logrotate.d/qrexec"));
     }
 
     #[test]

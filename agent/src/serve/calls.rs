@@ -48,22 +48,35 @@ impl Agent {
 
     /// A call of somebody who has his share already is not served.
     fn serve_or_refuse(&mut self, call: CallId, job: Job) {
-        match self.callers.admit(call, job.endpoint.domain) {
-            Admission::Served => {
-                tracing::info!("{}", job.label);
+        let label = job.label.clone();
+        match self.callers.admit(call, job.endpoint.domain, job) {
+            Admission::Served(job) => {
+                tracing::info!("{label}");
                 self.launch_in_session(call, job);
             }
             Admission::Refused(crowd) => {
-                tracing::warn!("{}: exit code {EXIT_TROUBLE}: {crowd}", job.label);
-                let child = fork_pump(|| {
-                    self.files.restore();
-                    call::refuse(&self.transport, &job)
-                });
-                self.watch_process(call, child);
+                tracing::warn!("{label}: exit code {EXIT_TROUBLE}: {crowd}");
+                self.tell_refused();
             }
             Admission::Dropped(crowd) => {
-                tracing::warn!("{}: not answered: {crowd}", job.label);
+                tracing::warn!("{label}: not answered: {crowd}");
                 self.call_ended(call);
+            }
+        }
+    }
+
+    /// Tells as many callers as can be told now that they are refused.
+    fn tell_refused(&mut self) {
+        while let Some((call, job)) = self.callers.next_refusal() {
+            let child = fork_pump(|| {
+                self.files.restore();
+                call::refuse(&self.transport, &job)
+            });
+            if let Err(error) = child.and_then(|child| Ok(self.watch(Thing::Process(call, child))?)) {
+                tracing::error!("cannot refuse a call: {error}");
+                self.callers.over(call);
+                let actions = self.core.call_ended(call);
+                self.act(actions);
             }
         }
     }
@@ -245,6 +258,9 @@ impl Agent {
 
     pub(super) fn call_ended(&mut self, call: CallId) {
         self.callers.over(call);
+        self.looking.remove(&call);
+        self.not_met.remove(&call);
+        self.tell_refused();
         let actions = self.core.call_ended(call);
         self.act(actions);
     }

@@ -313,7 +313,7 @@ fn an_answer_to_no_question_is_dropped() {
 fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
     let mut stage = stage();
     stage.core.serve_at_most(16);
-    let mut begin = |stage: &mut Stage, domain| {
+    let begin = |stage: &mut Stage, domain| {
         let id = stage.greeted_client();
         stage.client(id, &exec(false, domain, 0, "u:QUBESRPC demo.Add+1 vault"));
         (id, stage.all_outputs())
@@ -331,7 +331,7 @@ fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
     let why = "vault -> work: demo.Add+1: refused, domain 9 has 7 calls here, of 7 in all: more are refused";
     assert_eq!(outputs, [Output::Log(Level::Warn, why.to_owned()), Output::CloseClient(id)]);
     assert!(is_served(&begin(&mut stage, 3).1));
-    (0..8).for_each(|n| assert_eq!(is_served(&begin(&mut stage, 0).1), n < 8));
+    (0..8).for_each(|_| assert!(is_served(&begin(&mut stage, 0).1)));
     assert!(!is_served(&begin(&mut stage, 0).1), "all are taken");
     // The end of one is room for another of the same, who left early or not.
     stage.agent(&terminated(9, ports[0]));
