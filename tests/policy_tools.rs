@@ -4,10 +4,11 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{EXE, Said, eventually, talk, within_deadline};
@@ -278,4 +279,86 @@ fn yes_to_all_is_the_first_line_from_then_on() {
         assert!(said.code == 0 && said.stderr.contains("changed meanwhile"), "{said:?}");
         assert_eq!(r3.file("demo.Sub"), "$anyvm $anyvm deny\n");
     });
+}
+
+/// A call of an administration service, as qrexec makes it: exit status, output, error output and the log.
+fn administer(folder: &Path, service: &str, input: &[u8]) -> (i32, String, String, String) {
+    let log = folder.join("admin.log");
+    let mut child = Command::new(EXE)
+        .arg0("qubes-policy-admin")
+        .env("QREXEC_REMOTE_DOMAIN", "work")
+        .env("QREXEC_SERVICE_FULL_NAME", service)
+        .env("QREXEC_POLICY_DIR", folder.join("policy.d"))
+        .env("QREXEC_POLICY_ADMIN_LOG", &log)
+        .env("QREXEC_LOG", "trace")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let log = fs::read_to_string(&log).unwrap_or_default();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr), log)
+}
+
+/// The caller's library reads the kind of an error from the first word, and gives the rest to its user as it is.
+#[test]
+fn administration_says_exactly_what_is_wrong_and_logs_each_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.d");
+    fs::create_dir_all(policy.join("include")).unwrap();
+    fs::write(policy.join("30-user.policy"), "a.B * work vault allow\n").unwrap();
+    let call = |service: &str, input: &str| administer(folder.path(), service, input.as_bytes());
+    let mut logged = Vec::new();
+    for (service, input, said) in [
+        ("policy.List+", "", ""),
+        ("policy.List", "x", "PolicyAdminProtocolException Unexpected payload"),
+        ("policy.List+x", "", "PolicyAdminProtocolException Unexpected argument"),
+        ("policy.Nothing+", "", "PolicyAdminProtocolException unrecognized method: \"policy.Nothing\""),
+        ("policy.Get+none", "", "PolicyAdminFileNotFoundException Not found: "),
+        ("policy.Remove+none", "any", "PolicyAdminFileNotFoundException Not found: "),
+        ("policy.Get+a.b", "", "PolicyAdminInvalidFileNameException Invalid policy file name: "),
+        ("policy.Replace+30-user", "new\n", "PolicyAdminTokenException File exists but token is 'new'"),
+        (
+            "policy.Replace+30-user",
+            "any\nx\n",
+            "PolicyAdminSyntaxException Policy change validation failed: ",
+        ),
+        ("policy.Replace+30-user", "any\na.B * work vault deny\n", ""),
+    ] {
+        let (code, output, error, log) = call(service, input);
+        assert_eq!(code, i32::from(!said.is_empty()), "{service}: {error}");
+        assert!(error.starts_with(said) && error.is_empty() == said.is_empty(), "{service}: {error:?}");
+        assert!(
+            !error.ends_with('\n') && output.is_empty() != (service == "policy.List+"),
+            "{error:?} {output:?}"
+        );
+        logged.push(format!(" {service} (work){}{said}", if said.is_empty() { "" } else { ": error: " }));
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), logged.len(), "{log}");
+        assert!(lines.last().unwrap().contains(logged.last().unwrap().trim_end_matches('"')), "{log}");
+    }
+    fs::remove_dir_all(&policy).unwrap();
+    let (code, output, error, log) = call("policy.List+", "");
+    let shown = folder.path().join("admin.log");
+    let wanted = format!("Internal error. See '{}' in dom0 for details.", shown.display());
+    assert_eq!((code, output.as_str(), error), (2, "", wanted));
+    assert!(
+        log.lines().last().unwrap().contains(" policy.List+ (work): error: PolicyAdminException "),
+        "{log}"
+    );
+
+    // A log that somebody put a link or a pipe in place of is left alone, and costs no call.
+    fs::create_dir_all(policy.join("include")).unwrap();
+    fs::remove_file(&shown).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("other"), &shown).unwrap();
+    assert_eq!(call("policy.List+", "").0, 0);
+    assert!(!folder.path().join("other").exists());
+    // And it does not grow for ever.
+    fs::remove_file(&shown).unwrap();
+    fs::File::create(&shown).unwrap().set_len((4 << 20) + 1).unwrap();
+    assert_eq!(call("policy.List+", "").3.lines().count(), 1);
+    assert_eq!(fs::metadata(folder.path().join("admin.log.1")).unwrap().len(), (4 << 20) + 1);
 }

@@ -6,17 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, BufRead};
+use std::fs::{self, File};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use daemon::policy_source::Disk;
+use daemon::policy_source::{Disk, read_file};
 use engine::say;
 use policy::{Policy, Rule, SystemInfo, Token, Verb};
 
-use super::admin::write;
+use super::admin::{MAX_FILE, write};
 use super::graph;
+use super::lint::covers;
 use super::system::SystemSource;
 use crate::failure::Failure;
 use crate::usage;
@@ -27,7 +28,7 @@ const USER: &str = "30-user";
 /// The file of which a tool replaces the rules, in place of adding to them.
 const INPUT: &str = "50-config-input";
 
-const USER_HEAD: &str = "# The following rules were converted from the old policy format. The old files are in\n\
+const USER_HEAD: &str = "\n# The following rules were converted from the old policy format. The old files are in\n\
     # the old policy folder, renamed to end with .rpmsave.\n";
 const TOOL_HEAD: &str = "\n# THIS IS AN AUTOMATICALLY GENERATED POLICY FILE.\n\
     # Any changes made manually may be overwritten by Qubes Configuration Tools.\n";
@@ -119,7 +120,7 @@ impl Undo {
     fn all(self) -> io::Result<()> {
         self.0.into_iter().rev().try_for_each(|change| match change {
             Change::Made(path) => fs::remove_file(path),
-            Change::Replaced(path, text) => fs::write(path, text),
+            Change::Replaced(path, text) => write(&path, &text).map_err(io::Error::other),
             Change::Renamed { from, to } => fs::rename(to, from),
         })
     }
@@ -146,7 +147,7 @@ fn sort<'a>(args: &Args, policy: &'a Policy) -> BTreeMap<&'static str, Vec<&'a R
     for service in services {
         let own = old.iter().filter(|rule| rule.service.as_deref() == Some(service));
         let missing = own.filter(|rule| !new.contains(&rule.to_string()));
-        for rule in missing.take_while(|rule| !denies_all(rule)) {
+        for rule in missing.take_while(|rule| !denies_all(rule)).filter(|rule| !is_hidden(policy, rule)) {
             let mut file = file_for(service).filter(|_| fits_tool(rule)).unwrap_or(USER);
             // The tool for input devices knows one rule for each device and qube.
             if file == INPUT && !input_seen.insert((service, rule.source.to_string())) {
@@ -156,6 +157,14 @@ fn sort<'a>(args: &Args, policy: &'a Policy) -> BTreeMap<&'static str, Vec<&'a R
         }
     }
     files
+}
+
+/// Whether an earlier rule decides whatever this one is about. In the file of another tool, which may be read before that
+/// of the earlier rule, it would decide after all. What it offers to choose from counts where it is, so a rule with a
+/// target of its own is kept.
+fn is_hidden(policy: &Policy, rule: &Rule) -> bool {
+    let mut earlier = policy.rules().iter().take_while(|earlier| !std::ptr::eq(*earlier, rule));
+    rule.action.target.is_none() && earlier.any(|earlier| covers(earlier, rule))
 }
 
 /// The line with which old files end; the new policy ends with one for all services.
@@ -219,11 +228,12 @@ fn save(path: &Path, name: &str, rules: &[&Rule], undo: &mut Undo) -> io::Result
     let head = if name == USER { USER_HEAD } else { TOOL_HEAD };
     let mut text = head.to_owned();
     for rule in rules {
-        text.push_str(&format!("{rule}\n"));
+        // Only the columns are parted by tabs.
+        text.push_str(&format!("{}\n", rule.to_string().replacen(' ', "\t", 4)));
     }
-    match fs::read(path) {
+    match read_file(path, MAX_FILE) {
         Ok(old) => {
-            fs::write(unused(path, ".bak"), &old)?;
+            File::create_new(unused(path, ".bak"))?.write_all(&old)?;
             let rest = String::from_utf8_lossy(&old).into_owned();
             match name {
                 INPUT => {}
@@ -299,7 +309,8 @@ mod tests {
         run(&args).unwrap();
         let text = |name: &str| fs::read_to_string(path(name)).unwrap();
         let user = text("policy.d/30-user.policy");
-        let rules: Vec<&str> = user.lines().filter(|line| !line.starts_with('#')).collect();
+        let rules: Vec<String> =
+            user.lines().filter(|line| line.contains('*')).map(|line| line.replace('\t', " ")).collect();
         assert_eq!(
             rules,
             [
@@ -312,8 +323,45 @@ mod tests {
                 "qubes.Filecopy * work dom0 ask target=dom0",
             ]
         );
-        assert!(text("policy.d/50-config-filecopy.policy").ends_with("qubes.Filecopy * work vault allow\n"));
+        assert!(
+            text("policy.d/50-config-filecopy.policy").ends_with("qubes.Filecopy\t*\twork\tvault\tallow\n")
+        );
         assert_eq!(text("policy.d/30-user.policy.bak"), "a.B * vault work deny\n");
         assert!(path("old/a.B.rpmsave").exists() && !path("old/a.B").exists());
+    }
+
+    /// It had no say before, and gets none in a file that is read before that of the rule which hides it.
+    #[test]
+    fn a_rule_that_an_earlier_one_hides_is_left_out() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for (name, text) in [
+            ("policy.d/30-user.policy", "c.D * work vault deny\n"),
+            ("policy.d/35-compat.policy", "!compat-4.0\n"),
+            ("old/qubes.InputTablet", "work dom0 ask\nwork dom0 deny\nvault dom0 deny\n"),
+            ("old/qubes.Filecopy", "$anyvm $anyvm ask\nwork vault allow,user=root\n"),
+            ("old/c.D", "work vault allow\nvault work allow\n"),
+            ("system.json", SYSTEM),
+        ] {
+            fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            fs::write(path(name), text).unwrap();
+        }
+        let args = Args {
+            policy_dir: path("policy.d"),
+            old_dir: path("old"),
+            system_info: Some(path("system.json")),
+        };
+        run(&args).unwrap();
+        let rules = |name: &str| {
+            let text = fs::read_to_string(path("policy.d").join(name)).unwrap();
+            text.lines()
+                .filter(|line| line.contains('*'))
+                .map(|line| line.replace('\t', " "))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(rules("30-user.policy"), ["c.D * work vault deny", "c.D * vault work allow"]);
+        assert_eq!(rules("50-config-filecopy.policy"), ["qubes.Filecopy * @anyvm @anyvm ask"]);
+        let input = ["qubes.InputTablet * work dom0 ask", "qubes.InputTablet * vault dom0 deny"];
+        assert_eq!(rules("50-config-input.policy"), input);
     }
 }

@@ -211,3 +211,55 @@ impl Told {
         people.notify(&self.guivm, &self.notice);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: &str = r#"{"domains": {
+        "dom0": {"type": "AdminVM", "tags": [], "template_for_dispvms": false},
+        "vault": {"type": "AppVM", "tags": [], "template_for_dispvms": false},
+        "relay": {"type": "AppVM", "tags": [], "template_for_dispvms": false, "guivm": "gui"},
+        "far": {"type": "RemoteVM", "tags": [], "template_for_dispvms": false, "relayvm": "relay", "transport_rpc": "t"}}}"#;
+
+    fn case(source: &str, claimed: Option<&str>, policy: &str) -> Case {
+        let policy = policy::Policy::compile(&policy::Files::new().policy("1.policy", policy)).unwrap();
+        let question = Question {
+            source: source.to_owned(),
+            target: "vault".to_owned(),
+            service: "a.B".to_owned(),
+            requested_source: claimed.map(str::to_owned),
+            ..Question::default()
+        };
+        Case::new(&policy, Arc::new(SystemInfo::from_json(SYSTEM.as_bytes()).unwrap()), question)
+    }
+
+    #[test]
+    fn calls_are_logged_and_told_under_the_name_that_is_believed() {
+        for (source, claimed, shown, told) in [
+            ("relay", Some("far"), "far (by relay) -> vault: a.B", Some(("gui", "far"))),
+            ("relay", Some(""), "relay -> vault: a.B", Some(("gui", "relay"))),
+            ("relay", Some("vault"), "vault (by relay) -> vault: a.B", Some(("gui", "relay"))),
+            ("vault", Some("far"), "far (by vault) -> vault: a.B", None),
+            ("dom0", None, "dom0 -> vault: a.B", Some(("dom0", "dom0"))),
+        ] {
+            let case = case(source, claimed, "* * * * deny\n");
+            assert_eq!(case.question.shown(), shown);
+            let there = case.told().map(|told| (told.guivm, told.notice.source));
+            assert_eq!(there, told.map(|(guivm, source)| (guivm.to_owned(), source.to_owned())), "{shown}");
+        }
+        assert!(!case("relay\n", Some("f\x1bar"), "").question.shown().contains(['\n', '\x1b']));
+    }
+
+    #[test]
+    fn a_question_is_asked_where_the_one_who_calls_is_shown() {
+        let asked_in = |source, claimed| {
+            let case = case(source, claimed, "* * * * ask\n");
+            let source = case.asks().map(|ask| ask.source().to_owned())?;
+            case.guivm(&source).map(str::to_owned)
+        };
+        assert_eq!(asked_in("relay", Some("far")).as_deref(), Some("gui"));
+        assert_eq!(asked_in("dom0", None).as_deref(), Some("dom0"));
+        assert_eq!(asked_in("vault", Some("far")), None);
+    }
+}

@@ -7,11 +7,11 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use daemon::policy_source::Disk;
+use daemon::policy_source::{Disk, read_file};
 use policy::legacy::{LegacyPolicy, always_allow, default_text, file_name};
 use policy::{Ask, Decision, Policy, SystemInfo, split_service};
 
-use super::admin::{Overlay, dress, lock, write};
+use super::admin::{MAX_FILE, Overlay, dress, lock, write};
 use super::judge::{Case, Closed, Question};
 use super::people::{NewPolicy, People};
 
@@ -123,7 +123,7 @@ impl<'a> OldFolder<'a> {
             return None;
         }
         let path = self.path.join(exact);
-        let seen = Seen { text: fs::read_to_string(&path).ok()?, path };
+        let seen = Seen { text: String::from_utf8(read_file(&path, MAX_FILE).ok()?).ok()?, path };
         let first = ask.choices.first()?;
         self.changed(question, system, ask, first, &seen).ok().map(|_| seen)
     }
@@ -169,7 +169,7 @@ impl<'a> OldFolder<'a> {
         if !meta.is_file() {
             return Err("it is a link".to_owned());
         }
-        if fs::read(&seen.path).map_err(|error| said(&error))? != seen.text.as_bytes() {
+        if read_file(&seen.path, MAX_FILE).map_err(|error| said(&error))? != seen.text.as_bytes() {
             return Err("it was changed meanwhile".to_owned());
         }
         let text = self.changed(question, system, ask, target, seen)?;

@@ -8,9 +8,10 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::Path;
 
+use daemon::policy_source::read_file;
 use wire::names::Target;
 
-use super::admin::{Admin, Name, write};
+use super::admin::{Admin, MAX_FILE, Name, write};
 
 /// Longest argument, in bytes.
 const MAX_ARGUMENT: u64 = 64;
@@ -84,7 +85,7 @@ impl Call {
 }
 
 fn append(admin: &Admin, path: &Path, rule: &str) -> Result<(), String> {
-    let mut text = match std::fs::read(path) {
+    let mut text = match read_file(path, MAX_FILE) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error.to_string()),

@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use daemon::policy_source::read_file;
 use engine::say;
 
-use super::admin::write;
+use super::admin::{MAX_FILE, write};
 use crate::failure::Failure;
 use crate::usage;
 
@@ -69,7 +70,7 @@ fn copy(from: &Path, to: &Path, suffix: &str) -> Result<(), Failure> {
             say::error(format_args!("{PROGRAM}: not overwriting {}", target.display()));
             continue;
         }
-        let text = fs::read(path).map_err(Failure::during(path.display()))?;
+        let text = read_file(path, MAX_FILE).map_err(Failure::during(path.display()))?;
         write(&target, &text).map_err(|error| Failure::trouble(error.to_string()))?;
     }
     Ok(())

@@ -3,18 +3,22 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use clap::Parser;
 use engine::process::own_executable;
+use wire::escape::Escaped;
 
-use super::service::NOT_FOUND;
 use super::{Admin, Error, MAX_FILE, Name};
 use crate::failure::Failure;
 use crate::policy_tools::reply::in_memory;
 use crate::usage;
 
 const PROGRAM: &str = "qubes-policy";
+/// The kind of error by which dom0 says that a file is not there.
+const NOT_FOUND: &str = "PolicyAdminFileNotFoundException";
+/// As much of dom0's error output is looked at, in bytes.
+const MAX_SAID: usize = 4096;
 
 /// Lists, shows, replaces and removes files of the qrexec policy.
 ///
@@ -91,13 +95,23 @@ fn call_dom0(service: &str, input: &[u8]) -> io::Result<Result<Vec<u8>, CallErro
         .arg0("qrexec-client-vm")
         .args(["--", "dom0", service])
         .stdin(in_memory(input)?)
-        .stderr(Stdio::inherit())
         .output()?;
-    Ok(match output.status.code() {
-        Some(0) => Ok(output.stdout),
-        Some(NOT_FOUND) => Err(CallError::NotFound),
-        _ => Err(CallError::Failed(format!("{service}: {}", output.status))),
-    })
+    if output.status.success() {
+        return Ok(Ok(output.stdout));
+    }
+    let said = output.stderr.get(..MAX_SAID).unwrap_or(&output.stderr);
+    Ok(Err(understand(&String::from_utf8_lossy(said), service, &output.status.to_string())))
+}
+
+/// What dom0 said: the kind of the error and its text, or something else.
+fn understand(said: &str, service: &str, status: &str) -> CallError {
+    let (class, text) = said.split_once(' ').unwrap_or_default();
+    match class {
+        NOT_FOUND => CallError::NotFound,
+        _ if class.starts_with("PolicyAdmin") => CallError::Failed(Escaped::new(text).to_string()),
+        _ if said.trim().is_empty() => CallError::Failed(format!("{service}: {status}")),
+        _ => CallError::Failed(format!("{service}: {status}: {}", Escaped::new(said.trim_end()))),
+    }
 }
 
 /// The command line, for manual pages and completions.
@@ -137,4 +151,22 @@ fn run(args: &Args) -> Result<(), Failure> {
         client.call("List", &name, b"").map_err(refused)?
     };
     io::stdout().write_all(&output).map_err(Failure::during("writing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dom0_says_is_understood_by_its_first_word() {
+        let said = |text: &str| understand(text, "policy.Get+x", "exit status: 1").to_string();
+        assert!(matches!(
+            understand(&format!("{NOT_FOUND} Not found: x"), "policy.Get+x", ""),
+            CallError::NotFound
+        ));
+        assert_eq!(said("PolicyAdminTokenException Token mismatch"), "Token mismatch");
+        assert_eq!(said("PolicyAdminSyntaxException a\u{1b}b"), "a\\x1bb");
+        assert_eq!(said(""), "policy.Get+x: exit status: 1");
+        assert_eq!(said("Request refused\n"), "policy.Get+x: exit status: 1: Request refused");
+    }
 }

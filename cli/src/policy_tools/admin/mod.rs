@@ -11,9 +11,10 @@ pub mod service;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use daemon::policy_source::read_file;
 use policy::Policy;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -38,6 +39,9 @@ pub enum Error {
     /// No file can be called so.
     #[error("{0}")]
     Name(String),
+    /// The name leads elsewhere.
+    #[error("{0}")]
+    Path(String),
     /// The file is not in the state that the token says.
     #[error("{0}")]
     Token(String),
@@ -59,6 +63,7 @@ impl Error {
         match self {
             Self::Protocol(_) => "PolicyAdminProtocolException",
             Self::Name(_) => "PolicyAdminInvalidFileNameException",
+            Self::Path(_) => "PolicyAdminInvalidFilePathException",
             Self::Token(_) => "PolicyAdminTokenException",
             Self::NotFound(_) => "PolicyAdminFileNotFoundException",
             Self::Syntax(_) => "PolicyAdminSyntaxException",
@@ -182,8 +187,11 @@ impl Admin {
     /// The service is none, or the policy has an error.
     pub fn files_of(&self, service: &str) -> Result<Vec<u8>, Error> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        if service.is_empty() || !service.chars().all(plain) {
-            return Err(Error::Protocol(format!("{service:?} is no service")));
+        if service.is_empty() {
+            return Err(Error::Protocol("Service cannot be empty".to_owned()));
+        }
+        if !service.chars().all(plain) {
+            return Err(Error::Protocol(format!("Service {service:?} contains invalid characters")));
         }
         let policy = self.compile(None)?;
         let mut files: Vec<String> = Vec::new();
@@ -236,9 +244,11 @@ impl Admin {
         let folder = self.folder_of(name.include);
         let path = folder.join(format!("{}{}", name.name, if name.include { "" } else { SUFFIX }));
         match fs::symlink_metadata(&path) {
-            Ok(meta) if !meta.is_file() => {
-                Err(Error::Protocol(format!("{} is a link or no file", path.display())))
-            }
+            Ok(meta) if !meta.is_file() => Err(Error::Path(format!(
+                "Expecting a path inside {}: {} is a link or no file",
+                folder.display(),
+                path.display()
+            ))),
             _ => Ok(path),
         }
     }
@@ -257,7 +267,7 @@ fn about(path: &Path, error: &io::Error) -> io::Error {
 
 /// The bytes of a file, `None` if there is none.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match fs::read(path) {
+    match read_file(path, MAX_FILE) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(about(path, &error).into()),
@@ -290,20 +300,17 @@ pub(super) fn dress(file: &File) -> io::Result<()> {
 
 /// Writes a file so that there is the old one or the new one, whatever happens.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Hidden names are not read as policy.
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = || -> io::Result<()> {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&temporary)?;
-        dress(&file)?;
+        // Hidden names are not read as policy. It is made, never opened: a name that somebody else had put there is
+        // passed over.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".policy-").tempfile_in(folder)?;
+        dress(file.as_file())?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        file.as_file().sync_all()?;
+        file.persist(path).map(drop).map_err(|error| error.error)
     };
-    written().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        about(path, &error).into()
-    })
+    written().map_err(|error| about(path, &error).into())
 }
 
 #[cfg(test)]

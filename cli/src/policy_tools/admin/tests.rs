@@ -48,7 +48,10 @@ fn files_are_listed_got_and_found_by_service() {
 #[test]
 fn names_are_names_and_texts_are_text() {
     let (_root, admin) = folder();
-    for name in ["../x", "", "30-user.policy", "a b", "\u{c4}"] {
+    for name in ["../x", "a b", "\u{c4}", "a\n"] {
+        assert_eq!(call(&admin, "policy.Get", name, ""), PROTOCOL, "{name}: no argument has such characters");
+    }
+    for name in ["..", "", "30-user.policy", "a+b"] {
         let refused = Err("PolicyAdminInvalidFileNameException");
         assert_eq!(call(&admin, "policy.Get", name, ""), refused, "{name}");
         assert_eq!(call(&admin, "policy.include.Replace", name, "any\n"), refused, "{name}");
@@ -90,5 +93,6 @@ fn what_is_included_is_checked_where_it_is_included() {
     assert_eq!(call(&admin, "policy.Replace", "40-x", "any\n"), SYNTAX, "nothing is added to what is broken");
     assert_eq!(call(&admin, "policy.Replace", "99-bad", "any\n"), Ok(String::new()), "but it can be mended");
     std::os::unix::fs::symlink("/etc/passwd", root.path().join("policy.d/include/link")).unwrap();
-    assert_eq!(call(&admin, "policy.include.Get", "link", ""), PROTOCOL);
+    let elsewhere = Err("PolicyAdminInvalidFilePathException");
+    assert_eq!(call(&admin, "policy.include.Get", "link", ""), elsewhere);
 }
