@@ -172,7 +172,7 @@ fn neither_the_programs_nor_the_services_failure_is_lost() {
             .start()
             .unwrap();
         let leave = program(&lab, "work", "leave");
-        for (own, service, expected) in [(0, 0, 0), (0, 3, 3), (4, 0, 4), (5, 6, 5)] {
+        for (own, service, expected) in [(0, 0, 0), (0, 3, 3), (4, 0, 4), (5, 6, 6)] {
             let service = format!("test.Exit+{service}");
             let said =
                 run(&lab, "work", &["qrexec-client-vm", "vault", &service, &leave, &own.to_string()], b"");

@@ -153,9 +153,6 @@ impl Service {
             rest = &rest[count..];
             if rest.is_empty() {
                 rest = &chunk;
-            } else if !self.channel.arm(false, true).unwrap_or(true) {
-                wait_for(&self.channel, "room");
-                self.channel.on_ready().unwrap();
             }
         }
     }
@@ -351,14 +348,11 @@ fn neither_failure_is_lost() {
     }
 }
 
-/// A file whose every read fails, as one on a broken disk does.
-fn unreadable() -> std::fs::File {
-    std::fs::File::open("/proc/self/mem").unwrap()
-}
-
 #[test]
 fn a_read_error_on_stdin_fails_the_call() {
-    let caller = Caller::start_with(&["a", "b"], |command| command.stdin(unreadable()));
+    // Every read of it fails, as of a file on a broken disk.
+    let broken = || std::fs::File::open("/proc/self/mem").unwrap();
+    let caller = Caller::start_with(&["a", "b"], |command| command.stdin(broken()));
     let (mut service, _agent) = caller.allow();
     let output = caller.output();
     let stderr = text(&output.stderr);
@@ -370,12 +364,13 @@ fn a_read_error_on_stdin_fails_the_call() {
 
 #[test]
 fn what_a_closed_stdout_does_not_take_is_missed() {
-    for (said, status) in [(&b"precious"[..], 125), (b"", 0)] {
+    for status in [125, 0] {
         let caller = Caller::start_by_shell(">&-", &["a", "b"]);
         let (mut service, _agent) = caller.allow();
-        match said {
-            b"" => service.end(0),
-            said => service.say(Stream::Stdout, said),
+        if status == 0 {
+            service.end(0)
+        } else {
+            service.say(Stream::Stdout, b"precious")
         }
         let output = caller.output();
         let stderr = text(&output.stderr);
@@ -395,7 +390,7 @@ fn unread_caller() -> (Caller, Option<std::process::ChildStdin>, Service, UnixSt
 
 #[test]
 fn when_the_only_reader_is_gone_the_call_ends() {
-    // A service that says nothing, to a caller who has nothing more to say either.
+    // A service that says nothing, and does not end either, to a caller who has nothing more to say.
     let (caller, stdin, _service, _agent) = unread_caller();
     drop(stdin);
     let output = caller.output();
@@ -408,12 +403,13 @@ fn when_the_only_reader_is_gone_the_call_ends() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""));
     drop(stdin);
 
-    // Who still sends goes on as long as there is no answer.
-    let (caller, stdin, mut service, _agent) = unread_caller();
-    stdin.unwrap().write_all(b"data").unwrap();
-    assert_eq!(service.hear_chunk(), b"data");
-    service.end(4);
-    assert_eq!(caller.output().status.code(), Some(4));
+    // One that ends is waited for, whether there is more to send or not: nothing is lost.
+    for stays in [false, true] {
+        let (caller, stdin, mut service, _agent) = unread_caller();
+        let _stdin = stdin.filter(|_| stays);
+        service.end(4);
+        assert_eq!(caller.output().status.code(), Some(4));
+    }
 }
 
 #[test]
@@ -425,7 +421,7 @@ fn a_program_that_has_ended_does_not_keep_an_endless_service() {
         service.say_for_ever();
         assert_eq!(caller.output().status.code(), Some(status), "{program}");
     }
-    // What it left unread was its own affair.
+    // A little that it leaves unread is its own affair.
     let caller = Caller::start(&["a", "b", "/bin/sh", "-c", "exec <&- >&-"]);
     let (mut service, _agent) = caller.allow();
     assert_eq!(service.hear(), b"");

@@ -258,6 +258,41 @@ fn a_failed_start_ends_in_the_order_of_its_place_and_takes_late_words() {
     }
 }
 
+/// The end of a process closes its stdin, and others that share it may answer: what the process said comes before.
+#[test]
+fn the_words_of_a_process_come_before_the_end_of_its_stdin() {
+    for _ in 0..50 {
+        let (sink, stdin) = UnixStream::pair().unwrap();
+        let (source, stdout) = UnixStream::pair().unwrap();
+        let mut process = std::process::Command::new("/bin/sh");
+        process.args(["-c", "echo last"]).stdout(OwnedFd::from(stdout.try_clone().unwrap()));
+        let child = process.stdin(std::process::Stdio::null()).spawn().unwrap();
+        drop(process);
+        let other = thread::spawn(move || {
+            assert_eq!((&stdin).read(&mut [0]).unwrap(), 0);
+            (&stdout).write_all(b"after").unwrap();
+        });
+        let (mut raw, running) = service(Kind::Shm, LATEST, |version| Call {
+            stdin: Some(sink.into()),
+            stdout: Some(source.into()),
+            child: Some(child.try_into().unwrap()),
+            ..Call::new(Role::Service, version)
+        });
+        let mut said = Vec::new();
+        while let Some((ty, body)) = raw.next() {
+            if ty == ty::DATA_STDOUT && !body.is_empty() {
+                said.push(String::from_utf8(body).unwrap());
+            } else if ty == ty::DATA_EXIT_CODE {
+                break;
+            }
+        }
+        assert_eq!(said, ["last\n", "after"]);
+        drop(raw);
+        other.join().unwrap();
+        assert!(running.join().unwrap().lost.is_none());
+    }
+}
+
 #[test]
 fn exit_on_client_eof_ends_the_call_though_the_service_goes_on() {
     let (service, mut raw, running) = on_socket(|call| call.exit_on_client_eof = true);
@@ -281,9 +316,10 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
     for kind in KINDS {
         let (mut raw, running) = service(kind, LATEST, |version| Call::new(Role::Service, version));
         assert_eq!(raw.until_the_end(), (vec![0], 0), "{kind:?}");
-        // The service side may be gone already, which is no failure either.
-        let _ =
-            raw.channel.write(&Header::new(ty::DATA_STDIN, 0).to_bytes()).and_then(|_| raw.channel.flush());
+        // `say` fails if the service side has closed: it waits for whoever was about to speak.
+        raw.say(ty::DATA_STDIN, b"late");
+        raw.say(ty::DATA_STDIN, b"");
+        drop(raw);
         let outcome = running.join().unwrap();
         assert_eq!((outcome.lost, outcome.failed), (None, None), "{kind:?}");
     }

@@ -32,7 +32,7 @@ fn main() {
         args.remove(1);
         std::process::exit(role(args));
     }
-    let tests: [(&str, fn()); 19] = [
+    let tests: [(&str, fn()); 20] = [
         ("a_service_runs", a_service_runs),
         ("a_service_may_use_one_socket", a_service_may_use_one_socket),
         ("what_cannot_be_started_says_why", what_cannot_be_started_says_why),

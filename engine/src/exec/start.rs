@@ -15,7 +15,7 @@ use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
 
 use super::image::by_shell;
-use super::{Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
+use super::{Account, Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
 use crate::process::{self, Child, Program};
 
 /// The shell for texts.
@@ -79,14 +79,16 @@ impl Services {
         };
         let ours = rustix::stdio::stderr();
         let their_stderr = errors.as_ref().map_or(ours, |(_, theirs)| theirs.as_fd());
-        if let Some(account) = self.users.account(user)? {
+        let account = self.users.account(user)?;
+        if let Some(account) = &account {
             // A pipe can be opened by its owner only.
             let theirs = errors.as_ref().map(|(_, theirs)| theirs);
             for stream in [&their_stdin, &their_stdout].into_iter().chain(theirs) {
                 rustix::fs::fchown(stream, Some(account.uid), Some(account.gid)).map_err(streams)?;
             }
         }
-        let child = self.run(executable, user, [their_stdin.as_fd(), their_stdout.as_fd(), their_stderr])?;
+        let child =
+            self.run(executable, account, [their_stdin.as_fd(), their_stdout.as_fd(), their_stderr])?;
         Ok(Started {
             stdin,
             stdout,
@@ -116,7 +118,8 @@ impl Services {
                 let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(streams)?;
                 let null = null.as_fd();
                 // Nobody waits for it: it becomes somebody else's child when this process ends.
-                self.run(executable, user, [null, null, log.unwrap_or(null)]).map(drop)
+                let account = self.users.account(user)?;
+                self.run(executable, account, [null, null, log.unwrap_or(null)]).map(drop)
             }
             Prepared::Socket(path, options) => unix(path, options).map(drop),
             Prepared::Tcp(address, options) => tcp(*address, options).map(drop),
@@ -132,7 +135,8 @@ impl Services {
     pub fn start_on(&self, what: &Prepared, streams: [BorrowedFd<'_>; 3]) -> Result<Child, ExecError> {
         match what {
             Prepared::Executable(what) => {
-                self.run_in(Environment::inherited(self.embedded), what, None, streams)
+                let account = self.users.account(None)?;
+                self.run_in(Environment::inherited(self.embedded), what, account, streams)
             }
             Prepared::Socket(path, _) => Err(ExecError::NoService(path.clone())),
             Prepared::Tcp(address, _) => Err(ExecError::NoService(address.to_string().into())),
@@ -157,22 +161,22 @@ impl Services {
     fn run(
         &self,
         what: &Executable,
-        user: Option<&str>,
+        account: Option<Account>,
         streams: [BorrowedFd<'_>; 3],
     ) -> Result<Child, ExecError> {
         let mut environment = Environment::inherited(self.embedded);
         environment.set("QREXEC_AGENT_PID", std::process::id().to_string());
-        self.run_in(environment, what, user, streams)
+        self.run_in(environment, what, account, streams)
     }
 
     fn run_in(
         &self,
         mut environment: Environment,
         what: &Executable,
-        user: Option<&str>,
+        account: Option<Account>,
         streams: [BorrowedFd<'_>; 3],
     ) -> Result<Child, ExecError> {
-        match self.users.account(user)? {
+        match account {
             Some(account) => login::start(&account, what, environment, streams),
             None => {
                 if let Some(call) = &what.call {

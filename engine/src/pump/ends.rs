@@ -42,6 +42,11 @@ impl Source {
         self.ready = ready && !self.for_others;
     }
 
+    /// Has the next turn read, if that never waits.
+    pub(super) fn try_now(&mut self) {
+        self.ready |= self.fd.as_ref().is_some_and(LocalFd::may_try_reading);
+    }
+
     /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
     pub(super) fn is_for_others(&self) -> bool {
         self.for_others

@@ -160,6 +160,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// for stderr: no event tells.
 const READER: Duration = Duration::from_millis(10);
 
+/// How long a silent service may take to end when nobody is there any more to hear it, and nothing is sent to it. It may be
+/// about to: whoever has read an answer and gone may still want the exit code.
+const UNHEARD: Duration = Duration::from_secs(2);
+
 /// Pumps one call to its end.
 pub fn run(channel: Channel, call: Call) -> Outcome {
     let engine = match engine_from_env() {
@@ -231,6 +235,11 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
                     Ok(()) => continue,
                     Err(stop) => stop,
                 },
+                Err(stop) => stop,
+            },
+            Ok(turn::Turn::Idle) if pump.is_unheard() => match pump.sleep(&mut *driver, Some(UNHEARD)) {
+                Ok(true) => continue,
+                Ok(false) => Stop::Unread,
                 Err(stop) => stop,
             },
             Ok(turn::Turn::Idle) => match pump.sleep(&mut *driver, (!has_rested).then_some(IDLE)) {

@@ -155,23 +155,31 @@ impl Pump {
         Ok(())
     }
 
-    /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever.
-    ///
-    /// Whoever still sends goes on as long as the service is silent. What a local program leaves unread when it ends is
-    /// its own affair, up to a limit.
+    /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever. What a
+    /// local program leaves unread when it ends is its own affair, up to a limit.
     pub(super) fn look_at_reader(&self) -> Result<(), Stop> {
         if self.role != Role::Client || self.outcome.remote.is_some() {
             return Ok(());
         }
-        let sends = self.source.is_open() || !self.prefix.is_empty();
         let is_over = match &self.child {
             None if self.is_mute && self.unread > 0 => {
                 return Err(Stop::Failed("stdout is closed, so what the service sent is lost".into()));
             }
-            None => self.sink.has_lost_reader() && (self.unread > 0 || !sends),
-            Some(_) => self.outcome.local.is_some() && !sends && self.unread > UNREAD,
+            None => self.sink.has_lost_reader() && self.unread > 0,
+            Some(_) => self.outcome.local.is_some() && !self.sends() && self.unread > UNREAD,
         };
         if is_over { Err(Stop::Unread) } else { Ok(()) }
+    }
+
+    /// Whether a client only waits for the end of a service whose words nobody would read.
+    pub(super) fn is_unheard(&self) -> bool {
+        let waits = self.role == Role::Client && self.child.is_none() && self.outcome.remote.is_none();
+        waits && self.sink.has_lost_reader() && !self.in_ended && !self.sends()
+    }
+
+    /// Whether there may be something to send.
+    fn sends(&self) -> bool {
+        self.source.is_open() || !self.prefix.is_empty()
     }
 
     /// Done with `n` bytes of the ring.

@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 use ring::Channel;
-use wire::header::{HEADER_LEN, Header};
-use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
+use wire::stream::{Kind, Outgoing, Role};
 use wire::version::Version;
 
 use super::sleep;
 
-/// How long the caller's last words are taken after it was told that nothing runs.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the caller's last words are taken after it was told the exit code. Whoever has heard that closes the link at
+/// once; for one that was about to speak this is long.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Why there are no streams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,42 +66,25 @@ pub fn report(mut channel: Channel, version: Version, code: i32, why: NoStreams)
     }
     if why != NoStreams::LeftAlone {
         // The caller has what it needs, whatever becomes of this.
-        let _ = hear_out(&mut channel, version);
+        let _ = hear_out(&mut channel);
     }
     Ok(())
 }
 
-/// Takes what the caller says, until it ends its stream or the link, or for long enough.
-fn hear_out(channel: &mut Channel, version: Version) -> Result<(), ring::Error> {
+/// Takes what the other side still says, until it closes the link, for a while.
+pub(super) fn hear_out(channel: &mut Channel) -> Result<(), ring::Error> {
     let until = Instant::now() + LAST_WORDS;
-    let mut incoming = Incoming::new(Role::Service, version);
-    let mut header = Vec::with_capacity(HEADER_LEN);
-    let mut body = 0;
     let mut buffer = [0; 4096];
-    while Instant::now() < until {
-        let wanted = if body > 0 { body } else { HEADER_LEN - header.len() };
-        let room = buffer.get_mut(..wanted.min(4096)).unwrap_or_default();
-        let count = channel.read(room)?;
-        let bytes = buffer.get(..count).unwrap_or_default();
-        if count == 0 {
-            if !channel.is_open() && channel.readable()? == 0 {
-                break;
-            }
-            if !channel.arm(true, false)? {
-                sleep::wait_for_link(channel, Some(until.saturating_duration_since(Instant::now())))?;
-            }
-        } else if body > 0 {
-            body = body.saturating_sub(count);
-        } else {
-            header.extend_from_slice(bytes);
-            let Some(whole) = header.first_chunk::<HEADER_LEN>() else { continue };
-            body = match incoming.on_header(Header::from_bytes(*whole)) {
-                Ok(Next::Payload { len, .. } | Next::Ignore { len } | Next::ExitCode { len }) => len as usize,
-                Ok(Next::Eof(_)) | Err(_) => break,
-            };
-            header.clear();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
         }
-        channel.flush()?;
+        match channel.read(&mut buffer)? {
+            0 if channel.ended()? => return Ok(()),
+            0 if channel.arm(true, false)? => {}
+            0 => sleep::wait_for_link(channel, Some(left))?,
+            _ => channel.flush()?,
+        }
     }
-    Ok(())
 }

@@ -197,7 +197,12 @@ impl Pump {
                 sink.set_blocked(false);
             }
         }
-        self.child_may_have_ended |= !ready[CHILD].is_empty();
+        if !ready[CHILD].is_empty() {
+            self.child_may_have_ended = true;
+            // Its last words came before its end, perhaps after the look at them.
+            self.source.try_now();
+            self.err_source.try_now();
+        }
         if !ready[REQUEST].is_empty() {
             self.look_for_request()?;
         }

@@ -152,9 +152,10 @@ impl Pump {
     }
 
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Stop> {
-        let mut moved = self.look_at_child()?;
-        moved |= self.take_headers()?;
+        let mut moved = self.take_headers()?;
         moved |= self.transfer(driver)?;
+        // What it said before it ended is read before its stdin closes, which others may answer.
+        moved |= self.look_at_child()?;
         moved |= self.inbound_rest()?;
         self.look_at_reader()?;
         // Whoever is at the other end of what has closed must see that before the peer hears of an end.
@@ -324,6 +325,10 @@ impl Pump {
         self.err_source.close();
         // A ring that is dropped lets go of them only some time later.
         driver.let_go(&[false; PLACES]);
+        if self.role == Role::Service && self.outgoing.exit_sent() && !self.cut && !self.loans.is_open() {
+            // The client may be about to send, and must not fail before it has heard the code. It has, whatever comes.
+            let _ = super::report::hear_out(&mut self.channel);
+        }
         drop(self.channel);
         drop(driver);
         if let (Some(child), None) = (&mut self.child, self.outcome.local) {
