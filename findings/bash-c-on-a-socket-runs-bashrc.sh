@@ -1,26 +1,25 @@
 #!/bin/bash
 # Debian's bash, version 5.2.15-2+b13.
 #
-# One would think: `bash -c COMMAND` is neither interactive nor a login shell, so it reads
-# no start-up file, whatever its descriptors are.
+# One would think: `bash -c COMMAND` is neither interactive nor a login shell, so it reads no
+# start-up file, whatever its descriptors are.
 #
-# What happens: bash asks getpeername() about its stdin. When that answers (any socket, also
-# one end of an unnamed socketpair) and SHLVL is below 2, bash takes itself for a command
-# started over the network and runs ~/.bashrc first, with the command's own stdin and stdout.
-# A .bashrc that prints puts its text in front of the answer; one that reads takes bytes of
-# the caller's data. With a pipe as stdin, with SHLVL of 1 or more in the environment, with
-# --norc, or under the name `sh`, nothing is read.
-# `exec bash -c …` typed into a bash that reads its commands from a socket meets it, too:
+# What happens: bash asks getpeername() about its stdin. When that answers (any socket, also one end
+# of an unnamed socketpair) and SHLVL is below 2, bash takes itself for a command started over the
+# network and runs ~/.bashrc first, with the command's own stdin and stdout. A .bashrc that prints
+# puts its text in front of the answer; one that reads takes bytes of the caller's data. With a pipe
+# as stdin, with SHLVL of 1 or more in the environment, with --norc, or under the name `sh`, nothing
+# is read. `exec bash -c …` typed into a bash that reads its commands from a socket meets it, too:
 # `exec` takes one off SHLVL again.
 #
-# For this project: a service's stdin is a socketpair, and qvm-run sends
-# `exec bash -c 'COMMAND' || exit 127` to qubes.VMShell. So the account's .bashrc runs in
-# front of every such command, and the same call behaves otherwise where a service is
-# configured to get pipes. Whoever starts bash for a command must say --norc (or leave SHLVL
-# set), and a test needs a home whose .bashrc prints and reads.
+# For this project: a service's stdin is a socketpair, and qvm-run sends `exec bash -c 'COMMAND' ||
+# exit 127` to qubes.VMShell. So the account's .bashrc runs in front of every such command, and the
+# same call behaves otherwise where a service is configured to get pipes. Whoever starts bash for a
+# command must say --norc (or leave SHLVL set), and a test needs a home whose .bashrc prints and
+# reads.
 #
-# Source: the manual of bash, INVOCATION, names "executed by the remote shell daemon … or the
-# secure shell daemon"; that a socketpair counts as such a network connection it does not say.
+# Source: bash(1), INVOCATION, "when it is being run with its standard input connected to a network
+# connection"; that one end of a socketpair counts as such it does not say.
 set -u
 version=5.2.15-2+b13
 work=$(mktemp -d) || exit 1

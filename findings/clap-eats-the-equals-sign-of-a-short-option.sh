@@ -1,20 +1,20 @@
 #!/bin/bash
 # Crate clap 4.6.7, beside getopt_long of the C library (any version).
 #
-# One would think: `-pDATA` gives DATA to a short option in both, so the word is split behind the letter
-# and nothing of it is lost; only long options have a `=`.
+# One would think: `-pDATA` gives DATA to a short option in both, so the word is split behind the
+# letter and nothing of it is lost; only long options have a `=`.
 #
-# What happens: getopt_long gives `-p=x` the value `=x`, clap the value `x`. `-p==x` is `==x`
-# there and `=x` here; also at the end of a cluster. As a word of its own (`-p =x`)
-# the value is whole in both. No setting of an argument turns it off.
+# What happens: getopt_long gives `-p=x` the value `=x`, clap the value `x`. `-p==x` is `==x` there
+# and `=x` here; also at the end of a cluster. As a word of its own (`-p =x`) the value is whole in
+# both. We found no setting that turns it off.
 #
-# For this project: `-p DATA` (bytes in front of a call's data), `-l COMMAND`, `-d`, `-c`, `-w` of programs with
-# a C namesake. A script that builds `-p"$data"` loses the first byte of its data without
-# a word when that is `=`. Our programs must look at the words before clap does (put
-# the value of a short option into a word of its own, or one more `=` in front of it), with
-# a table test against getopt_long that has values beginning with `=`.
+# For this project: `-p DATA` (bytes in front of a call's data), `-l COMMAND`, `-d`, `-c`, `-w` of
+# programs with a C namesake. A script that builds `-p"$data"` loses the first byte of its data
+# without a word when that is `=`. Our programs must look at the words before clap does (put the
+# value of a short option into a word of its own, or one more `=` in front of it), with a table test
+# against getopt_long that has values beginning with `=`.
 #
-# Source: clap's documentation of Arg::short and Arg::require_equals; getopt(3).
+# Source: seen here; getopt_long(3) for the other side.
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT

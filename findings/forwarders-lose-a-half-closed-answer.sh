@@ -1,18 +1,18 @@
 #!/bin/bash
 # socat 1.7.4.4 (Debian 1.7.4.4-2) and systemd-socket-proxyd 252.39 (Debian 252.39-1~deb12u2).
 #
-# One would think: a forwarder between two sockets passes the end of one direction on and carries the
-# other direction until that ends, too, as a service with one socket does.
+# One would think: a forwarder between two sockets passes the end of one direction on and carries
+# the other direction until that ends, too, as a service with one socket does.
 #
-# What happens: socat passes the end on and leaves half a second later, with status 0, whether or not the
-# other side has answered (-t SECONDS sets the wait). systemd-socket-proxyd closes both
-# connections at the first end that it sees, at once, and has no option. A server that needs
-# longer is cut off (broken pipe); the client sees an empty answer and no error.
+# What happens: socat passes the end on and leaves half a second later, with status 0, whether or
+# not the other side has answered (-t SECONDS sets the wait). systemd-socket-proxyd closes both
+# connections at the first end that it sees, at once, and has no option. A server that needs longer
+# is cut off (broken pipe); the client sees an empty answer and no error.
 #
-# For this project: upstream's qvm-connect-tcp and dom0's qubes.ConnectTCP put socat in the middle of
-# a call, and socket units put proxyd there: a client that sends its request, shuts down its
-# writing side and waits (`nc -N`) gets an answer from quick servers only, or from none.
-# Ours connect by themselves and keep both directions apart; units of ours start the client with
+# For this project: upstream's qvm-connect-tcp and dom0's qubes.ConnectTCP put socat in the middle
+# of a call, and socket units put proxyd there: a client that sends its request, shuts down its
+# writing side and waits (`nc -N`) gets an answer from quick servers only, or from none. Ours
+# connect by themselves and keep both directions apart; units of ours start the client with
 # Accept=yes on the socket itself; mixed tests with upstream's scripts do not half-close; the
 # documentation names both for whoever keeps them.
 #

@@ -3,19 +3,19 @@
 #
 # One would think: the JSON form is the exact one: MESSAGE is the text, whole, or cut with a mark.
 #
-# What happens: a field whose name, `=` and value make 4,096 bytes or more is null, so a MESSAGE
-# of 4,088 bytes; nothing tells how long it was, the status is 0, and the same entry is
-# printed whole by the other forms. A text with one control byte (an escape, a carriage
-# return at the end) or bad UTF-8 is an array of numbers; a tab or newline keeps it a string. With --all
-# the long ones are strings. The plain form takes escape sequences and a final carriage return away.
+# What happens: a field whose name, `=` and value make 4,096 bytes or more is null, so a MESSAGE of
+# 4,088 bytes; nothing tells how long it was, the status is 0, and the same entry is printed whole
+# by the other forms. A text with one control byte (an escape, a carriage return at the end) or bad
+# UTF-8 is an array of numbers; a tab or newline keeps it a string. With --all the long ones are
+# strings. The plain form takes escape sequences and a final carriage return away.
 #
-# For this project: a service's error output goes to the journal line by line, up to 48 KiB
-# in each; whoever collects it as JSON (monitoring, our own tests) sees null for the long ones, and arrays
-# for lines with colours. Tests read with `-o json --all` or `-o export` and accept
-# strings and arrays; docs/ names --all; our own log lines stay below 4,000 bytes.
+# For this project: a service's error output goes to the journal line by line, up to 48 KiB in each;
+# whoever collects it as JSON (monitoring, our own tests) sees null for the long ones, and arrays
+# for lines with colours. Tests read with `-o json --all` or `-o export` and accept strings and
+# arrays; docs/ names --all; our own log lines stay below 4,000 bytes.
 #
-# Source: journalctl(1), -o json: "values larger than 4096 bytes are encoded as null"
-# (in fact name and value together, and from 4096 on).
+# Source: journalctl(1), -o json: "values larger than 4096 bytes are encoded as null" (in fact name
+# and value together, and from 4096 on).
 set -u
 version=252.39-1~deb12u2
 work=$(mktemp -d) || exit 1

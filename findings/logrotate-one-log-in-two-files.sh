@@ -1,22 +1,21 @@
 #!/bin/bash
 # logrotate 3.21.0 (Debian 3.21.0-1).
 #
-# One would think: where two files of /etc/logrotate.d name the same log, that one log is rotated by one of
-# them, with a warning, and all other logs of both files are rotated as they say.
+# One would think: where two files of /etc/logrotate.d name the same log, that one log is rotated by
+# one of them, with a warning, and all other logs of both files are rotated as they say.
 #
-# What happens: the file that comes first by name has the log. In the other one the block is taken up
-# to the shared log, in the order of the names that its patterns expand to, and everything
-# behind it is dropped ("found error in file …, skipping"): a log that only this block
-# names is rotated if its name sorts before the shared one, and never if it sorts after it.
-# The patterns are expanded at each run, so this begins on the day when the first log
-# appears that both name, not when the package is installed. The status is 1, which only the
-# timer's unit sees.
+# What happens: the file that comes first by name has the log. In the other one the block is taken
+# up to the shared log, in the order of the names that its patterns expand to, and everything behind
+# it is dropped ("found error in file …, skipping"): a log that only this block names is rotated if
+# its name sorts before the shared one, and never if it sorts after it. The patterns are expanded at
+# each run, so this begins on the day when the first log appears that both name, not when the
+# package is installed. The status is 1, which only the timer's unit sees.
 #
-# For this project: in dom0 /var/log/qubes/ has the daemon's logs (one for each VM) beside those of other programs. A file
-# of ours with `/var/log/qubes/qrexec.*.log` and anybody's `/var/log/qubes/*.log` leave some
-# of the logs to grow for ever. Our package must look for a pattern that covers its logs
-# before it lays a file (or the installation check must run `logrotate -d` and read it),
-# and the bound on a log's size must hold without logrotate.
+# For this project: in dom0 /var/log/qubes/ has the daemon's logs (one for each VM) beside those of
+# other programs. A file of ours with `/var/log/qubes/qrexec.*.log` and anybody's
+# `/var/log/qubes/*.log` leave some of the logs to grow for ever. Our package must look for a
+# pattern that covers its logs before it lays a file (or the installation check must run `logrotate
+# -d` and read it), and the bound on a log's size must hold without logrotate.
 #
 # Source: seen here; logrotate(8) does not describe two entries for one log.
 set -u

@@ -1,19 +1,19 @@
 #!/bin/bash
 # Linux-PAM 1.5.2 (Debian 1.5.2-6+deb12u3), pam_env with readenv=1.
 #
-# One would think: /etc/environment has NAME=VALUE lines; quotes protect what is in them, as in a shell;
-# a `#` in the middle of a value belongs to it.
+# One would think: /etc/environment has NAME=VALUE lines; quotes protect what is in them, as in a
+# shell; a `#` in the middle of a value belongs to it.
 #
 # What happens: pam_env ends a line at the first `#`, wherever it stands, then takes one quote off
-# either end. So NAME="a#b" and NAME=a#b are both `a`, without a word. A blank in front of a
-# comment stays in the value. A name with `-` or `.` is dropped, the rest of the file is read.
+# either end. So NAME="a#b" and NAME=a#b are both `a`, without a word. A blank in front of a comment
+# stays in the value. A name with `-` or `.` is dropped, the rest of the file is read.
 #
-# For this project: a service that starts in a PAM session (pam.d/qrexec has readenv=1) sees
-# another value than a script that reads the same file: a proxy's password or a URL with a
-# fragment arrives cut. Say so in the documentation of a service's environment, and let no
-# test compare the two for values with a `#`.
+# For this project: a service that starts in a PAM session (pam.d/qrexec has readenv=1) sees another
+# value than a script that reads the same file: a proxy's password or a URL with a fragment arrives
+# cut. Say so in the documentation of a service's environment, and let no test compare the two for
+# values with a `#`.
 #
-# Source: pam_env(8) says only that the file has KEY=VAL pairs on separate lines.
+# Source: pam_env.conf(5) says of its own file that `#` at the start of a line makes a comment.
 set -u
 version=1.5.2-6+deb12u3
 work=$(mktemp -d) || exit 1

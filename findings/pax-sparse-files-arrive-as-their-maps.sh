@@ -1,25 +1,25 @@
 #!/bin/bash
-# libarchive's bsdtar 3.6.2 (Debian 3.6.2-1+deb12u5), GNU tar 1.34+dfsg-1.2+deb12u1, crate tar 0.4.46.
+# libarchive's bsdtar 3.6.2 (Debian 3.6.2-1+deb12u5), GNU tar 1.34+dfsg-1.2+deb12u1, crate tar
+# 0.4.46.
 #
-# One would think: an archiver that was not asked for sparse files (`-S`) writes a file with holes as an
-# ordinary entry; and crate `tar`, which knows "GNU sparse", unpacks one whichever way it was written,
-# or says that it cannot.
+# One would think: an archiver that was not asked for sparse files (`-S`) writes a file with holes
+# as an ordinary entry; and crate `tar`, which knows "GNU sparse", unpacks one whichever way it was
+# written, or says that it cannot.
 #
 # What happens: bsdtar's default form writes every file that has holes as a GNU sparse 1.0 entry,
-# unasked; GNU tar does so with -S and --format=posix (in one of three versions). Crate tar
-# knows the old GNU type 'S' only. From the others it unpacks, with Ok: version 1.0 a file
-# GNUSparseFile.N/NAME that holds the text of the map and then the pieces, version 0.1 the
-# pieces alone under that name, version 0.0 the pieces alone under the *right* name, so a
-# disk image of 1 MiB arrives as 4 KiB with its own name. Python's tarfile and both
-# archivers read all of them.
+# unasked; GNU tar does so with -S and --format=posix (in one of three versions). Crate tar knows
+# the old GNU type 'S' only. From the others it unpacks, with Ok: version 1.0 a file
+# GNUSparseFile.N/NAME that holds the text of the map and then the pieces, version 0.1 the pieces
+# alone under that name, version 0.0 the pieces alone under the *right* name, so a disk image of 1
+# MiB arrives as 4 KiB with its own name. Python's tarfile and both archivers read all of them.
 #
 # For this project: tar2qfile's input is whatever tar a user or a backup made. Its reader must know
-# the three pax forms (keys GNU.sparse.*: name, realsize, map; size in the map's
-# own block for 1.0) and expand them, or refuse an entry that has such a key with its name:
-# never copy it on. Crate tar cannot be the reader as it is. Tests: one archive of each of the five kinds.
+# the three pax forms (keys GNU.sparse.*: name, realsize, map; size in the map's own block for 1.0)
+# and expand them, or refuse an entry that has such a key with its name: never copy it on. Crate tar
+# cannot be the reader as it is. Tests: one archive of each of the five kinds.
 #
-# Source: the manual of GNU tar, "Storing Sparse Files"; libarchive-formats(5) names the
-# forms that it writes, not that it does so by itself.
+# Source: the manual of GNU tar, "Storing Sparse Files"; libarchive-formats(5) names the forms that
+# it writes, not that it does so by itself.
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT

@@ -1,21 +1,21 @@
 #!/bin/bash
 # libselinux 3.4 (Debian 3.4-1+b6: libselinux1, selinux-utils), file_contexts.
 #
-# One would think: a line with a whole path is more specific than `/run/qubes(/.*)?`, so it wins, wherever
-# it stands; whether its dot is escaped matters only for names like "policyXsock".
+# One would think: a line with a whole path is more specific than `/run/qubes(/.*)?`, so it wins,
+# wherever it stands; whether its dot is escaped matters only for names like "policyXsock".
 #
-# What happens: a line is a plain path only if it has no unescaped character of a regular expression.
-# Plain paths win over all expressions. Among expressions the *last* line wins, however long. So
-# `/run/qubes/policy.sock` (a dot, not escaped) is an expression and loses to a
+# What happens: a line is a plain path only if it has no unescaped character of a regular
+# expression. Plain paths win over all expressions. Among expressions the *last* line wins, however
+# long. So `/run/qubes/policy.sock` (a dot, not escaped) is an expression and loses to a
 # `/run/qubes(/.*)?` further down, while `/run/qubes/policy\.sock` wins in any order. And among
 # plain paths a later line without a type of file wins over an earlier one for sockets (-s).
 #
 # For this project: our sockets have dots (policy.sock, qrexec.work.sock, qrexec-server.user.sock).
-# Each dot in our .fc file is written `\.`; a test looks up every path of ours, with the
-# mode of a socket, in a file that has a general line for /run/qubes behind ours, too:
-# the installed order is not that of our source.
+# Each dot in our .fc file is written `\.`; a test looks up every path of ours, with the mode of a
+# socket, in a file that has a general line for /run/qubes behind ours, too: the installed order is
+# not that of our source.
 #
-# Source: selabel_file(5) and file_contexts(5) name the order "last match", with exact paths first.
+# Source: selabel_file(5); the order was seen here.
 set -u
 version=3.4-1+b6
 work=$(mktemp -d) || exit 1

@@ -1,18 +1,18 @@
 #!/bin/bash
 # checkpolicy 3.4 (Debian 3.4-1+b2), semodule-utils 3.4-1, selinux-utils 3.4-1+b6.
 #
-# One would think: `checkmodule -M -m` and `semodule_package -f` are the compiler of a policy module: a class
-# or permission with a typing error and a .fc file that is not one are refused.
+# One would think: `checkmodule -M -m` and `semodule_package -f` are the compiler of a policy
+# module: a class or permission with a typing error and a .fc file that is not one are refused.
 #
-# What happens: whatever a `require` block names is believed: a class, a permission, an attribute that
-# no policy has compile with status 0 and without a word. (A name that is *not* required is
-# an error; so is a module whose file has another name than it.) semodule_package puts
-# the .fc file into the package as it is, text that is no such file included. Both faults show
-# at the installation on the user's machine only, where the whole module is refused.
+# What happens: whatever a `require` block names is believed: a class, a permission, an attribute
+# that no policy has compile with status 0 and without a word. (A name that is *not* required is an
+# error; so is a module whose file has another name than it.) semodule_package puts the .fc file
+# into the package as it is, text that is no such file included. Both faults show at the
+# installation on the user's machine only, where the whole module is refused.
 #
-# For this project: "the SELinux sources compile" is no test. CI compares the classes and permissions of each
-# require block with a real policy's list, runs sefcontext_compile over the .fc file (it
-# names a line with a wrong field or type of file), and looks each of our paths up in it.
+# For this project: "the SELinux sources compile" is no test. CI compares the classes and
+# permissions of each require block with a real policy's list, runs sefcontext_compile over the .fc
+# file (it names a line with a wrong field or type of file), and looks each of our paths up in it.
 #
 # Source: checkmodule(8), semodule_package(8).
 set -u

@@ -2,18 +2,18 @@
 # libselinux 3.4 (Debian 3.4-1+b6: libselinux1, selinux-utils), file_contexts.subs_dist; the
 # policies are Debian's (selinux-policy-default 2:2.20221101-9) and Fedora's.
 #
-# One would think: /var/run is a link to /run, so a line for /run/qubes/... labels what is there; a line
-# for the other spelling does no harm and is a good second.
+# One would think: /var/run is a link to /run, so a line for /run/qubes/... labels what is there; a
+# line for the other spelling does no harm and is a good second.
 #
 # What happens: before a path is looked up, the policy's own table of equal folders replaces the
-# beginning of the *path*, not of the lines. Debian's table says `/var/run /run`: there
-# lines for /var/run/... never match anything. A table with `/run /var/run`, which Fedora's policy
-# had, turns it round: a line for /run/... never matches, not even for /run/...
-# No tool complains of a line that cannot match.
+# beginning of the *path*, not of the lines. Debian's table says `/var/run /run`: there lines for
+# /var/run/... never match anything. A table with `/run /var/run`, which Fedora's policy had, turns
+# it round: a line for /run/... never matches, not even for /run/... No tool complains of a line
+# that cannot match.
 #
 # For this project: one .fc file for dom0 and VMs of several ages must have each socket's line in
-# both spellings, /run/... and /var/run/..., with the same context: on each system one of the
-# two counts. A test looks each path up under both tables.
+# both spellings, /run/... and /var/run/..., with the same context: on each system one of the two
+# counts. A test looks each path up under both tables.
 #
 # Source: selabel_file(5), file_contexts.subs_dist; Fedora's table: fedora-selinux/selinux-policy,
 # config/file_contexts.subs_dist at 1797c61 (the newest releases were not looked at).

@@ -4,14 +4,14 @@
 # One would think: for a port other than 22 a line of known_hosts begins with `[name]:port`, and
 # HostKeyAlias replaces the name in it: `[link]:2222`.
 #
-# What happens: with HostKeyAlias the port is left out: `link` alone is looked for, `[link]:2222` is an
-# unknown key, and ssh-keyscan's lines for that port (`[host]:2222 ...`) never fit. (Without an
+# What happens: with HostKeyAlias the port is left out: `link` alone is looked for, `[link]:2222` is
+# an unknown key, and ssh-keyscan's lines for that port (`[host]:2222 ...`) never fit. (Without an
 # alias the line with the port fits, and a line with the bare name is taken, too.) The other way
 # round one line serves a far machine that moves to another port, and two far machines behind one
 # address need two aliases.
 #
-# For this project: `join` writes the invitation's key as `LINK TYPE KEY`, whatever the port; the test of
-# "host key changed or unknown" must use a port that is not 22, as every lab does, or it
+# For this project: `join` writes the invitation's key as `LINK TYPE KEY`, whatever the port; the
+# test of "host key changed or unknown" must use a port that is not 22, as every lab does, or it
 # cannot tell the two forms apart.
 #
 # Source: ssh_config(5), HostKeyAlias, does not speak of ports.

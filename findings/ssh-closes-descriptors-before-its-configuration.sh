@@ -2,16 +2,16 @@
 # OpenSSH 9.2p1 (Debian 1:9.2p1-2+deb12u10).
 #
 # One would think: ssh reads `-F /dev/fd/N` (a pipe or memfd of the caller, as cat would) and a
-# master that goes into the background keeps a lock's descriptor that it inherited, so that
-# flock(1) around its start holds the lock as long as the master lives.
+# master that goes into the background keeps a lock's descriptor that it inherited, so that flock(1)
+# around its start holds the lock as long as the master lives.
 #
-# What happens: the first thing that ssh does is to close every descriptor above 2. So -F and -i with /dev/fd/N
-# find nothing, and an inherited flock is given up by the master at once: the lock is free as
-# soon as the caller lets go. (-F /dev/stdin does work.)
+# What happens: the first thing that ssh does is to close every descriptor above 2. So -F and -i
+# with /dev/fd/N find nothing, and an inherited flock is given up by the master at once: the lock is
+# free as soon as the caller lets go. (-F /dev/stdin does work.)
 #
-# For this project: a link's configuration and key must be files with names (private
-# folder, 0600), not memory; the lock around the start may be held by the starter alone, with
-# no close-on-exec needed for ssh, and proves nothing about a live master afterwards.
+# For this project: a link's configuration and key must be files with names (private folder, 0600),
+# not memory; the lock around the start may be held by the starter alone, with no close-on-exec
+# needed for ssh, and proves nothing about a live master afterwards.
 #
 # Source: none found in ssh(1); it shows in a trace as close_range(3, …).
 . "$(dirname "$0")/common/sshd.sh"

@@ -5,15 +5,16 @@
 # texts with blanks in them, with or without a comment at the end.
 #
 # What happens: it looks for blanks without regard to quotes and takes the first word for options
-# only if the line has four words. So a line with a blank inside quotes is refused ("character encoding
-# invalid"), a line with options but *without a comment* is refused, whatever the options;
+# only if the line has four words. So a line with a blank inside quotes is refused ("character
+# encoding invalid"), a line with options but *without a comment* is refused, whatever the options;
 # a tab between the fields and blanks in front of the line are refused, too. sshd takes all of them.
 #
-# For this project: the line of every link is `restrict,command="qrexec-remote far LINK" ssh-ed25519 …`,
-# which has blanks inside quotes. `qrexec-remote admit` must find such lines again, to change nothing at the
-# second call, and must leave lines of others alone: it needs a reader of its own for options (quotes,
-# `\"`), or lets `ssh-keygen -lf` judge a line; with this crate it would call a good file broken, or
-# add the key a second time. The crate is fine for the key itself (the words from `ssh-ed25519` on).
+# For this project: the line of every link is `restrict,command="qrexec-remote far LINK" ssh-ed25519
+# …`, which has blanks inside quotes. `qrexec-remote admit` must find such lines again, to change
+# nothing at the second call, and must leave lines of others alone: it needs a reader of its own for
+# options (quotes, `\"`), or lets `ssh-keygen -lf` judge a line; with this crate it would call a
+# good file broken, or add the key a second time. The crate is fine for the key itself (the words
+# from `ssh-ed25519` on).
 #
 # Source: sshd(8), AUTHORIZED_KEYS FILE FORMAT: "No spaces are permitted, except within double
 # quotes"; comments are optional.

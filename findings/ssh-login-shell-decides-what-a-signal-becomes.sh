@@ -5,15 +5,15 @@
 # looks the same on every far machine: no exit status, a signal's name, 255 from `ssh`.
 #
 # What happens: sshd starts the account's login shell with -c and the command. bash executes a
-# single command in its own place, so sshd sees the signal and sends "exit-signal": over a
-# master's control socket nothing comes but the end, `ssh` ends with 255. dash stays, turns the
-# signal into status 143 and writes "Terminated" to stderr, which becomes the session's. With
-# `exec` in front of the command both do as bash does.
+# single command in its own place, so sshd sees the signal and sends "exit-signal": over a master's
+# control socket nothing comes but the end, `ssh` ends with 255. dash stays, turns the signal into
+# status 143 and writes "Terminated" to stderr, which becomes the session's. With `exec` in front of
+# the command both do as bash does.
 #
-# For this project: the near side of a plain link cannot know what an end without a status means, nor that
-# 143 is a program's own. `admit` writes `command="exec qrexec-remote far LINK"`: one process less for each call,
-# no text of a shell on stderr, and the end of the far program is the end of the session. A test of
-# "far command killed" runs with both shells.
+# For this project: the near side of a plain link cannot know what an end without a status means,
+# nor that 143 is a program's own. `admit` writes `command="exec qrexec-remote far LINK"`: one
+# process less for each call, no text of a shell on stderr, and the end of the far program is the
+# end of the session. A test of "far command killed" runs with both shells.
 #
 # Source: sshd(8) says that the command is run by the user's shell with -c; the rest is the shells'.
 . "$(dirname "$0")/common/sshd.sh"

@@ -1,19 +1,20 @@
 #!/bin/bash
 # OpenSSH 9.2p1 (Debian 1:9.2p1-2+deb12u10), the control socket of a master (PROTOCOL.mux).
 #
-# One would think: every request on the control socket has an id and every session a number, so that one
-# control connection carries many sessions, one behind the other at least.
+# One would think: every request on the control socket has an id and every session a number, so that
+# one control connection carries many sessions, one behind the other at least.
 #
-# What happens: it carries one. A second request while the first session runs is refused with "Multiple
-# sessions not supported" (other requests, an alive check for one, are answered
+# What happens: it carries one. A second request while the first session runs is refused with
+# "Multiple sessions not supported" (other requests, an alive check for one, are answered
 # meanwhile), and after the session's end the master closes the connection.
 #
-# For this project: each call needs a connection of its own to the socket (with the HELLO of both sides),
-# and a session that is opened ahead holds one. So a relay with 1,000 calls has 1,000 connections
-# and the descriptors to go with them, and the refusal of a *place* (MaxSessions) must be told from this
-# one by its text: trying again on the same connection never helps.
+# For this project: each call needs a connection of its own to the socket (with the HELLO of both
+# sides), and a session that is opened ahead holds one. So a relay with 1,000 calls has 1,000
+# connections and the descriptors to go with them, and the refusal of a *place* (MaxSessions) must
+# be told from this one by its text: trying again on the same connection never helps.
 #
-# Source: PROTOCOL.mux, "Opening new sessions", does not say it.
+# Source: PROTOCOL.mux of openssh-portable, section 2, does not say it; its introduction speaks of
+# "multiple concurrent sessions".
 . "$(dirname "$0")/common/sshd.sh"
 echo "guess: both sessions are opened, on one connection"
 cat >far.sh <<'EOF'

@@ -1,22 +1,22 @@
 #!/bin/bash
 # OpenSSH 9.2p1 (Debian 1:9.2p1-2+deb12u10).
 #
-# One would think: `ssh -M -N -f -S SOCKET far` while a live master owns SOCKET either does
-# nothing, or fails with a status that is not 0.
+# One would think: `ssh -M -N -f -S SOCKET far` while a live master owns SOCKET either does nothing,
+# or fails with a status that is not 0.
 #
 # What happens: it logs one line (to the -E file or stderr), connects and authenticates once more,
-# goes into the background and ends with 0. That process has no socket, so no -O command and
-# no client ever reaches it; it holds its connection, its place at the far sshd, until it is
-# killed by its pid, which nobody was told. `-O exit` ends the first one only, and then there
-# is no master although the start reported success.
-# Another trap of the same start: SOCKET may have at most 90 bytes, not the 107 of a unix
-# socket's address: the master binds a temporary name with 17 more bytes first.
+# goes into the background and ends with 0. That process has no socket, so no -O command and no
+# client ever reaches it; it holds its connection, its place at the far sshd, until it is killed by
+# its pid, which nobody was told. `-O exit` ends the first one only, and then there is no master
+# although the start reported success. Another trap of the same start: SOCKET may have at most 90
+# bytes, not the 107 of a unix socket's address: the master binds a temporary name with 17 more
+# bytes first.
 #
 # For this project: the status of the start says nothing about the socket. Start under the lock
-# only, and afterwards ask the socket itself (alive check, MUX_C_ALIVE_CHECK) and compare its
-# pid with the process that was started; start without -f and keep the child, so that
-# a loser can be ended. Keep the socket's path at 90 bytes or less (a short folder,
-# or chdir and a relative name), and refuse longer ones with a line that says why.
+# only, and afterwards ask the socket itself (alive check, MUX_C_ALIVE_CHECK) and compare its pid
+# with the process that was started; start without -f and keep the child, so that a loser can be
+# ended. Keep the socket's path at 90 bytes or less (a short folder, or chdir and a relative name),
+# and refuse longer ones with a line that says why.
 #
 # Source: ssh(1), -M and -f, say nothing about a socket that is taken.
 . "$(dirname "$0")/common/sshd.sh"

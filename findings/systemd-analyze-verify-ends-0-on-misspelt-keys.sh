@@ -1,18 +1,17 @@
 #!/bin/bash
 # systemd 252.39 (Debian 252.39-1~deb12u2), systemd-analyze.
 #
-# One would think: `systemd-analyze verify UNIT` is the test for a unit file: a misspelt key, a value that
-# cannot be read, an unknown section make it fail.
+# One would think: `systemd-analyze verify UNIT` is the test for a unit file: a misspelt key, a
+# value that cannot be read, an unknown section make it fail.
 #
 # What happens: each gets a line on stderr ("ignoring"), and the status is 0. So a unit whose
 # ProtectSystem= is misspelt passes, and the service runs without that protection. With
-# --recursive-errors=no (or yes, or one) the same warnings give 1: the option's name tells of other
-# units, but it is what makes warnings count at all. A missing executable
-# gives 1 either way; a User= that does not exist is not noticed at all.
+# --recursive-errors=no the same warnings give 1: the option's name tells of other units, but it is
+# what makes warnings count at all. A missing executable gives 1 either way; a User= that does not
+# exist is not noticed at all.
 #
-# For this project: a check of dist/systemd in CI must call it with --recursive-errors=no, or
-# demand an empty stderr; the plain call proves nothing about keys. Users in
-# units are checked by nobody.
+# For this project: a check of dist/systemd in CI must call it with --recursive-errors=no, or demand
+# an empty stderr; the plain call proves nothing about keys. Users in units are checked by nobody.
 #
 # Source: systemd-analyze(1), last sentence about --recursive-errors.
 set -u

@@ -1,19 +1,19 @@
 #!/bin/bash
 # PyPI usbip 0.7.0 and crate usbip 0.9.0: the two ready-made simulated devices that speak USB/IP.
 #
-# One would think: an answer's devid, direction and endpoint are 0, as the kernel's documentation
-# of the protocol demands and as Linux's own usbip-host sends; a filter may insist on it.
+# One would think: an answer's devid, direction and endpoint are 0, as the kernel's documentation of
+# the protocol demands and as Linux's own usbip-host sends; a filter may insist on it.
 #
-# What happens: both public device libraries turn the request's header round and change the
-# command only: RET_SUBMIT and RET_UNLINK come back with devid, direction and endpoint of the
-# request. Linux imports such a device without complaint, since it never looks at these fields.
+# What happens: both public device libraries turn the request's header round and change the command
+# only: RET_SUBMIT and RET_UNLINK come back with devid, direction and endpoint of the request. Linux
+# imports such a device without complaint, since it never looks at these fields.
 #
 # For this project: a validating relay (`filter=usbip`) that refuses a RET with non-zero fields
-# refuses every device made with these libraries, the camera of our own tests among them.
-# Refusing would gain nothing: the kernel behind the relay does not read the fields.
-# The relay writes zeros there in the copy that it sends on, and counts nothing.
+# refuses every device made with these libraries, the camera of our own tests among them. Refusing
+# would gain nothing: the kernel behind the relay does not read the fields. The relay writes zeros
+# there in the copy that it sends on, and counts nothing.
 #
-# Source: the kernel's usbip_protocol.rst, "should be set to 0" for the three fields.
+# Source: the kernel's usbip_protocol.rst, table of usbip_header_basic.
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT

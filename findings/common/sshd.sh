@@ -1,12 +1,12 @@
-# Sourced by the findings about OpenSSH: Debian's ssh and sshd of one version, unpacked into
-# the temporary folder, and an account "far" that exists in a namespace of our own only.
-# sshd runs as that account, by `sshd -i` at the end of a ProxyCommand: no port, no listener,
-# and when the namespace ends every process in it ends.
+# Sourced by the findings about OpenSSH: Debian's ssh and sshd of one version, unpacked into the
+# temporary folder, and an account "far" that exists in a namespace of our own only. sshd runs as
+# that account, by `sshd -i` at the end of a ProxyCommand: no port, no listener, and when the
+# namespace ends every process in it ends.
 #
-# After `. common/sshd.sh`: $work is the temporary folder and the working directory.
-# `in_lab FILE` runs FILE in the namespace, with $ssh, $sshd and $keygen set, files
-# hk, uk (keys), sshd.conf, ssh.conf (host "far", HostKeyAlias "link"), and far.sh as the
-# key's forced command: the caller writes far.sh before.
+# After `. common/sshd.sh`: $work is the temporary folder and the working directory. `in_lab FILE`
+# runs FILE in the namespace, with $ssh, $sshd and $keygen set, files hk, uk (keys), sshd.conf,
+# ssh.conf (host "far", HostKeyAlias "link"), and far.sh as the key's forced command: the caller
+# writes far.sh before.
 set -u
 ssh_version=1:9.2p1-2+deb12u10
 common=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
