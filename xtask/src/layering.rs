@@ -12,8 +12,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-daemon", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     (
         "qrexec-cli",
-        &["qrexec-agent", "qrexec-daemon", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
+        &[
+            "qrexec-agent",
+            "qrexec-copy",
+            "qrexec-daemon",
+            "qrexec-engine",
+            "qrexec-policy",
+            "qrexec-ring",
+            "qrexec-wire",
+        ],
     ),
+    ("qrexec-copy", &["qrexec-engine", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring"]),
