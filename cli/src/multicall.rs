@@ -17,7 +17,7 @@ use crate::{bench, client, client_vm, definitions, lab, logging, policy_eval, st
 /// the exit status.
 type Program = (&'static str, fn(Vec<OsString>) -> i32);
 
-/// Every program that can be called by name.
+/// Every program that can be called by name, but for those of bulk file copy.
 const PROGRAMS: &[Program] = &[
     ("policy.Get", tools::admin::service::main),
     ("policy.GetFiles", tools::admin::service::main),
@@ -55,7 +55,7 @@ const PROGRAMS: &[Program] = &[
 
 /// The names of all programs: what a lab makes links for.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.iter().map(|(name, _)| *name)
+    programs().map(|(name, _)| *name)
 }
 
 /// Runs the program that the executable was called as, or `default` if that is none of ours.
@@ -81,7 +81,12 @@ pub fn single(name: &str, program: fn(Vec<OsString>) -> i32, command: fn() -> cl
 }
 
 fn find(name: &str) -> Option<&'static Program> {
-    PROGRAMS.iter().find(|(known, _)| *known == name)
+    programs().find(|(known, _)| *known == name)
+}
+
+/// All programs, those of bulk file copy included.
+fn programs() -> impl Iterator<Item = &'static Program> {
+    PROGRAMS.iter().chain(copy::PROGRAMS)
 }
 
 /// An exit status for the system, which takes 8 bits; one that does not fit is a failure.

@@ -13,6 +13,7 @@ mod args;
 mod builder;
 mod control;
 mod error;
+mod filecopy;
 mod foreground;
 mod keeper;
 mod plan;

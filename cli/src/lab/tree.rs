@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
-use super::Error;
 use super::plan::{DOM0, Layout, Plan, Source};
+use super::{Error, filecopy};
 use crate::multicall;
 use crate::policy_tools::people::{ASK, NEW, NOTIFY};
 
@@ -26,6 +26,12 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let services: &[&str] = if plan.ask { &[ASK, NEW, NOTIFY] } else { &[] };
     for service in services {
         link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
+    }
+    for vm in &plan.vms {
+        let path = layout.services(vm).join(filecopy::NAME);
+        if !plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path) {
+            write(&path, filecopy::SCRIPT, 0o700)?;
+        }
     }
     for entry in &plan.entries {
         let path = layout.root().join(&entry.path);
@@ -116,6 +122,7 @@ mod tests {
         assert_eq!(mode(&layout.services("work").join("test.Hi")), 0o700);
         assert_eq!(mode(&layout.shm()), 0o700);
         assert_eq!(fs::read_to_string(layout.policy().join("30-lab.policy")).unwrap(), plan.policy);
+        assert_eq!(mode(&layout.services("work").join(filecopy::NAME)), 0o700);
         assert!(build(&plan).is_err(), "a folder is built once");
     }
 }
