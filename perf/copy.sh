@@ -1,5 +1,5 @@
 #!/bin/bash
-# Times bulk file copies: `perf/copy.sh OURS PEER ROUNDS [FOLDER]`. OURS and PEER are folders with qfile-agent and
+# Times bulk file copies: `perf/copy.sh OURS PEER ROUNDS [FOLDER [pipes|call]]`. OURS and PEER are folders with qfile-agent and
 # qfile-unpacker; they are joined by two plain pipes and, where OURS has a qrexec-lab, through a call from one VM of a lab
 # to another. FOLDER is where files are made, /dev/shm if it is not named. Prints one line for each copy: how, what, who,
 # seconds, and for pipes user and system seconds of both sides. Rounds go in turn over all pairs.
@@ -53,8 +53,8 @@ rounds() { # HOW OUR-RECEIVER THEIR-RECEIVER
 }
 
 echo "$(date -u); $(uname -srm); $(nproc) x $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
-rounds pipes "$ours/qfile-unpacker" "$peer/qfile-unpacker"
-[ -x "$ours/qrexec-lab" ] || exit 0
+[ "${5:-pipes}" = call ] || rounds pipes "$ours/qfile-unpacker" "$peer/qfile-unpacker"
+[ "${5:-call}" = call ] && [ -x "$ours/qrexec-lab" ] || exit 0
 service() { # FOLDER
     printf '#!/bin/sh\nexec %s %s %s\n' "$1/qfile-unpacker" "$uid" "$top/in"
 }
