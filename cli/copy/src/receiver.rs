@@ -12,7 +12,7 @@ use engine::say;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal};
+use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal, is_plain};
 
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
@@ -137,7 +137,7 @@ impl Session<'_> {
         match done {
             Ok(true) => {
                 if self.settings.verbose {
-                    say::error(String::from_utf8_lossy(self.machine.name()));
+                    told(self.machine.name());
                 }
                 None
             }
@@ -187,6 +187,14 @@ impl Session<'_> {
             }
             _ => say::error(format_args!("{} ({mark})", explained(code))),
         }
+    }
+}
+
+/// Names an entry for whoever reads the list: as it is, unless it might steer a terminal or end the line.
+fn told(name: &[u8]) {
+    match std::str::from_utf8(name) {
+        Ok(text) if is_plain(name) => say::error(text),
+        _ => say::error(Name(name)),
     }
 }
 

@@ -176,3 +176,84 @@ impl Removal {
         self.parent.as_ref().map(|fd| fd.as_fd()).ok_or(Errno::NOENT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Totals, Writer};
+    use rustix::fs::stat;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+
+    /// A folder `t` with two files and a record that says that all of it was sent.
+    fn sent(confirmed: bool) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("t")).unwrap();
+        for name in ["t/a", "t/b"] {
+            fs::write(dir.path().join(name), "abc").unwrap();
+        }
+        let record = dir.path().join("record");
+        fs::write(&record, "").unwrap();
+        let mut writer = Writer::open(&record, true).unwrap();
+        let identity = |name: &str| Identity::of(&stat(dir.path().join(name)).unwrap());
+        let base = dir.path().as_os_str().as_bytes().to_vec();
+        writer.line(What::From, &Identity::default(), &base).unwrap();
+        writer.line(What::Enter, &identity("t"), b"t").unwrap();
+        for name in ["a", "b"] {
+            writer.line(What::File, &identity(&format!("t/{name}")), name.as_bytes()).unwrap();
+        }
+        writer.line(What::Leave, &identity("t"), b"t").unwrap();
+        if confirmed {
+            writer.confirm(&Totals::default()).unwrap();
+        }
+        (dir, record)
+    }
+
+    #[test]
+    fn what_was_sent_and_confirmed_is_removed() {
+        let (dir, record) = sent(true);
+        assert!(remove(&record).unwrap().is_nothing());
+        assert!(!dir.path().join("t").exists());
+    }
+
+    #[test]
+    fn without_the_confirmation_nothing_is_removed() {
+        let (dir, record) = sent(false);
+        assert!(remove(&record).is_err());
+        assert!(dir.path().join("t/a").exists() && dir.path().join("t/b").exists());
+    }
+
+    #[test]
+    fn what_was_changed_replaced_or_added_stays_and_is_named() {
+        let (dir, record) = sent(true);
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("t/a"), "abcd").unwrap();
+        fs::write(at("t/new"), "").unwrap();
+        let said = remove(&record).unwrap().lines.join("\n");
+        assert!(at("t/a").exists() && at("t/new").exists() && !at("t/b").exists());
+        assert!(
+            said.contains("t/a\" stays: it was changed") && said.contains("t/new\" stays: it was not sent"),
+            "{said}"
+        );
+
+        let (dir, record) = sent(true);
+        let at = |name: &str| dir.path().join(name);
+        // The same bytes and time, but another file.
+        let times = fs::FileTimes::new().set_modified(fs::metadata(at("t/a")).unwrap().modified().unwrap());
+        fs::write(at("other"), "abc").unwrap();
+        fs::File::options().write(true).open(at("other")).unwrap().set_times(times).unwrap();
+        fs::rename(at("other"), at("t/a")).unwrap();
+        assert_eq!(remove(&record).unwrap().lines.len(), 1);
+        assert!(at("t/a").exists());
+    }
+
+    #[test]
+    fn a_folder_that_became_a_link_leads_nowhere() {
+        let (dir, record) = sent(true);
+        let at = |name: &str| dir.path().join(name);
+        fs::rename(at("t"), at("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("t")).unwrap();
+        assert!(!remove(&record).unwrap().is_nothing());
+        assert!(at("elsewhere/a").exists() && at("elsewhere/b").exists());
+    }
+}

@@ -328,3 +328,42 @@ fn an_archive_arrives_as_files_with_private_folders() {
     assert_eq!(fs::metadata(to.path().join("t/b")).unwrap().mode() & 0o7777, 0o700);
     assert!(!to.path().join("t/empty").exists(), "not behind that prefix");
 }
+
+#[test]
+fn whoever_is_killed_at_any_moment_leaves_only_whole_files() {
+    let from = tempfile::tempdir().unwrap();
+    let top = from.path().join("t");
+    fs::create_dir(&top).unwrap();
+    for number in 0..300 {
+        fs::write(top.join(number.to_string()), bytes(20_000)).unwrap();
+    }
+    let whole = common::sum(&bytes(20_000));
+    let rounds = if std::env::var_os("QREXEC_TEST_FULL").is_some() { 200 } else { 10 };
+    let mut moment: u32 = 1;
+    for round in 0..rounds {
+        moment = moment.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let files = (moment >> 24) as usize;
+        let to = tempfile::tempdir().unwrap();
+        let mut pair = join(
+            sender(&ours("qfile-agent"), &["t"], from.path()),
+            receiver(&ours("qfile-unpacker"), &[], to.path()),
+            Joint::Sockets,
+        );
+        let there = || fs::read_dir(to.path().join("t")).map_or(0, Iterator::count);
+        while there() < files && !wait_within_quietly(&mut pair.receiver) {}
+        let (victim, survivor) = if round % 2 == 0 {
+            (&mut pair.sender, &mut pair.receiver)
+        } else {
+            (&mut pair.receiver, &mut pair.sender)
+        };
+        victim.kill().unwrap();
+        let status = wait_within(survivor, Duration::from_secs(5)).expect("the other ends too");
+        let complete = there() == 300;
+        assert!(status != 0 || complete, "round {round}: {status}");
+        drop(pair.outcome());
+        for entry in fs::read_dir(to.path().join("t")).into_iter().flatten() {
+            let body = fs::read(entry.unwrap().path()).unwrap();
+            assert_eq!(common::sum(&body), whole, "round {round}");
+        }
+    }
+}

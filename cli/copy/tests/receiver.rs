@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Stream, TIMES, listing, ours, receive, receive_by, skipped};
 use copy::receiver::Settings;
@@ -368,6 +368,9 @@ fn verbose_names_each_file_and_link() {
     let stream =
         Stream::default().folder("d", 0o755).file("d/f", b"").link("d/l", b"f").folder("d", 0o755).end();
     assert_eq!(receive(dir.path(), &["-v"], &stream).stderr, "d/f\nd/l\n");
+    let stream = Stream::default().file("a\n\x1b[31m", b"").end();
+    let received = receive(dir.path(), &["-v", "--allow-all-names"], &stream);
+    assert_eq!(received.stderr, "\"a\\n\\u{1B}[31m\"\n");
 }
 
 #[test]
@@ -406,4 +409,25 @@ fn without_unnamed_files_a_partial_one_is_removed() {
             assert_eq!(fs::metadata(dir.path().join("f")).unwrap().mode() & 0o7777, 0o640);
         }
     }
+}
+
+#[test]
+fn the_program_is_confined_before_it_takes_anything() {
+    use std::io::{BufRead, BufReader, Write};
+    let dir = folder();
+    let mut command = common::receiver(&ours("qfile-unpacker"), &[], dir.path());
+    command.arg("-v");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&Stream::default().file("f", b"x").raw(b"g\0", 0o100_644, 1, b"").0).unwrap();
+    // It has said what it made, and waits for the rest.
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    drop(stdin);
+    common::wait(&mut child);
+    assert_eq!(line, "f\n");
+    // What confines it also takes away that it could gain anything by starting a program.
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
 }

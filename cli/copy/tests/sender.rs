@@ -253,7 +253,7 @@ fn an_unreadable_file_ends_the_copy_there() {
     }
     let dir = folder();
     fs::write(dir.path().join("secret"), "").unwrap();
-    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let (status, sent, stderr) = answered(&["f", "secret"], dir.path(), good);
     assert_eq!((status, names(&sent)), (1, vec!["f".to_owned()]));
     assert!(stderr.contains("\"secret\": permission denied"), "{stderr}");
