@@ -48,8 +48,9 @@ impl Program {
         Self { name, main, page: Some(page) }
     }
 
-    /// Another name of a program, or a service.
-    const fn bare(name: &'static str, main: fn(Vec<OsString>) -> i32) -> Self {
+    /// Another name of a program, or one that is called with words of a fixed form: without a page.
+    #[must_use]
+    pub const fn bare(name: &'static str, main: fn(Vec<OsString>) -> i32) -> Self {
         Self { name, main, page: None }
     }
 }

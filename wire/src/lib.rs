@@ -18,6 +18,7 @@
 //! | [`command`] | the command line inside an exec request |
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
+//! | [`filecopy`] | bulk file copy: entries and answer |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -29,6 +30,7 @@ pub mod command;
 pub mod control;
 pub mod error;
 pub mod escape;
+pub mod filecopy;
 pub mod frame;
 pub mod handshake;
 pub mod header;

@@ -9,7 +9,8 @@ use crate::steps::{Failure, root};
 const UNSAFE_ROOMS: &[&str] = &["ring/", "engine/"];
 
 /// Crates that forbid it altogether.
-const SAFE_CRATES: &[&str] = &["wire", "daemon/policy", "agent", "daemon", "cli", "cli/lab", "perf/bench"];
+const SAFE_CRATES: &[&str] =
+    &["wire", "daemon/policy", "agent", "daemon", "cli", "cli/copy", "cli/lab", "perf/bench"];
 
 /// Crates that only compute: no files, no network, no processes, no clock, no environment.
 const PURE_CRATES: &[&str] = &["wire/src", "daemon/policy/src"];

@@ -15,6 +15,7 @@ mod args;
 mod builder;
 mod control;
 mod error;
+mod filecopy;
 mod foreground;
 mod keeper;
 mod plan;

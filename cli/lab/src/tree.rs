@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
-use super::Error;
 use super::plan::{DOM0, Layout, Plan, Source};
+use super::{Error, filecopy};
 use cli::policy_tools::people::{ASK, NEW, NOTIFY};
 
 /// Mode of every folder: a lab belongs to one user.
@@ -25,6 +25,12 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let services: &[&str] = if plan.ask { &[ASK, NEW, NOTIFY] } else { &[] };
     for service in services {
         link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
+    }
+    for vm in &plan.vms {
+        let path = layout.services(vm).join(filecopy::NAME);
+        if !plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path) {
+            write(&path, filecopy::SCRIPT, 0o700)?;
+        }
     }
     for entry in &plan.entries {
         let path = layout.root().join(&entry.path);
@@ -55,7 +61,7 @@ fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
 
 /// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
 fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
-    for program in cli::programs::PROGRAMS.iter().chain(crate::PROGRAMS).map(|program| program.name) {
+    for program in cli::programs::PROGRAMS.iter().chain(copy::PROGRAMS).chain(crate::PROGRAMS).map(|program| program.name) {
         let other = plan.bin_dir.as_ref().map(|folder| folder.join(program)).filter(|path| path.exists());
         link(other.as_deref().unwrap_or(&plan.exe), &bin.join(program))?;
     }
@@ -115,6 +121,7 @@ mod tests {
         assert_eq!(mode(&layout.services("work").join("test.Hi")), 0o700);
         assert_eq!(mode(&layout.shm()), 0o700);
         assert_eq!(fs::read_to_string(layout.policy().join("30-lab.policy")).unwrap(), plan.policy);
+        assert_eq!(mode(&layout.services("work").join(filecopy::NAME)), 0o700);
         assert!(build(&plan).is_err(), "a folder is built once");
     }
 }

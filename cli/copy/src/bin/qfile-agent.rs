@@ -1,0 +1,6 @@
+//! `qfile-agent`; see `docs/filecopy.md`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    copy::run("qfile-agent")
+}

@@ -1,0 +1,6 @@
+//! `qvm-move`; see `docs/filecopy.md`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    copy::run("qvm-move")
+}

@@ -1,0 +1,6 @@
+//! `tar2qfile`; see `docs/filecopy.md`.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    copy::run("tar2qfile")
+}

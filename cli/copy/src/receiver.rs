@@ -1,0 +1,246 @@
+//! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
+
+mod confine;
+mod file;
+mod folder;
+mod space;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+use engine::say;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal, is_plain};
+
+use crate::shown::{Name, Size};
+use crate::sum::Sum;
+pub use confine::confine;
+use folder::Folder;
+pub use space::Patience;
+
+/// How much is read at once: what fits into a processor's second cache is summed and written from there.
+pub(crate) const BUFFER: usize = 256 << 10;
+
+/// How to receive.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// What is taken.
+    pub limits: Limits,
+    /// Name each finished file and link on stderr.
+    pub verbose: bool,
+    /// Wait until there is room for each file and so much more.
+    pub wait: Option<Patience>,
+    /// Files are made at their final places, as where the file system has no unnamed ones.
+    pub in_place: bool,
+}
+
+/// Why an entry could not be made.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) code: Code,
+    /// What more there is to say on stderr.
+    pub(crate) more: Option<String>,
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Self {
+        Self { code: Code(errno.raw_os_error().unsigned_abs()), more: None }
+    }
+}
+
+/// Receives a stream into `root`, which was opened for reading before anything was written, and answers it.
+pub fn receive(root: OwnedFd, input: OwnedFd, output: &OwnedFd, settings: &Settings) -> Code {
+    // Modes are the sender's.
+    rustix::process::umask(Mode::empty());
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, BUFFER);
+    let mut session = Session {
+        machine: Receiver::new(settings.limits),
+        folder: Folder::new(root, settings.in_place),
+        sum: Sum::default(),
+        settings,
+    };
+    let answer = session.run(&input);
+    // Whoever still writes is to see at once that nobody reads.
+    drop(input);
+    session.explain(&answer);
+    // The sender may be gone; the exit status tells the rest.
+    let _ = write_all(output, &answer.to_bytes());
+    answer.code
+}
+
+struct Session<'a> {
+    machine: Receiver,
+    folder: Folder,
+    sum: Sum,
+    settings: &'a Settings,
+}
+
+impl Session<'_> {
+    fn run(&mut self, input: &OwnedFd) -> Answer {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let bytes = match read(input, &mut buffer) {
+                Ok(0) | Err(_) => {
+                    self.machine.handle_end();
+                    let event = self.machine.poll_event();
+                    return self.react(event, &[], input).unwrap_or_else(|| self.answer(Code::BROKEN, true));
+                }
+                Ok(len) => buffer.get(..len).unwrap_or_default(),
+            };
+            // Folders may have been moved since: nothing is made in what is not below any more.
+            self.folder.forget();
+            let mut rest = bytes;
+            let mut summed = bytes;
+            loop {
+                let taken = self.machine.handle_input(rest);
+                let (before, behind) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
+                rest = behind;
+                let event = self.machine.poll_event();
+                if event.is_none() {
+                    break;
+                }
+                if matches!(event, Some(Event::End | Event::Refused(_))) {
+                    // One pass over each whole buffer is enough, but what follows the end is not in the sum.
+                    let used = bytes.len().saturating_sub(rest.len());
+                    summed = bytes.get(..used).unwrap_or(bytes);
+                    self.sum.update(summed);
+                    summed = &[];
+                }
+                if let Some(answer) = self.react(event, before, input) {
+                    return answer;
+                }
+            }
+            self.sum.update(summed);
+        }
+    }
+
+    /// Does what an event asks for; an answer ends it all.
+    fn react(&mut self, event: Option<Event>, bytes: &[u8], input: &OwnedFd) -> Option<Answer> {
+        let name = self.machine.name();
+        let done = match event? {
+            Event::File { mode, len, times } => self
+                .folder
+                .make_room(name, len, self.settings.wait.as_ref(), input)
+                .and_then(|()| self.folder.begin(name, mode, len, times)),
+            Event::Content(len) => {
+                let from = bytes.len().saturating_sub(len);
+                self.folder.content(bytes.get(from..).unwrap_or_default())
+            }
+            Event::FileEnd => self.folder.finish(name),
+            Event::Folder { mode, times } => self.folder.folder(name, mode, times),
+            Event::Link(target) => self.folder.link(name, &target),
+            Event::End => return Some(self.end()),
+            Event::Refused(refusal) => return Some(self.refused(&refusal)),
+        };
+        match done {
+            Ok(true) => {
+                if self.settings.verbose {
+                    told(self.machine.name());
+                }
+                None
+            }
+            Ok(false) => None,
+            Err(trouble) => {
+                self.folder.give_up(self.machine.name());
+                if let Some(more) = &trouble.more {
+                    say::error(more);
+                }
+                Some(self.answer(trouble.code, true))
+            }
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) -> Answer {
+        self.folder.give_up(self.machine.name());
+        if let Some(wrong) = refusal.wrong {
+            say::error(format_args!("{}: {wrong}", Name(self.machine.name())));
+        }
+        self.answer(refusal.code, refusal.has_name)
+    }
+
+    /// All is there; now onto the disk.
+    fn end(&mut self) -> Answer {
+        match self.folder.sync() {
+            Ok(()) => self.answer(Code::GOOD, true),
+            Err(errno) => self.answer(Trouble::from(errno).code, true),
+        }
+    }
+
+    fn answer(&self, code: Code, has_name: bool) -> Answer {
+        let last_name = has_name.then(|| self.machine.name().to_vec());
+        Answer { code, checksum: self.sum.value(), last_name }
+    }
+
+    /// Says on stderr what went wrong.
+    fn explain(&self, answer: &Answer) {
+        let code = answer.code;
+        if code.is_good() || code == Code::CUT && answer.last_name.as_ref().is_some_and(Vec::is_empty) {
+            return;
+        }
+        let number = code.0;
+        let mark = code.name().map_or_else(|| number.to_string(), str::to_owned);
+        match &answer.last_name {
+            Some(name) if !name.is_empty() => {
+                say::error(format_args!("{}: {} ({mark})", Name(name), explained(code)))
+            }
+            _ => say::error(format_args!("{} ({mark})", explained(code))),
+        }
+    }
+}
+
+/// Names an entry for whoever reads the list: as it is, unless it might steer a terminal or end the line.
+fn told(name: &[u8]) {
+    match std::str::from_utf8(name) {
+        Ok(text) if is_plain(name) => say::error(text),
+        _ => say::error(Name(name)),
+    }
+}
+
+/// What an answer means, said by the receiver itself.
+fn explained(code: Code) -> impl fmt::Display {
+    let known = match code {
+        Code::EXISTS => "something of that name is already there",
+        Code::FULL => "the disk is full",
+        Code::BROKEN => "the sender broke off in the middle of it",
+        Code::CUT => "the sender ended without saying that this is all",
+        _ => "",
+    };
+    if known.is_empty() { code.to_string() } else { known.to_owned() }
+}
+
+/// How much is missing, in a person's words.
+pub(crate) fn no_room(name: &[u8], needed: u64, free: u64) -> String {
+    format!("{}: needs {}, there are {} free", Name(name), Size(needed), Size(free))
+}
+
+/// Reads what there is, waiting for the first byte, whatever flags the descriptor came with.
+pub(crate) fn read(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match rustix::io::read(fd, &mut *buffer) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::IN)?,
+            other => return other,
+        }
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::OUT)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait(fd: &OwnedFd, for_what: PollFlags) -> Result<(), Errno> {
+    match poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), for_what)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

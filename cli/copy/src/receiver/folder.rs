@@ -1,0 +1,220 @@
+//! The folder that a stream goes into.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, futimens, mkdirat, statat, symlinkat, syncfs};
+use rustix::io::Errno;
+use wire::filecopy::Time;
+
+use super::Trouble;
+use super::file::{Incoming, Naming, timestamps};
+use super::space::{self, Patience, Space};
+use crate::beneath;
+
+/// Makes entries below one folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: OwnedFd,
+    /// The folder that was used last, and its path; until [`Folder::forget`].
+    parent: Option<OwnedFd>,
+    parent_path: Vec<u8>,
+    /// Path of the innermost folder whose second header may come; those above it are the beginnings of this path.
+    open: Vec<u8>,
+    /// Where in `open` the paths end that had a first header.
+    ends: Vec<usize>,
+    file: Option<Incoming>,
+    naming: Naming,
+    space: Space,
+}
+
+impl Folder {
+    pub(super) fn new(root: OwnedFd, in_place: bool) -> Self {
+        let naming = if in_place { Naming::InPlace } else { Naming::Descriptor };
+        Self {
+            root,
+            parent: None,
+            parent_path: Vec::new(),
+            open: Vec::new(),
+            ends: Vec::new(),
+            file: None,
+            naming,
+            space: Space::default(),
+        }
+    }
+
+    /// Looks the next entry's parent up again.
+    pub(super) fn forget(&mut self) {
+        self.parent = None;
+    }
+
+    /// Fails if there is no room for a file of this length, or waits for it.
+    pub(super) fn make_room(
+        &mut self,
+        name: &[u8],
+        len: u64,
+        wait: Option<&Patience>,
+        input: &OwnedFd,
+    ) -> Result<(), Trouble> {
+        if let Some(how) = wait {
+            return space::wait(&self.root, input, name, len, how);
+        }
+        self.space.check(&self.root, name, len)
+    }
+
+    /// Begins a file.
+    pub(super) fn begin(
+        &mut self,
+        name: &[u8],
+        mode: u32,
+        len: u64,
+        times: [Time; 2],
+    ) -> Result<bool, Trouble> {
+        let mut naming = self.naming;
+        let (parent, base) = self.parent(name)?;
+        let file = Incoming::begin(&mut naming, parent, base, mode, len, times)?;
+        (self.file, self.naming) = (Some(file), naming);
+        Ok(false)
+    }
+
+    /// Takes content of the file.
+    pub(super) fn content(&mut self, bytes: &[u8]) -> Result<bool, Trouble> {
+        if let Some(file) = &mut self.file {
+            file.content(bytes)?;
+        }
+        Ok(false)
+    }
+
+    /// Finishes the file; it is there now.
+    pub(super) fn finish(&mut self, name: &[u8]) -> Result<bool, Trouble> {
+        let Some(file) = self.file.take() else { return Ok(false) };
+        let mut naming = self.naming;
+        let (parent, base) = self.parent(name)?;
+        file.finish(&mut naming, parent, base)?;
+        self.naming = naming;
+        Ok(true)
+    }
+
+    /// Leaves nothing of the unfinished file `name`.
+    pub(super) fn give_up(&mut self, name: &[u8]) {
+        let Some(file) = self.file.take() else { return };
+        if let Ok((parent, base)) = self.parent(name) {
+            file.give_up(parent, base);
+        }
+    }
+
+    /// Makes a folder, or at its second header gives it its mode and times.
+    pub(super) fn folder(&mut self, name: &[u8], mode: u32, times: [Time; 2]) -> Result<bool, Trouble> {
+        if self.is_second(name) {
+            self.ends.pop();
+            let folder = beneath::open(self.root.as_fd(), name, OFlags::RDONLY)?;
+            fchmod(&folder, Mode::from_raw_mode(mode & 0o1777))?;
+            futimens(&folder, &timestamps(times))?;
+            return Ok(false);
+        }
+        let (parent, base) = self.parent(name)?;
+        match mkdirat(parent, base, Mode::from_raw_mode(0o700)) {
+            Err(Errno::EXIST) => {
+                let there = statat(parent, base, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(there.st_mode) != FileType::Directory {
+                    return Err(Errno::NOTDIR.into());
+                }
+            }
+            made => made?,
+        }
+        self.open.clear();
+        self.open.extend_from_slice(name);
+        self.ends.push(name.len());
+        Ok(false)
+    }
+
+    /// Makes a link.
+    pub(super) fn link(&mut self, name: &[u8], target: &[u8]) -> Result<bool, Trouble> {
+        let (parent, base) = self.parent(name)?;
+        symlinkat(target, parent, base)?;
+        Ok(true)
+    }
+
+    /// Waits until the disk has it all.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        syncfs(&self.root)
+    }
+
+    /// Whether this is the header that closes the innermost folder. Folders that `name` is not below are closed for
+    /// good: their second header, should it come, is taken for a first one of a folder that is there.
+    fn is_second(&mut self, name: &[u8]) -> bool {
+        while let Some(end) = self.ends.last().copied() {
+            let above = self.open.get(..end).unwrap_or_default();
+            if above == name {
+                return true;
+            }
+            if name.strip_prefix(above).is_some_and(|rest| rest.starts_with(b"/")) {
+                return false;
+            }
+            self.ends.pop();
+        }
+        false
+    }
+
+    /// The folder that holds `name`, and its last component.
+    fn parent<'a>(&'a mut self, name: &'a [u8]) -> Result<(BorrowedFd<'a>, &'a [u8]), Errno> {
+        let (path, base) = beneath::parent(name);
+        if self.parent.is_none() || self.parent_path != path {
+            self.parent = None;
+            let opened = beneath::open(self.root.as_fd(), path, OFlags::PATH)?;
+            self.parent_path.clear();
+            self.parent_path.extend_from_slice(path);
+            self.parent = Some(opened);
+        }
+        let parent = self.parent.as_ref().ok_or(Errno::NOENT)?;
+        Ok((parent.as_fd(), base))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const TIMES: [Time; 2] = [Time { seconds: 1, nanoseconds: 0 }; 2];
+
+    /// Receives a file into `in/d`, which is moved out of `in` while its content comes.
+    fn moved_while_a_file_comes(look_again: bool) -> (Result<bool, u32>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
+        fs::create_dir(&inside).unwrap();
+        let mut folder = Folder::new(fs::File::open(&inside).unwrap().into(), false);
+        folder.folder(b"d", 0o755, TIMES).unwrap();
+        folder.begin(b"d/f", 0o644, 1, TIMES).unwrap();
+        fs::rename(inside.join("d"), &outside).unwrap();
+        if look_again {
+            folder.forget();
+        }
+        folder.content(b"x").unwrap();
+        let finished = folder.finish(b"d/f").map_err(|trouble| trouble.code.0);
+        (finished, fs::read_dir(&outside).unwrap().count())
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_out_gets_nothing_once_it_is_looked_for_again() {
+        assert_eq!(moved_while_a_file_comes(true), (Err(2), 0));
+        // What the look is for.
+        assert_eq!(moved_while_a_file_comes(false), (Ok(true), 1));
+    }
+
+    #[test]
+    fn only_the_innermost_folder_has_a_second_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), false);
+        let mode = |name: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777
+        };
+        for name in ["a", "a/b", "ab", "a/b", "a"] {
+            folder.folder(name.as_bytes(), 0o755, TIMES).unwrap();
+            assert_eq!(mode(name), 0o700, "{name}");
+        }
+        folder.folder(b"a", 0o755, TIMES).unwrap();
+        assert_eq!(mode("a"), 0o755);
+        assert!(folder.ends.is_empty());
+    }
+}

@@ -1,0 +1,316 @@
+//! `tar2qfile`: the files of a tar archive as a stream, with each parent folder's header once.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use wire::filecopy::{Answered, Code, Sender, Time};
+
+use crate::agent::judge;
+use crate::outlet::{Outlet, Stop};
+use crate::sender::complain;
+use crate::shown::Name;
+
+const PROGRAM: &str = "tar2qfile";
+const BLOCK: usize = 512;
+/// Longest extended header that is looked at.
+const EXTENDED_MAX: u64 = 1 << 20;
+
+/// `tar2qfile FILE|- [PREFIX…]`
+pub fn main(args: Vec<OsString>) -> i32 {
+    let words: Vec<OsString> = args.into_iter().skip(1).collect();
+    let Some((archive, prefixes)) = words.split_first() else {
+        complain(PROGRAM, "usage: tar2qfile FILE|- [PREFIX...]");
+        return 1;
+    };
+    match run(archive, prefixes) {
+        Ok(()) => 0,
+        Err(text) => {
+            complain(PROGRAM, &text);
+            1
+        }
+    }
+}
+
+fn run(archive: &OsString, prefixes: &[OsString]) -> Result<(), String> {
+    let trouble = |error: io::Error| error.to_string();
+    let (stdin, stdout) = engine::localfd::take_stdin_stdout().map_err(trouble)?;
+    let (tar, input): (File, Option<OwnedFd>) = if archive == "-" {
+        (File::from(stdin), None)
+    } else {
+        let file = File::open(archive).map_err(|error| format!("{}: {error}", Name(archive.as_bytes())))?;
+        (file, Some(stdin))
+    };
+    let answered_here = input.is_some();
+    let mut outlet = Outlet::new(input, stdout).map_err(trouble)?;
+    let mut reader = Tar { file: tar, outlet: &mut outlet, machine: Sender::default(), folder: Vec::new() };
+    let complete = match reader.all(prefixes) {
+        Ok(()) => true,
+        Err(Failure::Stopped) => false,
+        Err(Failure::Text(text)) => return Err(text),
+    };
+    if !answered_here {
+        return Err("the answer cannot be read: stdin is the archive".to_owned());
+    }
+    let answered = outlet.answer(Duration::from_secs(5), || {}).map_err(trouble)?;
+    match &answered {
+        // Whoever restores a part says how much it wants by its limit.
+        Answered::Whole(answer) if answer.code == Code::QUOTA => Ok(()),
+        answered => judge(answered, outlet.checksum(), complete),
+    }
+}
+
+enum Failure {
+    /// The other side has answered, or is gone.
+    Stopped,
+    Text(String),
+}
+
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Answered => Self::Stopped,
+            Stop::Io(error) => Self::Text(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Text(format!("the archive: {error}"))
+    }
+}
+
+/// What the headers in front of a member say of it.
+#[derive(Debug, Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+    modified: Option<u64>,
+}
+
+struct Tar<'a> {
+    file: File,
+    outlet: &'a mut Outlet,
+    machine: Sender,
+    /// The folder whose header was sent last.
+    folder: Vec<u8>,
+}
+
+impl Tar<'_> {
+    fn all(&mut self, prefixes: &[OsString]) -> Result<(), Failure> {
+        let mut extended = Extended::default();
+        let mut block = [0; BLOCK];
+        loop {
+            self.file.read_exact(&mut block)?;
+            if block.iter().all(|byte| *byte == 0) {
+                break;
+            }
+            let header =
+                Header::read(&block).ok_or(Failure::Text("the archive is no tar file".to_owned()))?;
+            match header.kind {
+                b'x' | b'g' | b'L' if header.size > EXTENDED_MAX => {
+                    return Err(Failure::Text(
+                        "the archive has an extended header that is too long".to_owned(),
+                    ));
+                }
+                b'x' => {
+                    let text = self.body(header.size)?;
+                    extended = pax(&text);
+                }
+                b'L' => {
+                    let mut name = self.body(header.size)?;
+                    name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
+                    extended.path = Some(name);
+                }
+                b'0' | 0 | b'7' => {
+                    let member = std::mem::take(&mut extended);
+                    let name = member.path.unwrap_or(header.name);
+                    let size = member.size.unwrap_or(header.size);
+                    let wanted = prefixes.is_empty()
+                        || prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+                    if wanted {
+                        self.member(&name, header.mode, size, member.modified.unwrap_or(header.modified))?;
+                    } else {
+                        self.skip(padded(size))?;
+                    }
+                }
+                _ => {
+                    let size = std::mem::take(&mut extended).size.unwrap_or(header.size);
+                    self.skip(padded(size))?;
+                }
+            }
+        }
+        let mut end = Vec::new();
+        self.machine.handle_end(&mut end).map_err(|error| Failure::Text(error.to_string()))?;
+        self.outlet.put(&end)?;
+        Ok(self.outlet.flush()?)
+    }
+
+    fn member(&mut self, name: &[u8], mode: u32, size: u64, modified: u64) -> Result<(), Failure> {
+        let name = name.strip_prefix(b"./").unwrap_or(name);
+        let low = u32::try_from(modified & 0xffff_ffff).unwrap_or(0);
+        let times = [Time { seconds: low, nanoseconds: 0 }; 2];
+        let mode = mode & 0o7777;
+        let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for at in slashes {
+            let folder = name.get(..at).unwrap_or_default();
+            let sent = self.folder == folder
+                || self.folder.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"));
+            if !folder.is_empty() && !sent {
+                self.header(folder, 0o40_000 | mode, 0, times)?;
+                self.folder = folder.to_vec();
+            }
+        }
+        self.header(name, 0o100_000 | mode, size, times)?;
+        let mut left = size;
+        while left > 0 {
+            let room = self.outlet.room()?;
+            let wanted = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = self.file.read(room.get_mut(..wanted).unwrap_or_default())?;
+            if read == 0 {
+                return Err(Failure::Text("the archive ends in the middle of a file".to_owned()));
+            }
+            self.outlet.filled(read);
+            left = left.saturating_sub(read as u64);
+        }
+        self.machine.handle_body(size).map_err(|error| Failure::Text(error.to_string()))?;
+        self.skip(padded(size).saturating_sub(size))
+    }
+
+    fn header(&mut self, name: &[u8], mode: u32, size: u64, times: [Time; 2]) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        let made = self.machine.handle_entry(name, mode, size, times, &mut bytes);
+        made.map_err(|error| Failure::Text(format!("{}: {error}", Name(name))))?;
+        Ok(self.outlet.put(&bytes)?)
+    }
+
+    fn body(&mut self, size: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file.by_ref().take(padded(size)).read_to_end(&mut bytes)?;
+        bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), Failure> {
+        let skipped = io::copy(&mut self.file.by_ref().take(bytes), &mut io::sink())?;
+        if skipped == bytes { Ok(()) } else { Err(Failure::Text("the archive ends too early".to_owned())) }
+    }
+}
+
+const fn padded(size: u64) -> u64 {
+    size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64)
+}
+
+/// One member's own header.
+#[derive(Debug)]
+struct Header {
+    name: Vec<u8>,
+    mode: u32,
+    size: u64,
+    modified: u64,
+    kind: u8,
+}
+
+impl Header {
+    /// `None` for what is no header.
+    fn read(block: &[u8; BLOCK]) -> Option<Self> {
+        let field = |from: usize, len: usize| block.get(from..from.checked_add(len)?);
+        let text = |from, len| {
+            let field = field(from, len)?;
+            Some(field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+        };
+        let sum: u64 = (0..)
+            .zip(block)
+            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) })
+            .sum();
+        if octal(field(148, 8)?)? != sum {
+            return None;
+        }
+        let mut name = text(345, 155)?;
+        if field(257, 5)? != b"ustar" {
+            name.clear();
+        }
+        if !name.is_empty() {
+            name.push(b'/');
+        }
+        name.extend(text(0, 100)?);
+        Some(Self {
+            name,
+            mode: u32::try_from(octal(field(100, 8)?)?).ok()?,
+            size: octal(field(124, 12)?)?,
+            modified: octal(field(136, 12)?)?,
+            kind: *block.get(156)?,
+        })
+    }
+}
+
+/// A number in octal digits, or in binary where its first bit says so.
+fn octal(field: &[u8]) -> Option<u64> {
+    if let [first, rest @ ..] = field
+        && first & 0x80 != 0
+    {
+        let start = u64::from(first & 0x3f);
+        return rest.iter().try_fold(start, |sum, byte| sum.checked_mul(256)?.checked_add(u64::from(*byte)));
+    }
+    let digits = field.iter().filter(|byte| !matches!(byte, b' ' | 0));
+    digits.copied().try_fold(0_u64, |sum, digit| match digit {
+        b'0'..=b'7' => sum.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// Reads `LEN KEY=VALUE\n` lines.
+fn pax(mut text: &[u8]) -> Extended {
+    let mut extended = Extended::default();
+    while let Some(space) = text.iter().position(|byte| *byte == b' ') {
+        let len =
+            std::str::from_utf8(text.get(..space).unwrap_or_default()).ok().and_then(|len| len.parse().ok());
+        let Some((line, rest)) = len.and_then(|len: usize| text.split_at_checked(len)) else { break };
+        let line = line.get(space.saturating_add(1)..).unwrap_or_default();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let number = |value: &[u8]| {
+            let whole = value.split(|byte| *byte == b'.').next().unwrap_or_default();
+            std::str::from_utf8(whole).ok()?.parse().ok()
+        };
+        if let Some(at) = line.iter().position(|byte| *byte == b'=') {
+            let value = line.get(at.saturating_add(1)..).unwrap_or_default();
+            match line.get(..at).unwrap_or_default() {
+                b"path" => extended.path = Some(value.to_vec()),
+                b"size" => extended.size = number(value),
+                b"mtime" => extended.modified = number(value),
+                _ => {}
+            }
+        }
+        if rest.len() == text.len() {
+            break;
+        }
+        text = rest;
+    }
+    extended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_octal_or_binary() {
+        assert_eq!(octal(b"0000644\0"), Some(0o644));
+        assert_eq!(octal(&[0x80, 0, 0, 1, 0]), Some(256));
+        assert_eq!(octal(&[0xff; 12]), None);
+        assert_eq!(octal(b"9"), None);
+    }
+
+    #[test]
+    fn extended_headers_are_read() {
+        let text = b"12 path=a/b\n20 mtime=1234.56789\n11 size=77\n";
+        let extended = pax(text);
+        assert_eq!(extended.path.as_deref(), Some(&b"a/b"[..]));
+        assert_eq!((extended.size, extended.modified), (Some(77), Some(1234)));
+        assert!(pax(b"0 ").path.is_none() && pax(b"99 path=x").path.is_none());
+    }
+}

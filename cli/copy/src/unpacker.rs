@@ -1,0 +1,280 @@
+//! `qfile-unpacker` and `qfile-dom0-unpacker`: receive files on stdin, answer on stdout.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::exec::Account;
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatvfs, openat};
+use rustix::process::{Uid, getuid};
+use wire::filecopy::{LinkRules, NameRules};
+
+use crate::receiver::{Patience, Settings, confine, receive};
+use crate::sender::complain;
+use crate::shown::Name;
+
+/// How long room is waited for.
+const WAIT: Duration = Duration::from_secs(3600);
+
+/// What a command line asks for.
+#[derive(Debug, Default)]
+struct Task {
+    settings: Settings,
+    uid: Option<Uid>,
+    folder: Option<PathBuf>,
+}
+
+/// `qfile-unpacker [-v] [-w BYTES] [--[no-]allow-all-names] [--[no-]allow-unsafe-symlinks] [--] [UID [DIR]]`, or the
+/// older `UID DIR [-v] [-w [BYTES]]`.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let words: Vec<OsString> = args.into_iter().skip(1).collect();
+    let done = parse(&words).and_then(|task| {
+        become_user(task.uid)?;
+        let root = match &task.folder {
+            Some(folder) => open(folder)?,
+            None => incoming()?,
+        };
+        run(root, &task.settings)
+    });
+    finish("qfile-unpacker", done)
+}
+
+/// `qfile-dom0-unpacker USER|UID DIR [-v] [-w [BYTES]] [--only-regular-files]`
+pub fn dom0_main(args: Vec<OsString>) -> i32 {
+    let words: Vec<OsString> = args.into_iter().skip(1).collect();
+    let done = parse_dom0(&words).and_then(|mut task| {
+        let folder = task.folder.take().ok_or("a folder is needed")?;
+        let made = DirBuilder::new().mode(0o700).create(&folder);
+        made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+            .map_err(|error| format!("{}: {error}", shown(&folder)))?;
+        become_user(task.uid)?;
+        let root = open(&folder)?;
+        let free = fstatvfs(&root).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        let limits = &mut task.settings.limits;
+        limits.bytes = limit("UPDATES_MAX_BYTES", (4 << 30).min(free / 10 * 9).max(1))?;
+        limits.entries = limit("UPDATES_MAX_FILES", 4096)?;
+        run(root, &task.settings)
+    });
+    finish("qfile-dom0-unpacker", done)
+}
+
+fn finish(program: &str, done: Result<i32, String>) -> i32 {
+    done.unwrap_or_else(|text| {
+        complain(program, &text);
+        1
+    })
+}
+
+fn run(root: OwnedFd, settings: &Settings) -> Result<i32, String> {
+    let (input, output) = engine::localfd::take_stdin_stdout().map_err(|error| error.to_string())?;
+    // Before any file is opened: see there. Without it the rules of names and links still hold.
+    confine(&root);
+    Ok(i32::from(receive(root, input, &output, settings).exit_status()))
+}
+
+/// A limit of the environment.
+fn limit(name: &str, otherwise: u64) -> Result<u64, String> {
+    match std::env::var_os(name) {
+        None => Ok(otherwise),
+        Some(text) => {
+            let number = text.to_str().and_then(|text| text.parse().ok());
+            number.ok_or_else(|| format!("{name} is not a number"))
+        }
+    }
+}
+
+fn parse(words: &[OsString]) -> Result<Task, String> {
+    let old = words.first().is_some_and(|word| word.as_bytes().first().is_some_and(u8::is_ascii_digit));
+    if old && words.len() >= 2 {
+        return parse_old(words, false);
+    }
+    let mut task = Task::default();
+    let mut words = words.iter();
+    let mut plain = Vec::new();
+    while let Some(word) = words.next() {
+        match word.as_bytes() {
+            b"--" => {
+                plain.extend(words.by_ref());
+            }
+            b"-v" | b"--verbose" => task.settings.verbose = true,
+            b"-w" | b"--wait-for-space" => {
+                let number = words.next().ok_or("a number of bytes is missing behind -w")?;
+                task.settings.wait = Some(patience(number.as_bytes())?);
+            }
+            b"--allow-all-names" => task.settings.limits.names = NameRules::All,
+            b"--no-allow-all-names" => task.settings.limits.names = NameRules::Plain,
+            b"--allow-unsafe-symlinks" => task.settings.limits.links = LinkRules::Anywhere,
+            b"--no-allow-unsafe-symlinks" => task.settings.limits.links = LinkRules::Inside,
+            other => match other.strip_prefix(b"--wait-for-space=").or_else(|| other.strip_prefix(b"-w")) {
+                Some(number) => task.settings.wait = Some(patience(number)?),
+                None if other.starts_with(b"-") => return Err(format!("unknown option {}", Name(other))),
+                None => plain.push(word),
+            },
+        }
+    }
+    let mut plain = plain.into_iter();
+    task.uid = plain.next().filter(|uid| !uid.is_empty()).map(|uid| number_of(uid.as_bytes())).transpose()?;
+    task.folder = plain.next().map(PathBuf::from);
+    if plain.next().is_some() {
+        return Err("too many words".to_owned());
+    }
+    Ok(task)
+}
+
+/// `USER DIR [-v] [-w [BYTES]]`
+fn parse_old(words: &[OsString], dom0: bool) -> Result<Task, String> {
+    let mut words = words.iter().peekable();
+    let (Some(user), Some(folder)) = (words.next(), words.next()) else {
+        return Err("a user and a folder are needed".to_owned());
+    };
+    let mut task = Task { folder: Some(folder.into()), ..Task::default() };
+    task.uid = Some(if dom0 { user_of(user.as_bytes())? } else { number_of(user.as_bytes())? });
+    while let Some(word) = words.next() {
+        match word.as_bytes() {
+            b"-v" => task.settings.verbose = true,
+            b"-w" => {
+                let number = words.next_if(|word| !word.as_bytes().starts_with(b"-"));
+                task.settings.wait = Some(patience(number.map_or(&b"1"[..], |number| number.as_bytes()))?);
+            }
+            b"--only-regular-files" if dom0 => task.settings.limits.only_files = true,
+            other => return Err(format!("unknown option {}", Name(other))),
+        }
+    }
+    Ok(task)
+}
+
+fn parse_dom0(words: &[OsString]) -> Result<Task, String> {
+    let mut task = parse_old(words, true)?;
+    task.settings.limits.links = LinkRules::Canonical;
+    Ok(task)
+}
+
+fn patience(number: &[u8]) -> Result<Patience, String> {
+    let value = decimal(number).filter(|value| *value <= 2_147_483_647);
+    let margin = value.ok_or_else(|| format!("{} is not a number of bytes", Name(number)))?;
+    Ok(Patience { margin, limit: WAIT })
+}
+
+fn number_of(text: &[u8]) -> Result<Uid, String> {
+    let number =
+        decimal(text).and_then(|number| u32::try_from(number).ok()).filter(|number| *number != u32::MAX);
+    number.map(Uid::from_raw).ok_or_else(|| format!("{} is not a user's number", Name(text)))
+}
+
+fn user_of(text: &[u8]) -> Result<Uid, String> {
+    let name = std::str::from_utf8(text).ok();
+    match name.and_then(Account::by_name) {
+        Some(account) => Ok(account.uid),
+        None => number_of(text).map_err(|_| format!("there is no user {}", Name(text))),
+    }
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Root becomes whom it is told to be; others can be themselves only. There is one thread.
+fn become_user(wanted: Option<Uid>) -> Result<(), String> {
+    use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+    let Some(uid) = wanted.filter(|uid| *uid != getuid()) else { return Ok(()) };
+    if !getuid().is_root() {
+        return Err(format!("only root can receive as user {}", uid.as_raw()));
+    }
+    let account = Account::by_uid(uid).ok_or_else(|| format!("there is no user {}", uid.as_raw()))?;
+    let groups = account.groups().ok_or("the user's groups cannot be read")?;
+    set_thread_groups(&groups)
+        .and_then(|()| set_thread_gid(account.gid))
+        .and_then(|()| set_thread_uid(uid))
+        .map_err(|error| format!("cannot become user {}: {error}", uid.as_raw()))
+}
+
+/// `~/QubesIncoming/SOURCE`, made if need be.
+fn incoming() -> Result<OwnedFd, String> {
+    let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").ok_or("QREXEC_REMOTE_DOMAIN is not set")?;
+    if !is_qube(source.as_bytes()) {
+        return Err(format!("{} cannot be the name of a qube", Name(source.as_bytes())));
+    }
+    let home = Account::by_uid(getuid()).map(|account| account.home).ok_or("the user has no home")?;
+    let top = home.join("QubesIncoming");
+    let folder = top.join(source);
+    for path in [&top, &folder] {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(format!("cannot make {}: {error}", shown(path)));
+            }
+            _ => {}
+        }
+    }
+    let root = open(&folder)?;
+    let owner = fstat(&root).map_err(|error| error.to_string())?.st_uid;
+    if owner != getuid().as_raw() && owner != 0 {
+        return Err(format!("{} belongs to user {owner}", shown(&folder)));
+    }
+    Ok(root)
+}
+
+/// Whether this is a qube's name: what else becomes a folder's name was not told by qrexec.
+fn is_qube(name: &[u8]) -> bool {
+    let first = name.first().is_some_and(u8::is_ascii_alphabetic);
+    first && name.len() <= 31 && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte))
+}
+
+fn open(folder: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(CWD, folder, flags, Mode::empty());
+    opened.map_err(|error| format!("cannot open the folder {}: {error}", shown(folder)))
+}
+
+fn shown(path: &Path) -> String {
+    Name(path.as_os_str().as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').filter(|word| !word.is_empty()).map(|word| word.trim_matches('\'').into()).collect()
+    }
+
+    #[test]
+    fn both_command_lines_are_understood() {
+        let task = parse(&words("-v -w 7 --allow-all-names -- 5 /x")).unwrap();
+        assert!(task.settings.verbose && task.settings.limits.names == NameRules::All);
+        assert_eq!(task.settings.wait.unwrap().margin, 7);
+        assert_eq!((task.uid, task.folder), (Some(Uid::from_raw(5)), Some("/x".into())));
+        let task = parse(&words("5 /x -v -w")).unwrap();
+        assert!(task.settings.verbose);
+        assert_eq!(task.settings.wait.unwrap().margin, 1);
+        assert_eq!(parse(&words("'' /x")).unwrap().uid, None);
+        assert!(parse(&[]).unwrap().folder.is_none());
+        for bad in ["-x", "-w", "-w 2147483648", "-w 1x", "x", "--wait 3", "5 /x --allow-all-names", "a b c"]
+        {
+            assert!(parse(&words(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dom0s_command_line_names_users() {
+        let task = parse_dom0(&words("root /x --only-regular-files")).unwrap();
+        assert!(task.settings.limits.only_files && task.uid.unwrap().is_root());
+        assert!(parse_dom0(&words("no-such-user /x")).is_err());
+        assert!(parse_dom0(&words("root")).is_err());
+    }
+
+    #[test]
+    fn only_a_qubes_name_becomes_a_folder() {
+        for good in ["work", "sys-net", "dom0", "a.b_c"] {
+            assert!(is_qube(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "..", "a/b", ".", "-x", "9x", "é", &"x".repeat(32)] {
+            assert!(!is_qube(bad.as_bytes()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The service `qubes.Filecopy` of a lab's VMs: files go into the VM's own home.
+
+/// Its name.
+pub(super) const NAME: &str = "qubes.Filecopy";
+
+/// The service, as a script: the argument chooses the names that are taken, as at upstream's.
+pub(super) const SCRIPT: &str = r#"#!/bin/sh
+case "$1" in
+'') names=--no-allow-all-names ;;
+allow-all-names) names=--allow-all-names ;;
+*) echo "qubes.Filecopy: unknown argument $1" >&2; exit 1 ;;
+esac
+umask 077
+mkdir -p "$HOME/QubesIncoming/$QREXEC_REMOTE_DOMAIN" || exit
+exec qfile-unpacker "$names" -- '' "$HOME/QubesIncoming/$QREXEC_REMOTE_DOMAIN"
+"#;
