@@ -294,7 +294,9 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     // Hidden names are not read as policy.
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = || -> io::Result<()> {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(MODE).open(&temporary)?;
+        // What one with our number left, who was killed here, and nothing that lies there meanwhile.
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::options().write(true).create_new(true).mode(MODE).open(&temporary)?;
         dress(&file)?;
         file.write_all(bytes)?;
         file.sync_all()?;
