@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+mod begin;
 mod files;
 mod fork;
 mod heap;
@@ -19,6 +20,7 @@ mod resident;
 mod signals;
 mod spawn;
 
+pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
