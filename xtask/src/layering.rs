@@ -5,7 +5,10 @@ use crate::metadata::Metadata;
 /// Each crate of the workspace, and which others it may use outside of tests.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-wire", &[]),
-    ("qrexec-ring", &[]),
+    ("xenevtchn-sys", &[]),
+    ("xengnttab-sys", &["xenevtchn-sys"]),
+    ("xenvchan-sys", &["xenevtchn-sys", "xengnttab-sys"]),
+    ("qrexec-ring", &["xenvchan-sys"]),
     ("qrexec-policy", &[]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
     ("qrexec-agent", &["qrexec-engine", "qrexec-ring", "qrexec-wire"]),
@@ -14,7 +17,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "qrexec-cli",
         &["qrexec-agent", "qrexec-daemon", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
     ),
-    ("qrexec-vchan-capi", &["qrexec-ring"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-lab", &["qrexec-cli", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-bench", &["qrexec-cli", "qrexec-engine", "qrexec-lab", "qrexec-ring", "qrexec-wire"]),
