@@ -121,6 +121,25 @@ fn a_lab_below_another_runtime_folder_is_pointed_to() {
     });
 }
 
+/// A lab that stays holds nothing that its caller had open: neither a lock nor a pipe whose reader waits for its end.
+#[test]
+fn a_lab_that_stays_lets_go_of_what_its_caller_had_open() {
+    within_deadline(|| {
+        let home = tempfile::tempdir().unwrap();
+        let lock = home.path().join("lock");
+        let script = format!("exec 9>{}; flock 9; {EXE} up >/dev/null", lock.display());
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", &script])
+            .env("XDG_RUNTIME_DIR", home.path())
+            .env_remove("QUBES_LAB_NO_NAMESPACE");
+        assert!(command.status().unwrap().success());
+        let free = std::fs::File::open(&lock).unwrap().try_lock();
+        assert!(said(home.path(), &["down"]).status.success());
+        free.expect("the lock of a caller that is gone");
+    });
+}
+
 /// A person at a terminal, and a program that was started there.
 struct Person {
     seat: std::fs::File,

@@ -24,7 +24,7 @@ pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 pub use files::FileLimit;
 #[cfg(feature = "pam")]
 pub(crate) use fork::close_inherited;
-pub use fork::{claim_children, fork_keeping, fork_pump};
+pub use fork::{claim_children, close_all_on_exec, fork_keeping, fork_pump};
 pub use heap::trim_heap;
 pub use neighbour::Neighbour;
 pub use own::own_executable;

@@ -284,6 +284,8 @@ impl Lab {
         let mut command = Command::new(&plan.exe);
         command.arg0(role::PROGRAM).arg(role::KEEPER).arg(&plan.root).stdout(Stdio::piped());
         command.stdin(if plan.stay { Stdio::null() } else { Stdio::piped() });
+        // What a lab that stays would hold for ever: a lock of its caller's, the writing end of a pipe.
+        let _ = engine::process::close_all_on_exec();
         let mut keeper = command.spawn().map_err(|error| Error::io("cannot start the lab", error))?;
         let report = keeper.stdout.take().ok_or_else(|| Error::new("the lab does not report"));
         match report.and_then(Report::receive) {

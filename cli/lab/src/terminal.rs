@@ -3,10 +3,12 @@
 //! A lab that stays has left the caller's session, so a command there cannot have the caller's terminal: no job control,
 //! and ^C would reach nobody. It gets a terminal of its own, and this process carries what is typed and what is shown.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use engine::process::Signals;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, getpgrp};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -17,7 +19,7 @@ use rustix::termios::{
 /// Bytes that are carried at a time.
 const PIECE: usize = 16 << 10;
 /// How long a command that has ended may take to show its last words, if something it left behind keeps the terminal.
-const LAST_WORDS: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const LAST_WORDS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// A command's terminal: we hold the end at which a person would sit.
 pub(super) struct Terminal {
@@ -90,12 +92,7 @@ impl Terminal {
         let mut buffer = [0u8; PIECE];
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.seat, &mut buffer)) {
             Ok(0) => Ok(false),
-            Ok(n) => {
-                let mut stdout = io::stdout();
-                stdout.write_all(buffer.get(..n).unwrap_or_default())?;
-                stdout.flush()?;
-                Ok(true)
-            }
+            Ok(n) => write_all(buffer.get(..n).unwrap_or_default()).map(|()| true),
             Err(rustix::io::Errno::AGAIN) => Ok(true),
             Err(_) => Ok(false),
         }
@@ -103,9 +100,11 @@ impl Terminal {
 
     /// After the command's end: shows its last words.
     pub(super) fn show_the_rest(&mut self) {
-        loop {
-            let mut wanted = [rustix::event::PollFd::new(&self.seat, rustix::event::PollFlags::IN)];
-            if !rustix::event::poll(&mut wanted, Some(&LAST_WORDS)).is_ok_and(|ready| ready > 0) {
+        // What it left behind may talk for ever.
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            let mut wanted = [PollFd::new(&self.seat, PollFlags::IN)];
+            if !poll(&mut wanted, Some(&LAST_WORDS)).is_ok_and(|ready| ready > 0) {
                 return;
             }
             if !self.show().unwrap_or(false) {
@@ -126,6 +125,22 @@ impl Drop for Terminal {
         // A terminal that went away has no state to restore.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
+}
+
+/// Writes to the caller's terminal, which somebody may have made non-blocking.
+fn write_all(mut bytes: &[u8]) -> io::Result<()> {
+    let stdout = io::stdout();
+    while !bytes.is_empty() {
+        match rustix::io::write(&stdout, bytes) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn front() -> Option<Pid> {
