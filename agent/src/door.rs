@@ -2,11 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engine::reactor::{Interest, Reactor};
+use ring::unix::Bound;
 use rustix::process::{Resource, getrlimit};
 
 /// How long to wait for a descriptor to become free somewhere.
@@ -14,30 +14,23 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listening socket. Its file goes with it, unless a successor has put its own in that place.
 #[derive(Debug)]
-pub(crate) struct Door {
-    socket: OwnedFd,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-}
+pub(crate) struct Door(Bound);
 
 impl Door {
     /// Listens at `path`, which gets these permissions.
     pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
-        let socket = ring::unix::listen(path, mode)?;
-        Ok(Self { socket, path: path.to_owned(), file: identity(path) })
+        Bound::new(path, mode).map(Self)
     }
 
     /// Closes it here and leaves the file: another process holds the socket.
-    pub(crate) fn leave(mut self) {
-        self.file = None;
+    pub(crate) fn leave(self) {
+        self.0.leave();
     }
 
     /// Removes the file: nobody comes in any more.
     pub(crate) fn remove_file(&self) {
-        if self.file.is_some() && identity(&self.path) == self.file {
-            // A stale file would be replaced by the next one who listens.
-            let _ = std::fs::remove_file(&self.path);
-        }
+        // A stale file would be replaced by the next one who listens.
+        let _ = self.0.withdraw();
     }
 }
 
@@ -59,7 +52,7 @@ impl Default for Gate {
 impl Gate {
     /// The next connection, non-blocking; `None`: nobody is waiting, or nobody can be let in now.
     pub(crate) fn let_in(&mut self, door: &Door, now: Instant) -> Option<OwnedFd> {
-        match ring::unix::accept(&door.socket) {
+        match door.0.accept() {
             Ok(client) => client,
             Err(error) => {
                 // No descriptor left, here or in the whole system. The client stays where it is.
@@ -92,20 +85,9 @@ pub(crate) fn max_guests() -> usize {
     usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.remove_file();
+        self.0.as_fd()
     }
 }
 
@@ -120,9 +102,9 @@ mod tests {
         let path = dir.path().join("agent");
         let door = Door::open(&path, 0o777).expect("listens");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o777);
-        assert!(ring::unix::accept(&door.socket).expect("nobody").is_none());
+        assert!(door.0.accept().expect("nobody").is_none());
         let _client = std::os::unix::net::UnixStream::connect(&path).expect("connects");
-        assert!(ring::unix::accept(&door.socket).expect("somebody").is_some());
+        assert!(door.0.accept().expect("somebody").is_some());
 
         let successor = Door::open(&path, 0o777).expect("replaces it");
         drop(door);

@@ -154,7 +154,7 @@ mod tests {
     fn a_queue_that_stays_full_is_not_waited_for_beyond_the_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qubesd.sock");
-        let listener = ring::unix::listen(&path, 0o600).unwrap();
+        let listener = ring::unix::Bound::new(&path, 0o600).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
         let waiting = std::iter::from_fn(|| ring::unix::connect_nonblocking(&path).ok());
         let waiting: Vec<_> = waiting.take(100).collect();

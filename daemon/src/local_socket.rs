@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use ring::unix::{Identity, listen_identified, withdraw};
+use ring::unix::Bound;
 use wire::names::{DomainId, DomainName, Target};
 
 /// Everybody may connect; the folder says who gets that far.
@@ -20,9 +20,7 @@ pub fn path(folder: &Path, domain: &str) -> PathBuf {
 /// that a successor has put in its place.
 #[derive(Debug)]
 pub struct LocalSocket {
-    fd: OwnedFd,
-    path: PathBuf,
-    identity: Identity,
+    socket: Bound,
     links: Vec<PathBuf>,
 }
 
@@ -35,7 +33,7 @@ impl LocalSocket {
     /// # Errors
     /// The folder is missing or not ours to write in; a name is taken by something that is no link.
     pub fn open(folder: &Path, id: DomainId, name: &DomainName, uuid: Option<&Target>) -> io::Result<Self> {
-        Self::open_by(folder, id, name, uuid, |path| listen_identified(path, MODE))
+        Self::open_by(folder, id, name, uuid, |path| Bound::new(path, MODE))
     }
 
     fn open_by(
@@ -43,7 +41,7 @@ impl LocalSocket {
         id: DomainId,
         name: &DomainName,
         uuid: Option<&Target>,
-        listen: impl FnOnce(&Path) -> io::Result<(OwnedFd, Identity)>,
+        listen: impl FnOnce(&Path) -> io::Result<Bound>,
     ) -> io::Result<Self> {
         let id = id.to_string();
         let path = path(folder, &id);
@@ -54,10 +52,10 @@ impl LocalSocket {
         let mut made = Vec::new();
         let opened = link_all(&path, &links, &mut made).and_then(|()| listen(&path));
         match opened {
-            Ok((fd, identity)) => {
-                let socket = Self { fd, path, identity, links };
+            Ok(socket) => {
+                let socket = Self { socket, links };
                 // A predecessor that ended meanwhile has taken the links for its own.
-                link_all(&socket.path, &socket.links, &mut made)?;
+                link_all(&path, &socket.links, &mut made)?;
                 Ok(socket)
             }
             Err(error) => {
@@ -73,19 +71,20 @@ impl LocalSocket {
     /// # Errors
     /// No descriptor or memory left.
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
-        ring::unix::accept(&self.fd)
+        self.socket.accept()
     }
 
     fn remove(&self) {
-        let _ = withdraw(&self.path, self.identity);
+        let path = self.socket.path();
+        let _ = self.socket.withdraw();
         // A successor's socket stays, and its links with it.
-        if self.path.exists() {
+        if path.exists() {
             return;
         }
-        unlink(&self.path, &self.links);
-        if self.path.exists() {
+        unlink(path, &self.links);
+        if path.exists() {
             // One came just now and had found its links in place.
-            let _ = link_all(&self.path, &self.links, &mut Vec::new());
+            let _ = link_all(path, &self.links, &mut Vec::new());
         }
     }
 }
@@ -131,7 +130,7 @@ fn leads_to(link: &Path, socket: &Path) -> bool {
 
 impl AsFd for LocalSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -182,7 +181,7 @@ mod tests {
         let mut then = Vec::new();
         let socket = LocalSocket::open_by(folder, DomainId(7), &name, Some(&uuid), |path| {
             then = names(folder);
-            if listens { listen_identified(path, MODE) } else { Err(io::ErrorKind::OutOfMemory.into()) }
+            if listens { Bound::new(path, MODE) } else { Err(io::ErrorKind::OutOfMemory.into()) }
         });
         (then, socket)
     }

@@ -220,6 +220,8 @@ mod tests {
         assert_eq!(chosen(4096, 4096), (12, 12));
         assert_eq!(chosen(5000, 100), (13, 11));
         assert_eq!(chosen(100, 65_536), (11, 16));
+        assert_eq!(chosen(1024, 1024), (10, 11));
+        assert_eq!(chosen(1, 4096), (11, 12));
         assert_eq!(chosen(MAX_RING, MAX_RING), (20, 20));
         assert!(Orders::choose(Sizes::both(MAX_RING + 1)).is_err());
         assert!(Orders::choose(Sizes::both(usize::MAX)).is_err());

@@ -5,12 +5,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{self, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Bytes of a path that an address surely holds, its NUL included.
@@ -55,30 +55,85 @@ fn hidden_beside(path: &Path, what: &str) -> io::Result<PathBuf> {
     Ok(path.with_file_name(format!(".{what}.{:016x}.{shown}", hasher.finish())))
 }
 
-/// Listens at `path` with permissions `mode`, replacing what was there.
+/// A listening socket with its file, which goes with it, and never takes a successor's along.
 ///
-/// The socket is made ready under another name and renamed, so that whoever finds it can connect:
-/// there is no moment at which it exists and refuses. The result is non-blocking.
-pub fn listen(path: &Path, mode: u32) -> io::Result<OwnedFd> {
-    listen_identified(path, mode).map(|(fd, _)| fd)
+/// The socket is non-blocking. It is made ready under another name and renamed, so that whoever finds it can connect:
+/// there is no moment at which it exists and refuses, or has another mode or owner than it shall have.
+#[derive(Debug)]
+pub struct Bound {
+    fd: OwnedFd,
+    path: PathBuf,
+    identity: Identity,
+    leaves: bool,
 }
 
-/// As [`listen`], and tells which file was made, for [`withdraw`].
+impl Bound {
+    /// Listens at `path` with permissions `mode`, replacing what was there.
+    pub fn new(path: &Path, mode: u32) -> io::Result<Bound> {
+        Bound::new_for(path, mode, None)
+    }
+
+    /// As [`Bound::new`]; the file gets this group.
+    pub fn new_for(path: &Path, mode: u32, group: Option<Gid>) -> io::Result<Bound> {
+        let (fd, identity) = listen_for(path, mode, group)?;
+        Ok(Bound { fd, path: path.to_owned(), identity, leaves: false })
+    }
+
+    /// Accepts one connection, as [`accept`].
+    pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        accept(&self.fd)
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file, if it is still this socket's: nobody comes in any more.
+    pub fn withdraw(&self) -> io::Result<()> {
+        withdraw(&self.path, self.identity)
+    }
+
+    /// Closes it here and leaves the file: another process holds the socket.
+    pub fn leave(mut self) {
+        self.leaves = true;
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if !self.leaves {
+            // A file that cannot be removed is stale, and a stale one is replaced by the next who listens.
+            let _ = self.withdraw();
+        }
+    }
+}
+
+/// Listens at `path`, as [`Bound`], and tells which file was made, for [`withdraw`].
 ///
 /// The identity is taken before the socket gets its public name: afterwards a successor may have it.
 pub fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
-    let temporary = hidden_beside(path, "new")?;
+    listen_for(path, mode, None)
+}
 
+fn listen_for(path: &Path, mode: u32, group: Option<Gid>) -> io::Result<(OwnedFd, Identity)> {
+    let temporary = hidden_beside(path, "new")?;
     let fd = socket(SocketFlags::NONBLOCK)?;
     let (at, _folder) = address(&temporary)?;
     let _ = fs::unlink(&temporary);
-    net::bind(&fd, &at)?;
+    bind(&fd, &at, Mode::from_raw_mode(mode))?;
     let ready = || -> io::Result<Identity> {
-        fs::chmod(&temporary, Mode::from_raw_mode(mode))?;
+        let file = Made::find(&temporary)?;
+        file.give_to(group)?;
         net::listen(&fd, 4096)?;
-        let identity = Identity::of(&temporary)?;
         fs::rename(&temporary, path)?;
-        Ok(identity)
+        Ok(file.identity)
     };
     match ready() {
         Ok(identity) => Ok((fd, identity)),
@@ -86,6 +141,45 @@ pub fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identit
             let _ = fs::unlink(&temporary);
             Err(error)
         }
+    }
+}
+
+/// Binds `fd`, whose file has `mode` from its first moment on: what the kernel makes takes the mode from the socket, less
+/// the umask. No name is used to change it afterwards, since a name may lead elsewhere by then.
+fn bind(fd: &OwnedFd, at: &SocketAddrUnix, mode: Mode) -> io::Result<()> {
+    fs::fchmod(fd, mode)?;
+    if mode.intersects(Mode::RWXG | Mode::RWXO) {
+        // Sockets for others are made at the start of a program, before its threads; the umask is theirs, too.
+        let umask = rustix::process::umask(Mode::empty());
+        let bound = net::bind(fd, at);
+        rustix::process::umask(umask);
+        return Ok(bound?);
+    }
+    Ok(net::bind(fd, at)?)
+}
+
+/// A socket file that was just made, held by a descriptor, whatever becomes of its name.
+struct Made {
+    file: OwnedFd,
+    identity: Identity,
+}
+
+impl Made {
+    fn find(path: &Path) -> io::Result<Made> {
+        let file = fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fs::fstat(&file)?;
+        let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || !ours {
+            return Err(io::Error::other("somebody has put another file in the place of a new socket"));
+        }
+        Ok(Made { file, identity: Identity(stat.st_dev, stat.st_ino) })
+    }
+
+    fn give_to(&self, group: Option<Gid>) -> io::Result<()> {
+        if group.is_some() {
+            fs::chownat(&self.file, "", None, group, AtFlags::EMPTY_PATH)?;
+        }
+        Ok(())
     }
 }
 
@@ -165,10 +259,10 @@ mod tests {
         let folder = root.path().join("x".repeat(150)).join("y".repeat(50));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("a-name-of-ordinary-length.sock");
-        let listener = listen(&path, 0o600).unwrap();
-        assert!(accept(&listener).unwrap().is_none());
+        let listener = Bound::new(&path, 0o600).unwrap();
+        assert!(listener.accept().unwrap().is_none());
         let _client = connect(&path).unwrap();
-        let server = accept(&listener).unwrap().expect("a connection waits");
+        let server = listener.accept().unwrap().expect("a connection waits");
         assert_eq!(peer_uid(&server).unwrap(), rustix::process::getuid().as_raw());
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     }
@@ -177,9 +271,9 @@ mod tests {
     fn a_stale_socket_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("s");
-        drop(listen(&path, 0o600).unwrap());
+        Bound::new(&path, 0o600).unwrap().leave();
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let _listener = listen(&path, 0o600).unwrap();
+        let _listener = Bound::new(&path, 0o600).unwrap();
         connect(&path).unwrap();
     }
 
@@ -192,20 +286,53 @@ mod tests {
             let left = hidden_beside(&path, what).unwrap();
             net::bind(socket(SocketFlags::empty()).unwrap(), &address(&left).unwrap().0).unwrap();
         }
-        let (_listener, identity) = listen_identified(&path, 0o600).unwrap();
-        withdraw(&path, identity).unwrap();
+        drop(Bound::new(&path, 0o600).unwrap());
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    /// Whatever the umask takes from other files, and though no name is ever changed after the socket has it.
+    #[test]
+    fn a_socket_has_its_mode_from_the_first_moment_on() {
+        let root = tempfile::tempdir().unwrap();
+        for mode in [0o600, 0o660, 0o666, 0o777] {
+            let path = root.path().join("s");
+            let fd = socket(SocketFlags::empty()).unwrap();
+            bind(&fd, &address(&path).unwrap().0, Mode::from_raw_mode(mode)).unwrap();
+            assert_eq!(
+                std::fs::metadata(&path).unwrap().mode() & 0o7777,
+                mode,
+                "bound, and nothing else done"
+            );
+            let _bound = Bound::new(&path, mode).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, mode);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_of_ours_is_not_dressed() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, link) = (root.path().join("file"), root.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let bound = Bound::new(&root.path().join("s"), 0o600).unwrap();
+        let to_socket = root.path().join("to-socket");
+        std::os::unix::fs::symlink(bound.path(), &to_socket).unwrap();
+        for other in [&file, &link, &to_socket] {
+            assert!(Made::find(other).is_err(), "{}", other.display());
+        }
+        Made::find(bound.path()).unwrap().give_to(Some(rustix::process::getegid())).unwrap();
     }
 
     #[test]
     fn only_ones_own_socket_is_withdrawn() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("s");
-        let (_first, first) = listen_identified(&path, 0o600).unwrap();
-        let (_second, second) = listen_identified(&path, 0o600).unwrap();
-        withdraw(&path, first).unwrap();
+        let first = Bound::new(&path, 0o600).unwrap();
+        let second = Bound::new(&path, 0o600).unwrap();
+        drop(first);
         connect(&path).unwrap();
-        withdraw(&path, second).unwrap();
+        second.withdraw().unwrap();
         assert_eq!(connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
@@ -215,14 +342,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("s");
         for _ in 0..300 {
-            let (_old, identity) = listen_identified(&path, 0o600).unwrap();
+            let old = Bound::new(&path, 0o600).unwrap();
             let new = std::thread::scope(|threads| {
-                let new = threads.spawn(|| listen(&path, 0o600).unwrap());
-                withdraw(&path, identity).unwrap();
+                let new = threads.spawn(|| Bound::new(&path, 0o600).unwrap());
+                drop(old);
                 new.join().unwrap()
             });
             connect(&path).expect("the successor is there");
-            drop(new);
+            new.leave();
         }
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }

@@ -117,6 +117,22 @@ fn a_default_folder_of_somebody_else_is_refused() {
     assert_eq!(shm_with("QREXEC_SHM_DIR", &root.path().join("named")), SHM);
 }
 
+/// Whoever owns the folder around ours could put another in its place.
+#[test]
+fn a_runtime_folder_of_somebody_else_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return; // only root can give a folder away
+    }
+    let root = tempfile::tempdir().unwrap();
+    let runtime = root.path().join("user");
+    folder(&runtime, 0o700);
+    assert_eq!(shm_with("XDG_RUNTIME_DIR", &runtime), SHM);
+    fs::remove_dir(runtime.join("qrexec-shm")).unwrap();
+    chown(&runtime, Some(54_321), None).unwrap();
+    assert_eq!(shm_with("XDG_RUNTIME_DIR", &runtime), REFUSED);
+    assert_eq!(fs::read_dir(&runtime).unwrap().count(), 0, "nothing was made there");
+}
+
 const COUNT: &str = "RING_TEST_COUNT";
 
 /// In a process of its own, where no other test opens anything.

@@ -5,7 +5,10 @@ use crate::metadata::Metadata;
 /// Each crate of the workspace, and which others it may use outside of tests.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-wire", &[]),
-    ("qrexec-ring", &[]),
+    ("xenevtchn-sys", &[]),
+    ("xengnttab-sys", &["xenevtchn-sys"]),
+    ("xenvchan-sys", &["xenevtchn-sys", "xengnttab-sys"]),
+    ("qrexec-ring", &["xenvchan-sys"]),
     ("qrexec-policy", &["qrexec-wire"]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
     ("qrexec-agent", &["qrexec-engine", "qrexec-ring", "qrexec-wire"]),

@@ -98,6 +98,18 @@ fn musl() -> Option<String> {
 mod tests {
     use super::*;
 
+    /// Arithmetic on a peer's numbers is checked in what is installed, too.
+    #[test]
+    fn release_builds_check_arithmetic() {
+        let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        let profile = |name: &str| {
+            let (_, rest) = manifest.split_once(&format!("\n[profile.{name}]\n")).unwrap();
+            rest.split("\n[").next().unwrap().to_owned()
+        };
+        assert!(profile("release").contains("overflow-checks = true"));
+        assert!(profile("lean").contains("inherits = \"release\"") && !profile("lean").contains("overflow"));
+    }
+
     #[test]
     fn what_does_not_belong_into_an_executable_is_found() {
         let folder = tempfile::tempdir().unwrap();

@@ -205,6 +205,9 @@ fn status() -> Result<i32, Error> {
             }
         }
     }
+    for lab in store::Elsewhere::all() {
+        say::error(format_args!("qrexec-lab: {lab}"));
+    }
     Ok(0)
 }
 

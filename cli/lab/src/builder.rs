@@ -2,7 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -261,7 +262,7 @@ impl Lab {
     pub fn open(name: &str) -> Result<Self, Error> {
         let layout = Layout::new(&store::folder()?.join(name));
         if !matches!(store::look(&layout), store::Found::Alive(_)) {
-            return Err(Error::new(format!("there is no lab {name}")));
+            return Err(store::missing(name));
         }
         Self::at(&layout)
     }
@@ -277,10 +278,14 @@ impl Lab {
 
     fn launch(plan: &Plan) -> Result<Self, Error> {
         let text = serde_json::to_vec(plan).map_err(|error| Error::new(error.to_string()))?;
-        fs::write(plan.layout().plan(), text).map_err(|error| Error::io("cannot write the plan", error))?;
+        let file = fs::File::create_new(plan.layout().plan());
+        file.and_then(|mut file| file.write_all(&text))
+            .map_err(|error| Error::io("cannot write the plan", error))?;
         let mut command = Command::new(&plan.exe);
         command.arg0(role::PROGRAM).arg(role::KEEPER).arg(&plan.root).stdout(Stdio::piped());
         command.stdin(if plan.stay { Stdio::null() } else { Stdio::piped() });
+        // What a lab that stays would hold for ever: a lock of its caller's, the writing end of a pipe.
+        let _ = engine::process::close_all_on_exec();
         let mut keeper = command.spawn().map_err(|error| Error::io("cannot start the lab", error))?;
         let report = keeper.stdout.take().ok_or_else(|| Error::new("the lab does not report"));
         match report.and_then(Report::receive) {
@@ -350,11 +355,14 @@ impl Lab {
         Client::connect(&self.layout().control())
     }
 
-    /// Starts a command inside the lab on the caller's own streams; the connection tells when it ends.
-    pub(super) fn begin(&self, run: super::control::Run) -> Result<Client, Error> {
+    /// Starts a command inside the lab on these streams; the connection tells when it ends.
+    pub(super) fn begin(
+        &self,
+        run: super::control::Run,
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<Client, Error> {
         let mut client = self.connect()?;
-        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        client.send(&Request::Run(run), &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        client.send(&Request::Run(run), &streams)?;
         Ok(client)
     }
 

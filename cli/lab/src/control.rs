@@ -60,6 +60,9 @@ pub(super) struct Run {
     pub(super) cwd: Option<PathBuf>,
     /// The caller's process group, which a command joins where the supervisor can see it.
     pub(super) group: i32,
+    /// The command's standard input is a terminal that is to be its own.
+    #[serde(default)]
+    pub(super) terminal: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -218,6 +221,7 @@ mod tests {
             env: vec![(OsString::from("A").into(), odd.clone().into())],
             cwd: None,
             group: 7,
+            terminal: false,
         };
         let file = std::fs::File::open("/dev/null").unwrap();
         client.send(&Request::Run(run), &[file.as_fd(), file.as_fd(), file.as_fd()]).unwrap();

@@ -85,7 +85,7 @@ fn take_lock(layout: &Layout) -> Result<File, Error> {
 
 /// Standard error of everything inside becomes the lab's log: the caller's may be a pipe whose reader waits for its end.
 fn log_to_file(layout: &Layout) -> Result<(), Error> {
-    let log = File::create(layout.log_file());
+    let log = File::create_new(layout.log_file());
     log.and_then(|log| Ok(rustix::stdio::dup2_stderr(&log)?))
         .map_err(|error| Error::io("cannot write the lab's log", error))
 }

@@ -24,6 +24,7 @@ mod start;
 mod store;
 mod supervisor;
 mod sweep;
+mod terminal;
 mod tree;
 
 use cli::programs::{Page, Program};

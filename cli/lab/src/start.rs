@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use engine::process::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 use rustix::process::{Pid, getpid};
 
 use super::Error;
@@ -36,6 +37,8 @@ pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     let started = log.and_then(|log| {
         let output = log.try_clone()?;
         command.current_dir(layout.home(machine)).process_group(0);
+        begin_unblocked(&mut command);
+        begin_deaf_to_file_limits(&mut command);
         command.stdin(Stdio::null()).stdout(output).stderr(log).spawn()
     });
     started.map_err(|error| Error::io(format!("cannot start {}", command.get_program().display()), error))
@@ -97,7 +100,10 @@ pub(super) fn command(plan: &Plan, run: &Run, stdio: [OwnedFd; 3]) -> Result<Chi
     apply(&mut command, &env);
     command.current_dir(run.cwd.clone().unwrap_or_else(|| plan.layout().home(&run.vm)));
     command.stdin(stdin).stdout(stdout).stderr(stderr);
-    if plan.stay {
+    begin_unblocked(&mut command);
+    if run.terminal {
+        begin_on_terminal(&mut command);
+    } else if plan.stay {
         command.process_group(0);
     } else if !getpid().is_init() {
         // In a namespace this process is in the caller's group already, and has no number for it.

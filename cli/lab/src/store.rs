@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getuid, pidfd_open, pidfd_send_si
 
 use super::keeper::read_plan;
 use super::plan::Layout;
-use super::{Error, sweep};
+use super::{Error, role, sweep};
 
 /// A folder without a lock belongs to a lab that is being born, unless it is older than this.
 const BIRTH: Duration = Duration::from_secs(60);
@@ -23,11 +23,27 @@ pub(super) fn folder() -> Result<PathBuf, Error> {
     let uid = getuid().as_raw();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     let path = match runtime {
-        Some(runtime) => runtime.join("qrexec-lab"),
+        Some(runtime) => {
+            owned(&runtime, uid)?;
+            runtime.join("qrexec-lab")
+        }
         None => std::env::temp_dir().join(format!("qrexec-lab-{uid}")),
     };
     private(&path, uid).map_err(|error| Error::io(format!("cannot use {}", path.display()), error))?;
     Ok(path)
+}
+
+/// Whoever owns the folder around a lab could put another in the lab's place.
+fn owned(runtime: &Path, uid: u32) -> Result<(), Error> {
+    let owner = fs::metadata(runtime).map(|meta| meta.uid());
+    let owner = owner.map_err(|error| Error::io(format!("cannot use {}", runtime.display()), error))?;
+    if owner == uid {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "XDG_RUNTIME_DIR={} belongs to user {owner}, and this is user {uid}: unset it, or name a folder of this user",
+        runtime.display()
+    )))
 }
 
 /// Makes the folder, or makes sure that an existing one is ours and closed to others.
@@ -95,11 +111,71 @@ pub(super) fn clean() -> Result<Vec<Layout>, Error> {
     Ok(alive)
 }
 
+/// A lab that stays and is not below [`folder`], since it was started with another `XDG_RUNTIME_DIR`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Elsewhere {
+    pub(super) root: PathBuf,
+    keeper: i32,
+}
+
+impl Elsewhere {
+    /// All of this user's, known by their keepers.
+    pub(super) fn all() -> Vec<Self> {
+        let here = folder().unwrap_or_default();
+        let mut found: Vec<Self> = sweep::arguments_of_all(getuid().as_raw())
+            .into_iter()
+            .filter_map(|(keeper, args)| match args.as_slice() {
+                [_, role, root] if role == role::KEEPER => Some(Self { root: root.into(), keeper }),
+                _ => None,
+            })
+            .filter(|lab| lab.root.parent() != Some(&here) && lab.stays())
+            .collect();
+        found.sort_by(|a, b| a.root.cmp(&b.root));
+        found
+    }
+
+    /// Labs of one command are nobody else's business. One whose folder is gone can only be one that stays.
+    fn stays(&self) -> bool {
+        read_plan(&Layout::new(&self.root)).map_or(!self.root.exists(), |plan| plan.stay)
+    }
+
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.root.file_name().is_some_and(|own| own == name)
+    }
+}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.root.file_name().unwrap_or_default().display();
+        if !self.root.exists() {
+            return write!(f, "a lab {name} runs whose folder is gone: end it with \"kill {}\"", self.keeper);
+        }
+        write!(f, "a lab {name} runs in {}", self.root.display())?;
+        match self.root.parent().filter(|folder| folder.ends_with("qrexec-lab")).and_then(Path::parent) {
+            Some(runtime) => write!(f, ": XDG_RUNTIME_DIR={} finds it", runtime.display()),
+            None => write!(f, ": without XDG_RUNTIME_DIR it is found"),
+        }
+    }
+}
+
+/// That there is no such lab; and where one of that name is, if there is one elsewhere.
+pub(super) fn missing(name: &str) -> Error {
+    let elsewhere = Elsewhere::all().into_iter().filter(|lab| lab.is_named(name));
+    let hints: String = elsewhere.map(|lab| format!("; {lab}")).collect();
+    match folder() {
+        Ok(folder) => Error::new(format!("there is no lab {name} in {}{hints}", folder.display())),
+        Err(error) => error,
+    }
+}
+
 /// Ends a lab and waits until it is gone.
 pub(super) fn end(layout: &Layout) -> Result<(), Error> {
     match look(layout) {
         Found::Stale => bury(layout),
-        Found::Unborn => return Err(Error::new("there is no such lab")),
+        Found::Unborn => {
+            let name = layout.root().file_name().unwrap_or_default();
+            return Err(missing(&name.to_string_lossy()));
+        }
         Found::Alive(keeper) => {
             let ended = pidfd_open(keeper, PidfdFlags::empty()).and_then(|handle| {
                 pidfd_send_signal(&handle, Signal::TERM)?;

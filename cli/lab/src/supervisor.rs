@@ -87,7 +87,7 @@ struct Supervisor {
     layout: Layout,
     signals: Signals,
     reactor: Reactor,
-    listener: OwnedFd,
+    listener: ring::unix::Bound,
     folders: OwnedFd,
     connections: HashMap<u64, Connection>,
     commands: HashMap<u64, Pid>,
@@ -103,7 +103,7 @@ impl Supervisor {
             let supervisor = Self {
                 signals: Signals::block(&SIGNALS)?,
                 reactor: Reactor::new()?,
-                listener: ring::unix::listen(&layout.control(), 0o600)?,
+                listener: ring::unix::Bound::new(&layout.control(), 0o600)?,
                 folders: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?,
                 connections: HashMap::new(),
                 commands: HashMap::new(),
@@ -224,7 +224,7 @@ impl Supervisor {
     }
 
     fn accept(&mut self) {
-        while let Ok(Some(fd)) = ring::unix::accept(&self.listener) {
+        while let Ok(Some(fd)) = self.listener.accept() {
             let token = self.next_token;
             self.next_token += 1;
             let Ok(connection) = Connection::new(UnixStream::from(fd)) else { continue };

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -97,12 +98,23 @@ fn marked(pid: i32, token: &str) -> Option<Process> {
         return None;
     }
     let vm = String::from_utf8_lossy(value(MARKER_VM).unwrap_or_default()).into_owned();
-    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let args = cmdline.split(|b| *b == 0).map(|arg| OsString::from_vec(arg.to_vec()));
-    let mut args: Vec<OsString> = args.collect();
-    args.pop(); // what follows the last NUL
+    let args = arguments(pid)?;
     let program = args.first().map(|arg| base_name(arg).to_string_lossy().into_owned()).unwrap_or_default();
     Some(Process { pid, program, args, vm })
+}
+
+fn arguments(pid: i32) -> Option<Vec<OsString>> {
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut args: Vec<OsString> =
+        cmdline.split(|b| *b == 0).map(|arg| OsString::from_vec(arg.to_vec())).collect();
+    args.pop(); // what follows the last NUL
+    Some(args)
+}
+
+/// Number and arguments of every process of this user.
+pub(super) fn arguments_of_all(uid: u32) -> Vec<(i32, Vec<OsString>)> {
+    let own = |pid: &i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid);
+    numbers().into_iter().filter(own).filter_map(|pid| Some((pid, arguments(pid)?))).collect()
 }
 
 struct Stat {

@@ -156,7 +156,10 @@ fn numbers(fds: &[BorrowedFd<'_>]) -> Vec<u32> {
 }
 
 /// Makes every descriptor from 3 upward close on exec, those that this process inherited included.
-pub(super) fn close_all_on_exec() -> io::Result<()> {
+///
+/// # Errors
+/// What `close_range(2)` said: kernels before 5.11 do not know how.
+pub fn close_all_on_exec() -> io::Result<()> {
     close_range(FIRST_FD, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 

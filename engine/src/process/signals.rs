@@ -46,11 +46,22 @@ impl Signals {
     /// # Errors
     /// What `read(2)` said.
     pub fn take_next(&mut self) -> io::Result<Option<i32>> {
+        Ok(self.take_next_from()?.map(|(number, _)| number))
+    }
+
+    /// As [`Signals::take_next`], and whether the kernel itself sent it: a key of a terminal, which then sent it to every
+    /// process in front.
+    ///
+    /// # Errors
+    /// What `read(2)` said.
+    pub fn take_next_from(&mut self) -> io::Result<Option<(i32, bool)>> {
         let mut record = [0u8; RECORD];
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut record)) {
             Ok(RECORD) => {
-                let [a, b, c, d, ..] = record;
-                Ok(Some(i32::from_ne_bytes([a, b, c, d])))
+                // `ssi_signo`, `ssi_errno`, `ssi_code`, four bytes each.
+                let [a, b, c, d, _, _, _, _, i, j, k, l, ..] = record;
+                let kernel = i32::from_ne_bytes([i, j, k, l]) == libc::SI_KERNEL;
+                Ok(Some((i32::from_ne_bytes([a, b, c, d]), kernel)))
             }
             Ok(_) => Ok(None),
             Err(rustix::io::Errno::AGAIN) => Ok(None),

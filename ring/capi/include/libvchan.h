@@ -38,8 +38,14 @@ typedef struct libvchan libvchan_t;
 
 /*
  * Offers a vchan on `port` to the domain `domain` and returns at once; NULL if that fails. The rings hold at least
- * read_min bytes toward us and write_min from us, at most 1 MiB each. What is written before the client comes is kept
- * for it. The client is let in by the calls made here: wait for it by polling, or by libvchan_wait().
+ * read_min bytes toward us and write_min from us, at most 1 MiB each: the next power of two, from 4096 up; up to 1024
+ * and 2048 bytes the two rings of a page instead, but not on the socket transport. What is written before the client
+ * comes is kept for it, and moves as soon as it comes. Else the client is let in by the calls made here: wait for it by
+ * polling, or by libvchan_wait().
+ *
+ * To move bytes while the program is elsewhere the library starts a thread when it is needed: for what was written
+ * before the client came, and for what a socket did not take at once. The thread takes none of the program's signals.
+ * Do not use a vchan in a forked child when the parent uses it too.
  */
 libvchan_t *libvchan_server_init(int domain, int port, size_t read_min, size_t write_min);
 
@@ -54,7 +60,11 @@ libvchan_t *libvchan_client_init(int domain, int port);
 libvchan_t *libvchan_client_init_async(int domain, int port, EVTCHN *watch_fd);
 int libvchan_client_init_async_finish(libvchan_t *ctrl, bool blocking);
 
-/* Write: at least one byte, returning how many; or all of it. More than the ring holds can not be sent at once. */
+/*
+ * Write: all of it, in pieces if the ring is smaller; without blocking as much as there is room for, returning how much.
+ * Send: all of it in one piece; more than the ring holds cannot be sent. Who must not wait looks at
+ * libvchan_buffer_space() first: so much is taken at once.
+ */
 int libvchan_write(libvchan_t *ctrl, const void *data, size_t size);
 int libvchan_send(libvchan_t *ctrl, const void *data, size_t size);
 

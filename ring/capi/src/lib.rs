@@ -8,26 +8,33 @@
 //!
 //! | module | one job |
 //! |---|---|
-//! | `vchan` | a `libvchan_t`: its states, and what each call means in each |
+//! | `vchan` | the states of a `libvchan_t`, and what each call means in each |
+//! | `courier` | what a program has written goes on while it is elsewhere; the `libvchan_t` itself |
 //! | `link` | the connected vchan; no wake-up is lost between a caller's looks and its sleep |
 //! | `beacon` | the one descriptor to poll |
 //! | `memory` | the one copy between a caller's buffer and the ring |
 //! | `failure` | reasons, as `errno` |
+//! | `signals` | none of ours reaches the program, none of the program's reaches us |
 
 mod beacon;
+mod courier;
 mod failure;
 mod link;
 mod memory;
+mod signals;
 mod vchan;
 
 use std::ffi::{c_int, c_void};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use courier::Handle;
 use failure::Failure;
 use link::Amount;
 use memory::{Source, Target};
-pub use vchan::Vchan;
+use ring::Error;
+use signals::{quietly, without_sigpipe};
+use vchan::Vchan;
 
 fn set_errno(code: i32) {
     // SAFETY: no preconditions; the result points to this thread's own errno for as long as the thread lives.
@@ -37,47 +44,64 @@ fn set_errno(code: i32) {
 }
 
 /// Makes a new vchan with `make`; null, a line on stderr and errno if that fails.
-fn create(make: impl FnOnce() -> Result<Vchan, Failure>) -> *mut Vchan {
-    match catch_unwind(AssertUnwindSafe(make)) {
-        Ok(Ok(vchan)) => Box::into_raw(Box::new(vchan)),
+fn create(make: impl FnOnce() -> Result<Vchan, Failure>) -> *mut Handle {
+    let code = match catch_unwind(AssertUnwindSafe(|| without_sigpipe(make))) {
+        Ok(Ok(vchan)) => return Box::into_raw(Box::new(Handle::new(vchan))),
         Ok(Err(failure)) => {
             // A program without stderr has errno.
-            let _ = writeln!(std::io::stderr(), "libvchan: {failure}");
-            set_errno(failure.errno());
-            std::ptr::null_mut()
+            let _ = without_sigpipe(|| writeln!(std::io::stderr(), "libvchan: {failure}"));
+            failure.errno()
         }
-        Err(_) => {
-            set_errno(libc::EIO);
-            std::ptr::null_mut()
-        }
-    }
+        Err(_) => libc::EIO,
+    };
+    set_errno(code);
+    std::ptr::null_mut()
 }
 
 /// Runs `work` on the vchan behind `ctrl`; -1 and errno if that fails.
 ///
 /// # Safety
 /// `ctrl` is null, or came from one of the three init functions and was not closed; no other thread uses it meanwhile.
-unsafe fn with(ctrl: *mut Vchan, work: impl FnOnce(&mut Vchan) -> Result<usize, Failure>) -> c_int {
-    // SAFETY: by this function's contract `ctrl` is null or a live `Vchan` that nobody else uses.
-    let Some(vchan) = (unsafe { ctrl.as_mut() }) else {
+unsafe fn with(ctrl: *mut Handle, work: impl FnOnce(&mut Vchan) -> Result<usize, Failure>) -> c_int {
+    // SAFETY: by this function's contract `ctrl` is null or a live `Handle` that nobody else uses.
+    let Some(handle) = (unsafe { ctrl.as_mut() }) else {
         set_errno(libc::EINVAL);
         return -1;
     };
-    let code = match catch_unwind(AssertUnwindSafe(|| work(vchan))) {
+    let done = catch_unwind(AssertUnwindSafe(|| run(handle, work)));
+    let code = match done {
         Ok(Ok(n)) => return c_int::try_from(n).unwrap_or(c_int::MAX),
         Ok(Err(failure)) => failure.errno(),
-        Err(_) => {
-            vchan.ruin();
-            libc::EIO
-        }
+        Err(_) => libc::EIO,
     };
     set_errno(code);
     -1
 }
 
+/// Runs `work` under the vchan's lock, then lets the courier carry what is left of it.
+fn run(
+    handle: &mut Handle,
+    work: impl FnOnce(&mut Vchan) -> Result<usize, Failure>,
+) -> Result<usize, Failure> {
+    let mut vchan = handle.vchan();
+    // Once it is connected only sockets and devices are written, which raise no signal; meeting may write elsewhere.
+    let result = if vchan.is_settled() {
+        catch_unwind(AssertUnwindSafe(|| work(&mut vchan)))
+    } else {
+        catch_unwind(AssertUnwindSafe(|| without_sigpipe(|| work(&mut vchan))))
+    };
+    let Ok(result) = result else {
+        vchan.ruin();
+        return Err(Failure::Fatal(Error::io("libvchan")(std::io::ErrorKind::Other.into())));
+    };
+    drop(vchan);
+    handle.tend(quietly);
+    result
+}
+
 /// # Safety
 /// `ctrl` as for [`with`]; `data` is null or readable for `size` bytes.
-unsafe fn put(ctrl: *mut Vchan, data: *const c_void, size: usize, amount: Amount) -> c_int {
+unsafe fn put(ctrl: *mut Handle, data: *const c_void, size: usize, amount: Amount) -> c_int {
     // SAFETY: by this function's contract.
     let from = unsafe { Source::new(data, size) };
     // SAFETY: likewise.
@@ -86,7 +110,7 @@ unsafe fn put(ctrl: *mut Vchan, data: *const c_void, size: usize, amount: Amount
 
 /// # Safety
 /// `ctrl` as for [`with`]; `data` is null or writable for `size` bytes.
-unsafe fn get(ctrl: *mut Vchan, data: *mut c_void, size: usize, amount: Amount) -> c_int {
+unsafe fn get(ctrl: *mut Handle, data: *mut c_void, size: usize, amount: Amount) -> c_int {
     // SAFETY: by this function's contract.
     let to = unsafe { Target::new(data, size) };
     // SAFETY: likewise.
@@ -100,13 +124,13 @@ pub extern "C" fn libvchan_server_init(
     port: c_int,
     read_min: usize,
     write_min: usize,
-) -> *mut Vchan {
+) -> *mut Handle {
     create(|| Vchan::serve(domain, port, read_min, write_min))
 }
 
 /// Connects to `port` of the server `domain`; waits until it is there.
 #[unsafe(no_mangle)]
-pub extern "C" fn libvchan_client_init(domain: c_int, port: c_int) -> *mut Vchan {
+pub extern "C" fn libvchan_client_init(domain: c_int, port: c_int) -> *mut Handle {
     create(|| Vchan::connect(domain, port))
 }
 
@@ -119,7 +143,7 @@ pub unsafe extern "C" fn libvchan_client_init_async(
     domain: c_int,
     port: c_int,
     watch_fd: *mut c_int,
-) -> *mut Vchan {
+) -> *mut Handle {
     if watch_fd.is_null() {
         set_errno(libc::EINVAL);
         return std::ptr::null_mut();
@@ -138,17 +162,17 @@ pub unsafe extern "C" fn libvchan_client_init_async(
 /// That of every function here: `ctrl` is null or a vchan from one of the init functions that was not closed, used by
 /// this thread alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_client_init_async_finish(ctrl: *mut Vchan, blocking: bool) -> c_int {
+pub unsafe extern "C" fn libvchan_client_init_async_finish(ctrl: *mut Handle, blocking: bool) -> c_int {
     // SAFETY: our own contract is `with`'s.
     unsafe { with(ctrl, |vchan| vchan.finish(blocking).map(|connected| usize::from(!connected))) }
 }
 
-/// Writes at least one byte, as many as there is room for.
+/// Writes all of it, in pieces where the ring is smaller; without blocking, as much as there is room for.
 ///
 /// # Safety
 /// `ctrl` as above; `data` is null or readable for `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_write(ctrl: *mut Vchan, data: *const c_void, size: usize) -> c_int {
+pub unsafe extern "C" fn libvchan_write(ctrl: *mut Handle, data: *const c_void, size: usize) -> c_int {
     // SAFETY: our own contract is `put`'s.
     unsafe { put(ctrl, data, size, Amount::Some) }
 }
@@ -158,7 +182,7 @@ pub unsafe extern "C" fn libvchan_write(ctrl: *mut Vchan, data: *const c_void, s
 /// # Safety
 /// As `libvchan_write`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_send(ctrl: *mut Vchan, data: *const c_void, size: usize) -> c_int {
+pub unsafe extern "C" fn libvchan_send(ctrl: *mut Handle, data: *const c_void, size: usize) -> c_int {
     // SAFETY: our own contract is `put`'s.
     unsafe { put(ctrl, data, size, Amount::All) }
 }
@@ -168,7 +192,7 @@ pub unsafe extern "C" fn libvchan_send(ctrl: *mut Vchan, data: *const c_void, si
 /// # Safety
 /// `ctrl` as above; `data` is null or writable for `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_read(ctrl: *mut Vchan, data: *mut c_void, size: usize) -> c_int {
+pub unsafe extern "C" fn libvchan_read(ctrl: *mut Handle, data: *mut c_void, size: usize) -> c_int {
     // SAFETY: our own contract is `get`'s.
     unsafe { get(ctrl, data, size, Amount::Some) }
 }
@@ -178,7 +202,7 @@ pub unsafe extern "C" fn libvchan_read(ctrl: *mut Vchan, data: *mut c_void, size
 /// # Safety
 /// As `libvchan_read`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_recv(ctrl: *mut Vchan, data: *mut c_void, size: usize) -> c_int {
+pub unsafe extern "C" fn libvchan_recv(ctrl: *mut Handle, data: *mut c_void, size: usize) -> c_int {
     // SAFETY: our own contract is `get`'s.
     unsafe { get(ctrl, data, size, Amount::All) }
 }
@@ -188,7 +212,7 @@ pub unsafe extern "C" fn libvchan_recv(ctrl: *mut Vchan, data: *mut c_void, size
 /// # Safety
 /// `ctrl` as above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_wait(ctrl: *mut Vchan) -> c_int {
+pub unsafe extern "C" fn libvchan_wait(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     unsafe { with(ctrl, |vchan| vchan.wait().map(|()| 0)) }
 }
@@ -198,13 +222,13 @@ pub unsafe extern "C" fn libvchan_wait(ctrl: *mut Vchan) -> c_int {
 /// # Safety
 /// `ctrl` as above; it must not be used any more afterwards.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_close(ctrl: *mut Vchan) {
+pub unsafe extern "C" fn libvchan_close(ctrl: *mut Handle) {
     if ctrl.is_null() {
         return;
     }
     // SAFETY: it came from `Box::into_raw` in `create`, and is given back only here, for the last time.
-    let mut vchan = unsafe { Box::from_raw(ctrl) };
-    let _ = catch_unwind(AssertUnwindSafe(move || vchan.linger()));
+    let handle = unsafe { Box::from_raw(ctrl) };
+    let _ = catch_unwind(AssertUnwindSafe(move || without_sigpipe(move || handle.linger())));
 }
 
 /// The descriptor to poll for input, or -1.
@@ -212,7 +236,7 @@ pub unsafe extern "C" fn libvchan_close(ctrl: *mut Vchan) {
 /// # Safety
 /// `ctrl` as above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_fd_for_select(ctrl: *mut Vchan) -> c_int {
+pub unsafe extern "C" fn libvchan_fd_for_select(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     unsafe { with(ctrl, |vchan| usize::try_from(vchan.descriptor()).map_err(|_| Failure::Invalid)) }
 }
@@ -222,7 +246,7 @@ pub unsafe extern "C" fn libvchan_fd_for_select(ctrl: *mut Vchan) -> c_int {
 /// # Safety
 /// `ctrl` as above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_is_open(ctrl: *mut Vchan) -> c_int {
+pub unsafe extern "C" fn libvchan_is_open(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     let state =
         unsafe { with(ctrl, |vchan| usize::try_from(vchan.is_open()?).map_err(|_| Failure::Invalid)) };
@@ -235,7 +259,7 @@ pub unsafe extern "C" fn libvchan_is_open(ctrl: *mut Vchan) -> c_int {
 /// # Safety
 /// `ctrl` as above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_data_ready(ctrl: *mut Vchan) -> c_int {
+pub unsafe extern "C" fn libvchan_data_ready(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     unsafe { with(ctrl, Vchan::data_ready) }
 }
@@ -245,7 +269,7 @@ pub unsafe extern "C" fn libvchan_data_ready(ctrl: *mut Vchan) -> c_int {
 /// # Safety
 /// `ctrl` as above.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_buffer_space(ctrl: *mut Vchan) -> c_int {
+pub unsafe extern "C" fn libvchan_buffer_space(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     unsafe { with(ctrl, Vchan::buffer_space) }
 }

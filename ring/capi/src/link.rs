@@ -80,7 +80,7 @@ impl Link {
         Ok(room)
     }
 
-    /// Copies bytes in. Without `blocking`, `Ok(0)` if there is no room for that amount.
+    /// Copies bytes in: all of them if `blocking`. Else `Ok(0)` if there is no room for that amount.
     pub(crate) fn write(
         &mut self,
         from: &Source<'_>,
@@ -88,25 +88,36 @@ impl Link {
         blocking: bool,
     ) -> Result<usize, Failure> {
         let least = least(amount, from.len(), self.channel.tx().size())?;
-        if least == 0 {
-            return Ok(0);
-        }
-        loop {
+        let mut done = 0;
+        while done < from.len() {
             let room = self.channel.writable()?;
             if room >= least {
-                let n = self.put(from, room.min(from.len()))?;
-                // Less than was wanted, or less room than the caller was told of once and may wait to have again.
-                if !blocking && (n < from.len() || self.told_room.is_some()) {
-                    self.tell_room()?;
-                }
-                return Ok(n);
+                done += self.put(&from.after(done), room.min(from.len() - done))?;
             }
             if !blocking {
-                self.tell_room()?;
-                return Ok(0);
+                // Less than was wanted, or less room than the caller was told of once and may wait to have again.
+                if done < from.len() || self.told_room.is_some() {
+                    self.tell_room()?;
+                }
+                return Ok(done);
             }
-            self.sleep(None, least)?;
+            if done < from.len() {
+                // Any room will do, not a useful amount: the peer may wait for the very bytes that fill its ring.
+                self.sleep(None, least)?;
+            }
         }
+        Ok(done)
+    }
+
+    /// Whether bytes wait for the peer's socket to take them.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.channel.is_stream() && self.channel.wants_out()
+    }
+
+    /// Moves what waits, for a caller who is elsewhere.
+    pub(crate) fn carry(&mut self) -> Result<(), Failure> {
+        self.unsettled = true;
+        Ok(self.answer()?)
     }
 
     /// A caller that could not write all it wanted polls next: the peer is asked to ring for room, and what became

@@ -46,6 +46,12 @@ impl<'a> Source<'a> {
         self.len
     }
 
+    /// What follows the first `n` bytes.
+    pub(crate) fn after(&self, n: usize) -> Source<'a> {
+        let n = n.min(self.len);
+        Source { at: self.at.wrapping_add(n), len: self.len - n, lent: PhantomData }
+    }
+
     /// The first `n` bytes, as our own. At most `len`.
     pub(crate) fn to_vec(&self, n: usize) -> Vec<u8> {
         // SAFETY: `i < len`, for which `at` is readable.

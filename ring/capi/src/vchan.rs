@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
 //! What a `libvchan_t` is: a vchan in one of its states, behind one descriptor.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use ring::layout::Orders;
-use ring::{Connector, Error, Listener, Sizes, Transport};
+use ring::layout::{Orders, PAGE};
+use ring::{Connector, Error, Kind, Listener, Sizes, Transport};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -20,12 +20,14 @@ const DISCONNECTED: i32 = 0;
 const CONNECTED: i32 = 1;
 const WAITING: i32 = 2;
 
-/// A `libvchan_t`.
-pub struct Vchan {
+/// The state of a `libvchan_t`.
+pub(crate) struct Vchan {
     beacon: Beacon,
     state: State,
     /// Whether transfers wait for data or room.
     blocking: bool,
+    /// The courier waits for what there is to carry.
+    courier_out: bool,
 }
 
 enum State {
@@ -51,14 +53,16 @@ fn number(value: i32) -> Result<u32, Failure> {
 
 impl Vchan {
     fn new(beacon: Beacon, state: State) -> Vchan {
-        Vchan { beacon, state, blocking: true }
+        Vchan { beacon, state, blocking: true, courier_out: false }
     }
 
     /// A server on `port` for the one client `domain`.
     pub(crate) fn serve(domain: i32, port: i32, read_min: usize, write_min: usize) -> Result<Vchan, Failure> {
-        let min = Sizes { left: read_min, right: write_min };
+        let transport = Transport::from_env()?;
+        let least = if transport.kind() == Kind::Socket { PAGE } else { 0 };
+        let min = Sizes { left: read_min.max(least), right: write_min.max(least) };
         let rings = Orders::choose(min)?;
-        let listener = Transport::from_env()?.listen(number(domain)?, number(port)?, min)?;
+        let listener = transport.listen(number(domain)?, number(port)?, min)?;
         let mut beacon = Beacon::new()?;
         beacon.watch(listener.as_fd(), EventFlags::IN)?;
         Ok(Vchan::new(beacon, State::Waiting(Offer { listener, staged: Vec::new(), rings })))
@@ -197,14 +201,17 @@ impl Vchan {
 
     /// `libvchan_write` and `libvchan_send`.
     pub(crate) fn write(&mut self, from: &Source<'_>, amount: Amount) -> Result<usize, Failure> {
+        self.notice()?;
+        let mut staged = 0;
         if let State::Waiting(offer) = &mut self.state {
-            if let Some(n) = offer.stage(from, amount)? {
-                return Ok(n);
+            staged = offer.stage(from, amount)?;
+            if staged == from.len() {
+                return Ok(staged);
             }
             self.meet()?;
         }
-        let blocking = self.blocking;
-        self.on_link(|link| link.write(from, amount, blocking))
+        let (blocking, rest) = (self.blocking, from.after(staged));
+        self.on_link(|link| link.write(&rest, amount, blocking)).map(|n| staged + n)
     }
 
     /// `libvchan_read` and `libvchan_recv`.
@@ -220,6 +227,11 @@ impl Vchan {
         }
         let blocking = self.blocking;
         self.on_link(|link| link.read(to, amount, blocking))
+    }
+
+    /// Whether the peer has been met.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.state, State::Open(_))
     }
 
     /// `libvchan_wait`: returns when the descriptor was readable, and makes it unreadable.
@@ -268,6 +280,38 @@ impl Vchan {
         self.beacon.as_fd().as_raw_fd()
     }
 
+    /// What the courier should wait for now. It looks again when that has come.
+    pub(crate) fn errand(&mut self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.courier_out = self.has_errand();
+        match &self.state {
+            State::Waiting(offer) if self.courier_out => Some((offer.listener.as_fd(), PollFlags::IN)),
+            State::Open(link) if self.courier_out => Some((link.as_fd(), PollFlags::OUT)),
+            _ => None,
+        }
+    }
+
+    fn has_errand(&self) -> bool {
+        match &self.state {
+            State::Waiting(offer) => !offer.staged.is_empty(),
+            State::Open(link) => link.has_backlog(),
+            State::Connecting(_) | State::Broken => false,
+        }
+    }
+
+    /// Whether something waits to be carried and nobody does.
+    pub(crate) fn wants_courier(&self) -> bool {
+        !self.courier_out && self.has_errand()
+    }
+
+    /// What the courier waited for may have come: moves what can be moved now.
+    pub(crate) fn run_errand(&mut self) {
+        // What fails shows at the program's next call.
+        let _ = match &self.state {
+            State::Open(_) => self.on_link(Link::carry),
+            _ => self.notice(),
+        };
+    }
+
     /// Before it is dropped.
     pub(crate) fn linger(&mut self) {
         if let State::Open(link) = &mut self.state {
@@ -281,18 +325,16 @@ impl Offer {
         self.rings.right.bytes() - self.staged.len()
     }
 
-    /// Keeps bytes for the client. `None`: there is no room for that amount before it comes.
-    fn stage(&mut self, from: &Source<'_>, amount: Amount) -> Result<Option<usize>, Failure> {
+    /// Keeps bytes for the client, as many as its ring will hold: all or none of a message.
+    fn stage(&mut self, from: &Source<'_>, amount: Amount) -> Result<usize, Failure> {
         let n = match amount {
             Amount::All if from.len() > self.rings.right.bytes() => return Err(Failure::Invalid),
+            Amount::All if from.len() > self.room() => 0,
             Amount::All => from.len(),
-            Amount::Some => from.len().min(self.room().max(1)),
+            Amount::Some => from.len().min(self.room()),
         };
-        if n > self.room() {
-            return Ok(None);
-        }
         self.staged.extend_from_slice(&from.to_vec(n));
-        Ok(Some(n))
+        Ok(n)
     }
 }
 

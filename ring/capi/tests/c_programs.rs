@@ -58,7 +58,7 @@ impl Talk {
             _ => ("VCHAN_SOCKET_DIR", "socket"),
         };
         command.env("QREXEC_TRANSPORT", transport).env("VCHAN_DOMAIN", own.to_string()).env(name, bed.dir());
-        Talk(command.stdout(Stdio::piped()).spawn().unwrap())
+        Talk(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
     fn client(bed: &Bed, role: &str, port: u32, number: usize) -> Talk {
@@ -71,9 +71,19 @@ impl Talk {
 
     /// Waits for the program to say `line`.
     fn says(&mut self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    /// The one line that it says.
+    fn line(&mut self) -> String {
         let mut said = String::new();
         BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said.trim_end(), line);
+        said.trim_end().to_owned()
+    }
+
+    /// Tells a program that is elsewhere to come back.
+    fn comes_back(&mut self) {
+        drop(self.0.stdin.take());
     }
 
     /// The program gives up by itself when it hangs, so this ends.
@@ -177,6 +187,80 @@ fn a_server_speaks_before_its_client_comes_and_leaves_when_it_likes() {
         send(&mut channel, &hello);
         assert_eq!(receive_to_end(&mut channel), b"last words");
         server.succeeds();
+    });
+}
+
+/// What `writes_all` and `fills_and_leaves` in `talk.c` write.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+#[test]
+fn a_blocking_write_returns_when_all_is_written() {
+    on_each(|bed| {
+        let client = Talk::client(bed, "writes-all", 600, 400_000);
+        let server = Talk::server(bed, "serve-writes-all", 601, 400_000);
+        for mut channel in [accept(bed, 600, 4096), bed.connect(601).connect_within(LOST).unwrap()] {
+            assert!(receive_to_end(&mut channel) == pattern(400_000));
+        }
+        client.succeeds();
+        server.succeeds();
+    });
+}
+
+#[test]
+fn what_was_written_before_the_client_came_moves_as_soon_as_it_comes() {
+    on_each(|bed| {
+        // On shared memory the bytes stay in the ring until they are read, on a socket they have left.
+        let mut server = Talk::server(bed, "serve-elsewhere", 600, 4096);
+        server.says("written");
+        let mut channel = bed.connect(600).connect_within(LOST).unwrap();
+        let mut hello = [0; 5];
+        receive(&mut channel, &mut hello);
+        assert_eq!(&hello, b"hello");
+        server.comes_back();
+        server.succeeds();
+    });
+}
+
+#[test]
+fn what_a_program_has_written_moves_while_it_is_elsewhere() {
+    on_each(|bed| {
+        let mut client = Talk::client(bed, "fills-and-leaves", 600, 0);
+        let mut channel = accept(bed, 600, 4096);
+        let sent = client.line().parse().unwrap();
+        let mut got = vec![0; sent];
+        receive(&mut channel, &mut got);
+        assert!(got == pattern(sent));
+        client.comes_back();
+        client.succeeds();
+    });
+}
+
+#[test]
+fn no_signal_of_ours_ends_a_program() {
+    on_each(|bed| Talk::client(bed, "survives", 600, 0).succeeds());
+}
+
+#[test]
+fn a_c_server_with_unequal_rings_is_joined() {
+    on_each(|bed| {
+        for (port, right) in [(600, 1024), (601, 4096), (602, 65_536)] {
+            let server = Talk::server(bed, "serve-unequal", port, right);
+            let mut channel = bed.connect(port).connect_within(LOST).unwrap();
+            let bytes = pattern(50_000);
+            for piece in bytes.chunks(1000) {
+                let mut back = vec![0; piece.len()];
+                send(&mut channel, piece);
+                receive(&mut channel, &mut back);
+                assert_eq!(back, piece);
+            }
+            if bed.kind() == Kind::Shm {
+                assert_eq!((channel.tx().size(), channel.rx().size()), (2048.min(right), right.max(2048)));
+            }
+            close(channel);
+            server.succeeds();
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,9 +93,11 @@ static void echo(libvchan_t *v)
             have = (size_t)n;
             done = 0;
         } else if (have > done && room > 0) {
-            n = libvchan_write(v, buffer + done, have - done);
-            CHECK(n > 0);
-            done += (size_t)n;
+            /* No more than there is room for: a write that waits would not read meanwhile. */
+            size_t size = have - done < (size_t)room ? have - done : (size_t)room;
+
+            CHECK(libvchan_write(v, buffer + done, size) == (int)size);
+            done += size;
         } else if (!open) {
             return;
         } else {
@@ -119,11 +122,12 @@ static void pour(libvchan_t *v, size_t total)
 
             if (size > total - sent)
                 size = total - sent;
+            if (size > (size_t)room)
+                size = (size_t)room;
             for (size_t i = 0; i < size; i++)
                 buffer[i] = pattern(sent + i);
-            n = libvchan_write(v, buffer, size);
-            CHECK(n > 0 && (size_t)n <= size);
-            sent += (size_t)n;
+            CHECK(libvchan_write(v, buffer, size) == (int)size);
+            sent += size;
             moved = true;
         }
         if (ready > 0) {
@@ -178,12 +182,7 @@ static void swallowed(libvchan_t *v)
     static char bulk[8192];
     char answer;
 
-    for (size_t done = 0; done < sizeof bulk;) {
-        int n = libvchan_write(v, bulk + done, sizeof bulk - done);
-
-        CHECK(n > 0);
-        done += (size_t)n;
-    }
+    CHECK(libvchan_write(v, bulk, sizeof bulk) == sizeof bulk);
     sleep_on(v);
     while (libvchan_data_ready(v) == 0)
         sleep_on(v);
@@ -260,6 +259,65 @@ static void nonblocking(libvchan_t *v)
     puts("full");
     fflush(stdout);
     CHECK(libvchan_send(v, bulk, sizeof bulk) == sizeof bulk);
+}
+
+/* Many times what the ring holds, in one call: it returns when all of it is written. */
+static void writes_all(libvchan_t *v, size_t total)
+{
+    unsigned char *bulk = malloc(total);
+
+    CHECK(bulk != NULL);
+    for (size_t i = 0; i < total; i++)
+        bulk[i] = pattern(i);
+    CHECK(libvchan_write(v, bulk, total) == (int)total);
+    free(bulk);
+}
+
+/* Makes no call of the library until somebody says so. */
+static void elsewhere(const char *what)
+{
+    char byte;
+
+    puts(what);
+    fflush(stdout);
+    CHECK(read(0, &byte, 1) == 0);
+}
+
+/* As much as is taken without waiting; says how much that was, and is elsewhere while it moves. */
+static void fills_and_leaves(libvchan_t *v)
+{
+    static unsigned char piece[1000];
+    char text[32];
+    size_t sent = 0;
+    int n;
+
+    do {
+        for (size_t i = 0; i < sizeof piece; i++)
+            piece[i] = pattern(sent + i);
+        n = libvchan_write(v, piece, sizeof piece);
+        CHECK(n >= 0);
+        sent += (size_t)n;
+    } while (n > 0);
+    snprintf(text, sizeof text, "%zu", sent);
+    elsewhere(text);
+}
+
+/* Lines for a stderr that nobody reads, and words for a peer that is gone, are no reason to die. */
+static void survives(int domain, int port)
+{
+    int ends[2], fd = -1;
+
+    CHECK(pipe(ends) == 0 && close(ends[0]) == 0);
+    CHECK(dup2(ends[1], 2) == 2);
+    CHECK(libvchan_server_init(-1, port, 4096, 4096) == NULL);
+    CHECK(libvchan_client_init_async(domain, -1, &fd) == NULL);
+    /* A signal of the program's own, blocked by itself, stays. */
+    sigset_t pipes, pending;
+    sigemptyset(&pipes);
+    sigaddset(&pipes, SIGPIPE);
+    CHECK(sigprocmask(SIG_BLOCK, &pipes, NULL) == 0 && raise(SIGPIPE) == 0);
+    CHECK(libvchan_server_init(-1, port, 4096, 4096) == NULL);
+    CHECK(sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1);
 }
 
 static void abuse(int domain, int port)
@@ -362,6 +420,31 @@ int main(int argc, char **argv)
     } else if (!strcmp(role, "nonblocking")) {
         v = connect_async(domain, port, false);
         nonblocking(v);
+    } else if (!strcmp(role, "writes-all")) {
+        v = libvchan_client_init(domain, port);
+        CHECK(v != NULL);
+        writes_all(v, number);
+    } else if (!strcmp(role, "serve-writes-all")) {
+        /* Partly before the client comes. */
+        v = serve(domain, port, 4096);
+        writes_all(v, number);
+    } else if (!strcmp(role, "serve-elsewhere")) {
+        v = serve(domain, port, 4096);
+        CHECK(libvchan_write(v, "hello", 5) == 5);
+        elsewhere("written");
+        CHECK(libvchan_buffer_space(v) == (int)number);
+    } else if (!strcmp(role, "fills-and-leaves")) {
+        v = connect_async(domain, port, false);
+        fills_and_leaves(v);
+    } else if (!strcmp(role, "survives")) {
+        survives(domain, port);
+        return 0;
+    } else if (!strcmp(role, "serve-unequal")) {
+        v = libvchan_server_init(domain, port, 1, number);
+        CHECK(v != NULL);
+        while (libvchan_is_open(v) == VCHAN_WAITING)
+            sleep_on(v);
+        echo(v);
     } else if (!strcmp(role, "abuse")) {
         abuse(domain, port);
     } else {

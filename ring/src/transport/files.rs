@@ -31,9 +31,7 @@ const LOOKS: u32 = 7;
 
 /// A server that waits for its one client.
 pub(super) struct FileListener {
-    fd: OwnedFd,
-    path: PathBuf,
-    identity: unix::Identity,
+    socket: unix::Bound,
     offer: Offer,
 }
 
@@ -57,9 +55,9 @@ impl Offer {
 
 impl FileListener {
     pub(super) fn new(path: PathBuf, offer: Offer) -> Result<FileListener, Error> {
-        let (fd, identity) = unix::listen_identified(&path, 0o600)
-            .map_err(Error::io(format!("listening at {}", path.display())))?;
-        Ok(FileListener { fd, path, identity, offer })
+        let socket =
+            unix::Bound::new(&path, 0o600).map_err(Error::io(format!("listening at {}", path.display())))?;
+        Ok(FileListener { socket, offer })
     }
 
     /// Takes the client if it is there. Strangers are turned away and waiting goes on.
@@ -68,9 +66,9 @@ impl FileListener {
             if matches!(self.offer, Offer::Taken) {
                 return Err(Error::Closed);
             }
-            let accepted = unix::accept(&self.fd);
-            let Some(peer) = accepted.map_err(Error::io(format!("accepting at {}", self.path.display())))?
-            else {
+            let accepted = self.socket.accept();
+            let at = || format!("accepting at {}", self.socket.path().display());
+            let Some(peer) = accepted.map_err(|error| Error::io(at())(error))? else {
                 return Ok(None);
             };
             if !trusted(&peer) {
@@ -92,15 +90,7 @@ impl FileListener {
 
 impl AsFd for FileListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Drop for FileListener {
-    fn drop(&mut self) {
-        // Only what this listener made. A file that cannot be removed is stale, and a stale one is
-        // replaced by the next listener.
-        let _ = unix::withdraw(&self.path, self.identity);
+        self.socket.as_fd()
     }
 }
 

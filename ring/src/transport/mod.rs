@@ -106,7 +106,7 @@ impl Transport {
     /// what may be granted (`xen::Share`).
     pub fn data_rings(&self, minimum: Option<usize>) -> Result<Rings, Error> {
         let size = match self.kind {
-            Kind::Shm => minimum.unwrap_or(0).max(SHM_RING),
+            Kind::Shm => shm::size_within_limits(minimum.unwrap_or(0), minimum.unwrap_or(0).max(SHM_RING))?,
             Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
         };
         let share = (self.kind == Kind::Xen && !self.library).then(xen::Share::now);
@@ -212,6 +212,7 @@ fn shm_dir() -> Result<PathBuf, Error> {
         return private_folder(PathBuf::from(dir), Named::ByUs);
     }
     if let Some(run) = env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) {
+        own_folder(Path::new(&run))?;
         return private_folder(Path::new(&run).join("qrexec-shm"), Named::ByDefault);
     }
     let name = format!("qrexec-shm-{}", rustix::process::geteuid().as_raw());
@@ -225,6 +226,20 @@ enum Named {
     ByUs,
     /// A well-known name, which somebody else may have taken first, root's too.
     ByDefault,
+}
+
+/// Whoever owns the folder around ours could put another in its place.
+fn own_folder(path: &Path) -> Result<(), Error> {
+    let stat = fs::stat(path).map_err(|e| Error::io(format!("looking at {}", path.display()))(e.into()))?;
+    let uid = rustix::process::geteuid().as_raw();
+    if stat.st_uid == uid {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "XDG_RUNTIME_DIR={} belongs to user {}, and this is user {uid}: unset it, or name a folder of this user",
+        path.display(),
+        stat.st_uid
+    )))
 }
 
 /// Makes the folder if it is missing; refuses one that is a link, somebody else's, or open to others.

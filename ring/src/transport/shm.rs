@@ -17,10 +17,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
 };
+use rustix::process::{Resource, getrlimit};
 
 use crate::channel::{Bell, Channel, announce_client, initialise};
 use crate::error::Error;
-use crate::layout::Orders;
+use crate::layout::{Orders, Sizes};
 use crate::page::Side;
 use crate::region::Region;
 
@@ -46,8 +47,34 @@ pub(super) struct Offer {
     region: Arc<Region>,
 }
 
+/// The largest rings, `best` bytes each way at most and `minimum` at least, that a file here may hold: to the kernel
+/// memory that is shared is a file, and one beyond the limit (`ulimit -f`) would end this process by `SIGXFSZ`.
+pub(super) fn size_within_limits(minimum: usize, best: usize) -> Result<usize, Error> {
+    largest_within(file_limit(), minimum, best)
+}
+
+fn largest_within(limit: u64, minimum: usize, best: usize) -> Result<usize, Error> {
+    let halves = std::iter::successors(Some(best), |size| Some(size / 2));
+    for size in halves.take_while(|size| *size >= minimum.max(1)) {
+        if Orders::choose(Sizes::both(size))?.region_bytes() as u64 <= limit {
+            return Ok(size);
+        }
+    }
+    Ok(minimum)
+}
+
+/// Bytes that a file may have.
+fn file_limit() -> u64 {
+    getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX)
+}
+
 impl Offer {
     pub(super) fn new(orders: Orders) -> Result<Offer, Error> {
+        if orders.region_bytes() as u64 > file_limit() {
+            let making =
+                format!("making {} bytes of vchan pages, more than \"ulimit -f\"", orders.region_bytes());
+            return Err(Error::io(making)(Errno::FBIG.into()));
+        }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memfd = fs::memfd_create("vchan", flags)
             .and_then(|fd| {
@@ -202,5 +229,22 @@ impl Bell for Doorbell {
 
     fn wants_out(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_fit_the_limit_as_far_as_the_minimum_lets_them() {
+        let size = |limit, minimum| largest_within(limit, minimum, (1 << 20).max(minimum)).unwrap();
+        assert_eq!(size(u64::MAX, 0), 1 << 20);
+        assert_eq!(size(4096 + (2 << 20), 0), 1 << 20);
+        assert_eq!(size(4095 + (2 << 20), 0), 1 << 19);
+        assert_eq!(size(10 << 10, 0), 2048);
+        assert_eq!(size(4096, 0), 1024);
+        // Refused, when it comes to making them.
+        assert_eq!(size(100 << 10, 65_536), 65_536);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
 use engine::voice::{speak_for, speaking_for};
 use policy::{Policy, SystemInfo};
+use ring::unix::Bound;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::Signal;
@@ -64,7 +65,7 @@ struct Peer {
 pub(super) struct Server {
     reactor: Reactor,
     signals: Signals,
-    listeners: Vec<(Kind, OwnedFd, PathBuf)>,
+    listeners: Vec<(Kind, Bound)>,
     listening: bool,
     peers: BTreeMap<u64, Peer>,
     /// When each peer's time is over, the first to end first.
@@ -128,11 +129,9 @@ impl Server {
     fn listen(&mut self, kind: Kind, path: Option<&Path>) -> io::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let failed = |error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
-        let socket = ring::unix::listen(path, MODE).map_err(failed)?;
-        if let Some(group) = group(GROUP).filter(|_| rustix::process::geteuid().is_root()) {
-            rustix::fs::chown(path, None, Some(group)).map_err(|error| failed(error.into()))?;
-        }
-        self.listeners.push((kind, socket, path.to_owned()));
+        let group = group(GROUP).filter(|_| rustix::process::geteuid().is_root());
+        let socket = Bound::new_for(path, MODE, group).map_err(failed)?;
+        self.listeners.push((kind, socket));
         Ok(())
     }
 
@@ -141,7 +140,7 @@ impl Server {
         if wanted == self.listening {
             return Ok(());
         }
-        for ((_, socket, _), token) in self.listeners.iter().zip(0..) {
+        for ((_, socket), token) in self.listeners.iter().zip(0..) {
             if wanted {
                 self.reactor.add(socket, token, Interest::Read)?;
             } else {
@@ -172,9 +171,9 @@ impl Server {
         while let Ok(Some(signal)) = self.signals.take_next() {
             tracing::info!("ended by signal {signal}");
         }
-        for (_, _, path) in &self.listeners {
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::warn!("{}: {error}", path.display());
+        for (_, socket) in &self.listeners {
+            if let Err(error) = socket.withdraw() {
+                tracing::warn!("{}: {error}", socket.path().display());
             }
         }
         Ok(())
@@ -199,7 +198,7 @@ impl Server {
     fn accept(&mut self, token: u64) {
         for _ in 0..ACCEPT_BATCH {
             let listener = usize::try_from(token).ok().and_then(|index| self.listeners.get(index));
-            let Some((kind, listener, _)) = listener else { return };
+            let Some((kind, listener)) = listener else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let stream = match rustix::net::accept_with(listener, flags) {
                 Ok(stream) => UnixStream::from(stream),

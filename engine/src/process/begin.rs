@@ -1,0 +1,45 @@
+//! How programs begin that are started with [`std::process::Command`], which passes on what its caller had made of
+//! signals and terminal.
+#![allow(unsafe_code)] // `pre_exec`, and signal dispositions, have no safe equivalent
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{ioctl_tiocsctty, setsid};
+
+/// Lets `command` begin with no signal blocked, whatever the event loop that starts it has blocked for itself.
+pub fn begin_unblocked(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; this is one, on a set of its own.
+    unsafe { command.pre_exec(|| Ok(super::signals::unblock_all())) };
+}
+
+/// Lets `command` begin as the leader of a session on the terminal that is its standard input, whose keys mean something
+/// to it, though its caller may have been started in the background and ignore them. It must not be given a process
+/// group: the leader of one cannot have a session.
+pub fn begin_on_terminal(command: &mut Command) {
+    let begin = || -> io::Result<()> {
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: a valid signal and disposition; no handler is installed.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        setsid()?;
+        // SAFETY: descriptor 0 is open here: the command's standard input is in its place before this is run.
+        let terminal = unsafe { BorrowedFd::borrow_raw(0) };
+        Ok(ioctl_tiocsctty(terminal)?)
+    };
+    // SAFETY: as above; all of these go to the kernel directly and take no lock.
+    unsafe { command.pre_exec(begin) };
+}
+
+/// Lets a file size limit be an error for `command` and not its end, so that a log that is full ends no agent.
+pub fn begin_deaf_to_file_limits(command: &mut Command) {
+    let begin = || {
+        // SAFETY: a valid signal and disposition; no handler is installed.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: as above; signal(2) is async-signal-safe.
+    unsafe { command.pre_exec(begin) };
+}
