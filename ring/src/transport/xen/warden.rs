@@ -32,8 +32,10 @@ const SOCKET: &str = "/var/run/qubes/qrexec-peers";
 const MODE: u32 = 0o666;
 /// Calls that are told at once. One that finds no place asks for itself.
 const MAX_GUESTS: usize = 4096;
-/// Domains that are watched.
+/// Domains that are looked after.
 const MAX_DOMAINS: usize = 256;
+/// Watches, of which xenstore gives a domain 128 for everything: the keys of further domains are read once a period.
+const MAX_WATCHES: usize = 32;
 /// Events of one domain's key within a period beyond which it is read once a period, and not watched any more: its
 /// domain may write it as often as it likes.
 const NOISE: u32 = 16;
@@ -233,10 +235,13 @@ impl Warden {
     }
 
     fn begin_to_watch(&mut self, domain: u32) {
-        if let Some(watched) = self.domains.get_mut(&domain) {
-            watched.watched = true;
-            self.questions.extend([Question::Watch(domain), Question::Read(domain)]);
+        let full = self.domains.values().filter(|one| one.watched).count() >= MAX_WATCHES;
+        let Some(watched) = self.domains.get_mut(&domain) else { return };
+        (watched.watched, watched.blind) = (!full, full);
+        if !full {
+            self.questions.push_back(Question::Watch(domain));
         }
+        self.read(domain);
     }
 
     /// Drops what nobody is interested in any more, asks the hypervisor for the rest, and looks where no watch does.

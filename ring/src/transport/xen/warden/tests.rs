@@ -149,6 +149,21 @@ fn where_watches_are_refused_keys_are_read() {
 }
 
 #[test]
+fn only_so_many_domains_are_watched_and_the_rest_are_read() {
+    let mut world = World::new();
+    let count = MAX_WATCHES + 3;
+    let domains = 100..100 + count as u32;
+    domains.clone().for_each(|domain| world.xenstore.set(&life::of(domain), "1"));
+    let guests: Vec<UnixStream> = domains.clone().map(|domain| world.guest_of(domain)).collect();
+    world.run_until(|w| w.domains.len() == count && w.domains.values().all(|one| one.seen));
+    let watched: usize = domains.clone().map(|domain| world.xenstore.watchers(&life::of(domain))).sum();
+    assert_eq!(watched, MAX_WATCHES);
+    domains.for_each(|domain| world.xenstore.remove(&life::of(domain)));
+    world.run_until(|w| w.guests.is_empty());
+    assert!(guests.iter().all(|guest| word(guest) == GONE));
+}
+
+#[test]
 fn a_restored_vm_ends_its_calls_and_one_whose_clock_was_set_does_not() {
     let mut world = World::new();
     world.xenstore.set("domid", "5");
