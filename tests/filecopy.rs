@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use lab::Lab;
 use common::{Said, lab, run, skipped, within_deadline};
+use lab::Lab;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 /// Runs a command in a VM, in its home folder.

@@ -58,6 +58,9 @@ pub(crate) enum Error {
     Callers(io::Error),
     #[error("cannot listen at {}: {source}", path.display())]
     Door { path: PathBuf, source: io::Error },
+    /// Whoever started this agent starts the next one, which knows the VM's new number.
+    #[error("{0}")]
+    Over(ring::Error),
 }
 
 /// Runs the agent until a signal ends it.
@@ -176,6 +179,9 @@ impl Agent {
                 if event.token == SIGNALS && self.signals.take_next().map_err(Error::Signals)?.is_some() {
                     return Ok(());
                 }
+                if let (WARDEN, Some(warden)) = (event.token, &mut self.warden) {
+                    warden.on_ready().map_err(Error::Over)?;
+                }
                 self.on_event(event, now);
             }
             self.hear_daemon(now)?;
@@ -185,18 +191,13 @@ impl Agent {
 
     fn on_event(&mut self, event: &Event, now: Instant) {
         match event.token {
-            SIGNALS => {}
+            SIGNALS | WARDEN => {}
             CONTROL => {
                 if let Err(why) = self.control.on_ready(&self.reactor, now) {
                     self.link_lost(&why);
                 }
             }
             DOOR => self.accept(now),
-            WARDEN => {
-                if let Some(warden) = &mut self.warden {
-                    warden.on_ready();
-                }
-            }
             CALLERS => self.hear_calls(),
             HALL => self.callers_came(),
             token => self.on_thing(token),

@@ -8,13 +8,15 @@
 use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::{Access, Channel, Error, Sizes, Spans, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Nothing takes longer here; what does was lost.
 const LOST: Duration = Duration::from_secs(60);
+/// A channel is held for as long as anybody may take to end one of its domains.
+const HELD: Duration = Duration::from_secs(900);
 /// Length of the repeated table: a prime, so that it never keeps step with a ring.
 const PERIOD: usize = 65_521;
 /// Most bytes handled at once.
@@ -22,7 +24,8 @@ const CHUNK: usize = 65_536;
 
 const USAGE: &str = "usage: xen_peer serve CLIENT PORT LEFT RIGHT | join SERVER PORT UP DOWN | orders-serve CLIENT PORT
        orders-join SERVER PORT | churn-serve CLIENT PORT COUNT | churn-join SERVER PORT COUNT
-       hold-serve CLIENT PORT | hold-join SERVER PORT | source-serve CLIENT PORT RING MIB | sink-serve CLIENT PORT RING
+       hold-serve CLIENT PORT | hold-join SERVER PORT | flood-serve CLIENT PORT | flood-join SERVER PORT
+       turns-serve CLIENT PORT | turns-join SERVER PORT | source-serve CLIENT PORT RING MIB | sink-serve CLIENT PORT RING
        source-join SERVER PORT MIB | sink-join SERVER PORT";
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -62,8 +65,14 @@ fn run(args: &[String]) -> Outcome {
             (0..count).try_for_each(|_| serve(listen(peer, port, 4096, 4096)?))
         }
         ("churn-join", &[peer, port, count]) => (0..count).try_for_each(|_| join(connect(peer, port)?, 1, 1)),
-        ("hold-serve", &[peer, port]) => hold(listen(peer, port, 4096, 4096)?),
-        ("hold-join", &[peer, port]) => hold(connect(peer, port)?),
+        ("hold-serve", &[peer, port]) => hold(listen(peer, port, 4096, 4096)?, port),
+        ("hold-join", &[peer, port]) => hold(connect(peer, port)?, port),
+        ("flood-serve", &[peer, port]) => flood(listen(peer, port, 4096, 4096)?, port),
+        ("flood-join", &[peer, port]) => flood(connect(peer, port)?, port),
+        ("turns-serve", &[peer, port]) => {
+            (0..2).try_for_each(|turn| own(listen(peer, port, 4096, 4096)?, turn))
+        }
+        ("turns-join", &[peer, port]) => (0..2).try_for_each(|turn| own(connect(peer, port)?, turn)),
         ("source-serve", &[peer, port, ring, mib]) => source(listen(peer, port, 4096, ring)?, mib << 20),
         ("source-join", &[peer, port, mib]) => source(connect(peer, port)?, mib << 20),
         ("sink-serve", &[peer, port, ring]) => sink(listen(peer, port, ring, 4096)?),
@@ -192,11 +201,15 @@ fn receive_pattern(channel: &mut Channel, total: usize) -> Outcome {
 
 /// Waits for data, or for half a ring of room.
 fn sleep(channel: &mut Channel, data: bool) -> Outcome {
+    sleep_for(channel, data, LOST)
+}
+
+fn sleep_for(channel: &mut Channel, data: bool, limit: Duration) -> Outcome {
     let room = if data { 0 } else { channel.tx().size() / 2 };
     if channel.arm_for(data.then_some(0), room)? {
         return Ok(());
     }
-    let timeout = Timespec { tv_sec: LOST.as_secs() as i64, tv_nsec: 0 };
+    let timeout = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
     let fd = channel.as_fd();
     match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? {
         0 => Err(format!("a wake-up was lost: {:?}", channel.counters()).into()),
@@ -204,14 +217,58 @@ fn sleep(channel: &mut Channel, data: bool) -> Outcome {
     }
 }
 
-/// Says that the channel is there, and then only waits for the peer's end, whatever it is.
-fn hold(mut channel: Channel) -> Outcome {
-    println!("holding");
+/// Milliseconds on this domain's clock; others' are seconds away.
+fn now() -> Result<u128, Box<dyn std::error::Error>> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())
+}
+
+/// Says that the channel is there, and then only waits for the peer's end, whatever it is, and says when it came.
+fn hold(mut channel: Channel, port: usize) -> Outcome {
+    println!("holding {port}");
+    let mut buffer = [0; 4096];
     while channel.is_open() {
-        sleep(&mut channel, true)?;
+        if channel.read(&mut buffer)? == 0 {
+            sleep_for(&mut channel, true, HELD)?;
+        }
     }
-    println!("peer is gone");
+    println!("peer is gone: {port} at {}", now()?);
     Ok(())
+}
+
+/// As [`hold`], writing and reading all the time; says when the peer's last byte came, too: until then it lived.
+fn flood(mut channel: Channel, port: usize) -> Outcome {
+    println!("holding {port}");
+    let (mut buffer, mut heard) = ([0; 4096], now()?);
+    while channel.is_open() {
+        let got = channel.read(&mut buffer)?;
+        if got > 0 {
+            heard = now()?;
+        }
+        let moved = got + channel.write(&buffer).or_else(if_closed)?;
+        if moved == 0 && !channel.arm(true, true)? {
+            let fd = channel.as_fd();
+            let timeout = Timespec { tv_sec: HELD.as_secs() as i64, tv_nsec: 0 };
+            if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? == 0 {
+                return Err("a wake-up was lost".into());
+            }
+            channel.on_ready()?;
+        }
+    }
+    println!("peer is gone: {port} at {}", now()?);
+    println!("last heard: {port} at {heard}");
+    Ok(())
+}
+
+fn if_closed(error: Error) -> Result<usize, Error> {
+    if matches!(error, Error::Closed) { Ok(0) } else { Err(error) }
+}
+
+/// Writes more than the peer reads. The next channel of the same port must not find the rest.
+fn own(mut channel: Channel, turn: u8) -> Outcome {
+    send(&mut channel, &[[turn; 100], [0xee; 100]].concat())?;
+    let mut theirs = [0; 100];
+    receive(&mut channel, &mut theirs)?;
+    if theirs == [turn; 100] { Ok(()) } else { Err(format!("turn {turn} found {theirs:?}").into()) }
 }
 
 /// Fills the ring by the kernel's own `readv` on its pages, as the pump does, and closes.

@@ -141,9 +141,10 @@ impl Channel {
         &mut self.rx
     }
 
-    /// Size of the receiving ring if its pages may be lent ([`crate::Spans::lend_to`]); memory between processes may.
+    /// Size of the receiving ring if its pages may be lent ([`crate::Spans::lend_to`]); memory between processes may, another
+    /// domain's never.
     pub fn lendable(&self) -> Option<usize> {
-        self.bell.lends().then(|| self.rx.size())
+        (self.bell.lends() && !self.region.is_foreign()).then(|| self.rx.size())
     }
 
     /// Both halves at once.

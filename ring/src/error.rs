@@ -63,6 +63,9 @@ pub enum Error {
     /// Nobody came in time.
     #[error("no vchan peer within {0:?}")]
     Timeout(std::time::Duration),
+    /// This machine was saved and restored: no channel lives through that.
+    #[error("this VM was restored from a saved one, which ends all its calls")]
+    Restored,
     /// The environment names no usable transport.
     #[error("{0}")]
     Config(String),

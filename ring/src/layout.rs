@@ -216,6 +216,9 @@ mod tests {
         assert_eq!(chosen(1024, 2048), (10, 11));
         assert_eq!(chosen(2048, 1024), (11, 10));
         assert_eq!(chosen(2048, 2048), (11, 12));
+        // As a C server was seen to do; as its client we take such pairs too.
+        assert_eq!(chosen(1024, 1024), (10, 11));
+        assert_eq!(chosen(1, 4096), (11, 12));
         assert_eq!(chosen(0, 0), (10, 11));
         assert_eq!(chosen(4096, 4096), (12, 12));
         assert_eq!(chosen(5000, 100), (13, 11));

@@ -22,6 +22,8 @@ pub(crate) struct Region {
     /// Ring pages that were mapped apart from page 0. Its offset zero follows the last byte of `head`.
     tail: Option<MmapRaw>,
     orders: Orders,
+    /// The pages are another domain's.
+    foreign: bool,
     /// Bytes copied by this process, not by the kernel, in and out.
     copied: AtomicU64,
 }
@@ -35,13 +37,13 @@ impl Region {
             .len(len)
             .map_raw(fd.as_raw_fd())
             .map_err(Error::io("mapping the vchan pages"))?;
-        Ok(Region { head: map, tail: None, orders, copied: AtomicU64::new(0) })
+        Ok(Region { head: map, tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
     }
 
     /// Memory of this process alone, for transports whose peer shares none.
     pub(crate) fn private(orders: Orders) -> Result<Region, Error> {
         let map = MmapMut::map_anon(orders.region_bytes()).map_err(Error::io("mapping a private ring"))?;
-        Ok(Region { head: map.into(), tail: None, orders, copied: AtomicU64::new(0) })
+        Ok(Region { head: map.into(), tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
     }
 
     /// Pages that a device mapped, all in one piece.
@@ -51,7 +53,14 @@ impl Region {
     #[cfg(feature = "xen")]
     pub(crate) fn whole(head: MmapRaw, orders: Orders) -> Region {
         assert_eq!(head.len(), orders.region_bytes(), "a region of another size");
-        Region { head, tail: None, orders, copied: AtomicU64::new(0) }
+        Region { head, tail: None, orders, foreign: false, copied: AtomicU64::new(0) }
+    }
+
+    /// As [`Region::whole`], of pages that another domain granted. They must never be lent beyond a transfer: what holds
+    /// one when it is unmapped loses its bytes, and its domain never gets it back.
+    #[cfg(feature = "xen")]
+    pub(crate) fn foreign(head: MmapRaw, orders: Orders) -> Region {
+        Region { foreign: true, ..Region::whole(head, orders) }
     }
 
     /// The same page 0 with the ring pages that it was found to speak of.
@@ -62,12 +71,17 @@ impl Region {
     pub(crate) fn extended(self, tail: Option<MmapRaw>, orders: Orders) -> Region {
         let len = self.head.len() + tail.as_ref().map_or(0, MmapRaw::len);
         assert!(self.tail.is_none() && len == orders.region_bytes(), "a region of another size");
-        Region { head: self.head, tail, orders, copied: self.copied }
+        Region { head: self.head, tail, orders, foreign: self.foreign, copied: self.copied }
     }
 
     /// The orders this region was mapped for; never read back from the page.
     pub(crate) fn orders(&self) -> Orders {
         self.orders
+    }
+
+    /// Whether the pages are another domain's, see [`Region::foreign`].
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign
     }
 
     /// Bytes that this process has copied in and out by itself so far.

@@ -25,6 +25,8 @@ pub struct Spans<'a> {
     list: [libc::iovec; MAX_SPANS],
     count: usize,
     bytes: usize,
+    /// Some of the pages are another domain's.
+    foreign: bool,
     ring: PhantomData<&'a Region>,
 }
 
@@ -32,7 +34,7 @@ impl<'a> Spans<'a> {
     /// An empty list.
     pub fn new() -> Spans<'a> {
         const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Spans { list: [EMPTY; MAX_SPANS], count: 0, bytes: 0, ring: PhantomData }
+        Spans { list: [EMPTY; MAX_SPANS], count: 0, bytes: 0, foreign: false, ring: PhantomData }
     }
 
     /// Sum of the pieces.
@@ -50,6 +52,7 @@ impl<'a> Spans<'a> {
         if self.count + needed > MAX_SPANS {
             return false;
         }
+        self.foreign |= region.is_foreign();
         for (offset, len) in pieces {
             if len > 0 {
                 let base = region.address(base + offset, len).cast();
@@ -96,8 +99,12 @@ impl<'a> Spans<'a> {
     /// Lends the pieces to a pipe without copying them, as many as it has places for: bytes lent.
     ///
     /// The pipe then holds the ring's own pages: they must not be given back before its reader has taken
-    /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes.
+    /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes. Pages that
+    /// another domain granted are refused: see `Region::foreign`.
     pub fn lend_to(&self, pipe: BorrowedFd<'_>) -> io::Result<usize> {
+        if self.foreign {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel takes references
         // to their pages, which stay valid memory whatever becomes of the mapping. Nothing is written to them.
         check(unsafe {
@@ -129,4 +136,83 @@ impl Default for Spans<'_> {
 
 fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(all(test, feature = "xen"))]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    use memmap2::MmapMut;
+
+    use super::*;
+    use crate::channel::{announce_client, initialise};
+    use crate::layout::{Orders, Sizes};
+    use crate::page::Side;
+    use crate::{Channel, Error};
+
+    /// A bell that would lend, as between processes.
+    struct Lender(std::fs::File);
+
+    impl crate::channel::Bell for Lender {
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+        fn ring(&mut self) -> Result<bool, Error> {
+            Ok(true)
+        }
+        fn acknowledge(&mut self) -> Result<bool, Error> {
+            Ok(true)
+        }
+        fn is_stream(&self) -> bool {
+            false
+        }
+        fn lends(&self) -> bool {
+            true
+        }
+        fn wants_in(&mut self) -> bool {
+            true
+        }
+        fn wants_out(&self) -> bool {
+            false
+        }
+    }
+
+    fn channel(make: fn(memmap2::MmapRaw, Orders) -> Region) -> Channel {
+        let orders = Orders::choose(Sizes::both(4096)).unwrap();
+        let region = Arc::new(make(MmapMut::map_anon(orders.region_bytes()).unwrap().into(), orders));
+        initialise(&region);
+        announce_client(&region);
+        let mut server = Channel::new(region.clone(), Side::Server, Box::new(lender()));
+        server.write(b"lent").unwrap();
+        std::mem::forget(server);
+        Channel::new(region, Side::Client, Box::new(lender()))
+    }
+
+    fn lender() -> Lender {
+        Lender(std::fs::File::open("/dev/null").unwrap())
+    }
+
+    /// What the pipe gets when the four bytes that are there are lent to it, and whether the channel offers to.
+    fn lend(channel: &mut Channel) -> (bool, io::Result<usize>, Vec<u8>) {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut spans = Spans::new();
+        assert_eq!(channel.readable().unwrap(), 4);
+        channel.rx().spans(0, 4, &mut spans);
+        let lent = spans.lend_to(writer.as_fd());
+        drop(writer);
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        (channel.lendable().is_some(), lent, got)
+    }
+
+    #[test]
+    fn another_domains_pages_are_lent_to_no_pipe_and_ones_own_are() {
+        let (offered, lent, got) = lend(&mut channel(Region::foreign));
+        assert!(!offered && got.is_empty());
+        assert_eq!(lent.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let (offered, lent, got) = lend(&mut channel(Region::whole));
+        assert_eq!((offered, lent.unwrap(), &got[..]), (true, 4, &b"lent"[..]));
+    }
 }

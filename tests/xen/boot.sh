@@ -9,8 +9,8 @@
 #
 # Needs qemu-system-x86_64, a static busybox, xz and cpio's format from it. Debian packages are downloaded by name and
 # unpacked below WORK; nothing is installed. XENSTORED=oxenstored takes the other xenstore, SUITES="rings calls" only these parts, in
-# this order (deaths ends a VM, so it comes last); CHANNELS, SPEED_MIB, SPEED_ROUNDS, FIELD_MIB, FIELD_ROUNDS: how many and how much in
-# churn, speed and field. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
+# this order (deaths ends a VM, so it comes last); ENDS, CHANNELS, SPEED_MIB, SPEED_ROUNDS, FIELD_MIB, FIELD_ROUNDS: how many and how much in
+# ends, churn, speed and field. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
 # QREXEC_PEER_DIR: a folder with the field's qrexec-agent, -client-vm and -daemon, built for libxenvchan, to be measured too.
 set -euo pipefail
 export LC_ALL=C
@@ -129,7 +129,7 @@ build() {
     archive "$work/vm" | gzip -1 >"$work/vm.cpio.gz"
     common_tree "$work/dom0"
     install -m 755 "$here/init-dom0.sh" "$work/dom0/init"
-    cp "$here/scenario.sh" "$work/dom0/"
+    cp "$here"/{scenario,ends,vms}.sh "$work/dom0/"
     add "$work/dom0" lib/xen-4.17/bin "$tools"/{xl,xenstored,oxenstored,xenconsoled,xen-init-dom0,lsevtchn,libxl-save-helper,xenstore-control}
     ln -s xen-4.17/bin/lsevtchn "$work/dom0/lib/lsevtchn"
     mkdir -p "$work/dom0/boot" "$work/dom0/etc/xen" "$work/dom0/var/lib/xen" "$work/dom0/var/log/xen/console"
@@ -138,8 +138,8 @@ build() {
     cp "$work/vmlinux" "$work/vm.cpio.gz" "$work/dom0/boot/"
     {
         echo "export xenstored=$xenstored limit=$((limit - 10))"
-        for name in SUITES CHANNELS SPEED_MIB SPEED_ROUNDS FIELD_MIB FIELD_ROUNDS; do
-            echo "export $name='${!name:-}'"
+        for name in SUITES ENDS END_MS DEATH_MS CHANNELS SPEED_MIB SPEED_ROUNDS FIELD_MIB FIELD_ROUNDS; do
+            [ -z "${!name:-}" ] || echo "export $name='${!name}'"
         done
     } >"$work/dom0/boot/settings"
     archive "$work/dom0" >"$work/dom0.cpio"
@@ -153,7 +153,7 @@ boot() {
         -cpu max,-smap,-xsave,-pcid,-svm,-erms,-fsrm -smp 2 -m 2048 -display none -no-reboot -serial stdio -kernel "$work/xen" \
         -append "console=com1 com1=115200,8n1 loglvl=warning guest_loglvl=warning dom0_mem=768M,max:768M dom0_max_vcpus=2" \
         -initrd "$work/vmlinux $linux,$work/dom0.cpio" </dev/null 2>"$work/qemu.err" | tee "$work/console.log" |
-        sed -u 's/\r$//' | grep --line-buffered -E '^(LAB|vm[12]:|dom0:)' || true
+        sed -u 's/\r$//' | grep --line-buffered -E '^(LAB|vm[123]:|dom0:)' || true
 }
 
 mkdir -p "$work"

@@ -26,23 +26,9 @@ until xenstore-read / >/dev/null 2>&1; do usleep 50000; done
 xen-init-dom0
 xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xenconsoled.pid
 
-for vm in vm1 vm2; do
-    cat >"/etc/xen/$vm.cfg" <<C
-name = "$vm"
-type = "pv"
-kernel = "/boot/vmlinux"
-ramdisk = "/boot/vm.cpio.gz"
-extra = "console=hvc0 quiet loglevel=3 panic=-1 mitigations=off audit=0 apparmor=0 random.trust_cpu=1"
-memory = 256
-vcpus = 1
-on_poweroff = "destroy"
-on_reboot = "destroy"
-on_crash = "destroy"
-C
-    xl create -q "/etc/xen/$vm.cfg" || echo "LAB cannot create $vm"
-    : >"/var/log/xen/console/guest-$vm.log"
-    tail -F "/var/log/xen/console/guest-$vm.log" 2>/dev/null | while IFS= read -r line; do echo "$vm: $line"; done &
-done
+. /vms.sh
+create_vm vm1
+create_vm vm2
 echo "LAB VMs created, $(cut -d' ' -f1 /proc/uptime) s, $xenstored"
 hostname dom0
 cd / && sh /scenario.sh

@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cli::multicall::main_of("qrexec-bench", &[cli::programs::PROGRAMS, copy::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS])
+    cli::multicall::main_of(
+        "qrexec-bench",
+        &[cli::programs::PROGRAMS, copy::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS],
+    )
 }

@@ -17,7 +17,7 @@ pub struct Listener(pub(super) Server);
 
 pub(super) enum Server {
     Files(FileListener),
-    Xen(xen::Server),
+    Xen(Box<xen::Server>),
     Library(xen::libxenvchan::Server),
 }
 
@@ -67,7 +67,7 @@ pub struct Connector(pub(super) Client);
 
 pub(super) enum Client {
     Files(FileConnector),
-    Xen(xen::Client),
+    Xen(Box<xen::Client>),
     Library(xen::libxenvchan::Client),
 }
 
@@ -131,9 +131,9 @@ impl AsFd for Connector {
 pub struct Warden(pub(super) xen::Warden);
 
 impl Warden {
-    /// To be called when the descriptor is ready; never waits.
-    pub fn on_ready(&mut self) {
-        self.0.on_ready();
+    /// To be called when the descriptor is ready; never waits. Fails once this VM was restored from a saved one.
+    pub fn on_ready(&mut self) -> Result<(), Error> {
+        self.0.on_ready()
     }
 }
 

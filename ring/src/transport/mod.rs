@@ -131,7 +131,7 @@ impl Transport {
         let server = match offer {
             Some(offer) => Server::Files(FileListener::new(self.path(self.own, peer, port), offer)?),
             None if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
-            None => Server::Xen(xen::Server::new(self.own, peer, port, orders, share)?),
+            None => Server::Xen(Box::new(xen::Server::new(self.own, peer, port, orders, share)?)),
         };
         Ok(Listener(server))
     }
@@ -142,7 +142,7 @@ impl Transport {
             Kind::Xen if self.library => {
                 Client::Library(xen::libxenvchan::Client::new(self.own, server, port)?)
             }
-            Kind::Xen => Client::Xen(xen::Client::new(self.own, server, port)?),
+            Kind::Xen => Client::Xen(Box::new(xen::Client::new(self.own, server, port)?)),
             kind => Client::Files(FileConnector::new(kind, self.path(server, self.own, port))?),
         };
         Ok(Connector(client))
@@ -151,7 +151,7 @@ impl Transport {
     /// What the agent of a VM does for all calls of that VM: to ask whether the domains that they are with are still
     /// there. `None`: this transport tells the calls itself.
     pub fn warden(&self) -> Result<Option<Warden>, Error> {
-        (self.kind == Kind::Xen).then(|| xen::Warden::new().map(Warden)).transpose()
+        (self.kind == Kind::Xen).then(|| xen::Warden::new(self.own).map(Warden)).transpose()
     }
 
     /// What the agent of a VM does for all calls of that VM: to see when the servers appear for which they wait. `None`:

@@ -73,11 +73,11 @@ impl AsFd for Client {
 pub(super) enum Warden {}
 
 impl Warden {
-    pub(super) fn new() -> Result<Warden, Error> {
+    pub(super) fn new(_own: u32) -> Result<Warden, Error> {
         absent()
     }
 
-    pub(super) fn on_ready(&mut self) {
+    pub(super) fn on_ready(&mut self) -> Result<(), Error> {
         match *self {}
     }
 }

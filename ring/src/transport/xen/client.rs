@@ -20,7 +20,8 @@ use crate::xendev::{self, EventChannel};
 pub(in crate::transport) struct Client {
     peer: u32,
     folder: String,
-    store: Store,
+    /// The channel's, too, once there is one.
+    store: Option<Store>,
     /// Ready when either the store or the vigil is.
     events: OwnedFd,
     /// The channel's, once there is one.
@@ -38,23 +39,21 @@ impl Client {
         store.watch(&format!("{folder}/event-channel"))?;
         let vigil = Vigil::new(own, server)?;
         let events = either(&store, vigil.as_ref())?;
-        Ok(Client { peer: server, folder, store, events, vigil, fresh: true, done: false })
+        Ok(Client { peer: server, folder, store: Some(store), events, vigil, fresh: true, done: false })
     }
 
     /// Tries once if something has changed; waits for xenstore's answers, never for the server. Fails once the server's
     /// domain is gone: its number will not come back.
     pub(in crate::transport) fn poll(&mut self) -> Result<Option<Channel>, Error> {
-        if self.done {
-            return Err(Error::Closed);
-        }
-        if !self.store.changed()? && !self.fresh {
+        let Some(store) = self.store.as_mut().filter(|_| !self.done) else { return Err(Error::Closed) };
+        if !store.changed()? && !self.fresh {
             let gone = self.vigil.as_mut().map_or(Ok(false), Vigil::is_peer_gone)?;
             return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         let channel = self.connect()?;
         self.done = channel.is_some();
         // A change that was seen while we tried makes the descriptor readable for nobody any more.
-        self.fresh = !self.done && self.store.changed()?;
+        self.fresh = !self.done && self.store.as_mut().map_or(Ok(false), Store::changed)?;
         Ok(channel)
     }
 
@@ -67,12 +66,16 @@ impl Client {
         let Some((reference, port)) = self.keys()? else { return Ok(None) };
         let Some(event) = EventChannel::bound(self.peer, port)? else { return Ok(None) };
         let Some((origin, head)) = xendev::map(self.peer, &[reference])? else { return Ok(None) };
-        let head = Region::whole(head, Orders::choose(Sizes::both(0))?);
+        let head = Region::foreign(head, Orders::choose(Sizes::both(0))?);
         let Some(region) = with_rings(head, self.peer)? else { return Ok(None) };
         origin.notify_unmap(offset::CLI_LIVE, event.port())?;
         announce_client(&region);
         event.notify()?;
-        let bell = Doorbell::new(event, self.vigil.take(), None)?;
+        let mut vigil = self.vigil.take();
+        if let (Some(vigil), Some(store)) = (&mut vigil, self.store.take()) {
+            vigil.keep(store, format!("{}/event-channel", self.folder))?;
+        }
+        let bell = Doorbell::new(event, vigil, None)?;
         Ok(Some(Channel::new(Arc::new(region), Side::Client, Box::new(bell))))
     }
 
@@ -89,7 +92,8 @@ impl Client {
     }
 
     fn key(&mut self, name: &str) -> Result<Option<u32>, Error> {
-        Ok(self.store.read(&format!("{}/{name}", self.folder))?.as_deref().and_then(number))
+        let Some(store) = &mut self.store else { return Ok(None) };
+        Ok(store.read(&format!("{}/{name}", self.folder))?.as_deref().and_then(number))
     }
 }
 

@@ -8,7 +8,10 @@ mod bell;
 mod client;
 #[cfg(fuzzing)]
 pub mod door;
+#[cfg(test)]
+mod fake;
 pub(super) mod libxenvchan;
+mod life;
 mod server;
 mod share;
 mod store;

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! A connection to xenstore: one request at a time, and word of changes to what is watched.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::meet::Deadline;
-use super::wire::{Decoder, Message, Request, failure};
+use super::wire::{Decoder, Message, Request, failure, full};
 use crate::error::Error;
 use crate::unix;
 
@@ -26,9 +27,13 @@ const DEVICE: &str = "/dev/xen/xenbus";
 pub(super) struct Store {
     fd: OwnedFd,
     decoder: Decoder,
-    /// A watched key has changed since this was last asked.
-    changed: bool,
+    /// Events since this was last asked, by the token of their watch. Of use is only that there were any: xenstored
+    /// drops an event that equals one which was not read yet.
+    changes: BTreeMap<u32, u32>,
 }
+
+/// The token of the one watch of a connection that has no other.
+const ONLY: u32 = 1;
 
 impl Store {
     pub(super) fn open() -> Result<Store, Error> {
@@ -44,14 +49,14 @@ impl Store {
     }
 
     pub(super) fn over(fd: OwnedFd) -> Store {
-        Store { fd, decoder: Decoder::default(), changed: false }
+        Store { fd, decoder: Decoder::default(), changes: BTreeMap::new() }
     }
 
     /// The value of a key. `None`: it is not there, or not for us, which may both change.
     pub(super) fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.ask(Request::Read(path)) {
             Ok(value) => Ok(Some(value)),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES)) => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(Error::io(format!("reading {path} from xenstore"))(error)),
         }
     }
@@ -60,6 +65,18 @@ impl Store {
     pub(super) fn publish(&mut self, path: &str, value: u32, own: u32, reader: u32) -> Result<(), Error> {
         self.ask(Request::Write(path, &value.to_string()))
             .and_then(|_| self.ask(Request::Restrict(path, own, reader)))
+            .map(drop)
+            .map_err(Error::io(format!("writing {path} to xenstore")))
+    }
+
+    /// Makes a key that every domain may read, unless that was done already. Two processes may do so at once.
+    pub(super) fn publish_to_all(&mut self, path: &str, own: u32) -> Result<(), Error> {
+        let wanted = format!("r{own}\0");
+        if self.ask(Request::Permissions(path)).is_ok_and(|found| found == wanted.as_bytes()) {
+            return Ok(());
+        }
+        self.ask(Request::Write(path, "1"))
+            .and_then(|_| self.ask(Request::Open(path, own)))
             .map(drop)
             .map_err(Error::io(format!("writing {path} to xenstore")))
     }
@@ -74,39 +91,28 @@ impl Store {
         }
     }
 
-    /// The descriptor becomes readable when something changes there.
+    /// The descriptor becomes readable when something changes there. For a connection with no other watch.
     pub(super) fn watch(&mut self, path: &str) -> Result<(), Error> {
-        self.ask(Request::Watch(path)).map(drop).map_err(Error::io(format!("watching {path} in xenstore")))
+        let watched = self.ask(Request::Watch(path, ONLY)).map(drop);
+        watched.map_err(Error::io(format!("watching {path} in xenstore")))
     }
 
-    /// Asks whether xenstore still serves a domain, and does not wait. It stops when the domain begins to die, even if
-    /// the hypervisor keeps what is left of it for as long as we map its pages. One question at a time.
-    pub(super) fn ask_if_served(&mut self, domain: u32) -> Result<(), Error> {
-        let asked = self.begin(Request::IsIntroduced(domain));
-        asked.map_err(Error::io(format!("asking xenstore for domain {domain}")))
-    }
-
-    /// The answer to [`Store::ask_if_served`], if it has arrived.
-    pub(super) fn is_served(&mut self) -> Result<Option<bool>, Error> {
-        let heard =
-            self.heard().and_then(Option::transpose).map_err(Error::io("asking xenstore for a domain"))?;
-        Ok(heard.map(|answer| answer.first() != Some(&b'F')))
-    }
-
-    /// Whether anything has changed since the last call. Takes what has arrived, and does not wait.
+    /// Whether anything has changed since the last call. Takes what has arrived, and does not wait. Not while an answer
+    /// is outstanding, which it would drop.
     pub(super) fn changed(&mut self) -> Result<bool, Error> {
-        self.receive().map_err(Error::io("reading from xenstore"))?;
-        while let Some(message) = self.next().map_err(Error::io("reading from xenstore"))? {
-            // No request is outstanding, so nothing else can mean anything.
-            self.changed |= message == Message::Changed;
-        }
-        Ok(std::mem::take(&mut self.changed))
+        while self.heard().map_err(Error::io("reading from xenstore"))?.is_some() {}
+        Ok(!self.take_changes().is_empty())
+    }
+
+    /// What has arrived of events since the last call, by token: how many.
+    pub(super) fn take_changes(&mut self) -> BTreeMap<u32, u32> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Sends a request whose answer [`Store::heard`] will give, and never waits. Only one at a time: Linux keeps the
     /// body of a request in the open file until it has sent it, so that a second one overwrites the first.
     pub(super) fn begin(&mut self, request: Request<'_>) -> io::Result<()> {
-        self.send(&request.encode(), Deadline::after(Duration::ZERO))
+        self.send(request, Deadline::after(Duration::ZERO))
     }
 
     /// The answer to the request that was begun, if it has arrived. Never waits.
@@ -114,7 +120,7 @@ impl Store {
         self.receive()?;
         while let Some(message) = self.next()? {
             match message {
-                Message::Changed => self.changed = true,
+                Message::Changed(token) => self.count(token),
                 Message::Failed(name) => return Ok(Some(Err(failure(&name)))),
                 Message::Reply { body, .. } => return Ok(Some(Ok(body))),
             }
@@ -124,10 +130,10 @@ impl Store {
 
     fn ask(&mut self, request: Request<'_>) -> io::Result<Vec<u8>> {
         let deadline = Deadline::after(PATIENCE);
-        self.send(&request.encode(), deadline)?;
+        self.send(request, deadline)?;
         loop {
             match self.next()? {
-                Some(Message::Changed) => self.changed = true,
+                Some(Message::Changed(token)) => self.count(token),
                 Some(Message::Failed(name)) => return Err(failure(&name)),
                 Some(Message::Reply { ty, body }) if ty == request.ty() => return Ok(body),
                 Some(Message::Reply { .. }) => return Err(io::Error::other("an answer to another request")),
@@ -143,12 +149,24 @@ impl Store {
         self.decoder.next().map_err(|_| io::Error::other("a message that is too long"))
     }
 
-    fn send(&mut self, mut message: &[u8], deadline: Deadline) -> io::Result<()> {
+    fn count(&mut self, token: u32) {
+        let events = self.changes.entry(token).or_default();
+        *events = events.saturating_add(1);
+    }
+
+    /// One request, one `write`: Linux takes one and drops a second that is in it.
+    fn send(&mut self, request: Request<'_>, deadline: Deadline) -> io::Result<()> {
+        let message = request.encode()?;
+        let mut message = &message[..];
         while !message.is_empty() {
             match rustix::io::write(&self.fd, message) {
                 Ok(n) => message = message.get(n..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
+                // Linux asks for a watch itself: what xenstore says to it is this error, and no answer comes. A name
+                // that Linux does not know is EINVAL to it, and of those only the quota's can be meant.
+                Err(Errno::NOSPC | Errno::TOOBIG) => return Err(full()),
+                Err(Errno::INVAL) if matches!(request, Request::Watch(..)) => return Err(full()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -177,6 +195,11 @@ impl Store {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A key that is not there, or not for us: the answer depends on which xenstore runs and on the folder's readers.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES))
 }
 
 impl AsFd for Store {
@@ -247,25 +270,40 @@ mod tests {
     fn quota_and_strange_answers_are_errors() {
         let mut store = answered_by(vec![message(ERROR, b"ENOSPC\0"), message(2, b"x")]);
         let error = store.publish("a", 1, 2, 3).unwrap_err().to_string();
-        assert!(error.starts_with("writing a to xenstore: No space left"), "{error}");
+        assert_eq!(error, format!("writing a to xenstore: {}", full()));
         assert!(store.remove("a").is_err());
         // The other side is gone by now.
         assert!(store.read("a").is_err());
     }
 
     #[test]
-    fn a_domain_is_served_unless_the_answer_is_no() {
-        let mut store = answered_by(vec![message(17, b"T\0"), message(17, b"F\0")]);
-        let mut ask = || {
-            store.ask_if_served(5).unwrap();
-            loop {
-                // It never waits; the test does.
-                poll(&mut [PollFd::new(&store.fd, PollFlags::IN)], None).unwrap();
-                if let Some(served) = store.is_served().unwrap() {
-                    return served;
-                }
-            }
-        };
-        assert!(ask() && !ask());
+    fn a_watch_that_linux_refuses_is_answered_by_its_write() {
+        // A device on which every write says ENOSPC and no answer ever comes.
+        let mut store =
+            Store::over(std::fs::File::options().read(true).write(true).open("/dev/full").unwrap().into());
+        let error = store.watch("/a").unwrap_err().to_string();
+        assert_eq!(error, format!("watching /a in xenstore: {}", full()));
+        assert_eq!(store.begin(Request::Watch("/a", 1)).unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+    }
+
+    #[test]
+    fn a_key_for_all_is_made_once_and_made_right_if_it_was_half_done() {
+        // There already, and as it should be: no further question, which nobody would answer.
+        answered_by(vec![message(3, b"r5\0")]).publish_to_all("k", 5).unwrap();
+        for found in [message(ERROR, b"ENOENT\0"), message(3, b"n5\0")] {
+            let ok = |ty| message(ty, b"OK\0");
+            let mut store = answered_by(vec![found, ok(11), ok(14), message(2, b"the fourth")]);
+            store.publish_to_all("k", 5).unwrap();
+            assert_eq!(store.read("k").unwrap().unwrap(), b"the fourth");
+        }
+    }
+
+    #[test]
+    fn events_are_known_by_the_watch_they_are_of() {
+        let events = [b"/a\x003\0", b"/b\x004\0", b"/a\x003\0"].map(|body| message(EVENT, body)).concat();
+        let mut store = answered_by(vec![[events, message(2, b"17")].concat()]);
+        store.read("/a").unwrap();
+        assert_eq!(store.take_changes(), BTreeMap::from([(3, 2), (4, 1)]));
+        assert!(store.take_changes().is_empty());
     }
 }

@@ -2,9 +2,10 @@
 //! Whether the domain at the other end of one channel is still there.
 //!
 //! A process that ends tells its peer, however it ends: the kernel clears its live byte and sends an event when its
-//! pages are unmapped. A domain that is destroyed tells nobody. In dom0, xenstore tells. In a VM, the agent asks
-//! xenstore once a second for all calls together and tells those concerned (see [`super::warden`]); only where no agent
-//! of ours runs, or none runs just now, does a channel ask for itself. Nothing of this is on the way of the data, and no
+//! pages are unmapped. A domain that is destroyed tells nobody, and the hypervisor goes on knowing it for as long as we
+//! map a page of it. What tells is a key of its own that is not to be read any more (see [`super::life`]). In a VM the
+//! agent watches for all calls together and tells those concerned (see [`super::warden`]); in dom0, and where no agent of
+//! ours runs or none runs just now, each channel does it for itself. Nothing of this is on the way of the data, and no
 //! answer is ever waited for: xenstore may be slow, and a daemon serves others meanwhile.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,46 +15,50 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
+use super::life::{self, Lookout, Sight};
 use super::store::Store;
 use super::{DOM0, warden};
 use crate::error::Error;
 use crate::xendev;
 
-/// How often whoever asks does so.
+/// How often the hypervisor is asked, by whoever does so: for peers that keep no key for us, and mapped by nobody.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// What xenstore lets dom0, and nobody else, watch for the end of any domain.
 const RELEASE: &str = "@releaseDomain";
 
 pub(super) struct Vigil {
+    own: u32,
     peer: u32,
     source: Source,
-    /// Ready when the source is, or anything that was added.
+    /// The key that led us to the server: of use if its domain has no better one.
+    server: Option<Lookout>,
+    /// Ready when any of these is, or anything that was added.
     either: OwnedFd,
 }
 
 /// Who would know.
 enum Source {
-    /// Xenstore says that some domain is gone; beside it the hypervisor is asked, which costs no message.
-    Release { store: Store, asked: bool, timer: OwnedFd },
-    /// The agent says that this one is.
+    /// The agent says so.
     Agent(OwnedFd),
-    /// Nobody: a timer says when to ask, and `asked` has the answer one day.
-    Timer { timer: OwnedFd, asked: Option<Store> },
+    /// Nobody does any more, and nobody needs to.
+    Nobody,
+    /// We look at the peer's key, and a timer says when to ask the hypervisor too.
+    Own { timer: OwnedFd, lookout: Option<Lookout> },
 }
 
 impl Vigil {
-    /// `None`: the peer is dom0, whose end is the machine's.
+    /// `None`: the peer is dom0, whose end is the machine's, and no agent tells whether this VM was restored.
     pub(super) fn new(own: u32, peer: u32) -> Result<Option<Vigil>, Error> {
-        if peer == DOM0 {
-            return Ok(None);
-        }
-        let source = match own {
-            DOM0 => released().ok(),
-            _ => warden::ask(peer).map(Source::Agent).ok(),
+        let agent = if own == DOM0 { None } else { warden::ask(peer).ok() };
+        let source = match agent {
+            // It has made our own key before it listened.
+            Some(agent) => Source::Agent(agent),
+            None if peer == DOM0 => return Ok(None),
+            None if own == DOM0 => alone(own, peer)?,
+            None => life::announce(own).and_then(|()| alone(own, peer))?,
         };
         let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let source = source.map_or_else(alone, Ok)?;
-        let vigil = Vigil { peer, source, either };
+        let vigil = Vigil { own, peer, source, server: None, either };
         vigil.watch_source()?;
         Ok(Some(vigil))
     }
@@ -63,47 +68,70 @@ impl Vigil {
         watch(&self.either, fd, 0).map_err(failed)
     }
 
+    /// Goes on with the watch by which the server was found. A server of upstream's tells of its domain's end by no
+    /// other key; one of ours takes this one back when it has its client, and its domain has another.
+    pub(super) fn keep(&mut self, store: Store, key: String) -> Result<(), Error> {
+        if self.peer == DOM0 {
+            return Ok(());
+        }
+        let mut server = Lookout::go_on(store, key, life::of(self.peer));
+        if server.look().is_ok() {
+            self.watch_too(&server)?;
+            self.server = Some(server);
+        }
+        Ok(())
+    }
+
     /// To be asked when the descriptor is ready and nothing that was added is.
     pub(super) fn is_peer_gone(&mut self) -> Result<bool, Error> {
+        match self.server.as_mut().map(Lookout::look) {
+            Some(Ok(Sight::Gone)) => return Ok(true),
+            Some(Ok(Sight::Nothing)) | None => {}
+            Some(Ok(Sight::Void) | Err(_)) => self.server = None,
+        }
+        let mut word = [0u8; 1];
         match &mut self.source {
-            Source::Release { store, asked, timer } => match was_released(store, asked, self.peer) {
-                Ok(gone) => Ok(gone || (has_ticked(timer) && !xendev::knows(self.peer))),
-                Err(_) => self.ask_alone().map(|()| false),
-            },
-            Source::Agent(agent) => match rustix::io::read(agent, &mut [0u8; 1]) {
+            Source::Agent(agent) => match rustix::io::read(agent, &mut word) {
+                Ok(1) if word == [warden::RESTORED] => Err(Error::Restored),
                 Ok(1) => Ok(true),
                 Err(Errno::AGAIN | Errno::INTR) => Ok(false),
                 // The agent is gone; the call goes on without it.
-                _ => self.ask_alone().map(|()| false),
+                _ if self.peer == DOM0 => self.turn_to(Source::Nobody).map(|()| false),
+                _ => self.turn_to(alone(self.own, self.peer)?).map(|()| false),
             },
-            Source::Timer { timer, asked } => match answer(asked) {
-                Some(served) => Ok(!served),
-                None if !has_ticked(timer) => Ok(false),
-                None => self.on_tick(),
-            },
+            Source::Nobody => Ok(false),
+            Source::Own { lookout, timer } => {
+                let sight = lookout.as_mut().map(Lookout::look);
+                if matches!(sight, Some(Err(_))) {
+                    // Xenstore is looked for again at the next tick.
+                    *lookout = None;
+                }
+                if matches!(sight, Some(Ok(Sight::Gone))) {
+                    Ok(true)
+                } else {
+                    Ok(has_ticked(timer) && self.on_tick()?)
+                }
+            }
         }
     }
 
-    /// Turns to the agent, if there is one again; else asks the hypervisor, and xenstore unless it was asked already.
+    /// Turns to the agent, if there is one again; else asks the hypervisor, and looks after xenstore.
     fn on_tick(&mut self) -> Result<bool, Error> {
-        if let Ok(agent) = warden::ask(self.peer) {
+        if let (true, Ok(agent)) = (self.own != DOM0, warden::ask(self.peer)) {
             return self.turn_to(Source::Agent(agent)).map(|()| false);
         }
         if !xendev::knows(self.peer) {
             return Ok(true);
         }
-        let Source::Timer { asked: asked @ None, .. } = &mut self.source else { return Ok(false) };
-        // A question that cannot be asked is no bad news.
-        let question = Store::open().and_then(|mut store| store.ask_if_served(self.peer).map(|()| store));
-        if let Ok(store) = question {
-            watch(&self.either, &store, 0).map_err(failed)?;
-            *asked = Some(store);
+        let Source::Own { lookout, .. } = &mut self.source else { return Ok(false) };
+        if let Some(lookout) = lookout {
+            return Ok(lookout.tick().is_ok_and(|sight| sight == Sight::Gone));
+        }
+        if let Some(again) = look_out(self.own, self.peer) {
+            watch(&self.either, &again, 0).map_err(failed)?;
+            *lookout = Some(again);
         }
         Ok(false)
-    }
-
-    fn ask_alone(&mut self) -> Result<(), Error> {
-        self.turn_to(alone()?)
     }
 
     /// The old source leaves the epoll instance with its last descriptor.
@@ -114,10 +142,12 @@ impl Vigil {
 
     fn watch_source(&self) -> Result<(), Error> {
         match &self.source {
-            Source::Release { store, timer, .. } => {
-                self.watch_too(store).and_then(|()| self.watch_too(timer))
+            Source::Nobody => Ok(()),
+            Source::Agent(agent) => self.watch_too(agent),
+            Source::Own { timer, lookout } => {
+                self.watch_too(timer)?;
+                lookout.as_ref().map_or(Ok(()), |lookout| self.watch_too(lookout))
             }
-            Source::Agent(fd) | Source::Timer { timer: fd, .. } => self.watch_too(fd),
         }
     }
 }
@@ -128,43 +158,23 @@ impl AsFd for Vigil {
     }
 }
 
-fn released() -> Result<Source, Error> {
-    let mut store = Store::open()?;
-    store.watch(RELEASE)?;
-    Ok(Source::Release { store, asked: false, timer: timer(PERIOD).map_err(failed)? })
+fn alone(own: u32, peer: u32) -> Result<Source, Error> {
+    Ok(Source::Own { timer: timer(PERIOD).map_err(failed)?, lookout: look_out(own, peer) })
 }
 
-fn alone() -> Result<Source, Error> {
-    Ok(Source::Timer { timer: timer(PERIOD).map_err(failed)?, asked: None })
-}
-
-/// The answer that has come, if one has: whether the domain is served. One that cannot be had is no bad news.
-fn answer(asked: &mut Option<Store>) -> Option<bool> {
-    let heard = asked.as_mut()?.is_served().transpose()?;
-    *asked = None;
-    Some(heard.unwrap_or(true))
+/// Dom0 may read every key, so the domain's own number serves, which nobody but the toolstack removes; and it may hear
+/// of the end of any domain, should the keys stay. `None`: xenstore is not to be had now.
+fn look_out(own: u32, peer: u32) -> Option<Lookout> {
+    let store = Store::open().ok()?;
+    let mut lookout = match own {
+        DOM0 => Lookout::new(store, format!("/local/domain/{peer}/domid"), Some(RELEASE)),
+        _ => Lookout::new(store, life::of(peer), None),
+    };
+    lookout.look().ok().map(|_| lookout)
 }
 
 fn has_ticked(timer: &OwnedFd) -> bool {
     rustix::io::read(timer, &mut [0u8; 8]).is_ok()
-}
-
-/// Xenstore says only that some domain is gone, so it is asked for this one; it may say it again meanwhile.
-fn was_released(store: &mut Store, asked: &mut bool, peer: u32) -> Result<bool, Error> {
-    loop {
-        if *asked {
-            let Some(served) = store.is_served()? else { return Ok(false) };
-            *asked = false;
-            if !served {
-                return Ok(true);
-            }
-        }
-        if !store.changed()? {
-            return Ok(false);
-        }
-        store.ask_if_served(peer)?;
-        *asked = true;
-    }
 }
 
 /// A timer that is ready every `period`; never, if that is zero.
@@ -182,6 +192,22 @@ pub(super) fn set(timer: &OwnedFd, period: Duration) -> rustix::io::Result<()> {
     let period = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: period.subsec_nanos().into() };
     let times = Itimerspec { it_interval: period, it_value: period };
     rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &times).map(drop)
+}
+
+/// A timer that is ready when the clock leaps, as it does when a VM wakes up, too; and when it was set.
+pub(super) fn leaps() -> rustix::io::Result<OwnedFd> {
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Realtime, flags)?;
+    arm_for_leaps(&timer)?;
+    Ok(timer)
+}
+
+/// Has it wait for the next one.
+pub(super) fn arm_for_leaps(timer: &OwnedFd) -> rustix::io::Result<()> {
+    let never = Timespec { tv_sec: i64::from(u32::MAX) * 2, tv_nsec: 0 };
+    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
+    let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+    rustix::time::timerfd_settime(timer, flags, &once).map(drop)
 }
 
 /// A descriptor that is ready when `fd` is, or the vigil: for whoever has the vigil only for a while.

@@ -1,10 +1,10 @@
 #![forbid(unsafe_code)]
-//! One question a second for a whole VM: which of the domains that its calls are with are still there?
+//! One eye for a whole VM: which of the domains that its calls are with are still there?
 //!
 //! The agent keeps a [`Warden`]. A channel connects to its socket and writes the domain's number, four bytes, low half
-//! first; a byte comes back when that domain is gone, and the connection's end means that the agent is. Xenstore is
-//! asked, which forgets a domain when it dies, and first the hypervisor, which keeps what is left of it for as long as
-//! anybody maps a page of it. While nobody is connected, nothing happens at all.
+//! first; a byte comes back when that domain is gone, another when this VM itself was restored from a saved one, and the
+//! connection's end means that the agent is. The warden watches one key of each domain (see [`super::life`]), and asks
+//! the hypervisor once a second too, for domains that have none. While no call is with another VM, nothing happens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,12 +15,16 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll;
 
-use super::store::Store;
-use super::vigil::{PERIOD, set, timer, watch};
+use super::store::{Store, is_missing};
+use super::vigil::{PERIOD, arm_for_leaps, leaps, set, timer, watch};
 use super::wire::Request;
+use super::{DOM0, life};
 use crate::error::Error;
 use crate::unix;
 use crate::xendev;
+
+#[cfg(test)]
+mod tests;
 
 /// Where the warden listens, unless `QREXEC_PEERS_SOCKET` says otherwise.
 const SOCKET: &str = "/var/run/qubes/qrexec-peers";
@@ -28,15 +32,26 @@ const SOCKET: &str = "/var/run/qubes/qrexec-peers";
 const MODE: u32 = 0o666;
 /// Calls that are told at once. One that finds no place asks for itself.
 const MAX_GUESTS: usize = 4096;
-/// Domains that are asked for, each once a second.
+/// Domains that are looked after.
 const MAX_DOMAINS: usize = 256;
+/// Watches, of which xenstore gives a domain 128 for everything: the keys of further domains are read once a period.
+const MAX_WATCHES: usize = 32;
+/// Events of one domain's key within a period beyond which it is read once a period, and not watched any more: its
+/// domain may write it as often as it likes.
+const NOISE: u32 = 16;
 /// What is taken from the epoll instance at a time.
 const BATCH: usize = 64;
 
 const DOOR: u64 = 0;
 const TIMER: u64 = 1;
 const STORE: u64 = 2;
-const FIRST_GUEST: u64 = 3;
+const CLOCK: u64 = 3;
+const FIRST_GUEST: u64 = 4;
+
+/// What a guest is told: its domain is gone.
+const GONE: u8 = 1;
+/// This VM is another one than before.
+pub(super) const RESTORED: u8 = 2;
 
 /// Asks the agent of this VM to tell when `domain` is gone.
 pub(super) fn ask(domain: u32) -> io::Result<OwnedFd> {
@@ -51,7 +66,11 @@ fn socket() -> PathBuf {
     std::env::var_os("QREXEC_PEERS_SOCKET").map_or_else(|| SOCKET.into(), PathBuf::from)
 }
 
+/// Opens a connection to xenstore.
+type Opener = Box<dyn Fn() -> Result<Store, Error> + Send>;
+
 pub(in crate::transport) struct Warden {
+    own: u32,
     events: OwnedFd,
     door: OwnedFd,
     path: PathBuf,
@@ -60,13 +79,18 @@ pub(in crate::transport) struct Warden {
     shut: bool,
     timer: OwnedFd,
     ticking: bool,
+    /// Ready when the clock leaps, as it does when a VM is restored.
+    clock: OwnedFd,
+    restored: bool,
     guests: BTreeMap<u64, Guest>,
     next: u64,
+    domains: BTreeMap<u32, Watched>,
     knows: fn(u32) -> bool,
-    open_store: fn() -> Result<Store, Error>,
+    open_store: Opener,
     store: Option<Store>,
-    /// The domain that xenstore is asked for, and those that come next.
-    questions: VecDeque<u32>,
+    /// What xenstore is asked, and what comes next.
+    asked: Option<Question>,
+    questions: VecDeque<Question>,
 }
 
 struct Guest {
@@ -74,27 +98,49 @@ struct Guest {
     domain: Option<u32>,
 }
 
+/// What is known of one domain's key.
+#[derive(Default)]
+struct Watched {
+    /// A watch was asked for and not refused.
+    watched: bool,
+    /// It was refused, or taken back for the noise: the key is read at each tick.
+    blind: bool,
+    /// It was read once.
+    seen: bool,
+    /// Since the last tick.
+    events: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// This VM's own number.
+    Own,
+    Watch(u32),
+    Unwatch(u32),
+    Read(u32),
+}
+
 impl Warden {
-    pub(in crate::transport) fn new() -> Result<Warden, Error> {
-        Warden::at(&socket(), xendev::knows, Store::open)
+    pub(in crate::transport) fn new(own: u32) -> Result<Warden, Error> {
+        life::announce(own)?;
+        Warden::at(&socket(), own, xendev::knows, Box::new(Store::open))
     }
 
-    fn at(
-        path: &Path,
-        knows: fn(u32) -> bool,
-        open_store: fn() -> Result<Store, Error>,
-    ) -> Result<Warden, Error> {
+    fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<Warden, Error> {
         let (door, identity) = unix::listen_identified(path, MODE)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
-        let watched = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let watched = || -> rustix::io::Result<(OwnedFd, OwnedFd, OwnedFd)> {
             let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            let timer = timer(Duration::ZERO)?;
+            let (timer, clock) = (timer(Duration::ZERO)?, leaps()?);
             watch(&events, &door, DOOR)?;
             watch(&events, &timer, TIMER)?;
-            Ok((events, timer))
+            watch(&events, &clock, CLOCK)?;
+            Ok((events, timer, clock))
         };
-        let (events, timer) = watched().map_err(|error| Error::io("watching for calls")(error.into()))?;
+        let (events, timer, clock) =
+            watched().map_err(|error| Error::io("watching for calls")(error.into()))?;
         Ok(Warden {
+            own,
             events,
             door,
             path: path.to_owned(),
@@ -102,17 +148,22 @@ impl Warden {
             shut: false,
             timer,
             ticking: false,
+            clock,
+            restored: false,
             guests: BTreeMap::new(),
             next: FIRST_GUEST,
+            domains: BTreeMap::new(),
             knows,
             open_store,
             store: None,
+            asked: None,
             questions: VecDeque::new(),
         })
     }
 
-    /// To be called when the descriptor is ready; never blocks.
-    pub(in crate::transport) fn on_ready(&mut self) {
+    /// To be called when the descriptor is ready; never blocks. Fails once this VM was restored from a saved one: its
+    /// number is another then, and nothing that was made with the old one is of use.
+    pub(in crate::transport) fn on_ready(&mut self) -> Result<(), Error> {
         let mut ready = Vec::with_capacity(BATCH);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Interrupted, it is called again: what was ready stays so.
@@ -122,9 +173,11 @@ impl Warden {
                 DOOR => self.admit(),
                 TIMER => self.tick(),
                 STORE => self.hear(),
+                CLOCK => self.on_leap(),
                 guest => self.listen(guest),
             }
         }
+        if self.restored { Err(Error::Restored) } else { Ok(()) }
     }
 
     fn admit(&mut self) {
@@ -137,7 +190,6 @@ impl Warden {
                     if watch(&self.events, &fd, self.next).is_ok() {
                         self.guests.insert(self.next, Guest { fd, domain: None });
                         self.next += 1;
-                        self.tick_every(PERIOD);
                     }
                 }
                 Err(_) => {
@@ -150,15 +202,14 @@ impl Warden {
 
     /// A guest says once which domain it means; whatever else it says, it goes.
     fn listen(&mut self, id: u64) {
-        let domains = self.domains();
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let mut number = [0u8; 5];
         match rustix::io::read(&guest.fd, &mut number) {
             Ok(4) if guest.domain.is_none() => {
                 let [a, b, c, d, _] = number;
                 let domain = u32::from_le_bytes([a, b, c, d]);
-                if domains.contains(&domain) || domains.len() < MAX_DOMAINS {
-                    guest.domain = Some(domain);
+                guest.domain = Some(domain);
+                if self.take_up(domain) {
                     return;
                 }
             }
@@ -168,71 +219,202 @@ impl Warden {
         self.guests.remove(&id);
     }
 
-    fn domains(&self) -> BTreeSet<u32> {
-        self.guests.values().filter_map(|guest| guest.domain).collect()
+    /// Dom0 is not looked for: its end is the machine's.
+    fn take_up(&mut self, domain: u32) -> bool {
+        if domain == DOM0 || self.domains.contains_key(&domain) {
+            return true;
+        }
+        if self.domains.len() >= MAX_DOMAINS {
+            return false;
+        }
+        self.domains.insert(domain, Watched::default());
+        self.begin_to_watch(domain);
+        self.put_question();
+        self.tick_every(PERIOD);
+        true
     }
 
-    /// Asks for each domain, one after the other, unless xenstore still owes answers.
+    fn begin_to_watch(&mut self, domain: u32) {
+        let full = self.domains.values().filter(|one| one.watched).count() >= MAX_WATCHES;
+        let Some(watched) = self.domains.get_mut(&domain) else { return };
+        (watched.watched, watched.blind) = (!full, full);
+        if !full {
+            self.questions.push_back(Question::Watch(domain));
+        }
+        self.read(domain);
+    }
+
+    /// Drops what nobody is interested in any more, asks the hypervisor for the rest, and looks where no watch does.
     fn tick(&mut self) {
         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
         if self.shut {
             self.shut = watch(&self.events, &self.door, DOOR).is_err();
         }
-        if self.guests.is_empty() && !self.shut {
+        let wanted: BTreeSet<u32> = self.guests.values().filter_map(|guest| guest.domain).collect();
+        let known: Vec<u32> = self.domains.keys().copied().collect();
+        for domain in known {
+            if !wanted.contains(&domain) {
+                self.drop_domain(domain);
+            } else if !(self.knows)(domain) {
+                self.tell(domain);
+            } else {
+                self.look_again(domain);
+            }
+        }
+        if self.domains.is_empty() && !self.shut {
             self.tick_every(Duration::ZERO);
-            self.forget_store();
-        } else if self.questions.is_empty() {
-            let (there, gone): (Vec<u32>, Vec<u32>) =
-                self.domains().into_iter().partition(|one| (self.knows)(*one));
-            gone.into_iter().for_each(|domain| self.tell(domain));
-            self.questions = there.into();
-            self.put_question();
+        }
+        self.put_question();
+        self.rest();
+    }
+
+    fn look_again(&mut self, domain: u32) {
+        let Some(watched) = self.domains.get_mut(&domain) else { return };
+        watched.events = 0;
+        if watched.blind {
+            self.read(domain);
+        } else if !watched.watched {
+            // The connection was lost.
+            self.begin_to_watch(domain);
         }
     }
 
-    /// Puts the first question. A store that cannot be asked is opened again at the next tick.
-    fn put_question(&mut self) {
-        let Some(domain) = self.questions.front() else { return };
-        let begun = match &mut self.store {
-            Some(store) => store.begin(Request::IsIntroduced(*domain)),
-            none => (self.open_store)().map_err(io::Error::other).and_then(|store| {
-                watch(&self.events, &store, STORE)?;
-                none.insert(store).begin(Request::IsIntroduced(*domain))
-            }),
-        };
-        if begun.is_err() {
-            self.forget_store();
+    fn read(&mut self, domain: u32) {
+        let question = Question::Read(domain);
+        if !self.questions.contains(&question) {
+            self.questions.push_back(question);
         }
+    }
+
+    fn drop_domain(&mut self, domain: u32) {
+        if self.domains.remove(&domain).is_some_and(|watched| watched.watched) {
+            self.questions.push_back(Question::Unwatch(domain));
+        }
+    }
+
+    /// Puts the next question, if none is outstanding. A store that cannot be asked is opened again at the next tick.
+    fn put_question(&mut self) {
+        while self.asked.is_none() {
+            let Some(question) = self.questions.pop_front() else { return };
+            match (question, self.begin(question)) {
+                (_, Ok(())) => self.asked = Some(question),
+                // Linux says so itself, and no answer comes.
+                (Question::Watch(_), Err(error)) if self.store.is_some() => {
+                    self.understand(question, Err(error))
+                }
+                (_, Err(_)) => return self.forget_store(),
+            }
+        }
+    }
+
+    fn begin(&mut self, question: Question) -> io::Result<()> {
+        let path = match question {
+            Question::Own => "domid".to_owned(),
+            Question::Watch(domain) | Question::Unwatch(domain) | Question::Read(domain) => life::of(domain),
+        };
+        let request = match question {
+            Question::Own | Question::Read(_) => Request::Read(&path),
+            Question::Watch(domain) => Request::Watch(&path, domain),
+            Question::Unwatch(domain) => Request::Unwatch(&path, domain),
+        };
+        if let Some(store) = &mut self.store {
+            return store.begin(request);
+        }
+        let store = (self.open_store)().map_err(io::Error::other)?;
+        watch(&self.events, &store, STORE)?;
+        self.store.insert(store).begin(request)
     }
 
     fn hear(&mut self) {
-        let Some(store) = &mut self.store else { return };
-        let answer = match store.heard() {
-            Ok(None) => return,
-            Ok(Some(answer)) => answer,
-            Err(_) => return self.forget_store(),
-        };
-        let domain = self.questions.pop_front();
-        if let (Some(gone), Ok(b"F" | b"F\0")) = (domain, answer.as_deref()) {
-            self.tell(gone);
+        while let Some(store) = &mut self.store {
+            match store.heard() {
+                Ok(Some(answer)) => {
+                    if let Some(question) = self.asked.take() {
+                        self.understand(question, answer);
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return self.forget_store(),
+            }
         }
+        let changes = self.store.as_mut().map(Store::take_changes).unwrap_or_default();
+        changes.into_iter().for_each(|(domain, events)| self.on_events(domain, events));
+        self.put_question();
+        self.rest();
+    }
+
+    fn understand(&mut self, question: Question, answer: io::Result<Vec<u8>>) {
+        match (question, answer) {
+            (Question::Own, Ok(number)) if number != self.own.to_string().as_bytes() => self.end_all(),
+            (Question::Watch(domain), Err(_)) => {
+                if let Some(watched) = self.domains.get_mut(&domain) {
+                    (watched.watched, watched.blind) = (false, true);
+                }
+            }
+            (Question::Read(domain), answer) => {
+                let Some(watched) = self.domains.get_mut(&domain) else { return };
+                let missing = answer.as_ref().is_err_and(is_missing);
+                if missing && watched.seen {
+                    self.tell(domain);
+                } else {
+                    watched.seen |= answer.is_ok();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The key is read, whatever happened to it and how often.
+    fn on_events(&mut self, domain: u32, events: u32) {
+        let Some(watched) = self.domains.get_mut(&domain).filter(|watched| !watched.blind) else { return };
+        watched.events = watched.events.saturating_add(events);
+        if watched.events > NOISE {
+            (watched.watched, watched.blind) = (false, true);
+            self.questions.push_back(Question::Unwatch(domain));
+        }
+        self.read(domain);
+    }
+
+    /// The clock leapt: it was set, or this VM slept, or it is a restored one.
+    fn on_leap(&mut self) {
+        let _ = rustix::io::read(&self.clock, &mut [0u8; 8]);
+        // It fails for impossible times and for what is no timer.
+        let _ = arm_for_leaps(&self.clock);
+        self.questions.push_back(Question::Own);
         self.put_question();
     }
 
+    fn end_all(&mut self) {
+        self.restored = true;
+        for guest in std::mem::take(&mut self.guests).values() {
+            let _ = rustix::io::write(&guest.fd, &[RESTORED]);
+        }
+    }
+
     fn tell(&mut self, gone: u32) {
+        self.drop_domain(gone);
         self.guests.retain(|_, guest| {
             let concerned = guest.domain == Some(gone);
             if concerned {
                 // Who is not there any more needs not be told.
-                let _ = rustix::io::write(&guest.fd, &[1]);
+                let _ = rustix::io::write(&guest.fd, &[GONE]);
             }
             !concerned
         });
     }
 
+    /// Without calls there is no connection.
+    fn rest(&mut self) {
+        if self.domains.is_empty() && self.asked.is_none() && self.questions.is_empty() {
+            self.forget_store();
+        }
+    }
+
     fn forget_store(&mut self) {
         self.store = None;
+        self.asked = None;
         self.questions.clear();
+        self.domains.values_mut().for_each(|watched| watched.watched = false);
     }
 
     /// A timer that runs goes on as it does: guests who come all the time must not keep it from ending.
@@ -256,84 +438,5 @@ impl Drop for Warden {
     fn drop(&mut self) {
         // A stale file is replaced by the next warden.
         let _ = unix::withdraw(&self.path, self.identity);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-    use std::time::Instant;
-
-    use rustix::event::{PollFd, PollFlags, poll};
-
-    /// Domains from 100 on are gone, from 200 on without a trace.
-    fn store() -> Result<Store, Error> {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        std::thread::spawn(move || {
-            let mut header = [0; 16];
-            while theirs.read_exact(&mut header).is_ok() {
-                let mut body = vec![0; header[12].into()];
-                theirs.read_exact(&mut body).unwrap();
-                header[12] = 2;
-                theirs.write_all(&header).unwrap();
-                theirs.write_all(if body.len() > 3 { b"F\0" } else { b"T\0" }).unwrap();
-            }
-        });
-        Ok(Store::over(ours.into()))
-    }
-
-    fn guest(path: &Path, number: &[u8]) -> UnixStream {
-        let mut guest = UnixStream::connect(path).unwrap();
-        guest.write_all(number).unwrap();
-        guest
-    }
-
-    fn run_until(warden: &mut Warden, done: impl Fn(&Warden) -> bool) {
-        let start = Instant::now();
-        while !done(warden) {
-            assert!(start.elapsed() < Duration::from_secs(20));
-            let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
-            poll(&mut [PollFd::new(&warden.events, PollFlags::IN)], Some(&limit)).unwrap();
-            warden.on_ready();
-        }
-    }
-
-    #[test]
-    fn calls_with_a_domain_that_is_gone_are_told_and_others_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("peers");
-        let mut warden = Warden::at(&path, |domain| domain < 200, store).unwrap();
-        let [mut dying, mut gone, mut here] =
-            [100u32, 200, 7].map(|number| guest(&path, &number.to_le_bytes()));
-        run_until(&mut warden, |w| w.domains().len() == 3);
-        run_until(&mut warden, |w| w.guests.len() == 1);
-        assert_eq!((dying.read(&mut [0; 2]).unwrap(), gone.read(&mut [0; 2]).unwrap()), (1, 1));
-        here.set_nonblocking(true).unwrap();
-        assert_eq!(here.read(&mut [0; 2]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(here);
-        run_until(&mut warden, |w| !w.ticking);
-        assert!(warden.guests.is_empty() && warden.store.is_none());
-        drop(warden);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn who_speaks_otherwise_is_turned_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("peers");
-        let mut warden = Warden::at(&path, |domain| domain < 200, store).unwrap();
-        for words in [&b"abc"[..], b"abcde"] {
-            let next = warden.next;
-            let mut rude = guest(&path, words);
-            run_until(&mut warden, |w| w.next > next && w.guests.is_empty());
-            assert!(matches!(rude.read(&mut [0; 2]), Ok(0) | Err(_)));
-        }
-        let mut twice = guest(&path, &7u32.to_le_bytes());
-        run_until(&mut warden, |w| w.domains().len() == 1);
-        twice.write_all(&8u32.to_le_bytes()).unwrap();
-        run_until(&mut warden, |w| w.guests.is_empty());
     }
 }

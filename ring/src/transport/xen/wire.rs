@@ -7,8 +7,12 @@
 
 use std::io;
 
-/// Most bytes behind a header.
+/// Most bytes behind a header of what arrives.
 pub(super) const MAX_BODY: usize = 4096;
+/// Most bytes behind a header of what we send: Linux's `/dev/xen/xenbus` counts the header too.
+const MAX_REQUEST: usize = MAX_BODY - HEADER;
+/// Most bytes of a value: xenstored takes 2,015, fewer where a key has several readers.
+const MAX_VALUE: usize = 1999;
 /// `type: u32, req_id: u32, tx_id: u32, len: u32`, in the machine's byte order.
 const HEADER: usize = 16;
 const WATCH_EVENT: u32 = 15;
@@ -23,44 +27,55 @@ pub(super) enum Request<'a> {
     Remove(&'a str),
     /// The owner, and one domain that may read; nobody else.
     Restrict(&'a str, u32, u32),
-    /// One event at once and one for each change.
-    Watch(&'a str),
-    /// Answered by `T` or `F`.
-    IsIntroduced(u32),
+    /// The owner; every other domain may read.
+    Open(&'a str, u32),
+    /// Who may do what: the owner first, its letter says what domains may that are not named.
+    Permissions(&'a str),
+    /// One event at once and one for each change, with this token.
+    Watch(&'a str, u32),
+    /// Takes that watch back.
+    Unwatch(&'a str, u32),
 }
 
 impl Request<'_> {
     pub(super) fn ty(&self) -> u32 {
         match self {
             Request::Read(_) => 2,
-            Request::Watch(_) => 4,
+            Request::Permissions(_) => 3,
+            Request::Watch(..) => 4,
+            Request::Unwatch(..) => 5,
             Request::Write(..) => 11,
             Request::Remove(_) => 13,
-            Request::Restrict(..) => 14,
-            Request::IsIntroduced(_) => 17,
+            Request::Restrict(..) | Request::Open(..) => 14,
         }
     }
 
     fn body(&self) -> String {
         match self {
-            Request::Read(path) | Request::Remove(path) => format!("{path}\0"),
+            Request::Read(path) | Request::Remove(path) | Request::Permissions(path) => format!("{path}\0"),
             Request::Write(path, value) => format!("{path}\0{value}"),
             Request::Restrict(path, owner, reader) => format!("{path}\0n{owner}\0r{reader}\0"),
-            Request::Watch(path) => format!("{path}\0w\0"),
-            Request::IsIntroduced(domain) => format!("{domain}\0"),
+            Request::Open(path, owner) => format!("{path}\0r{owner}\0"),
+            Request::Watch(path, token) | Request::Unwatch(path, token) => format!("{path}\0{token}\0"),
         }
     }
 
-    /// The message.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The message. One that some xenstore or Linux would cut or refuse is an error here, whichever runs.
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let body = self.body();
-        debug_assert!(body.len() <= MAX_BODY, "paths and values here are short");
+        let value = if let Request::Write(_, value) = self { value.len() } else { 0 };
+        if body.len() > MAX_REQUEST || value > MAX_VALUE {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a request that is too long for xenstore",
+            ));
+        }
         let mut message = Vec::with_capacity(HEADER + body.len());
         for word in [self.ty(), 0, 0, body.len() as u32] {
             message.extend(word.to_ne_bytes());
         }
         message.extend(body.as_bytes());
-        message
+        Ok(message)
     }
 }
 
@@ -71,8 +86,8 @@ pub(super) enum Message {
     Reply { ty: u32, body: Vec<u8> },
     /// The answer to a request that failed: the name of an `errno`.
     Failed(Vec<u8>),
-    /// Something changed below the watched path.
-    Changed,
+    /// Something changed below the path that was watched with this token; 0 where the token is none of ours.
+    Changed(u32),
 }
 
 /// A message longer than the protocol allows: the stream means nothing any more.
@@ -104,13 +119,23 @@ impl Decoder {
         let len = usize::try_from(len).ok().filter(|len| *len <= MAX_BODY).ok_or(TooLong)?;
         let Some(body) = rest.get(..len) else { return Ok(None) };
         let message = match ty {
-            WATCH_EVENT => Message::Changed,
+            WATCH_EVENT => Message::Changed(token(body)),
             ERROR => Message::Failed(body.to_vec()),
             ty => Message::Reply { ty, body: body.to_vec() },
         };
         self.bytes.drain(..HEADER + len);
         Ok(Some(message))
     }
+}
+
+/// The token of an event, which stands behind the path.
+fn token(event: &[u8]) -> u32 {
+    event.split(|byte| *byte == 0).nth(1).and_then(number).unwrap_or(0)
+}
+
+/// A quota of xenstore's is reached, by whichever name the daemon and the kernel between us call it.
+pub(super) fn full() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, "what xenstore gives this domain is used up (a quota)")
 }
 
 /// The `errno` that an error message names; one that is not known becomes an error of no kind, its name escaped.
@@ -122,12 +147,12 @@ pub(super) fn failure(name: &[u8]) -> io::Error {
         b"EEXIST" => libc::EEXIST,
         b"ENOENT" => libc::ENOENT,
         b"ENOMEM" => libc::ENOMEM,
-        b"ENOSPC" => libc::ENOSPC,
+        // A quota, by daemon and by quota. (Nothing that we send is too long or too much of anything else.)
+        b"ENOSPC" | b"E2BIG" | b"EQUOTA" => return full(),
         b"EIO" => libc::EIO,
         b"ENOSYS" => libc::ENOSYS,
         b"EBUSY" => libc::EBUSY,
         b"EAGAIN" => libc::EAGAIN,
-        b"E2BIG" => libc::E2BIG,
         b"EPERM" => libc::EPERM,
         _ => return io::Error::other(format!("xenstore says {}", name[..name.len().min(32)].escape_ascii())),
     };
@@ -155,7 +180,7 @@ mod tests {
 
     #[test]
     fn requests_are_as_xenstore_wants_them() {
-        assert_eq!(Request::Read("a/b").encode(), {
+        assert_eq!(Request::Read("a/b").encode().unwrap(), {
             let mut bytes = message(2, b"a/b\0");
             bytes[4..8].fill(0);
             bytes
@@ -164,12 +189,42 @@ mod tests {
             (Request::Write("a", "12"), &b"a\x0012"[..]),
             (Request::Remove("a"), b"a\0"),
             (Request::Restrict("a", 3, 0), b"a\0n3\0r0\0"),
-            (Request::Watch("/x"), b"/x\0w\0"),
-            (Request::IsIntroduced(9), b"9\0"),
+            (Request::Open("a", 3), b"a\0r3\0"),
+            (Request::Permissions("a"), b"a\0"),
+            (Request::Watch("/x", 7), b"/x\x007\0"),
+            (Request::Unwatch("/x", 7), b"/x\x007\0"),
         ];
         for (request, body) in bodies {
-            assert_eq!(&request.encode()[16..], body, "{request:?}");
-            assert_eq!(request.encode()[12..16], (body.len() as u32).to_ne_bytes());
+            let message = request.encode().unwrap();
+            assert_eq!(&message[16..], body, "{request:?}");
+            assert_eq!(message[12..16], (body.len() as u32).to_ne_bytes());
+        }
+    }
+
+    #[test]
+    fn what_some_xenstore_would_refuse_is_not_sent() {
+        let (path, value) = ("p".repeat(4079), "v".repeat(2000));
+        assert!(
+            Request::Read(&path).encode().is_ok() && Request::Read(&format!("{path}p")).encode().is_err()
+        );
+        assert!(Request::Write("a", &value[1..]).encode().is_ok());
+        assert!(Request::Write("a", &value).encode().is_err());
+    }
+
+    #[test]
+    fn a_quota_is_one_error_whatever_it_is_called() {
+        for name in [&b"ENOSPC\0"[..], b"E2BIG\0", b"EQUOTA\0"] {
+            assert_eq!(failure(name).to_string(), full().to_string());
+            assert_eq!(failure(name).kind(), io::ErrorKind::QuotaExceeded);
+        }
+    }
+
+    #[test]
+    fn an_event_says_which_watch_it_is_of() {
+        for (event, wanted) in
+            [(&b"/a\x0017\0"[..], 17), (b"/a\0w\0", 0), (b"/a", 0), (b"", 0), (b"\0\0\0", 0)]
+        {
+            assert_eq!(token(event), wanted, "{event:?}");
         }
     }
 
@@ -214,7 +269,7 @@ mod tests {
                 }
             }
             let wanted: Vec<Message> = messages.into_iter().map(|(ty, body)| match ty {
-                WATCH_EVENT => Message::Changed,
+                WATCH_EVENT => Message::Changed(token(&body)),
                 ERROR => Message::Failed(body),
                 ty => Message::Reply { ty, body },
             }).collect();
@@ -227,7 +282,7 @@ mod tests {
             let mut decoder = Decoder::default();
             decoder.push(&bytes);
             while let Ok(Some(_)) = decoder.next() {}
-            let _ = (failure(&bytes), number(&bytes));
+            let _ = (failure(&bytes), number(&bytes), token(&bytes));
         }
     }
 }

@@ -1,0 +1,208 @@
+#![forbid(unsafe_code)]
+//! The warden between guests and a xenstore that are both the test's.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::super::fake::{Xenstore, until};
+use super::*;
+
+const OWN: u32 = 5;
+const WATCH: u32 = 4;
+const UNWATCH: u32 = 5;
+const READ: u32 = 2;
+
+struct World {
+    dir: tempfile::TempDir,
+    xenstore: Xenstore,
+    warden: Warden,
+}
+
+impl World {
+    /// The hypervisor knows all domains below 200.
+    fn new() -> World {
+        let (dir, xenstore) = (tempfile::tempdir().unwrap(), Xenstore::new());
+        let stores = xenstore.clone();
+        let opener = Box::new(move || Ok(stores.connect()));
+        let warden = Warden::at(&dir.path().join("peers"), OWN, |domain| domain < 200, opener).unwrap();
+        World { dir, xenstore, warden }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("peers")
+    }
+
+    fn guest(&self, words: &[u8]) -> UnixStream {
+        let mut guest = UnixStream::connect(self.path()).unwrap();
+        guest.write_all(words).unwrap();
+        guest
+    }
+
+    fn guest_of(&self, domain: u32) -> UnixStream {
+        self.guest(&domain.to_le_bytes())
+    }
+
+    fn run_until(&mut self, mut done: impl FnMut(&Warden) -> bool) {
+        until(
+            |warden: &mut Warden| {
+                let _ = warden.on_ready();
+                done(warden)
+            },
+            &mut self.warden,
+        );
+    }
+
+    /// Until xenstore owes no answer and the domain's key was seen.
+    fn run_until_seen(&mut self, domain: u32) {
+        self.run_until(|w| w.asked.is_none() && w.domains.get(&domain).is_some_and(|one| one.seen));
+    }
+
+    /// Until all guests' domains are taken up and nothing is outstanding.
+    fn run_until_quiet(&mut self, domains: usize) {
+        self.run_until(|w| w.domains.len() == domains && w.asked.is_none() && w.questions.is_empty());
+    }
+}
+
+fn word(mut guest: &UnixStream) -> u8 {
+    let mut word = [0; 2];
+    assert_eq!(guest.read(&mut word).unwrap(), 1);
+    word[0]
+}
+
+fn is_silent(mut guest: &UnixStream) -> bool {
+    guest.set_nonblocking(true).unwrap();
+    guest.read(&mut [0; 2]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_key_that_goes_is_the_end_although_the_hypervisor_knows_the_domain() {
+    let mut world = World::new();
+    world.xenstore.set(&life::of(100), "1");
+    world.xenstore.set(&life::of(7), "1");
+    let [dying, too, here] = [100, 100, 7].map(|domain| world.guest_of(domain));
+    world.run_until_seen(100);
+    world.run_until_seen(7);
+    world.run_until(|w| w.guests.values().filter(|guest| guest.domain.is_some()).count() == 3);
+    world.xenstore.remove(&life::of(100));
+    world.run_until(|w| w.guests.len() == 1);
+    assert_eq!((word(&dying), word(&too)), (GONE, GONE));
+    assert!(is_silent(&here));
+    // One watch for both calls.
+    assert_eq!(world.xenstore.asked(WATCH, &life::of(100)), 1);
+    drop(here);
+    world.run_until(|w| !w.ticking && w.store.is_none());
+    assert!(world.warden.guests.is_empty() && world.warden.domains.is_empty());
+    let path = world.path();
+    drop(world.warden);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_hypervisor_is_asked_for_a_domain_without_a_key() {
+    let mut world = World::new();
+    let [gone, upstreams] = [200, 100].map(|domain| world.guest_of(domain));
+    world.run_until(|w| w.guests.len() == 1);
+    assert_eq!(word(&gone), GONE);
+    assert!(is_silent(&upstreams), "no key is not the end");
+}
+
+#[test]
+fn a_key_that_is_made_later_is_known_when_it_goes() {
+    let mut world = World::new();
+    let guest = world.guest_of(100);
+    world.run_until_quiet(1);
+    world.xenstore.set(&life::of(100), "1");
+    world.run_until_seen(100);
+    world.xenstore.forbid(&life::of(100));
+    world.run_until(|w| w.guests.is_empty());
+    assert_eq!(word(&guest), GONE);
+}
+
+#[test]
+fn a_domain_that_writes_its_key_all_the_time_is_not_watched_and_its_end_is_seen() {
+    let mut world = World::new();
+    world.xenstore.set(&life::of(100), "1");
+    let guest = world.guest_of(100);
+    world.run_until_seen(100);
+    while world.xenstore.asked(UNWATCH, &life::of(100)) == 0 {
+        world.xenstore.set(&life::of(100), "again");
+        let _ = world.warden.on_ready();
+    }
+    assert!(world.xenstore.asked(READ, &life::of(100)) <= NOISE as usize + 3);
+    world.run_until(|w| w.asked.is_none());
+    assert_eq!(world.xenstore.watchers(&life::of(100)), 0);
+    world.xenstore.remove(&life::of(100));
+    world.run_until(|w| w.guests.is_empty());
+    assert_eq!(word(&guest), GONE);
+}
+
+#[test]
+fn where_watches_are_refused_keys_are_read() {
+    let mut world = World::new();
+    world.xenstore.refuse_watches();
+    world.xenstore.set(&life::of(100), "1");
+    let guest = world.guest_of(100);
+    world.run_until_seen(100);
+    world.xenstore.remove(&life::of(100));
+    world.run_until(|w| w.guests.is_empty());
+    assert_eq!(word(&guest), GONE);
+}
+
+#[test]
+fn only_so_many_domains_are_watched_and_the_rest_are_read() {
+    let mut world = World::new();
+    let count = MAX_WATCHES + 3;
+    let domains = 100..100 + count as u32;
+    domains.clone().for_each(|domain| world.xenstore.set(&life::of(domain), "1"));
+    let guests: Vec<UnixStream> = domains.clone().map(|domain| world.guest_of(domain)).collect();
+    world.run_until(|w| w.domains.len() == count && w.domains.values().all(|one| one.seen));
+    let watched: usize = domains.clone().map(|domain| world.xenstore.watchers(&life::of(domain))).sum();
+    assert_eq!(watched, MAX_WATCHES);
+    domains.for_each(|domain| world.xenstore.remove(&life::of(domain)));
+    world.run_until(|w| w.guests.is_empty());
+    assert!(guests.iter().all(|guest| word(guest) == GONE));
+}
+
+#[test]
+fn a_restored_vm_ends_its_calls_and_one_whose_clock_was_set_does_not() {
+    let mut world = World::new();
+    world.xenstore.set("domid", "5");
+    let guests = [DOM0, 100].map(|domain| world.guest_of(domain));
+    world.run_until(|w| w.guests.values().filter(|guest| guest.domain.is_some()).count() == 2);
+    world.run_until_quiet(1);
+    world.warden.on_leap();
+    world.run_until_quiet(1);
+    assert_eq!(world.xenstore.asked(READ, "domid"), 1);
+    assert!(world.warden.on_ready().is_ok() && guests.iter().all(is_silent));
+    world.xenstore.set("domid", "9");
+    world.warden.on_leap();
+    world.run_until(|w| w.restored);
+    assert!(matches!(world.warden.on_ready(), Err(Error::Restored)));
+    for guest in &guests {
+        guest.set_nonblocking(false).unwrap();
+        assert_eq!(word(guest), RESTORED);
+    }
+}
+
+#[test]
+fn a_call_with_dom0_costs_no_tick_and_no_question() {
+    let mut world = World::new();
+    let guest = world.guest_of(DOM0);
+    world.run_until(|w| w.guests.values().any(|guest| guest.domain == Some(DOM0)));
+    assert!(!world.warden.ticking && world.warden.store.is_none() && is_silent(&guest));
+}
+
+#[test]
+fn who_speaks_otherwise_is_turned_out() {
+    let mut world = World::new();
+    for words in [&b"abc"[..], b"abcde"] {
+        let next = world.warden.next;
+        let mut rude = world.guest(words);
+        world.run_until(|w| w.next > next && w.guests.is_empty());
+        assert!(matches!(rude.read(&mut [0; 2]), Ok(0) | Err(_)));
+    }
+    let mut twice = world.guest_of(7);
+    world.run_until(|w| w.domains.len() == 1);
+    twice.write_all(&8u32.to_le_bytes()).unwrap();
+    world.run_until(|w| w.guests.is_empty());
+}
