@@ -228,6 +228,7 @@ mod tests {
 
     /// Somebody has a lease on it: an opening would wait until that is given back, or 45 s.
     #[test]
+    #[allow(clippy::print_stdout)] // it says what was not tried
     fn a_file_that_blocks_is_an_error_with_its_line() {
         use std::io::{BufRead, BufReader};
         use std::process::{Command, Stdio};
