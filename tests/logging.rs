@@ -77,7 +77,15 @@ fn each_call_has_its_line() {
         let port = format!(", port {port}");
         has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", &port]);
         assert!(log.lines().all(has_time), "{log}");
-        assert!(!log.contains("payload"));
+        let logs = [
+            ("dom0", "daemon-work.log"),
+            ("dom0", "daemon-vault.log"),
+            ("work", "agent.log"),
+            ("vault", "agent.log"),
+        ];
+        for (vm, name) in logs {
+            assert!(!read(vm, name).contains("payload"), "{vm} {name}");
+        }
         // The daemon of the target knows who called.
         has(&read("dom0", "daemon-vault.log"), &["work -> vault: test.Three+x: ended after ", &port]);
     });

@@ -9,6 +9,7 @@ mod calls;
 mod front;
 mod helpers;
 mod peers;
+mod targets;
 mod token;
 mod traffic;
 
@@ -28,10 +29,10 @@ use crate::core::{CallId, Core, Level, Now, Output, Settings};
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
-use calls::Targets;
 use front::Front;
 use helpers::Helpers;
 use peers::Heard;
+use targets::Targets;
 use token::Token;
 use traffic::Traffic;
 
@@ -255,13 +256,13 @@ impl Driver {
             Output::Release(id) => self.helpers.release(&self.reactor, id),
             Output::OpenTarget(id, target) => {
                 step::reached("policy has decided");
-                self.open_target(id, target);
+                self.open_target(id, &target);
             }
             Output::SendTarget(id, message) => {
                 step::reached("target's daemon asked");
                 self.send_target(id, message);
             }
-            Output::CloseTarget(id) => self.targets.close(&self.reactor, id),
+            Output::CloseTarget(id) => self.close_target(id),
             Output::StartService(id, service) => self.start_service(id, &service),
             Output::Log(Level::Debug, line) => tracing::debug!("{line}"),
             Output::Log(Level::Info, line) => tracing::info!("{line}"),
