@@ -325,6 +325,21 @@ fn agents_and_daemons_can_be_started_anew() {
     });
 }
 
+#[test]
+fn a_service_of_dom0_is_told_what_one_in_a_vm_is_told() {
+    within_deadline(|| {
+        let script = "#!/bin/sh\nset -u\necho \"$QREXEC_SERVICE_FULL_NAME <$QREXEC_SERVICE_ARGUMENT> $#\"\n";
+        let lab = lab().policy("* * @anyvm * allow\n").script("vault", "test.Told", script);
+        let lab = lab.script(DOM0, "test.Told", script).start().unwrap();
+        for target in ["vault", "@adminvm", "dom0"] {
+            for service in ["test.Told", "test.Told+"] {
+                assert_said(&call(&lab, "work", target, service, b""), 0, "test.Told+ <> 0\n");
+            }
+            assert_said(&call(&lab, "work", target, "test.Told+a", b""), 0, "test.Told+a <a> 1\n");
+        }
+    });
+}
+
 /// A call whose service says when it runs and then waits.
 fn waiting_call(lab: &Lab) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
     let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Wait"]).unwrap();

@@ -46,6 +46,9 @@ fn commands_run_in_the_qube() {
             client(&lab, &["-d", "work", "-t", "-T", "DEFAULT:printf 'a\\033b'; printf 'c\\033' >&2"], b"");
         assert_eq!((odd.text().as_str(), odd.stderr.as_str()), ("a_b", "c_"));
         assert_said(&client(&lab, &["-d", "work", "no-such-user:ls"], b""), 125, "");
+        let long = client(&lab, &["-d", "work", &user(&format!("true {}", "x".repeat(4087)))], b"");
+        assert!(long.code == 125 && long.stderr.contains("takes 4087 at most"), "{long:?}");
+        assert_said(&client(&lab, &["-Edwork", "-w0", "-p<", "--", "DEFAULT:cat; exit 9"], b"in"), 0, "<in");
         let id = lab.plan().id("work").unwrap();
         for name in [id.to_string(), format!("uuid:00000000-0000-0000-0000-{id:012}")] {
             assert_said(&client(&lab, &["-d", &name, "DEFAULT:echo $((6 * 7))"], b""), 0, "42\n");
@@ -123,6 +126,17 @@ fn a_local_command_or_service_is_the_other_end() {
 
         let said = client(&lab, &["-d", "work", "-l", "QUBESRPC test.Missing dom0", "DEFAULT:cat"], b"");
         assert_failed(&said, 127);
+
+        // Who fails is heard; where both do it is the command in the qube.
+        for (local, command, code) in [
+            ("exit 4", "exit 9", 9),
+            ("exit 4", "true", 4),
+            ("true", "exit 9", 9),
+            ("kill -9 $$", "exit 9", 9),
+        ] {
+            let said = client(&lab, &["-d", "work", "-l", local, &as_user(&lab, command)], b"");
+            assert_said(&said, code, "");
+        }
     });
 }
 

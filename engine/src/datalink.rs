@@ -4,9 +4,10 @@
 //! Neither side waits for the other's HELLO before it sends its own: the version that holds is the
 //! lower one, whoever was first.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use ring::{Channel, Connector, Rings, Sizes, Transport};
+use ring::{Channel, Connector, Listener, Rings, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::error::PeerError;
 use wire::handshake::Handshake;
@@ -29,6 +30,9 @@ const ANOTHER: Duration = Duration::from_secs(10);
 /// How long to wait before that: nothing tells when the new server is there.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a client may still come after the promise that it will was taken back.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
 /// Why there is no data link.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,6 +48,9 @@ pub enum Error {
     /// The peer is there and says nothing.
     #[error("the peer sent no HELLO within {0:?}")]
     Silent(Duration),
+    /// The daemon does not expect the call any more.
+    #[error("the call can't come: it is over, or its qube's agent is gone")]
+    Withdrawn,
     /// Waiting itself failed.
     #[error("waiting for the peer's HELLO: {0}")]
     Wait(#[from] rustix::io::Errno),
@@ -74,6 +81,56 @@ pub fn serve_with(
     // Only now: taking back what led the client here may take longer than it waits for a HELLO.
     drop(listener);
     link
+}
+
+/// The same for whoever holds a connection to somebody who closes it when the call can't come any more. That may also
+/// mean that the call is over already, and its last words are in rings which nobody has looked at: so the client is
+/// waited for a little longer.
+pub fn serve_while(
+    transport: &Transport,
+    peer: u32,
+    port: u32,
+    rings: Rings,
+    limit: Duration,
+    promise: BorrowedFd<'_>,
+) -> Result<(Channel, Version), Error> {
+    let mut listener = transport.listen_with(peer, port, rings)?;
+    step::reached("data link: listening");
+    let mut until = Instant::now().checked_add(limit);
+    let mut promised = true;
+    loop {
+        if let Some(channel) = listener.accept()? {
+            let link = greet(channel);
+            drop(listener);
+            return link;
+        }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(if promised { ring::Error::Timeout(limit).into() } else { Error::Withdrawn });
+        }
+        if wait_for_either(&listener, promised.then_some(promise), left)? {
+            promised = false;
+            let soon = Instant::now() + LAST_CALL;
+            until = Some(until.map_or(soon, |until| until.min(soon)));
+        }
+    }
+}
+
+/// Sleeps until a client may be there. `true`: the promise is broken.
+fn wait_for_either(
+    listener: &Listener,
+    promise: Option<BorrowedFd<'_>>,
+    left: Option<Duration>,
+) -> Result<bool, Error> {
+    let timeout =
+        left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+    // What else comes on that connection is not ours to read, and must not keep us awake.
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(promise.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)));
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.get(1).is_some_and(|fd| !fd.revents().is_empty())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Connects to the data link on `port` of the domain `server`.

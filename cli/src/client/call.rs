@@ -1,5 +1,7 @@
 //! A command in a qube, with its data here.
 
+use std::os::fd::AsFd;
+
 use engine::exec::{Prepared, Services, Stderr};
 use engine::pump::{Call, Outcome};
 use engine::{datalink, localfd, pump};
@@ -33,9 +35,9 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     let mut daemon = Daemon::connect(&plan.socket_dir, &plan.target).map_err(about(&plan.target))?;
     let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
-    let (channel, version) =
-        datalink::serve_with(&transport, endpoint.domain.0, endpoint.port.0, rings, plan.wait)
-            .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
+    let (peer, port) = (endpoint.domain.0, endpoint.port.0);
+    let (channel, version) = datalink::serve_while(&transport, peer, port, rings, plan.wait, daemon.as_fd())
+        .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
     let (child, streams, single_socket) = match local.start()? {

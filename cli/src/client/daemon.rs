@@ -1,6 +1,7 @@
 //! Talking to a qube's daemon over its local socket.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -87,6 +88,12 @@ impl From<io::Error> for Error {
 pub(super) struct Daemon {
     socket: UnixStream,
     version: Version,
+}
+
+impl AsFd for Daemon {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Daemon {
@@ -186,27 +193,58 @@ mod tests {
 
     use super::*;
 
-    /// A daemon that greets with `version` and answers one request with these bytes.
-    fn asked(version: Version, answer: Vec<u8>) -> Result<Endpoint, Error> {
+    /// A daemon that greets with `version` and answers one request for `command` with these bytes.
+    fn asked_for(command: &[u8], version: Version, answer: Vec<u8>) -> Result<Endpoint, Error> {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("qrexec.work")).unwrap();
+        let expected = [&[0; 8][..], command, b"\0"].concat();
         let daemon = thread::spawn(move || {
             let (mut client, _) = listener.accept().unwrap();
             client.write_all(&wire::handshake::hello(version)).unwrap();
             let mut hello = [0; 12];
             if client.read_exact(&mut hello).is_ok() {
                 assert_eq!(hello, wire::handshake::hello(Version::V3));
-                let mut request = [0; 24];
-                client.read_exact(&mut request).unwrap();
-                assert_eq!(&request[..8], &Header::new(ty::EXEC_CMDLINE, 16).to_bytes());
-                assert_eq!(&request[8..], b"\0\0\0\0\0\0\0\0user:ls\0");
+                let mut request = Vec::new();
+                request.resize(8 + expected.len(), 0);
+                if client.read_exact(&mut request).is_err() {
+                    return;
+                }
+                let header = Header::new(ty::EXEC_CMDLINE, u32::try_from(expected.len()).unwrap());
+                assert_eq!(request, [&header.to_bytes()[..], &expected].concat());
                 client.write_all(&answer).unwrap();
             }
         });
-        let answer = Daemon::connect(folder.path(), "work")
-            .and_then(|mut d| d.exec(false, DomainId::DOM0, b"user:ls"));
+        let answer =
+            Daemon::connect(folder.path(), "work").and_then(|mut d| d.exec(false, DomainId::DOM0, command));
         daemon.join().unwrap();
         answer
+    }
+
+    fn asked(version: Version, answer: Vec<u8>) -> Result<Endpoint, Error> {
+        asked_for(b"user:ls", version, answer)
+    }
+
+    /// The longest command has 4087 bytes; only the daemon knows which name stands for DEFAULT, and all that it can say
+    /// is to hang up.
+    #[test]
+    fn a_command_that_is_too_long_is_refused_with_the_limit() {
+        let command =
+            |user: &str, len: usize| format!("{user}:{}", "x".repeat(len - user.len() - 1)).into_bytes();
+        let told = |command: &[u8], answer| {
+            asked_for(command, Version::V3, answer).map_err(|error| error.to_string())
+        };
+        let port = || reply(ty::EXEC_CMDLINE, 8, 515);
+        assert!(told(&command("user", 4087), port()).is_ok());
+        assert!(told(&command("DEFAULT", 4093), port()).is_ok());
+        for (command, named) in [(command("user", 4088), false), (command("DEFAULT", 4094), true)] {
+            let error = told(&command, Vec::new()).unwrap_err();
+            assert!(error.contains("4087") && error.contains("DEFAULT") == named, "{error}");
+        }
+        let error = told(&command("DEFAULT", 4080), Vec::new()).unwrap_err();
+        assert!(error.contains("4080") && error.contains("in place of DEFAULT"), "{error}");
+        for short in [command("user", 4087), command("DEFAULT", 3000)] {
+            assert_eq!(told(&short, Vec::new()).unwrap_err(), "its daemon hung up");
+        }
     }
 
     fn reply(ty: u32, len: u32, port: u32) -> Vec<u8> {

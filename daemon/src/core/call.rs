@@ -189,14 +189,15 @@ impl Core {
         }
     }
 
-    /// A service's process has ended with this status. The port is free when the agent says so.
+    /// A service's process has ended with this status: a warning if it failed. The port is free when the agent says so.
     pub fn service_ended(&mut self, now: Now, id: CallId, status: i32, moved: Option<Moved>) {
         if !matches!(self.calls.get(&id), Some(Call { stage: Stage::Served, .. })) {
             return;
         }
         let moved = moved
             .map(|Moved { bytes_in, bytes_out }| format!(", {bytes_in} bytes in, {bytes_out} bytes out"));
-        self.ended(now, id, &format!("exit code {status}{}", moved.unwrap_or_default()));
+        let level = if status == 0 { Level::Info } else { Level::Warn };
+        self.ended(now, id, level, &format!("exit code {status}{}", moved.unwrap_or_default()));
     }
 
     /// The target's daemon sent a message.
@@ -223,7 +224,7 @@ impl Core {
                 let why = format!("allowed, but the daemon of {}: {}", call.to(), Escaped::new(reason));
                 self.refuse(id, &why);
             }
-            Stage::Watched => self.ended(now, id, "its data link is gone"),
+            Stage::Watched => self.ended(now, id, Level::Info, "its data link is gone"),
             Stage::Deciding
             | Stage::Made
             | Stage::Preparing { .. }
@@ -471,11 +472,11 @@ impl Core {
     }
 
     /// The one line about a call that came about.
-    fn ended(&mut self, now: Now, id: CallId, how: &str) {
+    fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
         let Some(call) = self.remove(id) else { return };
         let lasted = now.saturating_sub(call.begun).as_secs_f64();
         let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s, {how}")));
-        self.log(Level::Info, line);
+        self.log(level, line);
     }
 
     /// The same of one whose end will not be known.

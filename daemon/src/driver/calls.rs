@@ -1,61 +1,18 @@
-//! What calls need of the outside: policy, the daemons of targets, processes for services in dom0.
+//! What calls need of the outside: policy, what starts targets, processes for services in dom0.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
-use std::time::Duration;
 
 use engine::process::fork_keeping;
-use engine::reactor::{Interest, Reactor};
-use wire::names::Target;
+use engine::reactor::Interest;
 
 use super::Driver;
-use super::peers::{Heard, Peers, forget};
+use super::peers::forget;
 use super::token::Token;
 use super::traffic;
-use crate::core::{CallId, LocalService, Now, Preparation};
+use crate::core::{CallId, LocalService, Preparation};
+use crate::dom0_service;
 use crate::policy_source::Readiness;
 use crate::question::{Question, Verdict};
-use crate::{dom0_service, local_socket};
-
-/// Pause before a daemon whose queue of connections is full is tried again. The core's own limit for
-/// the HELLO ends that.
-const RETRY: Duration = Duration::from_millis(5);
-
-/// Connections to the daemons of targets.
-pub(super) struct Targets {
-    peers: Peers<CallId>,
-    /// Those that could not be connected to yet.
-    waiting: BTreeMap<CallId, Target>,
-    retry_at: Option<Now>,
-}
-
-impl Targets {
-    pub(super) fn new() -> Self {
-        Self { peers: Peers::new(Token::Target), waiting: BTreeMap::new(), retry_at: None }
-    }
-
-    pub(super) fn retry_at(&self) -> Option<Now> {
-        self.retry_at
-    }
-
-    pub(super) fn close(&mut self, reactor: &Reactor, id: CallId) {
-        self.waiting.remove(&id);
-        if self.waiting.is_empty() {
-            self.retry_at = None;
-        }
-        self.peers.close(reactor, id);
-    }
-
-    /// Connects. `false`: the daemon's queue is full.
-    fn connect(&mut self, reactor: &Reactor, folder: &Path, id: CallId, to: &Target) -> io::Result<bool> {
-        match ring::unix::connect_nonblocking(&local_socket::path(folder, to.as_str())) {
-            Ok(socket) => self.peers.insert(reactor, id, socket).map(|()| true).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-}
 
 impl Driver {
     pub(super) fn ask(&mut self, id: CallId, question: Question) {
@@ -118,18 +75,6 @@ impl Driver {
         }
     }
 
-    pub(super) fn open_target(&mut self, id: CallId, to: Target) {
-        match self.targets.connect(&self.reactor, &self.socket_dir, id, &to) {
-            Ok(true) => {}
-            Ok(false) => {
-                self.targets.waiting.insert(id, to);
-                self.targets.retry_at = Some(self.now().saturating_add(RETRY));
-            }
-            Err(error) if is_absent(&error) => self.core.target_absent(self.now(), id),
-            Err(error) => self.core.target_closed(self.now(), id, &error.to_string()),
-        }
-    }
-
     pub(super) fn prepare(&mut self, id: CallId, what: &Preparation) {
         let started = match self.may_start {
             true => self
@@ -152,42 +97,6 @@ impl Driver {
             self.core.prepared(self.now(), id, result);
         }
         self.helpers.reap(&self.reactor, id);
-    }
-
-    /// Tries again to connect to daemons whose queue was full.
-    pub(super) fn retry_targets(&mut self) {
-        if self.targets.retry_at.is_none_or(|at| at > self.now()) {
-            return;
-        }
-        self.targets.retry_at = None;
-        for (id, to) in std::mem::take(&mut self.targets.waiting) {
-            self.open_target(id, to);
-        }
-    }
-
-    pub(super) fn send_target(&mut self, id: CallId, message: Vec<u8>) {
-        if let Err(error) = self.targets.peers.send(&self.reactor, id, message) {
-            self.targets.close(&self.reactor, id);
-            self.core.target_closed(self.now(), id, &error.to_string());
-        }
-    }
-
-    pub(super) fn target_ready(&mut self, id: CallId) {
-        if let Err(error) = self.targets.peers.on_ready(&self.reactor, id) {
-            self.targets.close(&self.reactor, id);
-            return self.core.target_closed(self.now(), id, &error.to_string());
-        }
-        while let Some(heard) = self.targets.peers.hear(&self.reactor, id) {
-            let now = self.now();
-            match heard {
-                Heard::Message(frame) => self.core.target_frame(now, id, &frame),
-                // The core has a limit for each answer as a whole.
-                Heard::Nothing { .. } => return,
-                Heard::Closed => return self.core.target_closed(now, id, "it closed the connection"),
-                Heard::Broken(error) => return self.core.target_closed(now, id, &error.to_string()),
-            }
-            self.settle();
-        }
     }
 
     pub(super) fn start_service(&mut self, id: CallId, service: &LocalService) {
@@ -225,9 +134,4 @@ impl Driver {
         let moved = self.traffic.take(id);
         self.core.service_ended(self.now(), id, status, moved);
     }
-}
-
-/// Whether a daemon cannot be connected to because there is none.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

@@ -10,6 +10,7 @@ mod front;
 mod helpers;
 mod log;
 mod peers;
+mod targets;
 mod token;
 mod traffic;
 
@@ -29,10 +30,10 @@ use crate::core::{CallId, Core, Now, Output, Settings};
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
-use calls::Targets;
 use front::Front;
 use helpers::Helpers;
 use peers::Heard;
+use targets::Targets;
 use token::Token;
 use traffic::Traffic;
 
@@ -260,13 +261,13 @@ impl Driver {
             Output::Release(id) => self.helpers.release(&self.reactor, id),
             Output::OpenTarget(id, target) => {
                 step::reached("policy has decided");
-                self.open_target(id, target);
+                self.open_target(id, &target);
             }
             Output::SendTarget(id, message) => {
                 step::reached("target's daemon asked");
                 self.send_target(id, message);
             }
-            Output::CloseTarget(id) => self.targets.close(&self.reactor, id),
+            Output::CloseTarget(id) => self.close_target(id),
             Output::StartService(id, service) => self.start_service(id, &service),
             Output::Log(level, line) => log::write(level, &line),
         }

@@ -31,6 +31,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("agents::of_every_version", agents::of_every_version),
     ("calls::between_vms", calls::between_vms),
     ("calls::many_between_vms", calls::many_between_vms),
+    ("calls::to_one_that_does_not_accept", calls::to_one_that_does_not_accept),
     ("calls::refused_before_they_begin", calls::refused_before_they_begin),
     ("calls::to_dom0", calls::to_dom0),
     ("calls::to_dom0_and_nobody_comes", calls::to_dom0_and_nobody_comes),

@@ -169,6 +169,13 @@ impl Daemon {
         found.unwrap()
     }
 
+    /// What it has used of a processor, in hundredths of a second.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        Duration::from_millis(fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
+    }
+
     pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(Path::new("/proc").join(self.pid().to_string()).join("fd")).unwrap().count()
     }

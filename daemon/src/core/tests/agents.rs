@@ -257,7 +257,7 @@ fn a_lost_agent_takes_with_it_who_waits_for_it() {
     stage.core.service_ended(stage.now, served, 3, Some(Moved { bytes_in: 7, bytes_out: 9 }));
     let outputs = stage.all_outputs();
     assert!(
-        matches!(outputs.as_slice(), [Output::Log(Level::Info, line)] if line.contains("exit code 3, 7 bytes in, 9 bytes out, port"))
+        matches!(outputs.as_slice(), [Output::Log(Level::Warn, line)] if line.contains("exit code 3, 7 bytes in, 9 bytes out, port"))
     );
 }
 

@@ -249,6 +249,22 @@ fn a_call_to_dom0_starts_a_service_and_only_then_answers() {
 }
 
 #[test]
+fn a_service_of_dom0_that_fails_leaves_a_warning() {
+    for (status, level) in [(0, Level::Info), (1, Level::Warn), (127, Level::Warn)] {
+        let mut stage = stage();
+        let id = stage.call("dom0", 1);
+        stage.core.decided(stage.now, id, allow("dom0"));
+        stage.core.service_started(id, Ok(()));
+        stage.all_outputs();
+        stage.core.service_ended(stage.now, id, status, None);
+        let line = format!(
+            "work -> dom0: demo.Add+1: allowed to dom0, ended after 0.000 s, exit code {status}, port 513"
+        );
+        assert_eq!(stage.all_outputs(), [Output::Log(level, line)]);
+    }
+}
+
+#[test]
 fn a_service_that_cannot_be_started_gives_its_port_back() {
     let mut stage = stage();
     let id = stage.call("dom0", 1);

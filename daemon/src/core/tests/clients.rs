@@ -141,9 +141,20 @@ fn breaches_cost_a_client_its_connection() {
     ];
     for breach in breaches {
         let mut stage = stage();
+        let other = stage.greeted_client();
+        let waiting = stage.greeted_client();
+        stage.client(waiting, &exec(false, 0, 0, "u:c"));
+        let call = stage.call("vault", 1);
         let id = stage.greeted_client();
         stage.core.client_frame(stage.now, id, &breach);
         assert_eq!(stage.outputs(), [Output::CloseClient(id)], "{breach:?}");
+        // Everybody else goes on: who waits, who has yet to ask, and the VM's own calls.
+        stage.agent(&terminated(0, 513));
+        assert_eq!(stage.outputs(), [Output::CloseClient(waiting)]);
+        stage.client(other, &exec(false, 0, 0, "u:c"));
+        assert_eq!(stage.outputs().len(), 2);
+        stage.core.decided(stage.now, call, crate::question::Verdict::deny("no"));
+        assert_eq!(stage.outputs(), [super::stage::refused(1)]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
 use crate::world::{World, eventually};
@@ -34,6 +34,35 @@ pub(crate) fn between_vms() {
     vault.ask("work", "demo.Add", 7);
     assert_eq!(work.exec().0, "root:QUBESRPC demo.Add+ vault");
     assert_eq!(vault.connected(7).port.0, 514);
+}
+
+/// A target's daemon that is stopped, or has more to do than it can: other calls of the caller go on, and its daemon
+/// neither spins nor fills up. Its queue of connections is full at once, or takes all there are.
+pub(crate) fn to_one_that_does_not_accept() {
+    const UNGREETED: usize = 64;
+    for backlog in [0, 4096] {
+        let world = World::new(ALLOW);
+        let (daemon, mut work) = world.vm(3, "work");
+        world.client("work");
+        world.script("services/demo.Add", "true");
+        let listener = ring::unix::listen(&world.socket("vault"), 0o600).unwrap();
+        rustix::net::listen(&listener, backlog).unwrap();
+        let before = daemon.descriptors();
+        for number in 0..400 {
+            work.ask("vault", "demo.Add", number);
+        }
+        let asked = Instant::now();
+        work.ask("dom0", "demo.Add", 1000);
+        work.connected(1000);
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        // What it uses can only be measured over a time.
+        let used = daemon.processor_time();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = daemon.processor_time() - used;
+        assert!(used < Duration::from_millis(100), "{used:?} of a second, backlog {backlog}");
+        let more = daemon.descriptors() - before;
+        assert!(more <= UNGREETED + 4, "{more} descriptors, backlog {backlog}");
+    }
 }
 
 pub(crate) fn many_between_vms() {
