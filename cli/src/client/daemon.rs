@@ -204,8 +204,7 @@ mod tests {
             let mut hello = [0; 12];
             if client.read_exact(&mut hello).is_ok() {
                 assert_eq!(hello, wire::handshake::hello(Version::V3));
-                let mut request = Vec::new();
-                request.resize(8 + expected.len(), 0);
+                let mut request = vec![0; 8 + expected.len()];
                 if client.read_exact(&mut request).is_err() {
                     return;
                 }
