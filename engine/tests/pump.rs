@@ -365,6 +365,9 @@ fn last_words_between_two_looks_are_heard() {
     };
     // Nothing local: with the peer gone there is nothing else to wait for.
     let call = Call::new(Role::Client, version);
+    // While there is one subscriber only, an event that another test's thread comes to first is off for good: that thread
+    // has none. With two, all of them are asked.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let between = BetweenTwoLooks(Mutex::new(Some(Box::new(speak))));
     let outcome = tracing::subscriber::with_default(between, || run(ours, call));
     has_spoken.try_recv().expect("the pump has been about to sleep");
