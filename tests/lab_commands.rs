@@ -143,7 +143,8 @@ fn a_lab_that_stays_lets_go_of_what_its_caller_had_open() {
 /// A person at a terminal, and a program that was started there.
 struct Person {
     seat: std::fs::File,
-    stage: OwnedFd,
+    /// Held, so that the terminal outlives the program.
+    _stage: OwnedFd,
     seen: String,
     program: Child,
 }
@@ -158,7 +159,7 @@ impl Person {
         let end = || Stdio::from(stage.try_clone().unwrap());
         begin_on_terminal(command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "dumb"));
         let program = command.spawn().unwrap();
-        Person { seat: seat.into(), stage, seen: String::new(), program }
+        Person { seat: seat.into(), _stage: stage, seen: String::new(), program }
     }
 
     fn types(&mut self, text: &str) {
