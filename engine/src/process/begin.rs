@@ -11,8 +11,12 @@ use rustix::process::{ioctl_tiocsctty, setsid};
 
 /// Lets `command` begin with no signal blocked, whatever the event loop that starts it has blocked for itself.
 pub fn begin_unblocked(command: &mut Command) {
+    let begin = || {
+        super::signals::unblock_all();
+        Ok(())
+    };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; this is one, on a set of its own.
-    unsafe { command.pre_exec(|| Ok(super::signals::unblock_all())) };
+    unsafe { command.pre_exec(begin) };
 }
 
 /// Lets `command` begin as the leader of a session on the terminal that is its standard input, whose keys mean something
