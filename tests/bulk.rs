@@ -153,9 +153,9 @@ fn pv_in_the_pipeline_changes_nothing() {
     });
 }
 
-/// Whoever stops reading or never reads ends the call's direction, not the call.
+/// A service that stops reading ends the call's direction, not the call; a caller whose reader leaves ends the call.
 #[test]
-fn a_reader_that_leaves_early_is_no_failure() {
+fn a_reader_that_leaves_early_ends_what_is_its_own() {
     within_deadline(|| {
         let script = "#!/bin/sh\nhead -c 10 >/dev/null\nexec 0<&-\nhead -c 3000000 /dev/zero\nexit 4\n";
         let lab =
@@ -168,11 +168,12 @@ fn a_reader_that_leaves_early_is_no_failure() {
         assert_eq!((got, code(child.wait().unwrap())), (3_000_000, 4));
         feeder.join().unwrap();
 
-        // The caller stops reading: the service goes on to its end.
-        let (mut child, input, output) = start(&lab, "64K", "test.Cat");
+        // The caller's only reader leaves: what comes for it ends the call, as SIGPIPE ends a program.
+        let (mut child, mut input, output) = start(&lab, "64K", "test.Cat");
         drop(output);
-        feed(input, 1, 8 * MIB).join().unwrap();
-        assert_eq!(code(child.wait().unwrap()), 0);
+        let feeder = std::thread::spawn(move || drop(Pattern::new(1).write_to(&mut input, 8 * MIB)));
+        assert_eq!(code(child.wait().unwrap()), 141);
+        feeder.join().unwrap();
     });
 }
 

@@ -117,6 +117,11 @@ fn a_local_command_or_service_is_the_other_end() {
             let said =
                 client(&lab, &["-d", "work", "-l", "echo ${BASH_VERSION:+bash} >&2", "DEFAULT:true"], b"");
             assert_eq!((said.code, said.stderr.as_str()), (0, "bash\n"), "a local command is one for bash");
+            // It has a socket for its stdin, from which the user's start-up file must not read.
+            std::fs::write(lab.layout().home(DOM0).join(".bashrc"), "echo from bashrc; read line\n").unwrap();
+            let said = client(&lab, &["-d", "work", "-l", local, &as_user(&lab, command)], b"");
+            assert_said(&said, 0, "");
+            assert_eq!(said.stderr, "question from work\n");
         }
 
         let command = "echo word; read line; echo \"$line\" >&2";

@@ -239,9 +239,9 @@ fn what_a_service_of_dom0_leaves_running_is_heard() {
         let read = || std::fs::read_to_string(lab.layout().log("dom0").join("daemon-work.log")).unwrap();
         assert_eq!(call(&lab, "work", "dom0", "test.Leaves", b"").code, 0);
         eventually("the end of the call", || read().contains("ended after"));
-        assert_eq!(about(&read(), "test.Leaves for work: now"), 1);
+        assert_eq!(about(&read(), "test.Leaves+ for work: now"), 1);
         std::fs::write(lab.layout().home("dom0").join("go"), "\n").unwrap();
-        eventually("a late word", || about(&read(), "test.Leaves for work: later") == 1);
+        eventually("a late word", || about(&read(), "test.Leaves+ for work: later") == 1);
         assert_eq!(leftovers(&lab, Duration::from_secs(10)), []);
     });
 }

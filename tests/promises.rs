@@ -104,7 +104,7 @@ fn error_output_goes_where_it_belongs() {
         }
         assert!(!vault.lines().any(|line| line == "of-a-command"), "{vault}");
         let daemon = log(&lab, DOM0, "daemon-work.log");
-        assert!(daemon.lines().any(|line| line.ends_with(" test.Complains for work: of-dom0")), "{daemon}");
+        assert!(daemon.lines().any(|line| line.ends_with(" test.Complains+ for work: of-dom0")), "{daemon}");
     });
 }
 

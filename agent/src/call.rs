@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
-use engine::process::{EXIT_TROUBLE, Signals, Witness};
-use engine::pump::{self, EXIT_LOST, NoStreams, StderrCopy};
+use engine::process::{EXIT_TROUBLE, Signals};
+use engine::pump::{self, EXIT_LOST, NoStreams, Outlived, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -52,8 +52,10 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
     step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let agent_waits = agent.is_some_and(|agent| agent.waits);
-    let left = job.until.saturating_duration_since(Instant::now());
-    let found = match Found::look(transport, domain, port, if agent_waits { left.min(SOON) } else { left }) {
+    let until = job.until;
+    let left = || until.saturating_duration_since(Instant::now());
+    let look = if agent_waits { left().min(SOON) } else { left() };
+    let found = match Found::look(transport, domain, port, look) {
         Ok(found) => found,
         Err(datalink::Error::Ring(ring::Error::Timeout(_))) if agent_waits => {
             agent.iter().for_each(|agent| tell(agent.told, agent.call, Word::NotMet));
@@ -62,7 +64,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
         Err(error) => return no_link(domain, port, &error),
     };
     if job.just {
-        return match found.greet() {
+        return match found.greet(left()) {
             Ok((channel, version)) => just_exec(channel, version, services, job),
             Err(error) => no_link(domain, port, &error),
         };
@@ -72,10 +74,10 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
         // The caller is there, so a program can start while both greet each other.
         let started = start(services, ready);
         step::reached("pump: service started");
-        (found.greet(), started)
+        (found.greet(left()), started)
     } else {
         // Whoever serves a socket may keep us waiting, and the caller waits for a greeting.
-        match found.greet() {
+        match found.greet(left()) {
             Ok(link) => (Ok(link), start(services, ready)),
             Err(error) => return no_link(domain, port, &error),
         }
@@ -157,7 +159,6 @@ fn pumped(
 ) -> i32 {
     tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
-    let witness = started.child.as_ref().and_then(|child| Witness::of(child).ok());
     let outcome = pump::run(
         channel,
         pump::Call {
@@ -170,6 +171,7 @@ fn pumped(
             exit_on_service_eof: started.exit_on_service_eof,
             single_socket: if started.one_socket { asks_for_one_socket() } else { None },
             splice: started.splice,
+            outlived: agent.and_then(tells),
             ..pump::Call::new(Role::Service, version)
         },
     );
@@ -181,18 +183,13 @@ fn pumped(
     let status = ending.status;
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
-    if let (Some(agent), Some(witness)) = (agent, witness) {
-        outlived(agent, &witness);
-    }
     status
 }
 
 /// A service that runs on is one of the VM's load, and counted until it ends: this process stays for that. Its port is free.
-fn outlived(agent: Agent<'_>, witness: &Witness) {
-    if !witness.has_ended() {
-        tell(agent.told, agent.call, Word::LinkOver);
-        witness.await_end();
-    }
+fn tells(agent: Agent<'_>) -> Option<Outlived> {
+    let (told, call) = (agent.told.try_clone_to_owned().ok()?, agent.call);
+    Some(Outlived::then(move || tell(told.as_fd(), call, Word::LinkOver)))
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

@@ -40,9 +40,12 @@ impl LocalProgram {
     /// A shell command, as `qrexec-client -l` has it.
     pub fn shell(command: &OsStr) -> Self {
         let bash = Path::new("/bin/bash");
-        let shell = if bash.exists() { bash } else { Path::new("/bin/sh") };
-        let args = vec![OsString::from("-c"), command.to_owned()];
-        Self { file: shell.into(), args, env: Vec::new() }
+        // With a socket as stdin bash takes itself for the far end of a remote shell and reads ~/.bashrc, whose commands
+        // then read what the caller sends and write into what it receives.
+        let (shell, no_rc) =
+            if bash.exists() { (bash, Some("--norc")) } else { (Path::new("/bin/sh"), None) };
+        let words = no_rc.into_iter().chain(["-c"]).map(OsString::from);
+        Self { file: shell.into(), args: words.chain([command.to_owned()]).collect(), env: Vec::new() }
     }
 
     /// Sets a variable for the program.

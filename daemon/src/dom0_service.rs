@@ -5,7 +5,7 @@
 
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
-use engine::process::{EXIT_TROUBLE, Signals, Witness};
+use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{self, Call, NoStreams};
 use ring::{Channel, Kind, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
@@ -76,7 +76,6 @@ fn pump_to_end(
     version: Version,
 ) -> (i32, Option<Moved>) {
     let log = started.stderr.take().and_then(|stderr| ServiceLog::begin(called, stderr));
-    let witness = started.child.as_ref().and_then(|child| Witness::of(child).ok());
     let mut call = Call::new(Role::Service, version);
     call.stdin = Some(started.stdin);
     call.stdout = Some(started.stdout);
@@ -85,14 +84,13 @@ fn pump_to_end(
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
     call.single_socket = if started.one_socket { asks_for_one_socket() } else { None };
+    // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
     let outcome = pump::run(channel, call);
     log.into_iter().for_each(ServiceLog::end);
     let ending = outcome.ending(Role::Service);
     if let Some(trouble) = &ending.trouble {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    // A service whose caller is gone is one that runs in dom0, until it ends.
-    witness.iter().for_each(Witness::await_end);
     (ending.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
 }
 

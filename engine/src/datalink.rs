@@ -140,7 +140,9 @@ pub fn connect(
     port: u32,
     limit: Duration,
 ) -> Result<(Channel, Version), Error> {
-    Found::look(transport, server, port, limit)?.greet()
+    let begun = Instant::now();
+    let found = Found::look(transport, server, port, limit)?;
+    found.greet(limit.saturating_sub(begun.elapsed()))
 }
 
 /// The server of a data link that is there, but has not said HELLO yet, nor perhaps shared its rings: time for what
@@ -148,8 +150,6 @@ pub fn connect(
 pub struct Found<'a> {
     transport: &'a Transport,
     place: (u32, u32),
-    begun: Instant,
-    limit: Duration,
     met: Met,
 }
 
@@ -165,19 +165,20 @@ impl<'a> Found<'a> {
     /// Waits until there is a server on `port` of the domain `server`.
     pub fn look(transport: &'a Transport, server: u32, port: u32, limit: Duration) -> Result<Self, Error> {
         step::reached("data link: looking");
-        let begun = Instant::now();
         let mut connector = transport.connect(server, port)?;
         let met = connector.find_within(limit)?.map_or(Met::There(connector), Met::Done);
         step::reached("data link: found");
-        Ok(Self { transport, place: (server, port), begun, limit, met })
+        Ok(Self { transport, place: (server, port), met })
     }
 
-    /// Takes the channel and exchanges HELLOs, with the next server if the one that was found closes before its own.
-    pub fn greet(mut self) -> Result<(Channel, Version), Error> {
+    /// Takes the channel and exchanges HELLOs, with the next server if the one that was found closes before its own. That
+    /// may take as long as `limit`, however long the look for the first one took.
+    pub fn greet(mut self, limit: Duration) -> Result<(Channel, Version), Error> {
+        let end = Instant::now() + limit;
         // Set once a server has closed early.
         let mut until: Option<Instant> = None;
         loop {
-            let until_then = until.unwrap_or(self.begun + self.limit);
+            let until_then = until.unwrap_or(end);
             let left = until_then.saturating_duration_since(Instant::now());
             match self.meet(left) {
                 // What there was says more than that nothing came after it.
@@ -188,7 +189,7 @@ impl<'a> Found<'a> {
                     greeted => return greeted,
                 },
             }
-            until.get_or_insert_with(|| (self.begun + self.limit).min(Instant::now() + ANOTHER));
+            until.get_or_insert_with(|| end.min(Instant::now() + ANOTHER));
             std::thread::sleep(PAUSE);
         }
     }

@@ -19,7 +19,6 @@ mod neighbour;
 mod own;
 mod signals;
 mod spawn;
-mod witness;
 
 pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 pub use closed::stdout_was_closed;
@@ -32,7 +31,6 @@ pub use neighbour::Neighbour;
 pub use own::own_executable;
 pub use signals::Signals;
 pub use spawn::{Program, replace, spawn};
-pub use witness::Witness;
 
 /// Exit status of a child that could not do its work for a reason of our own (spec section 5:
 /// trouble of qrexec itself).

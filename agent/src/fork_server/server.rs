@@ -216,7 +216,7 @@ impl Server {
         let Request { just, endpoint, command } = request;
         let job = Job::in_session(&self.services, just, endpoint, &command);
         speak_for(&job.voice());
-        tracing::info!("{}", job.label);
+        tracing::debug!("{}", job.label);
         let child = fork_keeping(&[socket.as_fd()], || call::run(&self.transport, &self.services, job, None));
         speak_for("");
         match child {

@@ -51,7 +51,7 @@ impl Agent {
         let label = job.label.clone();
         match self.callers.admit(call, job.endpoint.domain, job) {
             Admission::Served(job) => {
-                tracing::info!("{label}");
+                tracing::debug!("{label}");
                 self.launch_in_session(call, job);
             }
             Admission::Refused(crowd) => {

@@ -192,5 +192,6 @@ fn sleep(link: &Framed<Channel>, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     assert!(!left.is_zero(), "the daemon says nothing");
     let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-    poll(&mut [PollFd::new(link, PollFlags::IN)], Some(&timeout)).unwrap();
+    let out = if link.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
+    poll(&mut [PollFd::new(link, PollFlags::IN | out)], Some(&timeout)).unwrap();
 }

@@ -69,6 +69,28 @@ pub struct Call {
     pub splice: bool,
     /// Readable when the service asks for one socket, its stdin, to carry both directions.
     pub single_socket: Option<Signals>,
+    /// Done once when the link is over and the local process still runs, which is waited for afterwards.
+    pub outlived: Option<Outlived>,
+}
+
+/// What is to be done when a local process has outlived its link.
+pub struct Outlived(Box<dyn FnOnce()>);
+
+impl Outlived {
+    /// Does this, at most once.
+    pub fn then(todo: impl FnOnce() + 'static) -> Self {
+        Self(Box::new(todo))
+    }
+
+    fn happens(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Outlived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outlived")
+    }
 }
 
 impl Call {
@@ -89,6 +111,7 @@ impl Call {
             exit_on_service_eof: false,
             splice: false,
             single_socket: None,
+            outlived: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::inbound::{Head, Inbound};
 use super::loan::{self, Loans};
 use super::one_socket::OneSocket;
 use super::receive::Arrivals;
-use super::{Call, Cost, Outcome, PIPE, StderrCopy, Stop, TRANSFER};
+use super::{Call, Cost, Outcome, Outlived, PIPE, StderrCopy, Stop, TRANSFER};
 use crate::process::{Child, Neighbour};
 
 /// What a turn achieved.
@@ -58,6 +58,7 @@ pub(super) struct Pump {
     pub(super) patience: Patience,
     /// stderr was read last: stdout comes first now.
     pub(super) err_was_read: bool,
+    outlived: Option<Outlived>,
     /// Who is at the local end, once that was looked for.
     neighbour: Option<Option<Neighbour>>,
 }
@@ -101,6 +102,7 @@ impl Pump {
             sleeps: 0,
             patience: Patience::new(channel.is_far()),
             err_was_read: false,
+            outlived: call.outlived,
             neighbour: None,
             role: call.role,
             channel,
@@ -332,7 +334,11 @@ impl Pump {
         drop(self.channel);
         drop(driver);
         if let (Some(child), None) = (&mut self.child, self.outcome.local) {
-            self.outcome.local = child.wait().ok();
+            self.outcome.local = child.try_wait().unwrap_or_default();
+            if self.outcome.local.is_none() {
+                self.outlived.into_iter().for_each(Outlived::happens);
+                self.outcome.local = child.wait().ok();
+            }
         }
         self.outcome
     }

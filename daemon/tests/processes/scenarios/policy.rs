@@ -79,20 +79,31 @@ pub(crate) fn a_program_that_misbehaves_refuses() {
 }
 
 /// A policy program of R3 to R4.2.4: it wants five words, makes the call itself and ends with 0, or refuses with 1. Asked
-/// in another way it ends with this status. What it was told is in the file `asked`; it ends when the FIFO `end` is
-/// opened, with what is written there.
+/// in another way it ends with this status. What it was told is in the file `asked`; it ends when the FIFO of its request,
+/// `end.SOCKET7`, is opened, with what is written there.
 fn of_old(world: &World, otherwise: i32) -> std::path::PathBuf {
     let (asked, end) = (world.path("asked"), world.path("end"));
-    rustix::fs::mkfifoat(rustix::fs::CWD, &end, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    for number in OF_OLD {
+        let end = end_of(world, number);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &end, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    }
     let script = format!(
         "[ $# = 6 ] || exit {otherwise}\n\
          [ $5 = demo.No ] && exit 1\n\
          echo \"$@\" > {asked}.new; mv {asked}.new {asked}\n\
-         read status < {end}; exit $status",
+         read status < {end}.$6; exit $status",
         asked = asked.display(),
         end = end.display()
     );
     world.script("policy-program", &script)
+}
+
+/// The requests that such a program waits with.
+const OF_OLD: [u64; 3] = [7, 9, 10];
+
+/// What tells it to end.
+fn end_of(world: &World, number: u64) -> std::path::PathBuf {
+    world.path(&format!("end.SOCKET{number}"))
 }
 
 /// What `qrexec-client -c` says to the source's daemon.
@@ -121,17 +132,17 @@ pub(crate) fn a_program_of_old_makes_the_call_itself() {
         work.ask("vault", "demo.No", 8);
         work.refused(8);
         // It is not killed: what it has made for the call it removes itself.
-        std::fs::write(world.path("end"), "0\n").unwrap();
+        std::fs::write(end_of(&world, 7), "0\n").unwrap();
         // It ends before its client has come.
         work.ask("vault", "demo.Add", 9);
         asked("3 work vault demo.Add SOCKET9");
-        std::fs::write(world.path("end"), "0\n").unwrap();
+        std::fs::write(end_of(&world, 9), "0\n").unwrap();
         take_over(&world, 9);
         work.connected(9);
         // It ends with a failure.
         work.ask("vault", "demo.Add", 10);
         asked("3 work vault demo.Add SOCKET10");
-        std::fs::write(world.path("end"), "3\n").unwrap();
+        std::fs::write(end_of(&world, 10), "3\n").unwrap();
         work.refused(10);
         daemon.logged("denied: by the policy program, which ended with 3");
         assert!(daemon.runs());
