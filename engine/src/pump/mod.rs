@@ -74,11 +74,11 @@ pub struct Call {
 }
 
 /// What is to be done when a local process has outlived its link.
-pub struct Outlived(Box<dyn FnOnce()>);
+pub struct Outlived(Box<dyn FnOnce() + Send>);
 
 impl Outlived {
     /// Does this, at most once.
-    pub fn then(todo: impl FnOnce() + 'static) -> Self {
+    pub fn then(todo: impl FnOnce() + Send + 'static) -> Self {
         Self(Box::new(todo))
     }
 
