@@ -20,7 +20,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("clients::hostile_ones_cost_only_themselves", clients::hostile_ones_cost_only_themselves),
     ("clients::more_than_there_are_descriptors", clients::more_than_there_are_descriptors),
     ("clients::a_slow_agent_makes_them_wait", clients::a_slow_agent_makes_them_wait),
-    ("clients::five_hundred_at_once", clients::five_hundred_at_once),
+    ("clients::three_hundred_at_once", clients::three_hundred_at_once),
     ("agents::a_restart_is_survived", agents::a_restart_is_survived),
     (
         "agents::hostile_ones_are_dropped_and_may_come_back",
