@@ -66,6 +66,8 @@ impl<T> Hall<T> {
         let places = match self.doorway.appeared() {
             Appeared::These(places) => places,
             Appeared::Many => {
+                // Before the look, as ever; the folder may be another one now.
+                self.watched = self.doorway.watch();
                 let all = self.waiting.keys().copied();
                 all.filter(|place| self.doorway.is_there(place.0, place.1)).collect()
             }

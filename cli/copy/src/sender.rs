@@ -146,7 +146,8 @@ impl<'a> Sending<'a> {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], fd: &OwnedFd, stat: &Stat) -> Result<(), End> {
+    /// Sends a file; whether it has more than was sent.
+    fn file(&mut self, path: &[u8], fd: &OwnedFd, stat: &Stat) -> Result<bool, End> {
         let len = u64::try_from(stat.st_size).unwrap_or(0);
         self.entry(path, stat, stat.st_mode, len)?;
         let grown = content::send(self, path, fd, stat)?;
@@ -160,7 +161,7 @@ impl<'a> Sending<'a> {
         }
         self.totals.files = self.totals.files.saturating_add(1);
         self.totals.bytes = self.totals.bytes.saturating_add(len);
-        Ok(())
+        Ok(grown)
     }
 
     fn link(&mut self, entry: &Entry<'_>) -> Result<(), End> {
@@ -191,18 +192,20 @@ impl<'a> Sending<'a> {
         // Nothing else than a file is meant, but a FIFO may have come to its place: do not wait for it.
         let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         flags.set(OFlags::NOFOLLOW, !follow);
+        // Of a link that is followed it is the link that is sent, as it is now: what comes to its place later is not.
+        let link = follow.then(|| statat(entry.parent, entry.name, AtFlags::SYMLINK_NOFOLLOW));
+        let link = link.transpose().map_err(trouble)?;
         let fd = openat(entry.parent, entry.name, flags, Mode::empty()).map_err(trouble)?;
         let stat = fstat(&fd).map_err(trouble)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                // Of a link that was followed it is the link that has been sent.
-                let own = if follow {
-                    statat(entry.parent, entry.name, AtFlags::SYMLINK_NOFOLLOW).map_err(trouble)?
-                } else {
-                    stat
-                };
-                self.file(entry.path, &fd, &stat)?;
-                self.note(What::File, &Identity::of(&own), entry.name.to_bytes())?;
+                let grown = self.file(entry.path, &fd, &stat)?;
+                let mut own = Identity::of(link.as_ref().unwrap_or(&stat));
+                if grown && link.is_none() {
+                    // Not all of it was sent: nothing is like this, so a move lets it stay and names it.
+                    own.size = u64::MAX;
+                }
+                self.note(What::File, &own, entry.name.to_bytes())?;
                 Ok(None)
             }
             FileType::Directory if follow => {

@@ -69,6 +69,9 @@ impl Buckets {
     }
 }
 
+/// Nanoseconds after which a source that owes a word, and whose bucket is full, is taken for gone: an hour.
+const FORGOTTEN: u64 = 3600 * 1_000_000_000;
+
 /// One of them.
 struct Bucket<'a> {
     key: &'a AtomicU64,
@@ -82,11 +85,18 @@ impl<'a> Bucket<'a> {
         Some(Self { key, full_at, dropped })
     }
 
-    /// Gives it to another source, if it is full and owes nobody a word: then it is as good as new.
+    /// Gives it to another source, if it is full and owes nobody a word: then it is as good as new. A source that has said
+    /// nothing for [`FORGOTTEN`] is gone, and with it the word that is owed.
     fn becomes(&self, key: u64, now: u64) -> bool {
         let old = self.key.load(Relaxed);
-        let idle = self.full_at.load(Relaxed) <= now && self.dropped.load(Relaxed) == 0;
-        (old == 0 || idle) && self.key.compare_exchange(old, key, Relaxed, Relaxed).is_ok()
+        let full_at = self.full_at.load(Relaxed);
+        let owes = self.dropped.load(Relaxed) > 0;
+        let idle = full_at <= now && (!owes || full_at.saturating_add(FORGOTTEN) <= now);
+        let taken = (old == 0 || idle) && self.key.compare_exchange(old, key, Relaxed, Relaxed).is_ok();
+        if taken {
+            self.dropped.store(0, Relaxed);
+        }
+        taken
     }
 
     fn line(&self, now: u64) -> Verdict {

@@ -1,5 +1,6 @@
 //! What calls need of the outside: policy, what starts targets, processes for services in dom0.
 
+use engine::voice::speaking_for;
 use std::io;
 
 use engine::process::fork_keeping;
@@ -16,7 +17,9 @@ use crate::question::{Question, Verdict};
 
 impl Driver {
     pub(super) fn ask(&mut self, id: CallId, question: Question) {
-        if let Some(verdict) = self.decider.files.as_mut().and_then(|files| files.decide(&question)) {
+        let files = self.decider.files.as_mut();
+        let decide = || files.and_then(|files| files.decide(&question));
+        if let Some(verdict) = speaking_for(question.source.as_str(), decide) {
             return self.core.decided(self.epoch.elapsed(), id, verdict);
         }
         self.decider.programs.ask(id, question);

@@ -141,6 +141,8 @@ impl Vchan {
     fn open(&mut self, mut link: Link) -> Result<(), Failure> {
         tend(&mut self.beacon, &mut link)?;
         self.state = State::Open(Box::new(link));
+        // What the courier waits for is over: it is rung as soon as there is something else to carry.
+        self.courier_out = false;
         Ok(())
     }
 

@@ -74,6 +74,11 @@ impl Doorway {
             if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) {
                 return Appeared::Many;
             }
+            if event.events().contains(inotify::ReadFlags::IGNORED) && self.watch == Some(event.wd()) {
+                // Its folder is gone. That of an earlier `rest` had another number.
+                self.watch = None;
+                return Appeared::Many;
+            }
             let name = event.file_name().and_then(|name| name.to_str().ok());
             these.extend(name.and_then(|name| self.server(name)));
         }

@@ -120,7 +120,7 @@ impl Incoming {
 
     /// Gives the file its length, its times and its name; it appears complete.
     pub(super) fn finish(
-        self,
+        &self,
         naming: &mut Naming,
         parent: BorrowedFd<'_>,
         name: &[u8],

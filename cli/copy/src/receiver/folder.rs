@@ -88,8 +88,13 @@ impl Folder {
     pub(super) fn finish(&mut self, name: &[u8]) -> Result<bool, Trouble> {
         let Some(file) = self.file.take() else { return Ok(false) };
         let mut naming = self.naming;
-        let (parent, base) = self.parent(name)?;
-        file.finish(&mut naming, parent, base)?;
+        let parent = self.parent(name);
+        let done = parent.and_then(|(parent, base)| file.finish(&mut naming, parent, base));
+        if let Err(errno) = done {
+            // For `give_up`.
+            self.file = Some(file);
+            return Err(errno.into());
+        }
         self.naming = naming;
         Ok(true)
     }

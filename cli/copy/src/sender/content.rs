@@ -14,6 +14,10 @@ const SPARSE: u64 = 256 << 10;
 /// Sends the content; whether the file has more than was announced.
 pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat) -> Result<bool, End> {
     let len = u64::try_from(stat.st_size).unwrap_or(0);
+    if len == 0 {
+        // Some file systems do not know the size before they are asked for the content.
+        return Ok(matches!(pread(fd, &mut [0; 1][..], 0), Ok(read) if read > 0));
+    }
     let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
     let sparse = len >= SPARSE && blocks.saturating_mul(512) < len;
     let mut at = 0;
@@ -21,6 +25,10 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
     while at < len {
         if at == data_until {
             let hole = hole(fd, at, len);
+            let now = rustix::fs::fstat(fd).map_err(|error| failed(path, error))?.st_size;
+            if u64::try_from(now).unwrap_or(0) < len {
+                return Err(End::Failed(format!("{} has become shorter meanwhile", Name(path))));
+            }
             to.outlet.put_zeros(hole.saturating_sub(at))?;
             count(to, path, hole.saturating_sub(at))?;
             at = hole;

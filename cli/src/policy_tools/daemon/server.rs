@@ -184,10 +184,14 @@ impl Server {
         match event.token {
             SIGNALS => return false,
             token if token >= FIRST_PEER => {
-                if let Some(peer) = self.peers.remove(&token)
-                    && let Some(peer) = self.hear(peer)
-                {
-                    self.peers.insert(token, peer);
+                if let Some(peer) = self.peers.remove(&token) {
+                    // Whoever answers holds it open: what its caller does meanwhile must not keep this loop awake.
+                    let _ = self.reactor.remove(&peer.stream);
+                    if let Some(peer) = self.hear(peer)
+                        && self.reactor.add(&peer.stream, token, Interest::Read).is_ok()
+                    {
+                        self.peers.insert(token, peer);
+                    }
                 }
             }
             token => self.accept(token),

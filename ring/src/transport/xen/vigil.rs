@@ -53,7 +53,8 @@ impl Vigil {
         let source = match agent {
             // It has made our own key before it listened.
             Some(agent) => Source::Agent(agent),
-            None if peer == DOM0 => return Ok(None),
+            // A client in dom0 takes our `event-channel`, which goes soon, for our life unless there is this key.
+            None if peer == DOM0 => return life::announce(own).map(|()| None),
             None if own == DOM0 => alone(own, peer)?,
             None => life::announce(own).and_then(|()| alone(own, peer))?,
         };
