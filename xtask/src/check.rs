@@ -2,7 +2,7 @@
 
 use crate::metadata::Metadata;
 use crate::steps::{Failure, cargo, findings, is_there, root, step};
-use crate::{conformance, layering, licences, sources};
+use crate::{conformance, fuzz, layering, licences, sources};
 
 pub(crate) fn run() -> Result<(), Failure> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
@@ -14,6 +14,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     findings("sources", sources::check())?;
     findings("conformance", conformance::check())?;
     step("clippy", &mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    fuzz::check()?;
     let mut docs = cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--lib"]);
     // The documentation is for those who work here, so it contains private items and may link to them.
     docs.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");

@@ -62,6 +62,19 @@ pub(crate) fn short() -> Result<(), Failure> {
     run(&Options { targets: Vec::new(), seconds: 5, seed: Some(SHORT_SEED), jobs: None, minimize: false })
 }
 
+/// The targets and the code that only they see, compiled without instruments: what a change breaks there shows before
+/// the suites run.
+pub(crate) fn check() -> Result<(), Failure> {
+    if !is_there("c++", &["--version"]) {
+        eprintln!("== fuzz targets compile (skipped: libFuzzer needs a C++ compiler)");
+        return Ok(());
+    }
+    let mut command = cargo(["clippy", "--quiet", "--", "-D", "warnings"]);
+    command.current_dir(folder()).env("RUSTFLAGS", "--cfg fuzzing");
+    command.env("CARGO_TARGET_DIR", folder().join("target/check"));
+    step("fuzz targets compile", &mut command)
+}
+
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let all = targets()?;
     if let Some(unknown) = options.targets.iter().find(|name| !all.contains(name)) {

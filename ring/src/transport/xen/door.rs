@@ -25,7 +25,7 @@ pub fn messages<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Heard {
         decoder.push(piece);
         loop {
             messages.push(match decoder.next() {
-                Ok(Some(Message::Changed)) => None,
+                Ok(Some(Message::Changed(_))) => None,
                 Ok(Some(Message::Reply { ty, body })) => Some((ty, body)),
                 Ok(Some(Message::Failed(name))) => Some((0, name)),
                 Ok(None) => break,
