@@ -47,7 +47,7 @@ mod xendev;
 mod xenvchan;
 
 pub use blocking::Blocking;
-pub use channel::{Channel, Counters};
+pub use channel::{Channel, Counters, Habits};
 pub use consumer::Consumer;
 pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
