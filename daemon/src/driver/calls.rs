@@ -108,8 +108,9 @@ impl Driver {
             return self.core.service_started(id, Err(why));
         }
         let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
+        let confinement = self.confinement;
         let serve = || {
-            let (status, moved) = dom0_service::serve(service, transport, files);
+            let (status, moved) = dom0_service::serve(service, transport, files, confinement);
             moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
             status
         };

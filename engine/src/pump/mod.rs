@@ -29,6 +29,7 @@ use ring::Channel;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::confine::Needs;
 use crate::process::{Child, Signals};
 use driver::Driver;
 pub use ending::{EXIT_LOST, EXIT_UNREAD, Ending};
@@ -137,6 +138,13 @@ pub struct Outcome {
     pub cost: Cost,
 }
 
+impl Outcome {
+    /// Nothing was moved, and the call is over.
+    pub(crate) fn failed(why: String) -> Outcome {
+        Outcome { failed: Some(why), ..Outcome::default() }
+    }
+}
+
 /// Counts of what a call costs this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
@@ -187,16 +195,74 @@ const READER: Duration = Duration::from_millis(10);
 /// about to: whoever has read an answer and gone may still want the exit code.
 const UNHEARD: Duration = Duration::from_secs(2);
 
-/// Pumps one call to its end.
+/// A call that has opened whatever it will need.
+pub(crate) struct Ready {
+    pump: Pump,
+    engine: Engine,
+    uring: Instance,
+}
+
+/// How the pump comes to an io_uring instance.
+enum Instance {
+    /// It makes one when it has something to do for it.
+    Later,
+    /// It has one.
+    Made(Box<uring::Uring>),
+    /// It makes none any more.
+    Never,
+}
+
+/// Opens whatever one call will need.
+pub(crate) fn prepare(channel: Channel, call: Call) -> Result<Ready, Outcome> {
+    let engine = engine_from_env().map_err(Outcome::failed)?;
+    let pump = Pump::new(channel, call)
+        .map_err(|error| Outcome::failed(format!("preparing local descriptors: {error}")))?;
+    Ok(Ready { pump, engine, uring: Instance::Later })
+}
+
+impl Ready {
+    /// Prepares for not being able to open anything any more; what will be asked of the kernel then.
+    ///
+    /// Most calls are over before an io_uring instance would be of use to them, and all would have to have one: so there
+    /// is none, unless the environment asks for it.
+    pub(crate) fn settle(&mut self) -> io::Result<Needs> {
+        let habits = self.pump.settle().map_err(io::Error::other)?;
+        self.uring = match self.engine {
+            Engine::Auto | Engine::Poll => Instance::Never,
+            Engine::Uring => {
+                uring::Uring::restricted().map_or(Instance::Never, |uring| Instance::Made(Box::new(uring)))
+            }
+        };
+        Ok(Needs {
+            reopens: self.pump.lends(),
+            uring: matches!(self.uring, Instance::Made(_)),
+            watches: habits.watches,
+            ioctls: habits.ioctls,
+            unknown: habits.unknown,
+        })
+    }
+
+    /// Pumps the call to its end.
+    pub(crate) fn run(self) -> Outcome {
+        logged(drive(self.pump, self.engine, self.uring))
+    }
+}
+
+/// Pumps one call to its end, in a process that does other things too.
 pub fn run(channel: Channel, call: Call) -> Outcome {
-    let engine = match engine_from_env() {
-        Ok(engine) => engine,
-        Err(text) => return Outcome { failed: Some(text), ..Outcome::default() },
-    };
-    match Pump::new(channel, call) {
-        Ok(pump) => logged(drive(pump, engine)),
-        Err(error) => {
-            Outcome { failed: Some(format!("preparing local descriptors: {error}")), ..Outcome::default() }
+    prepare(channel, call).map_or_else(|outcome| outcome, Ready::run)
+}
+
+impl Instance {
+    /// `None`: none to be had (limits, confinement, an old kernel), and poll does the same work.
+    fn take(&mut self, syscalls: u64) -> Option<Box<uring::Uring>> {
+        match std::mem::replace(self, Instance::Never) {
+            Instance::Later => {
+                *self = Instance::Later;
+                uring::Uring::new(syscalls).ok().map(Box::new)
+            }
+            Instance::Made(uring) => Some(uring),
+            Instance::Never => None,
         }
     }
 }
@@ -224,7 +290,7 @@ fn engine_from_env() -> Result<Engine, String> {
     }
 }
 
-fn drive(mut pump: Pump, engine: Engine) -> Outcome {
+fn drive(mut pump: Pump, engine: Engine, mut instance: Instance) -> Outcome {
     let mut driver: Box<dyn Driver> = Box::new(driver::Poll::default());
     // What the call must have moved to count as large (again).
     let mut large_at = if engine == Engine::Uring { 0 } else { LARGE };
@@ -244,10 +310,9 @@ fn drive(mut pump: Pump, engine: Engine) -> Outcome {
             has_rested = false;
             pump.grow();
             if engine != Engine::Poll
-                // None to be had (limits, seccomp, an old kernel): poll does the same work.
-                && let Ok(uring) = uring::Uring::new(driver.syscalls())
+                && let Some(uring) = instance.take(driver.syscalls())
             {
-                driver = Box::new(uring);
+                driver = uring;
             }
         }
         let stop = match pump.turn(&mut *driver) {

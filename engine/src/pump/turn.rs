@@ -26,6 +26,30 @@ pub(super) enum Turn {
     Done,
 }
 
+/// Who is at the local end, as far as that is known.
+struct Neighbours {
+    child: Option<Neighbour>,
+    source: Option<Neighbour>,
+    sink: Option<Neighbour>,
+}
+
+impl Neighbours {
+    /// The child, else whoever holds the other ends of pipes.
+    fn find(child: Option<&Child>, source: &Source, sink: &Sink) -> Neighbours {
+        match child {
+            Some(child) => {
+                let child = Neighbour::process(child.pid().unsigned_abs());
+                Neighbours { child, source: None, sink: None }
+            }
+            None => {
+                let [source, sink] =
+                    [source.pollable(), sink.pollable()].map(|fd| fd.and_then(Neighbour::at_pipe));
+                Neighbours { child: None, source, sink }
+            }
+        }
+    }
+}
+
 /// Everything about one running call.
 pub(super) struct Pump {
     pub(super) channel: Channel,
@@ -59,8 +83,7 @@ pub(super) struct Pump {
     /// stderr was read last: stdout comes first now.
     pub(super) err_was_read: bool,
     outlived: Option<Outlived>,
-    /// Who is at the local end, once that was looked for.
-    neighbour: Option<Option<Neighbour>>,
+    neighbours: Neighbours,
 }
 
 impl Pump {
@@ -79,13 +102,15 @@ impl Pump {
         if let Some(pipe) = channel.lendable().and_then(loan::pipe_size).filter(|_| call.splice) {
             sink.lend(pipe);
         }
+        let source = Source::new(call.stdout, shut)?;
+        let neighbours = Neighbours::find(call.child.as_ref(), &source, &sink);
         Ok(Pump {
             one_socket: request,
             inbound: Inbound::new(call.role, call.version),
             outgoing: Outgoing::new(call.role, call.version),
             sink,
             err_sink: Sink::new(err_out, false, call.filter_stderr)?,
-            source: Source::new(call.stdout, shut)?,
+            source,
             err_source: Source::new(err_in, false)?,
             log: call.log_stderr,
             prefix: call.prefix,
@@ -103,10 +128,20 @@ impl Pump {
             patience: Patience::new(channel.is_far()),
             err_was_read: false,
             outlived: call.outlived,
-            neighbour: None,
+            neighbours,
             role: call.role,
             channel,
         })
+    }
+
+    /// Opens what the link may need later. What it asks of the kernel from then on.
+    pub(super) fn settle(&mut self) -> Result<ring::Habits, ring::Error> {
+        self.channel.settle()
+    }
+
+    /// Whether ring pages are lent to the local side.
+    pub(super) fn lends(&self) -> bool {
+        self.sink.lends()
     }
 
     /// Payload bytes moved so far, both ways.
@@ -127,23 +162,9 @@ impl Pump {
 
     /// Goes where the process runs that most of this call's bytes come from or go to. A hint that fails is none.
     pub(super) fn join_neighbour(&mut self) {
-        let neighbour = match self.neighbour {
-            Some(known) => known,
-            None => *self.neighbour.insert(self.find_neighbour()),
-        };
-        let _ = neighbour.map(Neighbour::join);
-    }
-
-    fn find_neighbour(&self) -> Option<Neighbour> {
-        if let Some(child) = &self.child {
-            return Neighbour::in_tree(child.pid().unsigned_abs());
-        }
-        let busy = if self.outcome.bytes_out > self.outcome.bytes_in {
-            self.source.pollable()
-        } else {
-            self.sink.pollable()
-        };
-        busy.and_then(Neighbour::at_pipe)
+        let Neighbours { child, source, sink } = &mut self.neighbours;
+        let busy = if self.outcome.bytes_out > self.outcome.bytes_in { source } else { sink };
+        let _ = child.as_mut().or(busy.as_mut()).map(Neighbour::join);
     }
 
     /// Gives back memory that an idle call does not need.
