@@ -1,14 +1,12 @@
 //! Small promises to the programs and people around: readiness, error output, long paths, versions.
 
-mod common;
-
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, EXE, call, full, lab, leftovers, run, within, within_deadline};
+use crate::common::{self, DEADLINE, EXE, call, full, lab, leftovers, run, within, within_deadline};
 use lab::{DOM0, Lab};
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -1,11 +1,9 @@
 //! Many calls at once: what they cost, and what happens when there are too many.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use common::{call, full, lab, within_deadline};
+use crate::common::{self, DEADLINE, alone, call, full, lab, within_deadline};
 use lab::Lab;
 use serde_json::Value;
 
@@ -54,7 +52,7 @@ fn idle_calls_are_small() {
     if !full() {
         return;
     }
-    within_deadline(|| {
+    alone(DEADLINE, || {
         const CALLS: f64 = 200.0;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("scale.json");
