@@ -1,11 +1,9 @@
 //! The processes of calls are confined, of whatever program they are, and what they have started is not.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use common::{extras, lab, wait_within, within_deadline};
+use crate::common::{extras, lab, wait_within, within_deadline};
 use lab::{DOM0, Lab};
 
 /// Says that it runs, starts a program, and ends with its input.
@@ -62,7 +60,7 @@ fn bonds(lab: &Lab) -> Vec<(String, bool, Bonds)> {
 
 fn end(mut call: Child) {
     drop(call.stdin.take());
-    assert_eq!(wait_within(&mut call, common::DEADLINE), Some(0));
+    assert_eq!(wait_within(&mut call, crate::common::DEADLINE), Some(0));
 }
 
 #[test]

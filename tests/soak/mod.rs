@@ -6,14 +6,12 @@
 
 mod books;
 mod calls;
-#[path = "../common/mod.rs"]
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Pattern, call, eventually, full, leftovers, run, within};
+use crate::common::{self, Pattern, alone, call, eventually, full, leftovers, run};
 use lab::{DOM0, Lab, Process};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -202,7 +200,7 @@ fn everything_is_as_before_after_mixed_calls_and_random_kills() {
     eprintln!("soak: {total} calls, QREXEC_TEST_SEED={seed}");
     let plan = Plan { total, kill_clients: total >= LARGE };
     let limit = common::DEADLINE + plan.gone() + Duration::from_millis(100) * u32::try_from(total).unwrap();
-    within(limit, move || {
+    alone(limit, move || {
         let lab = calls::lab();
         let mut chance = Pattern::new(seed);
         soak(&lab, &mut chance, Plan { total: WARM_UP, kill_clients: false });

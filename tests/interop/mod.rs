@@ -4,8 +4,6 @@
 //! `QREXEC_PEER_DIR` names the folder with the other `qrexec-agent`, `qrexec-client-vm`, `qrexec-daemon` and
 //! `qrexec-client`. Without it there is nothing to mix with, and the tests say so.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod fork_server;
 mod mixture;
 mod storm;
@@ -13,7 +11,7 @@ mod storm;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
 
-use common::{Pattern, Said, call, full, run, within_deadline};
+use crate::common::{Pattern, Said, call, full, run, within_deadline};
 use lab::{DOM0, Lab};
 use mixture::{Mixture, Peer};
 
