@@ -41,7 +41,7 @@ pub(super) struct Vigil {
 /// What is needed to look for oneself.
 struct Reserve {
     /// Asks the hypervisor.
-    asker: Asker,
+    asker: Option<Asker>,
     /// For when the agent is gone.
     store: Option<Store>,
     timer: Option<OwnedFd>,
@@ -82,7 +82,7 @@ impl Vigil {
             store = Store::open().ok();
             spare = Some(timer(PERIOD).map_err(failed)?);
         }
-        self.reserve = Some(Reserve { asker: Asker::new()?, store, timer: spare });
+        self.reserve = Some(Reserve { asker: Asker::new().ok(), store, timer: spare });
         Ok(())
     }
 
@@ -154,8 +154,10 @@ impl Vigil {
         if let (true, Some(agent)) = (self.own != DOM0, self.ask_agent()) {
             return self.turn_to(Source::Agent(agent)).map(|()| false);
         }
-        let is_known =
-            self.reserve.as_ref().map_or_else(|| xendev::knows(self.peer), |it| it.asker.knows(self.peer));
+        let is_known = match &self.reserve {
+            Some(reserve) => reserve.asker.as_ref().is_none_or(|asker| asker.knows(self.peer)),
+            None => xendev::knows(self.peer),
+        };
         if !is_known {
             return Ok(true);
         }
