@@ -30,7 +30,7 @@ impl Bonds {
 
     /// As tight as a call's process, whatever holds this test already.
     fn of_a_call(outside: &Self) -> Self {
-        Self { no_new_privs: 1, filters: outside.filters + 2 }
+        Self { no_new_privs: 1, filters: outside.filters + 1 }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod files;
 mod filter;
+mod program;
 
 use std::io;
 

@@ -1,67 +1,41 @@
 #![forbid(unsafe_code)]
 //! The system calls of a call's process once it runs, by seccomp.
 //!
-//! Two filters. The first lets through what stands in [`calls`] and answers everything else with `EPERM`: a C library that
-//! tries one more call than it needs costs nobody a call. The second ends the process at once for what nothing in here ever
-//! does and a stranger who has taken it over would do first: the kernel says so in its log (`type=1326`), and the call is
-//! lost. `docs/safety.md` has both lists, each line with its reason.
+//! What stands in [`calls`] is let through, and everything else fails with `EPERM`: a C library that tries one more call
+//! than it needs costs nobody a call. But what nothing in here ever does, and a stranger who has taken it over would do
+//! first, ends the process at once: the kernel says so in its log (`type=1326`), and the call is lost. `docs/safety.md`
+//! has both lists, each line with its reason.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use libc::c_long;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
 
 use super::Needs;
+use super::program::{Rule, Rules, assemble};
 
-/// What a system call may be asked: one of these, or anything if there are none.
-type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+/// The kernel's name for this machine (`linux/audit.h`).
+#[cfg(target_arch = "x86_64")]
+const ARCH: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCH: Option<u32> = Some(0xc000_00b7);
+/// Others have no list here.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCH: Option<u32> = None;
 
 /// Confines this thread.
 pub(super) fn apply(needs: Needs) -> io::Result<()> {
-    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
-        // The crate knows no other machines.
-        return Ok(());
-    };
-    let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filters = [
-        (deadly(), SeccompAction::Allow, SeccompAction::KillProcess),
-        (calls(needs), eperm, SeccompAction::Allow),
-    ];
-    for (rules, otherwise, matched) in filters {
-        let rules = rules.map_err(io::Error::other)?;
-        let filter = SeccompFilter::new(rules, otherwise, matched, arch).map_err(io::Error::other)?;
-        let program = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        match seccompiler::apply_filter(&program) {
-            // A kernel without filters.
-            Err(seccompiler::Error::Seccomp(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok(());
-            }
-            applied => applied.map_err(io::Error::other)?,
+    let Some(arch) = ARCH else { return Ok(()) };
+    let program = assemble(arch, &calls(needs))
+        .ok_or_else(|| io::Error::other("the list of system calls is too long"))?;
+    match seccompiler::apply_filter(&program) {
+        // A kernel without filters.
+        Err(seccompiler::Error::Seccomp(error))
+            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
+        {
+            Ok(())
         }
+        applied => applied.map_err(io::Error::other),
     }
-    Ok(())
-}
-
-/// Argument `index` is `value`, in its low 32 bits.
-fn is(index: u8, value: u32) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    one_of(index, &[value])
-}
-
-/// Argument `index` is one of these, in its low 32 bits.
-fn one_of(index: u8, values: &[u32]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let rule = |value: &u32| {
-        SeccompRule::new(vec![SeccompCondition::new(index, Len::Dword, Op::Eq, u64::from(*value))?])
-    };
-    values.iter().map(rule).collect()
-}
-
-/// Argument `index` has these bits exactly as `value` has them.
-fn bits(index: u8, mask: u64, value: u64) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    Ok(vec![SeccompRule::new(vec![SeccompCondition::new(index, Len::Qword, Op::MaskedEq(mask), value)?])?])
 }
 
 /// What needs no look at its arguments.
@@ -113,42 +87,6 @@ const PLAIN_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_getpgrp, libc::SYS_tim
 #[cfg(not(target_arch = "x86_64"))]
 const PLAIN_HERE: &[c_long] = &[];
 
-/// What a call's process may do.
-fn calls(needs: Needs) -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = PLAIN.iter().chain(PLAIN_HERE).map(|call| (*call, Vec::new())).collect();
-    // To whom the socket is connected, and to no other name.
-    rules.insert(libc::SYS_sendto, bits(4, u64::MAX, 0)?);
-    // Memory that can hold no program.
-    let no_program = || bits(2, libc::PROT_EXEC as u64, 0);
-    rules.insert(libc::SYS_mmap, no_program()?);
-    rules.insert(libc::SYS_mprotect, no_program()?);
-    let fcntl = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ];
-    rules.insert(libc::SYS_fcntl, one_of(1, &fcntl.map(libc::c_int::unsigned_abs))?);
-    let mut ioctls = vec![libc::FIONREAD as u32, libc::TIOCGPGRP as u32];
-    ioctls.extend(needs.ioctls.iter().copied());
-    rules.insert(libc::SYS_ioctl, one_of(1, &ioctls)?);
-    // The child that was started before, by its descriptor.
-    rules.insert(libc::SYS_waitid, is(0, libc::P_PIDFD)?);
-    // Nobody else's place.
-    rules.insert(libc::SYS_sched_setaffinity, is(0, 0)?);
-    if needs.watches {
-        for call in [libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_timerfd_settime] {
-            rules.insert(call, Vec::new());
-        }
-        #[cfg(target_arch = "x86_64")]
-        rules.insert(libc::SYS_epoll_wait, Vec::new());
-    }
-    if needs.uring {
-        rules.insert(libc::SYS_io_uring_enter, Vec::new());
-    }
-    if needs.reopens {
-        // Landlock leaves pipes of our own to be opened, and nothing else.
-        rules.insert(libc::SYS_openat, Vec::new());
-        rules.insert(libc::SYS_vmsplice, Vec::new());
-    }
-    Ok(rules)
-}
-
 /// What nothing in a call's process ever does.
 const DEADLY: &[c_long] = &[
     libc::SYS_execve,
@@ -173,9 +111,61 @@ const DEADLY_HERE: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const DEADLY_HERE: &[c_long] = &[];
 
-fn deadly() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = DEADLY.iter().chain(DEADLY_HERE).map(|call| (*call, Vec::new())).collect();
+/// What a call's process may do.
+fn calls(needs: Needs) -> Rules {
+    let mut rules = Rules::new();
+    let mut set = |call: c_long, rule: Rule| {
+        // Numbers are small and not negative.
+        rules.extend(u32::try_from(call).ok().map(|number| (number, rule)));
+    };
+    DEADLY.iter().chain(DEADLY_HERE).for_each(|call| set(*call, Rule::Kill));
+    PLAIN.iter().chain(PLAIN_HERE).for_each(|call| set(*call, Rule::Allow));
     // Another process. A thread is refused like anything else.
-    rules.insert(libc::SYS_clone, bits(0, libc::CLONE_THREAD as u64, 0)?);
-    Ok(rules)
+    set(libc::SYS_clone, Rule::KillWithout(0, libc::CLONE_THREAD.unsigned_abs()));
+    // To whom the socket is connected, and to no other name.
+    set(libc::SYS_sendto, Rule::Null(4));
+    // Memory that can hold no program.
+    set(libc::SYS_mmap, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
+    set(libc::SYS_mprotect, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
+    let fcntl = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ];
+    set(libc::SYS_fcntl, Rule::OneOf(1, fcntl.map(libc::c_int::unsigned_abs).to_vec()));
+    let ioctls = [libc::FIONREAD as u32, libc::TIOCGPGRP as u32];
+    set(libc::SYS_ioctl, Rule::OneOf(1, [&ioctls[..], needs.ioctls].concat()));
+    // The child that was started before, by its descriptor.
+    set(libc::SYS_waitid, Rule::OneOf(0, vec![libc::P_PIDFD]));
+    // Nobody else's place.
+    set(libc::SYS_sched_setaffinity, Rule::OneOf(0, vec![0]));
+    if needs.watches {
+        for call in [libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_timerfd_settime] {
+            set(call, Rule::Allow);
+        }
+        #[cfg(target_arch = "x86_64")]
+        set(libc::SYS_epoll_wait, Rule::Allow);
+    }
+    if needs.uring {
+        set(libc::SYS_io_uring_enter, Rule::Allow);
+    }
+    if needs.reopens {
+        // Landlock leaves pipes of our own to be opened, and nothing else.
+        set(libc::SYS_openat, Rule::Allow);
+        #[cfg(target_arch = "x86_64")]
+        set(libc::SYS_open, Rule::Allow);
+        set(libc::SYS_vmsplice, Rule::Allow);
+    }
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel runs it for each number when it is installed.
+    #[test]
+    fn the_list_fits_a_program_with_everything_that_may_be_needed() {
+        let all = Needs { reopens: true, uring: true, watches: true, ioctls: &[1, 2, 3], unknown: false };
+        for needs in [Needs::default(), all] {
+            let program = assemble(1, &calls(needs)).expect("fits");
+            assert!(program.len() < 250, "{}", program.len());
+        }
+    }
 }

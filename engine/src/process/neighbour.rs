@@ -20,7 +20,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity}
 
 /// Processes and descriptors that are looked at, at most: who started us usually has few.
 const KIN: usize = 16;
-const FDS: usize = 64;
+const FDS: usize = 24;
 
 /// Longest line of `/proc/PID/stat`: fifty numbers and a name.
 const LINE: usize = 1024;
