@@ -19,6 +19,7 @@
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
+//! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -38,6 +39,7 @@ pub mod names;
 pub mod stream;
 pub mod trigger;
 pub mod untrusted;
+pub mod usbip;
 pub mod version;
 
 pub use error::{Breach, Misuse, PeerError};

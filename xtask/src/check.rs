@@ -13,6 +13,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     findings("licences", licences::check(&metadata))?;
     findings("sources", sources::check())?;
     findings("conformance", conformance::check())?;
+    findings("names of fuzz inputs", fuzz::corpus::nameless())?;
     findings("configuration", documented::check())?;
     step("clippy", &mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     fuzz::check()?;
