@@ -1,94 +1,17 @@
 #![forbid(unsafe_code)]
-//! The local ends of a call: where its bytes come from and where they go.
+//! A local descriptor that is written with what arrives.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::localfd::{Direction, Left, LocalFd, held, is_gone};
 
 /// stderr that the local side does not take waits here while stdout goes on.
-pub(super) const SPILL: usize = 256 << 10;
-
-/// A descriptor that is read and sent.
-#[derive(Debug)]
-pub(super) struct Source {
-    fd: Option<LocalFd>,
-    /// Poll said so, or nothing has said otherwise yet.
-    ready: bool,
-    /// There is input, but for whoever is in front of the terminal: it is looked at again after a while.
-    for_others: bool,
-    shut: bool,
-}
-
-impl Source {
-    /// `None` is a source that has already ended.
-    pub(super) fn new(fd: Option<OwnedFd>, shut: bool) -> io::Result<Source> {
-        let fd = fd.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
-        let ready = fd.as_ref().is_some_and(LocalFd::may_try_reading);
-        Ok(Source { fd, ready, for_others: false, shut })
-    }
-
-    /// The descriptor, if a read is worth trying.
-    pub(super) fn readable(&self) -> Option<&LocalFd> {
-        self.fd.as_ref().filter(|_| self.ready)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.fd.is_some()
-    }
-
-    pub(super) fn set_ready(&mut self, ready: bool) {
-        self.for_others = ready && self.fd.as_ref().is_some_and(LocalFd::is_in_background);
-        self.ready = ready && !self.for_others;
-    }
-
-    /// Has the next turn read, if that never waits.
-    pub(super) fn try_now(&mut self) {
-        self.ready |= self.fd.as_ref().is_some_and(LocalFd::may_try_reading);
-    }
-
-    /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
-    pub(super) fn is_for_others(&self) -> bool {
-        self.for_others
-    }
-
-    /// Has the next sleep wait for input again.
-    pub(super) fn look_again(&mut self) {
-        self.for_others = false;
-    }
-
-    /// After a successful read of fewer bytes than asked for (`short`), or of as many.
-    pub(super) fn after_read(&mut self, short: bool) {
-        self.ready =
-            self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try_reading()));
-    }
-
-    /// Appends what can be read without waiting to `bytes`, up to about `limit`.
-    pub(super) fn take_rest(&self, bytes: &mut Vec<u8>, limit: usize) {
-        let mut buffer = [0u8; 4096];
-        while bytes.len() < limit
-            && let Some(Ok(n @ 1..)) =
-                self.fd.as_ref().filter(|fd| fd.may_try_reading()).map(|fd| fd.read(&mut buffer))
-        {
-            bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
-        }
-    }
-
-    /// The descriptor to sleep on.
-    pub(super) fn pollable(&self) -> Option<&LocalFd> {
-        self.fd.as_ref().filter(|fd| !fd.is_always_ready() && !self.for_others)
-    }
-
-    pub(super) fn close(&mut self) {
-        if let Some(fd) = self.fd.take() {
-            fd.finish(Direction::In, self.shut);
-        }
-    }
-}
+const SPILL: usize = 256 << 10;
 
 /// A descriptor that is written with what arrives.
 #[derive(Debug)]
-pub(super) struct Sink {
+pub(in super::super) struct Sink {
     fd: Option<LocalFd>,
     /// The last write took less than offered: wait for poll.
     blocked: bool,
@@ -111,7 +34,7 @@ pub(super) struct Sink {
 
 impl Sink {
     /// `None` is a sink that nobody reads: what arrives for it is discarded.
-    pub(super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
+    pub(in super::super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
         let (fd, gone) = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
             Err(error) if is_gone(&error) => (None, true),
             other => (other?, false),
@@ -186,10 +109,6 @@ impl Sink {
         SPILL - self.spill.len().min(SPILL)
     }
 
-    pub(super) fn has_spill(&self) -> bool {
-        !self.spill.is_empty()
-    }
-
     /// Keeps bytes for later; they go out before anything newer.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         self.spill.extend_from_slice(bytes);
@@ -260,10 +179,4 @@ impl Sink {
             fd.finish(Direction::Out, self.shut);
         }
     }
-}
-
-/// Whether two descriptors are the same open socket or file.
-pub(super) fn same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
-    let id = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).ok().map(|s| (s.st_dev, s.st_ino));
-    id(a).is_some() && id(a) == id(b)
 }
