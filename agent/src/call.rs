@@ -14,9 +14,9 @@ use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
-use crate::core::CallId;
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
+use agent_core::CallId;
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
 const SOON: Duration = Duration::from_millis(10);

@@ -13,7 +13,7 @@ use wire::handshake;
 use wire::names::{DomainId, Port};
 use wire::version::Version;
 
-use crate::core::Violation;
+use agent_core::Violation;
 
 /// How long the daemon may take for its HELLO, and for the rest of a message that it began.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);

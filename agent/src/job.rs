@@ -9,7 +9,7 @@ use wire::control::Endpoint;
 use wire::escape::Escaped;
 use wire::names::DomainId;
 
-use crate::core::Start;
+use agent_core::Start;
 
 /// Bytes of a command line that a log line shows.
 const SHOWN: usize = 200;

@@ -3,7 +3,7 @@
 pub use policy::MAX_ANSWER;
 use wire::names::{ServiceName, Target};
 
-use crate::question::{Allow, User, Verdict};
+use daemon_core::question::{Allow, User, Verdict};
 
 /// A well-formed answer.
 #[derive(Debug, PartialEq, Eq)]

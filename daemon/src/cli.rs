@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use wire::names::{DomainName, Target};
 
-use crate::question::User;
+use daemon_core::question::User;
 
 /// How long the agent may take at first, if nothing else is said.
 const STARTUP_SECONDS: u64 = 60;

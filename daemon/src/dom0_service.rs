@@ -13,8 +13,8 @@ use wire::command::{CommandKind, ServiceCall};
 use wire::stream::Role;
 use wire::version::Version;
 
-use crate::core::{LocalService, Moved};
 use crate::service_log::ServiceLog;
+use daemon_core::{LocalService, Moved};
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
 /// was told, 125 if it could not be told any, and what was moved if there was a service.

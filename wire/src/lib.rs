@@ -19,6 +19,7 @@
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
+//! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -35,6 +36,7 @@ pub mod frame;
 pub mod handshake;
 pub mod header;
 pub mod names;
+pub mod shares;
 pub mod stream;
 pub mod trigger;
 pub mod untrusted;

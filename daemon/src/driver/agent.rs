@@ -10,7 +10,7 @@ use wire::names::{DomainId, Port};
 
 use super::peers::{Heard, forget, hear};
 use super::token::Token;
-use crate::core::Now;
+use daemon_core::Now;
 
 /// Pause before the agent is looked for again after it went. An agent that comes and goes as fast as
 /// it can costs no more than that.

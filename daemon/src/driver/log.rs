@@ -5,7 +5,7 @@
 use engine::voice::speaking_for;
 use wire::names::Target;
 
-use crate::core::Level;
+use daemon_core::Level;
 
 /// Writes a line.
 pub(super) fn write(level: Level, line: &str) {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::core::{CallId, Moved};
+use daemon_core::{CallId, Moved};
 
 /// A call's number and two counts.
 const WORD: usize = 24;

@@ -23,8 +23,8 @@ use wire::names::DomainId;
 
 use super::ways::{Form, Owner, USAGE, Undecided, Way};
 use crate::answer::{self, MAX_ANSWER};
-use crate::core::CallId;
-use crate::question::{Question, Verdict};
+use daemon_core::CallId;
+use daemon_core::question::{Question, Verdict};
 
 /// Programs that run at once. A question to the user may take long; further ones wait their turn, and
 /// only calls of the same VM do.

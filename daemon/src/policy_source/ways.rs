@@ -7,7 +7,7 @@
 
 use wire::names::{DomainId, Target};
 
-use crate::question::Question;
+use daemon_core::question::Question;
 
 /// What a program ends with that does not understand its command line.
 pub(super) const USAGE: i32 = 2;
