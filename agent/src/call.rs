@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agent_core::CallId;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
@@ -16,7 +17,6 @@ use wire::version::Version;
 
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
-use agent_core::CallId;
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
 const SOON: Duration = Duration::from_millis(10);

@@ -3,6 +3,7 @@
 //! The process is a fork of the daemon without any of its descriptors. It outlives a restart of the
 //! daemon, and if it dies it takes one call with it.
 
+use daemon_core::{LocalService, Moved};
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals};
@@ -14,7 +15,6 @@ use wire::stream::Role;
 use wire::version::Version;
 
 use crate::service_log::ServiceLog;
-use daemon_core::{LocalService, Moved};
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
 /// was told, 125 if it could not be told any, and what was moved if there was a service.

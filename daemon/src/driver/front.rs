@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use daemon_core::{ClientId, Now};
 use engine::reactor::{Event, Interest, Reactor};
 use rustix::io::Errno;
 use wire::names::{DomainId, DomainName, Target};
@@ -12,7 +13,6 @@ use super::Driver;
 use super::peers::{Heard, Peers, forget};
 use super::token::Token;
 use crate::local_socket::LocalSocket;
-use daemon_core::{ClientId, Now};
 
 /// Connections taken before everybody else has a turn.
 const ACCEPT_BATCH: usize = 64;

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use daemon_core::{CallId, Preparation};
 use engine::process::{Child, Program, own_executable, spawn};
 use engine::reactor::{Interest, Reactor};
 use rustix::io::Errno;
@@ -20,7 +21,6 @@ use super::Limits;
 use super::peers::forget;
 use super::token::Token;
 use crate::policy_source::environment;
-use daemon_core::{CallId, Preparation};
 
 /// The name by which this executable is the helper.
 const HELPER: &std::ffi::CStr = c"qrexec-vm-helper";

@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use daemon_core::{CallId, Core, Now, Output, Settings};
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
@@ -29,7 +30,6 @@ use wire::names::Target;
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
-use daemon_core::{CallId, Core, Now, Output, Settings};
 use front::Front;
 use helpers::Helpers;
 use peers::Heard;

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use daemon_core::{CallId, Now};
 use engine::reactor::Reactor;
 use wire::names::Target;
 
@@ -16,7 +17,6 @@ use super::Driver;
 use super::peers::{Heard, Peers};
 use super::token::Token;
 use crate::local_socket;
-use daemon_core::{CallId, Now};
 
 /// Pause before a daemon whose queue of connections is full is tried again, doubled each time. The core's own limit for
 /// the HELLO ends that for each call.
