@@ -3,13 +3,15 @@
 //! ever need, [`Prepared::confine`] closes the door, [`Confined::run`] moves the bytes.
 //!
 //! Services and local programs are started before: what is confined can start nothing, and what it has started is not
-//! confined. How the call ended is an [`Outcome`], and [`Outcome::ending`] makes the exit code of it.
+//! confined. How the call ended is an [`Outcome`], and [`Outcome::exit`] makes the exit code of it.
+
+use std::io;
 
 use ring::Channel;
 use wire::version::Version;
 
 use crate::confine::{Confinement, Needs};
-use crate::pump::{self, Call, NoStreams, Outcome};
+use crate::pump::{self, Call, Failure, NoStreams, Outcome};
 
 /// A call that has opened everything.
 pub struct Prepared(pump::Ready);
@@ -20,9 +22,8 @@ pub struct Confined(pump::Ready);
 /// Opens everything that the call will need.
 ///
 /// # Errors
-/// How the call has ended with that.
-#[expect(clippy::result_large_err, reason = "once a process")]
-pub fn prepare(channel: Channel, call: Call) -> Result<Prepared, Outcome> {
+/// What could not be opened.
+pub fn prepare(channel: Channel, call: Call) -> Result<Prepared, Failure> {
     pump::prepare(channel, call).map(Prepared)
 }
 
@@ -30,14 +31,12 @@ impl Prepared {
     /// Confines this process, which has one thread and no other duty, for good.
     ///
     /// # Errors
-    /// How the call has ended with that: nothing of the other side's is read unconfined.
-    #[expect(clippy::result_large_err, reason = "once a process")]
-    pub fn confine(mut self, confinement: Confinement) -> Result<Confined, Outcome> {
-        let needs = match confinement {
-            Confinement::On => self.0.settle().and_then(|needs| confinement.close(needs)),
-            Confinement::Off => Ok(()),
-        };
-        needs.map_err(|error| Outcome::failed(format!("confining this process: {error}")))?;
+    /// It is not: nothing of the other side's must be read then.
+    pub fn confine(mut self, confinement: Confinement) -> Result<Confined, Failure> {
+        if confinement == Confinement::On {
+            let needs = self.0.settle().map_err(io::Error::other);
+            needs.and_then(|needs| confinement.close(needs)).map_err(Failure::Confinement)?;
+        }
         Ok(Confined(self.0))
     }
 }
@@ -54,7 +53,7 @@ impl Confined {
 #[must_use]
 pub fn run(channel: Channel, call: Call, confinement: Confinement) -> Outcome {
     let confined = prepare(channel, call).and_then(|prepared| prepared.confine(confinement));
-    confined.map_or_else(|outcome| outcome, Confined::run)
+    confined.map_or_else(Outcome::from, Confined::run)
 }
 
 /// The end of a service side that has no streams, behind the same door: see [`pump::report`].

@@ -186,10 +186,10 @@ fn close(confinement: Confinement, lends: bool) {
     let (service, sink) = io::pipe().expect("a pipe");
     let source = UnixStream::pair().expect("a socket").0;
     let mut call = Call::new(Role::Service, Version::OURS);
-    (call.stdin, call.stdout) = (Some(sink.into()), Some(source.into()));
+    (call.sink, call.source) = (Some(sink.into()), Some(source.into()));
     call.splice = lends;
-    let prepared = call::prepare(ours, call).map_err(|outcome| outcome.failed).expect("prepared");
-    let confined = prepared.confine(confinement).map_err(|outcome| outcome.failed).expect("confined");
+    let prepared = call::prepare(ours, call).expect("prepared");
+    let confined = prepared.confine(confinement).expect("confined");
     // What would be closed with them stays.
     std::mem::forget((confined, theirs, service, folder));
 }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::share::Place;
 use super::vigil::Vigil;
-use crate::channel::{Bell, Habits};
 use crate::error::Error;
+use crate::link::{Bell, Habits};
 use crate::xendev::{self, EventChannel};
 
 pub(super) struct Doorbell {

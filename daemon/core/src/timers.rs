@@ -55,7 +55,7 @@ impl<K: Copy + Ord> Timers<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use core::time::Duration;
 
     const fn at(seconds: u64) -> Now {
         Duration::from_secs(seconds)

@@ -1,6 +1,5 @@
 //! Programs on the local socket: HELLO, one request, then the wait for the end of its call.
 
-use engine::shares::Crowd;
 use wire::command::{Command, CommandKind};
 use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_CONTROL_BODY, Message, PeerInfo, ServiceParams};
 use wire::error::{Breach, PeerError, TooLong};
@@ -9,6 +8,7 @@ use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
 use wire::names::{DomainId, IDENT_LEN, Ident, Port};
+use wire::shares::Crowd;
 use wire::version::Version;
 
 use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, with_endpoint};
@@ -72,7 +72,7 @@ impl From<Breach> for Complaint {
 
 impl Core {
     /// Somebody connected to the local socket.
-    pub fn client_connected(&mut self, now: Now) -> ClientId {
+    pub fn handle_client_connected(&mut self, now: Now) -> ClientId {
         let id = ClientId(self.next_id());
         self.clients.insert(id, Client { stage: Stage::Greeting, port: None });
         self.timers.set(Timer::Client(id), now.saturating_add(HELLO_LIMIT));
@@ -81,7 +81,7 @@ impl Core {
     }
 
     /// A local client sent a message.
-    pub fn client_frame(&mut self, now: Now, id: ClientId, frame: &Frame) {
+    pub fn handle_client_frame(&mut self, now: Now, id: ClientId, frame: &Frame) {
         let Some(stage) = self.clients.get(&id).map(|client| client.stage) else { return };
         let result = match stage {
             Stage::Greeting => self.client_hello(now, id, frame),
@@ -100,7 +100,7 @@ impl Core {
 
     /// The driver has read what there was; `mid_message` tells whether a message has begun and not
     /// ended.
-    pub fn client_read(&mut self, now: Now, id: ClientId, mid_message: bool) {
+    pub fn handle_client_read(&mut self, now: Now, id: ClientId, mid_message: bool) {
         let Some(client) = self.clients.get(&id) else { return };
         match (client.stage, mid_message) {
             // The limit for the whole HELLO holds, and that for the whole request.
@@ -119,7 +119,7 @@ impl Core {
     }
 
     /// A local client closed its connection, or broke it. Its call goes on, and so does its port.
-    pub fn client_closed(&mut self, id: ClientId) {
+    pub fn handle_client_closed(&mut self, id: ClientId) {
         self.forget_client(id);
     }
 

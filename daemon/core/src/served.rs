@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use engine::shares::{Crowd, Shares};
 use wire::names::{DomainId, Port};
+use wire::shares::{Crowd, Shares};
 
 /// As many as there are ports for, if nobody says less.
 const MOST: usize = 1 << 16;

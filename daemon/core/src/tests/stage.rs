@@ -9,9 +9,9 @@ use wire::names::{DomainId, DomainName, Ident, Port, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
-use crate::core::{CallId, ClientId, Core, Now, Output, Settings};
 use crate::ports::LAST_BY_DEFAULT;
 use crate::question::{Allow, User, Verdict};
+use crate::{CallId, ClientId, Core, Now, Output, Settings};
 
 pub(super) const OWN: DomainId = DomainId(5);
 
@@ -50,7 +50,7 @@ impl Stage {
     }
 
     pub(super) fn agent_comes(&mut self, version: u32) {
-        self.core.agent_connected(self.now);
+        self.core.handle_agent_connected(self.now);
         self.agent(&Message::Hello(version));
     }
 
@@ -60,21 +60,21 @@ impl Stage {
     }
 
     pub(super) fn all_outputs(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.core.next_output()).collect()
+        std::iter::from_fn(|| self.core.poll_output()).collect()
     }
 
     pub(super) fn agent(&mut self, message: &Message) {
-        self.core.agent_frame(self.now, &frame(message));
+        self.core.handle_agent_frame(self.now, &frame(message));
     }
 
     pub(super) fn client(&mut self, id: ClientId, message: &Message) {
-        self.core.client_frame(self.now, id, &frame(message));
+        self.core.handle_client_frame(self.now, id, &frame(message));
     }
 
     /// A local client after its HELLO; what was to be done before is taken as done.
     pub(super) fn greeted_client(&mut self) -> ClientId {
         self.outputs();
-        let id = self.core.client_connected(self.now);
+        let id = self.core.handle_client_connected(self.now);
         self.client(id, &Message::Hello(3));
         assert_eq!(self.outputs(), [Output::SendClient(id, hello(3))]);
         id
@@ -82,7 +82,7 @@ impl Stage {
 
     pub(super) fn passes(&mut self, time: Duration) {
         self.now += time;
-        self.core.tick(self.now);
+        self.core.handle_timeout(self.now);
     }
 
     /// The VM asks for `demo.Add+1` in `target`; the id of its call. What was to be done before is
@@ -102,9 +102,9 @@ impl Stage {
     /// A call that was allowed to `vault` and whose daemon answered with port 513 of VM 9.
     pub(super) fn running_call(&mut self, number: u64) -> CallId {
         let id = self.call("vault", number);
-        self.core.decided(self.now, id, allow("vault"));
-        self.core.target_frame(self.now, id, &frame(&Message::Hello(3)));
-        self.core.target_frame(self.now, id, &answer_frame(0x200, 9, 513));
+        self.core.handle_decided(self.now, id, allow("vault"));
+        self.core.handle_target_frame(self.now, id, &frame(&Message::Hello(3)));
+        self.core.handle_target_frame(self.now, id, &answer_frame(0x200, 9, 513));
         assert_eq!(self.outputs().last(), Some(&connect(9, 513, number)));
         id
     }

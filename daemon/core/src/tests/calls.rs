@@ -14,8 +14,8 @@ use super::stage::{
     OWN, Stage, allow, answer_frame, bytes, connect, connect_message, endpoint, exec, frame, hello, refused,
     settings, terminated, trigger, unframe,
 };
-use crate::core::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 use crate::question::{Allow, User, Verdict};
+use crate::{CallId, ClientId, Core, Level, LocalService, Output, Preparation};
 
 fn stage() -> Stage {
     Stage::with_agent(Version::V4)
@@ -30,11 +30,11 @@ fn change(verdict: Verdict, change: impl FnOnce(&mut Allow)) -> Verdict {
 /// What the target's daemon is asked after its HELLO.
 fn request_for(stage: &mut Stage, verdict: Verdict) -> (Target, Vec<u8>) {
     let id = stage.call("@default", 1);
-    stage.core.decided(stage.now, id, verdict);
+    stage.core.handle_decided(stage.now, id, verdict);
     let outputs = stage.outputs();
     let [Output::OpenTarget(_, to)] = outputs.as_slice() else { panic!("{outputs:?}") };
     let to = to.clone();
-    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    stage.core.handle_target_frame(stage.now, id, &frame(&Message::Hello(3)));
     match stage.outputs().as_slice() {
         [Output::SendTarget(_, first), Output::SendTarget(_, request)] => {
             assert_eq!(*first, hello(3));
@@ -48,7 +48,7 @@ fn request_for(stage: &mut Stage, verdict: Verdict) -> (Target, Vec<u8>) {
 fn a_denied_call_is_refused() {
     let mut stage = stage();
     let id = stage.call("vault", 3);
-    stage.core.decided(stage.now, id, Verdict::deny("it says\n no"));
+    stage.core.handle_decided(stage.now, id, Verdict::deny("it says\n no"));
     let outputs = stage.all_outputs();
     let [Output::Log(Level::Info, line), sent] = outputs.as_slice() else { panic!("{outputs:?}") };
     assert_eq!(line, "work -> vault: demo.Add+1: refused, denied: it says\\x0a no");
@@ -74,8 +74,8 @@ fn a_missing_plus_is_added_to_requests_of_vms_only() {
             let outputs = stage.outputs();
             let [Output::Ask(id, question)] = outputs.as_slice() else { panic!("{outputs:?}") };
             assert_eq!(*question.service, service, "policy is asked in the caller's words");
-            stage.core.decided(stage.now, *id, allow(target));
-            stage.core.target_frame(stage.now, *id, &frame(&Message::Hello(3)));
+            stage.core.handle_decided(stage.now, *id, allow(target));
+            stage.core.handle_target_frame(stage.now, *id, &frame(&Message::Hello(3)));
             stage.outputs()
         };
         let request = bytes(&exec(false, 5, 0, "DEFAULT:QUBESRPC demo.Add+ work"));
@@ -101,7 +101,7 @@ fn a_request_that_the_targets_agent_could_not_read_is_refused_at_once() {
         let outputs = stage.outputs();
         let [Output::Ask(id, _)] = outputs.as_slice() else { panic!("{outputs:?}") };
         let user = User::new(user).unwrap();
-        stage.core.decided(stage.now, *id, change(allow("vault"), |allow| allow.user = user));
+        stage.core.handle_decided(stage.now, *id, change(allow("vault"), |allow| allow.user = user));
         stage.outputs()
     };
     let fits = 4096 - "........root:QUBESRPC demo.Add+ work.".len();
@@ -131,7 +131,7 @@ fn the_port_of_the_target_reaches_the_caller_and_the_end_is_logged() {
     let mut stage = stage();
     let id = stage.running_call(4);
     stage.now += Duration::from_millis(1500);
-    stage.core.target_closed(stage.now, id, "it closed the connection");
+    stage.core.handle_target_closed(stage.now, id, "it closed the connection");
     let outputs = stage.all_outputs();
     let [Output::Log(Level::Info, line)] = outputs.as_slice() else { panic!("{outputs:?}") };
     assert_eq!(
@@ -144,33 +144,33 @@ fn the_port_of_the_target_reaches_the_caller_and_the_end_is_logged() {
 fn what_fails_before_the_port_refuses_the_caller() {
     type Step = fn(&mut Stage, CallId);
     let steps: [(&str, bool, Step); 8] = [
-        ("not there", false, |s, id| s.core.target_closed(s.now, id, "it does not run")),
+        ("not there", false, |s, id| s.core.handle_target_closed(s.now, id, "it does not run")),
         ("no HELLO", true, |s, _| s.passes(Duration::from_secs(11))),
-        ("old HELLO", true, |s, id| s.core.target_frame(s.now, id, &frame(&Message::Hello(2)))),
+        ("old HELLO", true, |s, id| s.core.handle_target_frame(s.now, id, &frame(&Message::Hello(2)))),
         ("other HELLO", true, |s, id| {
-            s.core.target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 513))
+            s.core.handle_target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 513))
         }),
         ("closed", false, |s, id| {
-            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
-            s.core.target_closed(s.now, id, "it closed the connection");
+            s.core.handle_target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.handle_target_closed(s.now, id, "it closed the connection");
         }),
         ("no answer", true, |s, id| {
-            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.handle_target_frame(s.now, id, &frame(&Message::Hello(3)));
             s.passes(Duration::from_secs(61));
         }),
         ("bad port", true, |s, id| {
-            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
-            s.core.target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 512));
+            s.core.handle_target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.handle_target_frame(s.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 512));
         }),
         ("bad answer", true, |s, id| {
-            s.core.target_frame(s.now, id, &frame(&Message::Hello(3)));
-            s.core.target_frame(s.now, id, &Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 9] });
+            s.core.handle_target_frame(s.now, id, &frame(&Message::Hello(3)));
+            s.core.handle_target_frame(s.now, id, &Frame { ty: ty::EXEC_CMDLINE, body: vec![0; 9] });
         }),
     ];
     for (what, closes, step) in steps {
         let mut stage = stage();
         let id = stage.call("vault", 6);
-        stage.core.decided(stage.now, id, allow("vault"));
+        stage.core.handle_decided(stage.now, id, allow("vault"));
         stage.outputs();
         step(&mut stage, id);
         let mut outputs = stage.outputs();
@@ -182,7 +182,7 @@ fn what_fails_before_the_port_refuses_the_caller() {
         assert_eq!(outputs, expected, "{what}");
         // Nothing is left that could be refused again.
         stage.passes(Duration::from_secs(3600));
-        stage.core.target_closed(stage.now, id, "late");
+        stage.core.handle_target_closed(stage.now, id, "late");
         assert!(stage.outputs().is_empty(), "{what}");
     }
 }
@@ -194,27 +194,27 @@ fn a_policy_program_may_make_the_call_itself() {
     for made_first in [false, true] {
         let id = stage.call("vault", 1);
         if made_first {
-            stage.core.decided(stage.now, id, Verdict::Made);
+            stage.core.handle_decided(stage.now, id, Verdict::Made);
             assert!(stage.outputs().is_empty());
         }
         let client = stage.greeted_client();
         stage.client(client, &connect_message(9, 600, 1));
         assert_eq!(stage.outputs().last(), Some(&connect(9, 600, 1)));
-        stage.core.decided(stage.now, id, Verdict::Made);
+        stage.core.handle_decided(stage.now, id, Verdict::Made);
         stage.passes(Duration::from_secs(3600));
         assert!(stage.outputs().is_empty());
     }
     // It says so, and nobody comes.
     let id = stage.call("vault", 2);
-    stage.core.decided(stage.now, id, Verdict::Made);
+    stage.core.handle_decided(stage.now, id, Verdict::Made);
     stage.passes(Duration::from_secs(9));
     assert!(stage.outputs().is_empty());
     stage.passes(Duration::from_secs(2));
     assert_eq!(stage.outputs(), [refused(2)]);
     // Or the caller's agent goes.
     let id = stage.call("vault", 3);
-    stage.core.decided(stage.now, id, Verdict::Made);
-    stage.core.agent_lost();
+    stage.core.handle_decided(stage.now, id, Verdict::Made);
+    stage.core.handle_agent_lost();
     stage.outputs();
     stage.agent_comes(4);
     stage.outputs();
@@ -226,7 +226,11 @@ fn a_policy_program_may_make_the_call_itself() {
 fn a_disposable_that_may_not_be_started_is_refused() {
     let mut stage = stage();
     let id = stage.call("@dispvm", 1);
-    stage.core.decided(stage.now, id, change(allow("@dispvm:fedora"), |allow| allow.autostart = false));
+    stage.core.handle_decided(
+        stage.now,
+        id,
+        change(allow("@dispvm:fedora"), |allow| allow.autostart = false),
+    );
     assert_eq!(stage.outputs(), [refused(1)]);
 }
 
@@ -238,12 +242,12 @@ fn a_call_to_dom0_starts_a_service_and_only_then_answers() {
     ] {
         let mut stage = stage();
         let id = stage.call(asked, 1);
-        stage.core.decided(stage.now, id, allow(asked));
+        stage.core.handle_decided(stage.now, id, allow(asked));
         let service = ServiceName::new("demo.Add+1").unwrap();
         let call = ServiceCall::new(service, Target::new("work").unwrap(), Some(requested));
         let service = LocalService { endpoint: endpoint(5, 513), call };
         assert_eq!(stage.outputs(), [Output::StartService(id, Box::new(service))]);
-        stage.core.service_started(id, Ok(()));
+        stage.core.handle_service_started(id, Ok(()));
         assert_eq!(stage.outputs(), [connect(0, 513, 1)]);
     }
 }
@@ -253,10 +257,10 @@ fn a_service_of_dom0_that_fails_leaves_a_warning() {
     for (status, level) in [(0, Level::Info), (1, Level::Warn), (127, Level::Warn)] {
         let mut stage = stage();
         let id = stage.call("dom0", 1);
-        stage.core.decided(stage.now, id, allow("dom0"));
-        stage.core.service_started(id, Ok(()));
+        stage.core.handle_decided(stage.now, id, allow("dom0"));
+        stage.core.handle_service_started(id, Ok(()));
         stage.all_outputs();
-        stage.core.service_ended(stage.now, id, status, None);
+        stage.core.handle_service_ended(stage.now, id, status, None);
         let line = format!(
             "work -> dom0: demo.Add+1: allowed to dom0, ended after 0.000 s, exit code {status}, port 513"
         );
@@ -268,9 +272,9 @@ fn a_service_of_dom0_that_fails_leaves_a_warning() {
 fn a_service_that_cannot_be_started_gives_its_port_back() {
     let mut stage = stage();
     let id = stage.call("dom0", 1);
-    stage.core.decided(stage.now, id, allow("dom0"));
+    stage.core.handle_decided(stage.now, id, allow("dom0"));
     stage.outputs();
-    stage.core.service_started(id, Err("no process".to_owned()));
+    stage.core.handle_service_started(id, Err("no process".into()));
     assert_eq!(stage.outputs(), [refused(1)]);
     stage.agent(&terminated(0, 513));
     assert!(stage.outputs().is_empty());
@@ -285,13 +289,13 @@ fn the_port_of_a_dom0_call_is_free_when_the_agent_says_so() {
     stage.outputs();
     let call = |stage: &mut Stage, number| {
         let id = stage.call("dom0", number);
-        stage.core.decided(stage.now, id, allow("dom0"));
-        stage.core.service_started(id, Ok(()));
+        stage.core.handle_decided(stage.now, id, allow("dom0"));
+        stage.core.handle_service_started(id, Ok(()));
         (id, stage.outputs().pop().unwrap())
     };
     let (id, answer) = call(&mut stage, 1);
     assert_eq!(answer, connect(0, 513, 1));
-    stage.core.service_ended(stage.now, id, 0, None);
+    stage.core.handle_service_ended(stage.now, id, 0, None);
     assert_eq!(call(&mut stage, 2).1, refused(2));
     stage.agent(&terminated(0, 513));
     assert_eq!(call(&mut stage, 3).1, connect(0, 513, 3));
@@ -304,10 +308,10 @@ fn more_calls_than_are_watched_run_unwatched() {
         stage.running_call(number);
     }
     let id = stage.call("vault", 9);
-    stage.core.decided(stage.now, id, allow("vault"));
-    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    stage.core.handle_decided(stage.now, id, allow("vault"));
+    stage.core.handle_target_frame(stage.now, id, &frame(&Message::Hello(3)));
     stage.outputs();
-    stage.core.target_frame(stage.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 700));
+    stage.core.handle_target_frame(stage.now, id, &answer_frame(ty::EXEC_CMDLINE, 9, 700));
     assert_eq!(stage.outputs(), [connect(9, 700, 9), Output::CloseTarget(id)]);
 }
 
@@ -315,9 +319,9 @@ fn more_calls_than_are_watched_run_unwatched() {
 fn verdicts_that_nobody_asked_for_do_nothing() {
     let mut stage = stage();
     let id = stage.running_call(1);
-    stage.core.decided(stage.now, id, Verdict::deny("late"));
-    stage.core.decided(stage.now, CallId(99), allow("vault"));
-    stage.core.service_started(id, Ok(()));
+    stage.core.handle_decided(stage.now, id, Verdict::deny("late"));
+    stage.core.handle_decided(stage.now, CallId(99), allow("vault"));
+    stage.core.handle_service_started(id, Ok(()));
     assert!(stage.outputs().is_empty());
 }
 
@@ -329,9 +333,9 @@ fn two_daemons_bring_a_call_together() {
     target.agent_comes(3);
     target.outputs();
     let id = source.call("vault", 1);
-    source.core.decided(source.now, id, allow("vault"));
+    source.core.handle_decided(source.now, id, allow("vault"));
     source.outputs();
-    let client: ClientId = target.core.client_connected(target.now);
+    let client: ClientId = target.core.handle_client_connected(target.now);
     // Carry messages both ways until nobody has any left.
     let (mut to_agents, mut busy) = (Vec::new(), true);
     while busy {
@@ -340,7 +344,7 @@ fn two_daemons_bring_a_call_together() {
             busy = true;
             match output {
                 Output::SendClient(_, bytes) => {
-                    source.core.target_frame(source.now, id, &unframe(&bytes));
+                    source.core.handle_target_frame(source.now, id, &unframe(&bytes));
                 }
                 other => to_agents.push(other),
             }
@@ -349,7 +353,7 @@ fn two_daemons_bring_a_call_together() {
             busy = true;
             match output {
                 Output::SendTarget(_, bytes) => {
-                    target.core.client_frame(target.now, client, &unframe(&bytes));
+                    target.core.handle_client_frame(target.now, client, &unframe(&bytes));
                 }
                 other => to_agents.push(other),
             }
@@ -363,7 +367,7 @@ fn two_daemons_bring_a_call_together() {
     // The end: the target's agent tells its daemon, which closes the connection.
     target.agent(&terminated(5, 513));
     assert_eq!(target.outputs(), [Output::CloseClient(client)]);
-    source.core.target_closed(source.now, id, "it closed the connection");
+    source.core.handle_target_closed(source.now, id, "it closed the connection");
     assert!(source.outputs().is_empty());
     // The caller's agent tells of the same link; the port is not its daemon's.
     source.agent(&terminated(9, 513));
@@ -374,21 +378,21 @@ fn two_daemons_bring_a_call_together() {
 fn a_target_that_does_not_run_is_started_once() {
     let mut stage = stage();
     let id = stage.call("vault", 1);
-    stage.core.decided(stage.now, id, allow("vault"));
+    stage.core.handle_decided(stage.now, id, allow("vault"));
     stage.outputs();
-    stage.core.target_absent(stage.now, id);
+    stage.core.handle_target_absent(stage.now, id);
     let vault = Target::new("vault").unwrap();
     assert_eq!(stage.outputs(), [Output::Prepare(id, Preparation::Start(vault.clone()))]);
     stage.passes(Duration::from_secs(60));
-    stage.core.prepared(stage.now, id, Ok(vault.clone()));
+    stage.core.handle_prepared(stage.now, id, Ok(vault.clone()));
     assert_eq!(stage.outputs(), [Output::OpenTarget(id, vault)]);
-    stage.core.target_absent(stage.now, id);
+    stage.core.handle_target_absent(stage.now, id);
     assert_eq!(stage.outputs(), [Output::Release(id), refused(1)]);
 
     let id = stage.call("vault", 2);
-    stage.core.decided(stage.now, id, change(allow("vault"), |allow| allow.autostart = false));
+    stage.core.handle_decided(stage.now, id, change(allow("vault"), |allow| allow.autostart = false));
     stage.outputs();
-    stage.core.target_absent(stage.now, id);
+    stage.core.handle_target_absent(stage.now, id);
     assert_eq!(stage.outputs(), [refused(2)]);
 }
 
@@ -398,13 +402,13 @@ fn a_disposable_is_made_for_a_call_and_released_with_it() {
     let begun = |stage: &mut Stage, number| {
         let id = stage.call("@dispvm", number);
         let to = Some(Target::new("@dispvm:uuid:11-22").unwrap());
-        stage.core.decided(stage.now, id, change(allow("@dispvm:x"), |allow| allow.target_uuid = to));
+        stage.core.handle_decided(stage.now, id, change(allow("@dispvm:x"), |allow| allow.target_uuid = to));
         assert_eq!(stage.outputs(), [Output::Prepare(id, Preparation::Disposable(template.clone()))]);
         id
     };
     let mut stage = stage();
     let id = begun(&mut stage, 1);
-    stage.core.prepared(stage.now, id, Err("no\n memory".to_owned()));
+    stage.core.handle_prepared(stage.now, id, Err("no\n memory".into()));
     assert_eq!(stage.outputs(), [Output::Release(id), refused(1)]);
 
     let id = begun(&mut stage, 2);
@@ -412,19 +416,19 @@ fn a_disposable_is_made_for_a_call_and_released_with_it() {
     assert_eq!(stage.outputs(), [Output::Release(id), refused(2)]);
 
     let id = begun(&mut stage, 3);
-    stage.core.agent_lost();
+    stage.core.handle_agent_lost();
     assert!(stage.outputs().contains(&Output::Release(id)), "its caller is gone");
     stage.agent_comes(4);
 
     let id = begun(&mut stage, 4);
-    stage.core.prepared(stage.now, id, Ok(Target::new("disp7").unwrap()));
+    stage.core.handle_prepared(stage.now, id, Ok(Target::new("disp7").unwrap()));
     assert_eq!(stage.outputs(), [Output::OpenTarget(id, Target::new("disp7").unwrap())]);
-    stage.core.target_frame(stage.now, id, &frame(&Message::Hello(3)));
-    stage.core.target_frame(stage.now, id, &answer_frame(0x200, 9, 513));
+    stage.core.handle_target_frame(stage.now, id, &frame(&Message::Hello(3)));
+    stage.core.handle_target_frame(stage.now, id, &answer_frame(0x200, 9, 513));
     assert_eq!(stage.outputs().last(), Some(&connect(9, 513, 4)));
-    stage.core.agent_lost();
+    stage.core.handle_agent_lost();
     assert!(!stage.outputs().contains(&Output::Release(id)), "the call itself goes on");
-    stage.core.target_closed(stage.now, id, "it closed the connection");
+    stage.core.handle_target_closed(stage.now, id, "it closed the connection");
     assert_eq!(stage.outputs(), [Output::Release(id)]);
 }
 
@@ -451,14 +455,14 @@ fn calls_that_wait_for_policy_are_bounded_by_number_and_by_bytes() {
         let asked: Vec<CallId> = (0..2000).filter_map(|number| asks(&mut stage, number)).collect();
         assert_eq!(asked.len(), fit);
         // One that is over makes room for one, and so does one whose request has left.
-        stage.core.decided(stage.now, asked[0], Verdict::deny("no"));
+        stage.core.handle_decided(stage.now, asked[0], Verdict::deny("no"));
         assert_eq!(stage.outputs(), [refused(0)]);
         assert!(asks(&mut stage, 3000).is_some() && asks(&mut stage, 3001).is_none());
-        stage.core.decided(stage.now, asked[1], allow("vault"));
-        stage.core.target_frame(stage.now, asked[1], &frame(&Message::Hello(3)));
+        stage.core.handle_decided(stage.now, asked[1], allow("vault"));
+        stage.core.handle_target_frame(stage.now, asked[1], &frame(&Message::Hello(3)));
         stage.outputs();
         assert!(asks(&mut stage, 3002).is_some() && asks(&mut stage, 3003).is_none());
-        stage.core.agent_lost();
+        stage.core.handle_agent_lost();
         stage.outputs();
         stage.agent_comes(4);
         stage.outputs();

@@ -11,7 +11,7 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// The sums.
 #[derive(Debug, Default)]
-pub(in crate::core) struct Tally {
+pub(crate) struct Tally {
     deciding: usize,
     watched: usize,
     /// All others.

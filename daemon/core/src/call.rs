@@ -19,7 +19,7 @@ use wire::version::Version;
 
 use super::{
     ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
-    PREPARE_LIMIT, Preparation, Timer, fits_the_target, with_endpoint,
+    PREPARE_LIMIT, Preparation, Reason, Timer, fits_the_target, with_endpoint,
 };
 use crate::question::{Allow, Question, Verdict, caller};
 pub(super) use tally::Tally;
@@ -153,7 +153,7 @@ impl Core {
     }
 
     /// Policy has decided.
-    pub fn decided(&mut self, now: Now, id: CallId, verdict: Verdict) {
+    pub fn handle_decided(&mut self, now: Now, id: CallId, verdict: Verdict) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if !matches!(call.stage, Stage::Deciding) {
             return;
@@ -164,7 +164,9 @@ impl Core {
             call.named = renamed.then(|| allow.target.clone());
         }
         match verdict {
-            Verdict::Deny(reason) => self.refuse(id, &format!("denied: {}", Escaped::new(&reason))),
+            Verdict::Deny(reason) => {
+                self.refuse(id, &format!("denied: {}", Escaped::new(&reason.to_string())))
+            }
             Verdict::Made => {
                 self.set_call_stage(id, Stage::Made);
                 self.timers.set(Timer::Call(id), now.saturating_add(MESSAGE_LIMIT));
@@ -175,7 +177,7 @@ impl Core {
     }
 
     /// A service's process has been started, or could not be, for this reason.
-    pub fn service_started(&mut self, id: CallId, result: Result<(), String>) {
+    pub fn handle_service_started(&mut self, id: CallId, result: Result<(), Reason>) {
         let Some(&Call { stage: Stage::Starting { port }, .. }) = self.calls.get(&id) else { return };
         match result {
             Ok(()) => {
@@ -183,6 +185,7 @@ impl Core {
             }
             Err(reason) => {
                 self.ports.release(DomainId::DOM0, port);
+                let reason = reason.to_string();
                 let reason = Escaped::new(&reason);
                 self.refuse(id, &format!("allowed, but the service cannot be started: {reason}"));
             }
@@ -190,7 +193,7 @@ impl Core {
     }
 
     /// A service's process has ended with this status: a warning if it failed. The port is free when the agent says so.
-    pub fn service_ended(&mut self, now: Now, id: CallId, status: i32, moved: Option<Moved>) {
+    pub fn handle_service_ended(&mut self, now: Now, id: CallId, status: i32, moved: Option<Moved>) {
         if !matches!(self.calls.get(&id), Some(Call { stage: Stage::Served, .. })) {
             return;
         }
@@ -201,7 +204,7 @@ impl Core {
     }
 
     /// The target's daemon sent a message.
-    pub fn target_frame(&mut self, now: Now, id: CallId, frame: &Frame) {
+    pub fn handle_target_frame(&mut self, now: Now, id: CallId, frame: &Frame) {
         let result = match self.calls.get(&id).map(|call| &call.stage) {
             Some(Stage::Greeting { .. }) => self.target_hello(now, id, frame),
             Some(Stage::Asking) => self.target_answer(id, frame),
@@ -211,13 +214,13 @@ impl Core {
         };
         if let Err(error) = result {
             self.put(Output::CloseTarget(id));
-            self.target_closed(now, id, &error.to_string());
+            self.handle_target_closed(now, id, &error.to_string());
         }
     }
 
     /// The connection to the target's daemon is gone, or could not be made: the end of a call that
     /// runs, and the refusal of one that does not run yet.
-    pub fn target_closed(&mut self, now: Now, id: CallId, reason: &str) {
+    pub fn handle_target_closed(&mut self, now: Now, id: CallId, reason: &str) {
         let Some(call) = self.calls.get(&id) else { return };
         match call.stage {
             Stage::Greeting { .. } | Stage::Asking => {
@@ -234,7 +237,7 @@ impl Core {
     }
 
     /// The target has no daemon: it does not run.
-    pub fn target_absent(&mut self, now: Now, id: CallId) {
+    pub fn handle_target_absent(&mut self, now: Now, id: CallId) {
         let prepared = self.change(id, |call| {
             let (Stage::Greeting { request }, Help::MayStart, Some(to)) =
                 (&mut call.stage, call.help, &call.to)
@@ -247,14 +250,14 @@ impl Core {
             Some(to)
         });
         let Some(Some(to)) = prepared else {
-            return self.target_closed(now, id, "it does not run");
+            return self.handle_target_closed(now, id, "it does not run");
         };
         self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
         self.put(Output::Prepare(id, Preparation::Start(to)));
     }
 
     /// The target has been started or made, and is to be found under this name; or it could not be.
-    pub fn prepared(&mut self, now: Now, id: CallId, result: Result<Target, String>) {
+    pub fn handle_prepared(&mut self, now: Now, id: CallId, result: Result<Target, Reason>) {
         let request = self.change(id, |call| match &mut call.stage {
             Stage::Preparing { request } => Some(std::mem::take(request)),
             _ => None,
@@ -262,7 +265,7 @@ impl Core {
         let Some(Some(request)) = request else { return };
         match result {
             Ok(to) => self.greet(now, id, to, request),
-            Err(reason) => self.refuse(id, &format!("allowed, but {}", Escaped::new(&reason))),
+            Err(reason) => self.refuse(id, &format!("allowed, but {}", Escaped::new(&reason.to_string()))),
         }
     }
 

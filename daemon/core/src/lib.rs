@@ -1,8 +1,9 @@
 //! The daemon's decisions, without a file, a socket, a process or a clock.
 //!
-//! Events go in through the methods of [`Core`], each with the time at which it happened; what is to
-//! be done comes out of [`Core::next_output`], in order. The driver does it and reports back. So the
-//! tests play a whole afternoon of agents, clients and timeouts in a millisecond.
+//! Events go in through the methods of [`Core`] whose names begin with `handle_`, those that time matters for with the
+//! time at which they happened. [`Core::poll_output`] gives what is to be done, in order, and [`Core::poll_timeout`] when
+//! the next event is due that nobody else brings. The driver does it and reports back. So the tests play a whole
+//! afternoon of agents, clients and timeouts in a millisecond.
 //!
 //! | part | one job |
 //! |---|---|
@@ -11,17 +12,22 @@
 //! | `call` | a call that the VM asked for: policy, the target's daemon or a service in dom0, the answer |
 //! | `served` | calls to the VM, and how many each source has of them |
 //! | `timers` | who must have done something by when |
+//! | [`ports`] | which data ports calls use |
+//! | [`question`] | what policy is asked and what it may answer |
+#![forbid(unsafe_code)]
 
 mod agent;
 mod call;
 mod client;
+pub mod ports;
+pub mod question;
 mod served;
 #[cfg(test)]
 mod tests;
 mod timers;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use wire::command::ServiceCall;
 use wire::control::{Endpoint, MAX_CONTROL_BODY, Message};
@@ -105,6 +111,9 @@ pub enum Preparation {
     Disposable(Target),
 }
 
+/// Why the driver could not do something: an error of its own, of which the core only says that it happened.
+pub type Reason = Box<dyn std::error::Error + Send + Sync>;
+
 /// How much a line in the log matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -131,23 +140,23 @@ pub enum Output {
     SendClient(ClientId, Vec<u8>),
     /// Close a local client, once what was sent to it has left.
     CloseClient(ClientId),
-    /// Ask policy and report to [`Core::decided`].
+    /// Ask policy and report to [`Core::handle_decided`].
     Ask(CallId, Question),
     /// Nobody wants to know any more.
     CancelQuestion(CallId),
-    /// Start or make the target and report to [`Core::prepared`].
+    /// Start or make the target and report to [`Core::handle_prepared`].
     Prepare(CallId, Preparation),
     /// What was prepared for this call is not needed any more.
     Release(CallId),
-    /// Connect to the daemon of this domain; its messages go to [`Core::target_frame`], its end or
-    /// a failure to [`Core::target_closed`], that there is none to [`Core::target_absent`].
+    /// Connect to the daemon of this domain; its messages go to [`Core::handle_target_frame`], its end or
+    /// a failure to [`Core::handle_target_closed`], that there is none to [`Core::handle_target_absent`].
     OpenTarget(CallId, Target),
     /// Send a message to the target's daemon.
     SendTarget(CallId, Vec<u8>),
     /// Close the connection to the target's daemon.
     CloseTarget(CallId),
-    /// Run a service in a process of its own; report to [`Core::service_started`] at once and to
-    /// [`Core::service_ended`] later.
+    /// Run a service in a process of its own; report to [`Core::handle_service_started`] at once and to
+    /// [`Core::handle_service_ended`] later.
     StartService(CallId, Box<LocalService>),
     /// A line for the log; nothing in it needs escaping.
     Log(Level, String),
@@ -208,18 +217,18 @@ impl Core {
     }
 
     /// What is to be done next; to be drained after every event.
-    pub fn next_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`Core::tick`] is to be called at the latest.
+    /// When [`Core::handle_timeout`] is to be called at the latest.
     #[must_use]
-    pub fn deadline(&self) -> Option<Now> {
+    pub fn poll_timeout(&self) -> Option<Now> {
         self.timers.next()
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: Now) {
+    pub fn handle_timeout(&mut self, now: Now) {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
                 Timer::Agent => self.agent_too_slow(),

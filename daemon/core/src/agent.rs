@@ -21,13 +21,13 @@ pub(super) enum Agent {
 
 impl Core {
     /// The control link is there; the agent, its server, speaks first.
-    pub fn agent_connected(&mut self, now: Now) {
+    pub fn handle_agent_connected(&mut self, now: Now) {
         self.agent = Agent::Greeting;
         self.timers.set(Timer::Agent, now.saturating_add(HELLO_LIMIT));
     }
 
     /// The agent sent a message.
-    pub fn agent_frame(&mut self, now: Now, frame: &Frame) {
+    pub fn handle_agent_frame(&mut self, now: Now, frame: &Frame) {
         let result = match self.agent {
             Agent::Absent => Ok(()),
             Agent::Greeting => self.agent_hello(frame),
@@ -40,7 +40,7 @@ impl Core {
 
     /// The driver has read what there was; `mid_message` tells whether a message has begun and not
     /// ended.
-    pub fn agent_read(&mut self, now: Now, mid_message: bool) {
+    pub fn handle_agent_read(&mut self, now: Now, mid_message: bool) {
         match (self.agent, mid_message) {
             (Agent::Present(_), true) => {
                 self.timers.set_once(Timer::Agent, now.saturating_add(MESSAGE_LIMIT));
@@ -55,7 +55,7 @@ impl Core {
     ///
     /// Local clients are closed: their calls may well go on, but nobody would tell when they end.
     /// For the same reason the ports stay reserved. Whoever waits for an answer waited for that agent.
-    pub fn agent_lost(&mut self) {
+    pub fn handle_agent_lost(&mut self) {
         let was = std::mem::replace(&mut self.agent, Agent::Absent);
         self.timers.clear(Timer::Agent);
         if matches!(was, Agent::Present(_)) {
@@ -87,7 +87,7 @@ impl Core {
     }
 
     fn drop_agent(&mut self, reason: String) {
-        self.agent_lost();
+        self.handle_agent_lost();
         self.put(Output::DropAgent(reason));
     }
 

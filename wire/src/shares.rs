@@ -1,13 +1,12 @@
-#![forbid(unsafe_code)]
 //! What a VM has for calls from outside, shared out per source.
 //!
 //! A source may have half of what the others have left, so that whatever it does there is something left for the next
 //! one. A part is dom0's alone: from there a VM that is being flooded is looked after and ended.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use alloc::collections::BTreeMap;
+use core::fmt;
 
-use wire::names::DomainId;
+use crate::names::DomainId;
 
 /// Of so many, one is for dom0 alone.
 const FOR_DOM0: usize = 8;
@@ -36,7 +35,7 @@ impl fmt::Display for Crowd {
     }
 }
 
-impl std::error::Error for Crowd {}
+impl core::error::Error for Crowd {}
 
 impl Shares {
     /// So many in all; whatever is said, dom0 and one other have one.
@@ -90,6 +89,8 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
 
     fn fill(shares: &mut Shares, source: u32) -> usize {

@@ -59,7 +59,7 @@ pub(super) enum Head {
 
 /// The receiving side's messages in order.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub(in super::super) struct Messages {
     incoming: Incoming,
     queue: VecDeque<Entry>,
     parsed: usize,
@@ -68,10 +68,10 @@ pub(super) struct Inbound {
     breach: Option<PeerError>,
 }
 
-impl Inbound {
-    pub(super) fn new(role: Role, version: Version) -> Inbound {
+impl Messages {
+    pub(in super::super) fn new(role: Role, version: Version) -> Messages {
         let queue = VecDeque::with_capacity(AHEAD);
-        Inbound { incoming: Incoming::new(role, version), queue, parsed: 0, breach: None }
+        Messages { incoming: Incoming::new(role, version), queue, parsed: 0, breach: None }
     }
 
     /// Where the next unparsed header lies, if all of it is among the `ready` bytes.
@@ -83,7 +83,7 @@ impl Inbound {
         (wanted && self.parsed + HEADER_LEN <= ready).then_some(self.parsed)
     }
 
-    /// Takes the header at [`Inbound::next_header`]. A breach is told when everything before it is dealt with.
+    /// Takes the header at [`Messages::next_header`]. A breach is told when everything before it is dealt with.
     pub(super) fn on_header(&mut self, bytes: [u8; HEADER_LEN]) -> Result<(), PeerError> {
         if let Some(breach) = self.breach.take() {
             return Err(breach);
@@ -138,7 +138,7 @@ impl Inbound {
         })
     }
 
-    /// Notes that the first `n` bytes of [`Inbound::pieces`] are used up: bytes to release.
+    /// Notes that the first `n` bytes of [`Messages::pieces`] are used up: bytes to release.
     pub(super) fn took(&mut self, mut n: usize) -> usize {
         let mut released = 0;
         while n > 0 {
@@ -197,8 +197,8 @@ mod tests {
     use proptest::prelude::*;
     use wire::header::ty;
 
-    fn inbound() -> Inbound {
-        Inbound::new(Role::Client, Version::V3)
+    fn messages() -> Messages {
+        Messages::new(Role::Client, Version::V3)
     }
 
     fn header(ty: u32, len: usize) -> [u8; HEADER_LEN] {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn messages_of_one_stream_are_one_transfer() {
-        let mut i = inbound();
+        let mut i = messages();
         for (ty, len) in [(ty::DATA_STDOUT, 10), (ty::DATA_STDOUT, 5), (ty::DATA_STDERR, 3)] {
             i.on_header(header(ty, len)).unwrap();
         }
@@ -221,13 +221,13 @@ mod tests {
 
     #[test]
     fn a_short_exit_code_is_255_and_a_long_one_is_skipped() {
-        let mut i = inbound();
+        let mut i = messages();
         i.on_header(header(ty::DATA_EXIT_CODE, 2)).unwrap();
         assert_eq!(i.head(), Head::Exit { at: 8, want: 2 });
         assert_eq!(i.on_exit(&[1, 0]), 255);
         assert_eq!(i.skip(10), 10);
 
-        let mut i = inbound();
+        let mut i = messages();
         i.on_header(header(ty::DATA_EXIT_CODE, 6)).unwrap();
         assert_eq!(i.on_exit(&[7, 0, 0, 0]), 7);
         assert_eq!(i.skip(9), 9);
@@ -238,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_is_released_once(lens in prop::collection::vec(1usize..5000, 1..60), step in 1usize..3000) {
-            let mut i = inbound();
+            let mut i = messages();
             let total: usize = lens.iter().map(|l| l + HEADER_LEN).sum();
             let (mut fed, mut released, mut payload, mut ready) = (0, 0, 0, 0);
             while released < total {

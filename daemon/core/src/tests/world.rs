@@ -7,8 +7,8 @@ use wire::control::Message;
 use wire::frame::Frame;
 
 use super::stage::{MAX_OPEN, Stage, allow};
-use crate::core::{CallId, ClientId, Output};
 use crate::question::Verdict;
+use crate::{CallId, ClientId, Output};
 
 /// One event.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl World {
             }
         }
         if self.agent {
-            stage.core.agent_lost();
+            stage.core.handle_agent_lost();
         }
         stage.outputs();
         stage.agent_comes(4);
@@ -75,18 +75,18 @@ impl World {
             }
             Step::AgentLost if self.agent => {
                 self.agent = false;
-                stage.core.agent_lost();
+                stage.core.handle_agent_lost();
             }
             Step::AgentSays(message) if self.agent => stage.agent(&message),
-            Step::AgentRaw(ty, body) if self.agent => stage.core.agent_frame(now, &Frame { ty, body }),
+            Step::AgentRaw(ty, body) if self.agent => stage.core.handle_agent_frame(now, &Frame { ty, body }),
             Step::ClientComes if self.serving => {
-                let id = stage.core.client_connected(now);
+                let id = stage.core.handle_client_connected(now);
                 self.clients.insert(id);
             }
             Step::ClientGoes(n) => {
                 if let Some(id) = self.client(n) {
                     self.clients.remove(&id);
-                    stage.core.client_closed(id);
+                    stage.core.handle_client_closed(id);
                 }
             }
             Step::ClientSays(n, message) => {
@@ -94,32 +94,35 @@ impl World {
             }
             Step::ClientRaw(n, ty, body) => {
                 if let Some(id) = self.client(n) {
-                    stage.core.client_frame(now, id, &Frame { ty, body });
-                    stage.core.client_read(now, id, n % 2 == 0);
+                    stage.core.handle_client_frame(now, id, &Frame { ty, body });
+                    stage.core.handle_client_read(now, id, n % 2 == 0);
                 }
             }
             Step::Decided(n, target) => {
                 if let Some(id) = call(n) {
                     self.questions.remove(&id);
-                    stage.core.decided(now, id, target.map_or_else(|| Verdict::deny("no"), allow));
+                    stage.core.handle_decided(now, id, target.map_or_else(|| Verdict::deny("no"), allow));
                 }
             }
             Step::TargetSays(n, frame) => {
                 if let Some(id) = call(n) {
-                    stage.core.target_frame(now, id, &frame);
+                    stage.core.handle_target_frame(now, id, &frame);
                 }
             }
             Step::TargetGoes(n) => {
                 if let Some(id) = call(n) {
                     self.targets.remove(&id);
-                    stage.core.target_closed(now, id, "gone");
+                    stage.core.handle_target_closed(now, id, "gone");
                 }
             }
             Step::Started(n, ok) => {
-                let result = if ok { Ok(()) } else { Err("no".to_owned()) };
-                call(n).into_iter().for_each(|id| stage.core.service_started(id, result.clone()));
+                if let Some(id) = call(n) {
+                    stage.core.handle_service_started(id, if ok { Ok(()) } else { Err("no".into()) });
+                }
             }
-            Step::Ended(n) => call(n).into_iter().for_each(|id| stage.core.service_ended(now, id, 1, None)),
+            Step::Ended(n) => {
+                call(n).into_iter().for_each(|id| stage.core.handle_service_ended(now, id, 1, None))
+            }
             Step::Time(seconds) => stage.passes(Duration::from_secs(seconds)),
             _ => {}
         }

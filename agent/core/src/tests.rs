@@ -14,12 +14,51 @@ fn trigger(source: Option<&str>) -> Trigger {
     }
 }
 
-fn sent(action: &Action) -> Message {
-    let Action::Send(bytes) = action else { panic!("{action:?} is no message") };
+fn sent(action: &Output) -> Message {
+    let Output::Send(bytes) = action else { panic!("{action:?} is no message") };
     let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().expect("a header");
     let header = Header::from_bytes(*header);
     assert_eq!(header.len as usize, body.len());
     Message::decode(header.ty, body).expect("well formed")
+}
+
+/// What is to be done, apart from lines for the log.
+fn outputs(core: &mut Core) -> Vec<Output> {
+    let outputs = std::iter::from_fn(|| core.poll_output());
+    outputs.filter(|output| !matches!(output, Output::Log(..))).collect()
+}
+
+/// What an event has for consequences.
+impl Core {
+    fn link_up(&mut self, version: Version) -> Vec<Output> {
+        self.handle_link_up(version);
+        outputs(self)
+    }
+
+    fn link_lost(&mut self) -> Vec<Output> {
+        self.handle_link_lost();
+        outputs(self)
+    }
+
+    fn message(&mut self, message: Message) -> Result<Vec<Output>, Violation> {
+        self.handle_message(message)?;
+        Ok(outputs(self))
+    }
+
+    fn request(&mut self, client: ClientId, request: Result<Trigger, BadTrigger>, busy: bool) -> Vec<Output> {
+        self.handle_request(client, request, busy);
+        outputs(self)
+    }
+
+    fn client_gone(&mut self, client: ClientId) -> Vec<Output> {
+        self.handle_client_gone(client);
+        outputs(self)
+    }
+
+    fn call_ended(&mut self, call: CallId) -> Vec<Output> {
+        self.handle_call_ended(call);
+        outputs(self)
+    }
 }
 
 fn linked(version: Version) -> Core {
@@ -53,7 +92,7 @@ fn exec() -> Message {
 
 fn start(core: &mut Core) -> CallId {
     match core.message(exec()).expect("fine").as_slice() {
-        [Action::Start(call, start)] => {
+        [Output::Start(call, start)] => {
             assert_eq!(start.params.cmdline, b"user:true");
             *call
         }
@@ -65,7 +104,7 @@ fn start(core: &mut Core) -> CallId {
 fn an_allowed_request_is_connected_and_its_end_is_told() {
     let id = ClientId(5);
     let mut core = asking(id);
-    assert_eq!(core.message(answer(id)).expect("fine"), [Action::Connect(id, ENDPOINT)]);
+    assert_eq!(core.message(answer(id)).expect("fine"), [Output::Connect(id, ENDPOINT)]);
     // A second answer, or a refusal after it, means nothing any more.
     assert_eq!(core.message(answer(id)).expect("fine"), []);
     assert_eq!(core.message(Message::Refused(Ident::numbered(5))).expect("fine"), []);
@@ -79,7 +118,7 @@ fn a_refused_request_is_closed_once() {
     let id = ClientId(5);
     let mut core = asking(id);
     let refused = Message::Refused(Ident::numbered(5));
-    assert_eq!(core.message(refused.clone()).expect("fine"), [Action::Refuse(id, Refusal::Denied)]);
+    assert_eq!(core.message(refused.clone()).expect("fine"), [Output::Refuse(id, Refusal::Denied)]);
     assert_eq!(core.message(refused).expect("fine"), []);
     assert_eq!(core.client_gone(id), []);
 }
@@ -101,14 +140,14 @@ fn an_answer_for_nobody_gives_its_port_back() {
 fn a_second_answer_is_dropped() {
     let id = ClientId(5);
     let mut core = asking(id);
-    assert_eq!(core.message(answer(id)).expect("fine"), [Action::Connect(id, ENDPOINT)]);
+    assert_eq!(core.message(answer(id)).expect("fine"), [Output::Connect(id, ENDPOINT)]);
     assert_eq!(core.message(answer(id)).expect("fine"), []);
 }
 
 #[test]
 fn requests_that_cannot_be_asked_are_refused_here() {
     let refusal = |core: &mut Core, request, busy| match core.request(ClientId(1), request, busy).as_slice() {
-        [Action::Refuse(ClientId(1), refusal)] => *refusal,
+        [Output::Refuse(ClientId(1), refusal)] => *refusal,
         other => panic!("{other:?}"),
     };
     let bad = BadTrigger { ident: Ident::numbered(1).to_bytes(), reason: Breach::Trailing };
@@ -149,7 +188,7 @@ fn a_lost_link_refuses_who_waits_and_leaves_what_runs() {
     core.request(runs, Ok(trigger(None)), false);
     core.message(answer(runs)).expect("fine");
     let call = start(&mut core);
-    assert_eq!(core.link_lost(), [Action::Refuse(waits, Refusal::LinkLost)]);
+    assert_eq!(core.link_lost(), [Output::Refuse(waits, Refusal::LinkLost)]);
 
     // The next daemon knows nothing of those ports, and may have given them to others.
     core.link_up(Version::V4);
@@ -164,14 +203,14 @@ fn a_lost_link_refuses_who_waits_and_leaves_what_runs() {
 fn requests_wait_for_the_handshake_and_no_longer() {
     let met = |ids: std::ops::Range<u64>| {
         let mut core = Core::default();
-        core.link_met();
+        core.handle_link_met();
         for id in ids {
             assert_eq!(core.request(ClientId(id), Ok(trigger(None)), false), []);
         }
         core
     };
-    let idents = |actions: &[Action]| -> Vec<u64> {
-        let ident = |action: &Action| match sent(action) {
+    let idents = |actions: &[Output]| -> Vec<u64> {
+        let ident = |action: &Output| match sent(action) {
             Message::Trigger(asked) => asked.ident.number().expect("a number"),
             other => panic!("{other:?}"),
         };
@@ -180,19 +219,19 @@ fn requests_wait_for_the_handshake_and_no_longer() {
     let mut core = met(5..8);
     assert_eq!(core.client_gone(ClientId(6)), []);
     assert_eq!(idents(&core.link_up(Version::V4)), [5, 7]);
-    assert_eq!(core.message(answer(ClientId(7))).expect("fine"), [Action::Connect(ClientId(7), ENDPOINT)]);
+    assert_eq!(core.message(answer(ClientId(7))).expect("fine"), [Output::Connect(ClientId(7), ENDPOINT)]);
 
     // What the daemon's version cannot say is refused then, as is everybody whose daemon goes again.
     let mut core = met(5..5);
     assert_eq!(core.request(ClientId(9), Ok(trigger(Some("vault"))), false), []);
-    let refused = Action::Refuse(ClientId(9), Refusal::NoSource(Version::V3));
+    let refused = Output::Refuse(ClientId(9), Refusal::NoSource(Version::V3));
     assert_eq!(core.link_up(Version::V3), [refused]);
     assert_eq!(core.link_lost(), []);
-    assert_eq!(met(5..6).link_lost(), [Action::Refuse(ClientId(5), Refusal::LinkLost)]);
+    assert_eq!(met(5..6).link_lost(), [Output::Refuse(ClientId(5), Refusal::LinkLost)]);
 
     // More than fits the link's queue does not wait.
     let mut core = met(0..MAX_HELD as u64);
-    let refused = Action::Refuse(ClientId(99), Refusal::NoLink);
+    let refused = Output::Refuse(ClientId(99), Refusal::NoLink);
     assert_eq!(core.request(ClientId(99), Ok(trigger(None)), false), [refused]);
     assert_eq!(core.link_up(Version::V4).len(), MAX_HELD);
 }
@@ -212,5 +251,25 @@ fn what_a_daemon_must_not_say() {
         assert!(core.message(message.clone()).is_err(), "{message:?}");
     }
     // The request is still there until the driver has closed the link.
-    assert_eq!(core.link_lost(), [Action::Refuse(ClientId(5), Refusal::LinkLost)]);
+    assert_eq!(core.link_lost(), [Output::Refuse(ClientId(5), Refusal::LinkLost)]);
+}
+
+/// What was still to be said to a daemon that is gone is not said to the next one, whose ports mean others.
+#[test]
+fn what_a_lost_link_did_not_hear_is_dropped() {
+    let mut core = linked(Version::V4);
+    let call = start(&mut core);
+    core.handle_call_ended(call);
+    core.handle_link_lost();
+    core.handle_link_up(Version::V4);
+    assert_eq!(core.poll_output(), None);
+}
+
+#[test]
+fn answers_for_nobody_are_logged() {
+    let mut core = linked(Version::V4);
+    core.handle_message(Message::Refused(Ident::numbered(9))).expect("fine");
+    let line = "dom0 refused request SOCKET9, whose client is gone";
+    assert_eq!(core.poll_output(), Some(Output::Log(Level::Info, line.into())));
+    assert_eq!(core.poll_output(), None);
 }

@@ -1,10 +1,12 @@
 //! The agent's decisions, without a file, a socket, a process or a clock.
 //!
-//! Events go in through the methods of [`Core`]; what is to be done comes back as a list of
-//! [`Action`]s, in order. The daemon is trusted no more than it needs to be: what it says is checked
-//! like anything from outside, and a breach costs it the link, nothing else.
+//! Events go in through the methods of [`Core`] whose names begin with `handle_`; [`Core::poll_output`] gives what is to
+//! be done, in order. None of them depends on time: who waits for how long is told in the programs' own terms. The daemon
+//! is trusted no more than it needs to be: what it says is checked like anything from outside, and a breach costs it the
+//! link, nothing else.
+#![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use wire::control::{Endpoint, ExecParams, MAX_CONTROL_BODY, Message};
 use wire::error::{Breach, PeerError};
@@ -22,9 +24,18 @@ pub struct ClientId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// What the driver has to do.
+/// How much a line in the log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What happened.
+    Info,
+    /// What should not have happened.
+    Warn,
+}
+
+/// What the driver has to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum Output {
     /// Send the daemon these bytes, one whole message.
     Send(Vec<u8>),
     /// Tell a client where its service will be met. Its connection stays until it closes it.
@@ -33,6 +44,8 @@ pub enum Action {
     Refuse(ClientId, Refusal),
     /// Start a call.
     Start(CallId, Start),
+    /// A line for the log; nothing in it needs escaping.
+    Log(Level, String),
 }
 
 /// What the daemon wants started.
@@ -106,32 +119,41 @@ pub struct Core {
     /// link that named them: `None` after that one is gone.
     calls: BTreeMap<CallId, Option<Endpoint>>,
     next_call: u64,
+    outputs: VecDeque<Output>,
 }
 
 impl Core {
+    /// What is to be done next; to be drained after every event.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
     /// The daemon is there and owes its HELLO. To it the agent is there already, so others may know that
     /// too: requests wait, they are not refused.
-    pub fn link_met(&mut self) {
+    pub fn handle_link_met(&mut self) {
         self.held = Some(Vec::new());
     }
 
     /// The handshake is over.
-    pub fn link_up(&mut self, version: Version) -> Vec<Action> {
+    pub fn handle_link_up(&mut self, version: Version) {
         self.link = Some(version);
-        let held = self.held.take().into_iter().flatten();
-        held.flat_map(|(client, request)| self.request(client, Ok(request), false)).collect()
+        for (client, request) in self.held.take().into_iter().flatten() {
+            self.handle_request(client, Ok(request), false);
+        }
     }
 
     /// The daemon is gone, or broke the protocol. Whoever waits for its answer is refused; what runs
     /// goes on.
-    pub fn link_lost(&mut self) -> Vec<Action> {
+    pub fn handle_link_lost(&mut self) {
         self.link = None;
         self.held = None;
+        // What was to be said to it is not said to the next one.
+        self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         self.calls.values_mut().for_each(|endpoint| *endpoint = None);
-        let mut actions = Vec::new();
+        let outputs = &mut self.outputs;
         self.clients.retain(|&id, client| match client {
             Client::Waiting => {
-                actions.push(Action::Refuse(id, Refusal::LinkLost));
+                outputs.push_back(Output::Refuse(id, Refusal::LinkLost));
                 false
             }
             Client::Connected(endpoint) => {
@@ -139,19 +161,21 @@ impl Core {
                 true
             }
         });
-        actions
     }
 
     /// The daemon said something.
     ///
     /// # Errors
-    /// What it said breaks the protocol: the link is to be closed, then [`Core::link_lost`] called.
-    pub fn message(&mut self, message: Message) -> Result<Vec<Action>, Violation> {
+    /// What it said breaks the protocol: the link is to be closed, then [`Core::handle_link_lost`] called.
+    pub fn handle_message(&mut self, message: Message) -> Result<(), Violation> {
         let unexpected = |ty| Err(PeerError::from(Breach::UnexpectedType(ty)).into());
         match message {
             Message::Exec { just, params } => self.exec(just, params),
             Message::ServiceConnect(params) => self.connect(params.ident, params.endpoint),
-            Message::Refused(ident) => Ok(self.refused(ident)),
+            Message::Refused(ident) => {
+                self.refused(ident);
+                Ok(())
+            }
             Message::Hello(_) => unexpected(ty::HELLO),
             Message::Trigger(_) | Message::BadTrigger(_) => unexpected(ty::TRIGGER_SERVICE4),
             Message::ConnectionTerminated(_) => unexpected(ty::CONNECTION_TERMINATED),
@@ -159,84 +183,77 @@ impl Core {
     }
 
     /// A client asks for a service; `busy`: the daemon has much to read already.
-    pub fn request(
-        &mut self,
-        client: ClientId,
-        request: Result<Trigger, BadTrigger>,
-        busy: bool,
-    ) -> Vec<Action> {
+    pub fn handle_request(&mut self, client: ClientId, request: Result<Trigger, BadTrigger>, busy: bool) {
         if let (Some(held), Ok(request)) = (&mut self.held, &request)
             && held.len() < MAX_HELD
         {
             held.push((client, request.clone()));
             self.clients.insert(client, Client::Waiting);
-            return Vec::new();
+            return;
         }
         match self.forward(client, request, busy) {
             Ok(message) => {
                 self.clients.insert(client, Client::Waiting);
-                vec![Action::Send(message)]
+                self.put(Output::Send(message));
             }
             Err(refusal) => {
                 self.clients.remove(&client);
-                vec![Action::Refuse(client, refusal)]
+                self.put(Output::Refuse(client, refusal));
             }
         }
     }
 
     /// A client closed its connection. Nothing is to be done for one that had no request.
-    pub fn client_gone(&mut self, client: ClientId) -> Vec<Action> {
+    pub fn handle_client_gone(&mut self, client: ClientId) {
         if let Some(held) = &mut self.held {
             held.retain(|(id, _)| *id != client);
         }
         match self.clients.remove(&client) {
             Some(Client::Connected(endpoint)) => self.terminated(endpoint),
             // The daemon's answer will find nobody.
-            Some(Client::Waiting) | None => Vec::new(),
+            Some(Client::Waiting) | None => {}
         }
     }
 
     /// A call has ended, or could not even be begun.
-    pub fn call_ended(&mut self, call: CallId) -> Vec<Action> {
+    pub fn handle_call_ended(&mut self, call: CallId) {
         let endpoint = self.calls.remove(&call).flatten();
-        self.terminated(endpoint)
+        self.terminated(endpoint);
     }
 
-    fn exec(&mut self, just: bool, params: ExecParams) -> Result<Vec<Action>, Violation> {
+    fn exec(&mut self, just: bool, params: ExecParams) -> Result<(), Violation> {
         let endpoint = params.endpoint();
         check(endpoint)?;
         let call = CallId(self.next_call);
         self.next_call = self.next_call.wrapping_add(1);
         self.calls.insert(call, Some(endpoint));
-        Ok(vec![Action::Start(call, Start { just, params })])
+        self.put(Output::Start(call, Start { just, params }));
+        Ok(())
     }
 
-    fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<Vec<Action>, Violation> {
+    fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<(), Violation> {
         check(endpoint)?;
         if let Some((id, client)) = self.waiting(ident) {
             *client = Client::Connected(Some(endpoint));
-            return Ok(vec![Action::Connect(id, endpoint)]);
+            self.put(Output::Connect(id, endpoint));
+        } else if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
+            // Its answer came before: the port may be the one that it uses.
+            self.log(Level::Warn, format!("dom0 answered request {ident} twice"));
+        } else {
+            self.log(Level::Info, format!("dom0 allowed request {ident}, whose client is gone"));
+            // Nobody will use the port, and nobody else could say so.
+            self.terminated(Some(endpoint));
         }
-        // Its answer came before: the port may be the one that it uses.
-        if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
-            tracing::warn!("dom0 answered request {ident} twice");
-            return Ok(Vec::new());
-        }
-        tracing::info!("dom0 allowed request {ident}, whose client is gone");
-        // Nobody will use the port, and nobody else could say so.
-        Ok(self.terminated(Some(endpoint)))
+        Ok(())
     }
 
-    fn refused(&mut self, ident: Ident) -> Vec<Action> {
+    fn refused(&mut self, ident: Ident) {
         match self.waiting(ident).map(|(id, _)| id) {
             Some(id) => {
                 self.clients.remove(&id);
-                vec![Action::Refuse(id, Refusal::Denied)]
+                self.put(Output::Refuse(id, Refusal::Denied));
             }
-            None => {
-                tracing::info!("dom0 refused request {ident}, whose client is gone");
-                Vec::new()
-            }
+            None => self.log(Level::Info, format!("dom0 refused request {ident}, whose client is gone")),
         }
     }
 
@@ -267,12 +284,20 @@ impl Core {
     }
 
     /// Tells the daemon that a port is free again, if the link that named it is still there.
-    fn terminated(&self, endpoint: Option<Endpoint>) -> Vec<Action> {
+    fn terminated(&mut self, endpoint: Option<Endpoint>) {
         let message = self.link.zip(endpoint).and_then(|(version, endpoint)| {
             // Eight bytes always fit.
             Message::ConnectionTerminated(endpoint).encode(version).ok()
         });
-        message.map(Action::Send).into_iter().collect()
+        self.outputs.extend(message.map(Output::Send));
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn log(&mut self, level: Level, line: String) {
+        self.put(Output::Log(level, line));
     }
 }
 

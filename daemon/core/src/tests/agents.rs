@@ -9,7 +9,7 @@ use wire::names::Ident;
 use wire::version::Version;
 
 use super::stage::{Stage, allow, bytes, connect, exec, hello, refused, terminated, trigger};
-use crate::core::{Level, Moved, Output};
+use crate::{Level, Moved, Output};
 
 fn drops(outputs: &[Output]) -> bool {
     outputs.iter().any(|output| matches!(output, Output::DropAgent(_)))
@@ -29,10 +29,10 @@ fn too_old_or_no_hello_at_all_is_dropped() {
     let mut stage = Stage::empty();
     stage.agent_comes(1);
     assert!(drops(&stage.outputs()));
-    stage.core.agent_connected(stage.now);
+    stage.core.handle_agent_connected(stage.now);
     stage.agent(&terminated(0, 513));
     assert!(drops(&stage.outputs()));
-    stage.core.agent_connected(stage.now);
+    stage.core.handle_agent_connected(stage.now);
     stage.passes(Duration::from_secs(11));
     assert!(drops(&stage.outputs()));
     stage.agent_comes(3);
@@ -54,7 +54,7 @@ fn a_breach_costs_the_agent_its_link_and_no_more() {
     for breach in breaches {
         let mut stage = Stage::with_agent(Version::V4);
         let client = stage.greeted_client();
-        stage.core.agent_frame(stage.now, &breach);
+        stage.core.handle_agent_frame(stage.now, &breach);
         let outputs = stage.outputs();
         assert!(
             matches!(
@@ -75,7 +75,7 @@ fn each_version_has_its_triggers() {
     let new = bytes_of(Version::V4);
     let takes = |version: Version, frame: &Frame| {
         let mut stage = Stage::with_agent(version);
-        stage.core.agent_frame(stage.now, frame);
+        stage.core.handle_agent_frame(stage.now, frame);
         matches!(stage.outputs().as_slice(), [Output::Ask(..)])
     };
     assert_eq!(
@@ -96,7 +96,7 @@ fn a_name_that_fills_the_oldest_field_is_cut() {
     let mut stage = Stage::with_agent(Version::V2);
     let mut frame = bytes_of(Version::V2);
     frame.body[..64].fill(b's');
-    stage.core.agent_frame(stage.now, &frame);
+    stage.core.handle_agent_frame(stage.now, &frame);
     match stage.outputs().as_slice() {
         [Output::Ask(_, question)] => assert_eq!(question.service.as_str(), "s".repeat(63)),
         other => panic!("{other:?}"),
@@ -109,7 +109,7 @@ fn a_service_that_has_no_name_is_refused() {
     let mut frame = bytes_of(Version::V3);
     let name = frame.body.len() - "demo.Add+1\0".len();
     frame.body[name] = b'+';
-    stage.core.agent_frame(stage.now, &frame);
+    stage.core.handle_agent_frame(stage.now, &frame);
     assert_eq!(stage.outputs(), [refused(1)]);
 }
 
@@ -120,7 +120,7 @@ fn names_are_made_harmless_before_policy_sees_them() {
     frame.body[..5].copy_from_slice(b"../v$");
     let name = frame.body.len() - "demo.Add+1\0".len();
     frame.body[name..name + 4].copy_from_slice(b"de\x1b/");
-    stage.core.agent_frame(stage.now, &frame);
+    stage.core.handle_agent_frame(stage.now, &frame);
     let outputs = stage.outputs();
     let [Output::Ask(_, question)] = outputs.as_slice() else { panic!("{outputs:?}") };
     assert_eq!((question.target.as_str(), question.service.as_str()), (".._v_", "de__.Add+1"));
@@ -158,7 +158,7 @@ fn names_with_every_byte_are_made_harmless_before_policy_sees_them() {
             let mut stage = Stage::with_agent(version);
             let [source, target, service] = [b"s", b"t", b"a"].map(|start| around(start, byte));
             let frame = raw_trigger(version, &source, &target, b"SOCKET1", &service);
-            stage.core.agent_frame(stage.now, &frame);
+            stage.core.handle_agent_frame(stage.now, &frame);
             let outputs = stage.outputs();
             if byte == 0 && version != Version::V2 {
                 // A name that ends before its end is no name. That of the oldest form ends there.
@@ -183,13 +183,15 @@ fn a_malformed_id_costs_its_request_and_no_more() {
         let mut stage = Stage::with_agent(version);
         for byte in 0..=255_u8 {
             let ident = [b'i', byte, b'd'];
-            stage.core.agent_frame(stage.now, &raw_trigger(version, b"", b"vault", &ident, b"demo.Add"));
+            stage
+                .core
+                .handle_agent_frame(stage.now, &raw_trigger(version, b"", b"vault", &ident, b"demo.Add"));
             let outputs = stage.all_outputs();
             let fine = byte.is_ascii_alphanumeric() || b"_. -".contains(&byte);
             let told = [&0x203_u32.to_le_bytes()[..], &32_u32.to_le_bytes(), &ident, &[0; 29]].concat();
             match outputs.as_slice() {
                 [Output::Ask(id, _)] if fine => {
-                    stage.core.decided(stage.now, *id, crate::question::Verdict::deny("no"));
+                    stage.core.handle_decided(stage.now, *id, crate::question::Verdict::deny("no"));
                     assert_eq!(stage.outputs(), [Output::SendAgent(told)]);
                 }
                 [Output::SendAgent(refused), Output::Log(Level::Warn, line)] if !fine => {
@@ -200,7 +202,7 @@ fn a_malformed_id_costs_its_request_and_no_more() {
         }
         // The link goes on.
         let frame = raw_trigger(version, b"", b"vault", b"SOCKET1", b"demo.Add");
-        stage.core.agent_frame(stage.now, &frame);
+        stage.core.handle_agent_frame(stage.now, &frame);
         assert!(matches!(stage.outputs().as_slice(), [Output::Ask(..)]));
     }
 }
@@ -208,15 +210,15 @@ fn a_malformed_id_costs_its_request_and_no_more() {
 #[test]
 fn half_a_message_may_not_take_for_ever() {
     let mut stage = Stage::with_agent(Version::V4);
-    stage.core.agent_read(stage.now, true);
+    stage.core.handle_agent_read(stage.now, true);
     stage.passes(Duration::from_secs(9));
-    stage.core.agent_read(stage.now, false);
+    stage.core.handle_agent_read(stage.now, false);
     stage.passes(Duration::from_secs(9));
     assert!(stage.outputs().is_empty());
-    stage.core.agent_read(stage.now, true);
+    stage.core.handle_agent_read(stage.now, true);
     stage.passes(Duration::from_secs(6));
     // More of the same message does not start the clock again.
-    stage.core.agent_read(stage.now, true);
+    stage.core.handle_agent_read(stage.now, true);
     stage.passes(Duration::from_secs(6));
     assert!(drops(&stage.outputs()));
 }
@@ -230,13 +232,13 @@ fn a_lost_agent_takes_with_it_who_waits_for_it() {
     stage.outputs();
     let asked = stage.call("vault", 1);
     let connecting = stage.call("vault", 2);
-    stage.core.decided(stage.now, connecting, allow("vault"));
+    stage.core.handle_decided(stage.now, connecting, allow("vault"));
     let watched = stage.running_call(3);
     let served = stage.call("dom0", 4);
-    stage.core.decided(stage.now, served, allow("dom0"));
-    stage.core.service_started(served, Ok(()));
+    stage.core.handle_decided(stage.now, served, allow("dom0"));
+    stage.core.handle_service_started(served, Ok(()));
     stage.outputs();
-    stage.core.agent_lost();
+    stage.core.handle_agent_lost();
     assert_eq!(
         stage.outputs(),
         [
@@ -251,10 +253,10 @@ fn a_lost_agent_takes_with_it_who_waits_for_it() {
     // Late answers for the agent that is gone do not reach the one that comes.
     stage.agent_comes(4);
     stage.outputs();
-    stage.core.decided(stage.now, asked, allow("dom0"));
-    stage.core.target_closed(stage.now, connecting, "gone");
+    stage.core.handle_decided(stage.now, asked, allow("dom0"));
+    stage.core.handle_target_closed(stage.now, connecting, "gone");
     assert!(stage.outputs().is_empty());
-    stage.core.service_ended(stage.now, served, 3, Some(Moved { bytes_in: 7, bytes_out: 9 }));
+    stage.core.handle_service_ended(stage.now, served, 3, Some(Moved { bytes_in: 7, bytes_out: 9 }));
     let outputs = stage.all_outputs();
     assert!(
         matches!(outputs.as_slice(), [Output::Log(Level::Warn, line)] if line.contains("exit code 3, 7 bytes in, 9 bytes out, port"))
@@ -266,7 +268,7 @@ fn ports_stay_reserved_over_a_restart_of_the_agent() {
     let mut stage = Stage::with_agent(Version::V4);
     let client = stage.greeted_client();
     stage.client(client, &exec(false, 0, 0, "user:true"));
-    stage.core.agent_lost();
+    stage.core.handle_agent_lost();
     stage.agent_comes(4);
     stage.outputs();
     let client = stage.greeted_client();
@@ -296,7 +298,7 @@ fn an_agent_that_asks_too_much_at_once_is_refused() {
     let ids: Vec<_> = (0..8).map(|number| stage.call("vault", number)).collect();
     stage.agent(&Message::Trigger(trigger("vault", 100)));
     assert_eq!(stage.outputs(), [refused(100)]);
-    stage.core.decided(stage.now, ids[0], crate::question::Verdict::deny("no"));
+    stage.core.handle_decided(stage.now, ids[0], crate::question::Verdict::deny("no"));
     assert_eq!(stage.outputs(), [refused(0)]);
     stage.call("vault", 101);
 }
@@ -305,10 +307,10 @@ fn an_agent_that_asks_too_much_at_once_is_refused() {
 fn the_same_id_twice_is_answered_twice() {
     let mut stage = Stage::with_agent(Version::V4);
     let (first, second) = (stage.call("vault", 1), stage.call("dom0", 1));
-    stage.core.decided(stage.now, first, crate::question::Verdict::deny("no"));
+    stage.core.handle_decided(stage.now, first, crate::question::Verdict::deny("no"));
     assert_eq!(stage.outputs(), [refused(1)]);
-    stage.core.decided(stage.now, second, allow("dom0"));
-    stage.core.service_started(second, Ok(()));
+    stage.core.handle_decided(stage.now, second, allow("dom0"));
+    stage.core.handle_service_started(second, Ok(()));
     assert_eq!(stage.outputs().last(), Some(&connect(0, 513, 1)));
     assert_eq!(Ident::numbered(1).as_str(), "SOCKET1");
 }

@@ -5,17 +5,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::Stop;
-use super::ends::Source;
-use super::turn::Pump;
 use crate::process::Signals;
 
 /// Most that is taken over from the old stdout: more than its socket can hold.
-const REST: usize = 4 << 20;
+pub(super) const REST: usize = 4 << 20;
 
 /// What is needed to do as asked, until it was.
 #[derive(Debug)]
-pub(super) struct OneSocket {
+pub(in super::super) struct OneSocket {
     signals: Signals,
     /// The service's stdin, even if nothing is written to it any more. Taken when it was asked for.
     socket: Option<OwnedFd>,
@@ -23,7 +20,10 @@ pub(super) struct OneSocket {
 
 impl OneSocket {
     /// `None` if nobody can ask.
-    pub(super) fn new(signals: Option<Signals>, stdin: Option<&OwnedFd>) -> io::Result<Option<OneSocket>> {
+    pub(in super::super) fn new(
+        signals: Option<Signals>,
+        stdin: Option<&OwnedFd>,
+    ) -> io::Result<Option<OneSocket>> {
         let (Some(signals), Some(stdin)) = (signals, stdin) else { return Ok(None) };
         Ok(Some(OneSocket { signals, socket: Some(stdin.try_clone()?) }))
     }
@@ -34,27 +34,10 @@ impl OneSocket {
     }
 
     /// The socket, if it has been asked for now.
-    fn take(&mut self) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn take(&mut self) -> io::Result<Option<OwnedFd>> {
         if self.socket.is_none() || self.signals.take_next()?.is_none() {
             return Ok(None);
         }
         Ok(self.socket.take())
-    }
-}
-
-impl Pump {
-    /// Goes over to one socket if the service has asked for it; whether it did.
-    pub(super) fn look_for_request(&mut self) -> Result<bool, Stop> {
-        let Some(one_socket) = &mut self.one_socket else { return Ok(false) };
-        let taken = one_socket.take().map_err(Stop::local("looking for signals"))?;
-        let Some(socket) = taken.filter(|_| !self.cut && self.outgoing.is_open(self.role.sends())) else {
-            return Ok(false);
-        };
-        // What the service wrote before it asked comes first.
-        self.source.take_rest(&mut self.prefix, REST);
-        self.source.close();
-        self.source =
-            Source::new(Some(socket), true).map_err(Stop::local("taking the service's one socket"))?;
-        Ok(true)
     }
 }

@@ -10,7 +10,7 @@ use wire::version::Version;
 use super::stage::{
     Stage, allow, answer_bytes, bytes, connect, connect_message, exec, hello, terminated, trigger,
 };
-use crate::core::{ClientId, Level, Output};
+use crate::{ClientId, Level, Output};
 
 fn stage() -> Stage {
     Stage::with_agent(Version::V4)
@@ -84,7 +84,7 @@ fn a_client_that_leaves_early_keeps_its_port_reserved() {
     let mut stage = stage();
     let first = stage.greeted_client();
     stage.client(first, &exec(false, 0, 0, "u:c"));
-    stage.core.client_closed(first);
+    stage.core.handle_client_closed(first);
     let second = stage.greeted_client();
     stage.client(second, &exec(false, 0, 0, "u:c"));
     assert_eq!(stage.outputs().last(), Some(&Output::SendAgent(bytes(&exec(false, 0, 514, "u:c")))));
@@ -146,14 +146,14 @@ fn breaches_cost_a_client_its_connection() {
         stage.client(waiting, &exec(false, 0, 0, "u:c"));
         let call = stage.call("vault", 1);
         let id = stage.greeted_client();
-        stage.core.client_frame(stage.now, id, &breach);
+        stage.core.handle_client_frame(stage.now, id, &breach);
         assert_eq!(stage.outputs(), [Output::CloseClient(id)], "{breach:?}");
         // Everybody else goes on: who waits, who has yet to ask, and the VM's own calls.
         stage.agent(&terminated(0, 513));
         assert_eq!(stage.outputs(), [Output::CloseClient(waiting)]);
         stage.client(other, &exec(false, 0, 0, "u:c"));
         assert_eq!(stage.outputs().len(), 2);
-        stage.core.decided(stage.now, call, crate::question::Verdict::deny("no"));
+        stage.core.handle_decided(stage.now, call, crate::question::Verdict::deny("no"));
         assert_eq!(stage.outputs(), [super::stage::refused(1)]);
     }
 }
@@ -162,14 +162,14 @@ fn breaches_cost_a_client_its_connection() {
 fn the_hello_must_come_first_and_in_time_and_be_new_enough() {
     for version in [0, 1, 2] {
         let mut stage = stage();
-        let id = stage.core.client_connected(stage.now);
+        let id = stage.core.handle_client_connected(stage.now);
         stage.client(id, &Message::Hello(version));
         assert_eq!(stage.outputs(), [Output::SendClient(id, hello(3)), Output::CloseClient(id)]);
     }
     let mut stage = stage();
-    let early = stage.core.client_connected(stage.now);
+    let early = stage.core.handle_client_connected(stage.now);
     stage.client(early, &exec(false, 0, 0, "u:c"));
-    let silent = stage.core.client_connected(stage.now);
+    let silent = stage.core.handle_client_connected(stage.now);
     stage.outputs();
     stage.passes(Duration::from_secs(11));
     assert_eq!(stage.outputs(), [Output::CloseClient(silent)]);
@@ -182,12 +182,12 @@ fn a_greeted_client_asks_in_time_and_may_then_wait_for_ever() {
     let slow = stage.greeted_client();
     let waiting = stage.greeted_client();
     stage.client(waiting, &exec(false, 0, 0, "u:c"));
-    stage.core.client_read(stage.now, waiting, false);
+    stage.core.handle_client_read(stage.now, waiting, false);
     stage.outputs();
     stage.passes(Duration::from_secs(9));
     // Neither half a request nor a look at nothing starts the clock again.
-    stage.core.client_read(stage.now, slow, true);
-    stage.core.client_read(stage.now, idle, false);
+    stage.core.handle_client_read(stage.now, slow, true);
+    stage.core.handle_client_read(stage.now, idle, false);
     assert!(stage.outputs().is_empty());
     stage.passes(Duration::from_secs(2));
     assert_eq!(stage.outputs(), [Output::CloseClient(idle), Output::CloseClient(slow)]);
@@ -200,7 +200,7 @@ fn a_greeted_client_asks_in_time_and_may_then_wait_for_ever() {
 #[test]
 fn nobody_is_late_while_nobody_is_heard() {
     let mut stage = stage();
-    let id = stage.core.client_connected(stage.now);
+    let id = stage.core.handle_client_connected(stage.now);
     stage.outputs();
     stage.core.hold_clients(true);
     stage.passes(Duration::from_secs(11));
@@ -245,7 +245,7 @@ fn a_command_that_the_agent_could_not_read_is_refused_before_it_costs_a_port() {
 fn when_no_port_is_left_one_call_is_refused_and_no_more() {
     let mut settings = super::stage::settings(super::stage::OWN, "work");
     settings.last_port = 513;
-    let mut stage = Stage { core: crate::core::Core::new(settings), now: Duration::ZERO };
+    let mut stage = Stage { core: crate::Core::new(settings), now: Duration::ZERO };
     stage.agent_comes(3);
     stage.outputs();
     let first = stage.greeted_client();
@@ -269,7 +269,7 @@ fn a_client_may_answer_a_call_that_waits() {
     stage.client(id, &connect_message(9, 600, 1));
     assert_eq!(stage.outputs(), [Output::CancelQuestion(call), connect(9, 600, 1)]);
     // What policy says afterwards comes too late.
-    stage.core.decided(stage.now, call, allow("vault"));
+    stage.core.handle_decided(stage.now, call, allow("vault"));
     assert!(stage.outputs().is_empty());
     let again = stage.greeted_client();
     stage.client(again, &connect_message(9, 600, 1));
@@ -300,7 +300,7 @@ fn an_id_goes_on_as_its_client_said_it() {
         let id = stage.greeted_client();
         let ident = [b"SOCKET1".as_slice(), &vec![0; padding]].concat();
         let body = [&endpoint[..], &ident].concat();
-        stage.core.client_frame(stage.now, id, &Frame { ty: ty::SERVICE_CONNECT, body });
+        stage.core.handle_client_frame(stage.now, id, &Frame { ty: ty::SERVICE_CONNECT, body });
         let told = &ident[..ident.len().min(32)];
         let len = u32::try_from(8 + told.len()).unwrap().to_le_bytes();
         let message = [&ty::SERVICE_CONNECT.to_le_bytes()[..], &len, &endpoint, told].concat();
@@ -317,7 +317,7 @@ fn an_answer_to_no_question_is_dropped() {
         stage.client(id, &connect_message(9, 600, number));
         assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
     }
-    stage.core.target_closed(stage.now, running, "");
+    stage.core.handle_target_closed(stage.now, running, "");
 }
 
 #[test]
@@ -352,6 +352,6 @@ fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
     assert!(!is_served(&begin(&mut stage, 9).1));
     assert!(is_served(&begin(&mut stage, 0).1));
     // What a lost agent ran is forgotten here.
-    stage.core.agent_lost();
+    stage.core.handle_agent_lost();
     stage.all_outputs();
 }
