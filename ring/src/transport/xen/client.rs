@@ -76,6 +76,7 @@ impl Client {
         announce_client(&region);
         event.notify()?;
         let mut vigil = self.vigil.take();
+        vigil.iter_mut().for_each(|vigil| vigil.maps(region.orders().region_bytes() / PAGE));
         if let (Some(vigil), Some(store)) = (&mut vigil, self.store.take()) {
             vigil.keep(store, format!("{}/event-channel", self.folder))?;
         }
