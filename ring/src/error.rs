@@ -66,6 +66,12 @@ pub enum Error {
     /// This machine was saved and restored: no channel lives through that.
     #[error("this VM was restored from a saved one, which ends all its calls")]
     Restored,
+    /// One domain is not to have all memory that is left for mapped pages.
+    #[error("calls with domain {domain} have as many of its pages mapped here as they may")]
+    TooManyPages {
+        /// Whose pages.
+        domain: u32,
+    },
     /// The environment names no usable transport.
     #[error("{0}")]
     Config(String),

@@ -10,6 +10,7 @@
 //! | [`layout`] | where everything is, orders and sizes |
 //! | [`index`] | free-running indices: distances, spans, lies |
 //! | `page` | the shared words behind a trait, so that loom can stand in for memory |
+//! | `mapping` | mapped memory, and who gives it back |
 //! | `region` | the raw mappings |
 //! | [`producer`], [`consumer`] | reserve/commit and peek/release |
 //! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
@@ -19,7 +20,7 @@
 //! | [`patience`] | how often to look again before a sleep |
 //! | [`blocking`] | a channel as a plain reader and writer |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
-//! | `xendev` | the devices of a Xen guest, by plain ioctls |
+//! | `xendev` | the devices of a Xen guest, by plain ioctls or by Xen's C libraries |
 //! | `xenvchan` | Xen's own C library, found at run time, for comparison |
 //! | [`unix`] | unix sockets at paths of any length |
 
@@ -34,6 +35,7 @@ pub mod layout;
 pub mod link;
 #[cfg(test)]
 mod loom_tests;
+mod mapping;
 mod page;
 pub mod patience;
 mod peer;

@@ -9,18 +9,19 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::Error;
 use crate::layout::{Orders, PAGE};
+use crate::mapping::Mapping;
 use crate::page::{Flag, Page, Word};
 
 /// Mappings that live as long as the channel; shared by both ring halves through an `Arc`.
 pub(crate) struct Region {
     /// Page 0, and whatever was mapped together with it.
-    head: MmapRaw,
+    head: Mapping,
     /// Ring pages that were mapped apart from page 0. Its offset zero follows the last byte of `head`.
-    tail: Option<MmapRaw>,
+    tail: Option<Mapping>,
     orders: Orders,
     /// The pages are another domain's.
     foreign: bool,
@@ -37,7 +38,7 @@ impl Region {
             .len(len)
             .map_raw(fd.as_raw_fd())
             .map_err(Error::io("mapping the vchan pages"))?;
-        Ok(Region { head: map, tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
+        Ok(Region { head: map.into(), tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
     }
 
     /// Memory of this process alone, for transports whose peer shares none.
@@ -46,21 +47,22 @@ impl Region {
         Ok(Region { head: map.into(), tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
     }
 
-    /// Pages that a device mapped, all in one piece.
+    /// Pages that a device mapped, in one piece or in two.
     ///
     /// # Panics
     /// When they are not as many as `orders` say (an error of this crate).
     #[cfg(feature = "xen")]
-    pub(crate) fn whole(head: MmapRaw, orders: Orders) -> Region {
-        assert_eq!(head.len(), orders.region_bytes(), "a region of another size");
-        Region { head, tail: None, orders, foreign: false, copied: AtomicU64::new(0) }
+    pub(crate) fn of(head: Mapping, tail: Option<Mapping>, orders: Orders) -> Region {
+        let len = head.len() + tail.as_ref().map_or(0, Mapping::len);
+        assert!(len == orders.region_bytes(), "a region of another size");
+        Region { head, tail, orders, foreign: false, copied: AtomicU64::new(0) }
     }
 
-    /// As [`Region::whole`], of pages that another domain granted. They must never be lent beyond a transfer: what holds
+    /// As [`Region::of`], of pages that another domain granted. They must never be lent beyond a transfer: what holds
     /// one when it is unmapped loses its bytes, and its domain never gets it back.
     #[cfg(feature = "xen")]
-    pub(crate) fn foreign(head: MmapRaw, orders: Orders) -> Region {
-        Region { foreign: true, ..Region::whole(head, orders) }
+    pub(crate) fn foreign(head: Mapping, orders: Orders) -> Region {
+        Region { foreign: true, ..Region::of(head, None, orders) }
     }
 
     /// The same page 0 with the ring pages that it was found to speak of.
@@ -68,8 +70,8 @@ impl Region {
     /// # Panics
     /// When both together are not as many as `orders` say (an error of this crate).
     #[cfg(feature = "xen")]
-    pub(crate) fn extended(self, tail: Option<MmapRaw>, orders: Orders) -> Region {
-        let len = self.head.len() + tail.as_ref().map_or(0, MmapRaw::len);
+    pub(crate) fn extended(self, tail: Option<Mapping>, orders: Orders) -> Region {
+        let len = self.head.len() + tail.as_ref().map_or(0, Mapping::len);
         assert!(self.tail.is_none() && len == orders.region_bytes(), "a region of another size");
         Region { head: self.head, tail, orders, foreign: self.foreign, copied: self.copied }
     }
@@ -77,8 +79,18 @@ impl Region {
     /// Leaves no mapping to processes that are forked from now on.
     pub(crate) fn keep_from_children(&self) -> Result<(), Error> {
         let mut maps = std::iter::once(&self.head).chain(&self.tail);
-        maps.try_for_each(|map| map.advise(Advice::DontFork))
+        maps.try_for_each(Mapping::keep_from_children)
             .map_err(Error::io("keeping the vchan pages from child processes"))
+    }
+
+    /// The same, its first piece mapped anew.
+    ///
+    /// # Panics
+    /// When that is not as long (an error of this crate).
+    #[cfg(feature = "xen")]
+    pub(crate) fn with_head(self, head: Mapping) -> Region {
+        assert_eq!(self.head.len(), head.len(), "another piece");
+        Region { head, ..self }
     }
 
     /// The orders this region was mapped for; never read back from the page.
@@ -240,7 +252,7 @@ impl std::fmt::Debug for Region {
 mod tests {
     use super::*;
 
-    fn anonymous(pages: usize) -> MmapRaw {
+    fn anonymous(pages: usize) -> Mapping {
         MmapMut::map_anon(pages * PAGE).unwrap().into()
     }
 
@@ -248,7 +260,7 @@ mod tests {
     #[test]
     fn two_mappings_are_one_region() {
         let orders = Orders::validate(12, 13).unwrap();
-        let head = Region::whole(anonymous(1), Orders::validate(10, 11).unwrap());
+        let head = Region::of(anonymous(1), None, Orders::validate(10, 11).unwrap());
         let region = head.extended(Some(anonymous(3)), orders);
         let left = region.address(orders.left_offset(), orders.left.bytes());
         let right = region.address(orders.right_offset(), orders.right.bytes());
@@ -263,7 +275,7 @@ mod tests {
     /// From and to every alignment, in every length around that of a word, what is copied is that and nothing else.
     #[test]
     fn copies_are_exact_wherever_they_begin_and_end() {
-        let region = Region::whole(anonymous(3), Orders::validate(12, 12).unwrap());
+        let region = Region::of(anonymous(3), None, Orders::validate(12, 12).unwrap());
         let bytes: Vec<u8> = (1..=40).collect();
         for (at, len) in (0..17).flat_map(|at| (0..33).map(move |len| (at, len))) {
             region.copy_in(PAGE, &[0; 64]);
@@ -279,10 +291,28 @@ mod tests {
         }
     }
 
+    /// What was said on page 0 before is on the page that takes its place, if it is the same page; the rings stay.
+    #[test]
+    fn a_first_piece_may_be_replaced() {
+        let orders = Orders::validate(12, 12).unwrap();
+        let region = Region::of(anonymous(1), Some(anonymous(2)), orders);
+        region.copy_in(orders.right_offset(), b"ring");
+        let ring = region.address(orders.left_offset(), 1);
+        let anew = anonymous(1);
+        let at = anew.as_mut_ptr();
+        let region = region.with_head(anew);
+        let mut bytes = [0; 4];
+        region.copy_out(orders.right_offset(), &mut bytes);
+        assert_eq!(
+            (region.address(0, 1), region.address(orders.left_offset(), 1), &bytes),
+            (at, ring, b"ring")
+        );
+    }
+
     #[test]
     #[should_panic = "span outside the region"]
     fn nothing_lies_in_both_mappings() {
-        let head = Region::whole(anonymous(1), Orders::validate(10, 11).unwrap());
+        let head = Region::of(anonymous(1), None, Orders::validate(10, 11).unwrap());
         let region = head.extended(Some(anonymous(2)), Orders::validate(12, 12).unwrap());
         region.address(PAGE - 1, 2);
     }

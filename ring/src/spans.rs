@@ -146,6 +146,8 @@ mod tests {
 
     use memmap2::MmapMut;
 
+    use crate::mapping::Mapping;
+
     use super::*;
     use crate::channel::{announce_client, initialise};
     use crate::layout::{Orders, Sizes};
@@ -179,7 +181,7 @@ mod tests {
         }
     }
 
-    fn channel(make: fn(memmap2::MmapRaw, Orders) -> Region) -> Channel {
+    fn channel(make: fn(Mapping, Orders) -> Region) -> Channel {
         let orders = Orders::choose(Sizes::both(4096)).unwrap();
         let region = Arc::new(make(MmapMut::map_anon(orders.region_bytes()).unwrap().into(), orders));
         initialise(&region);
@@ -212,7 +214,7 @@ mod tests {
         let (offered, lent, got) = lend(&mut channel(Region::foreign));
         assert!(!offered && got.is_empty());
         assert_eq!(lent.unwrap_err().kind(), io::ErrorKind::Unsupported);
-        let (offered, lent, got) = lend(&mut channel(Region::whole));
+        let (offered, lent, got) = lend(&mut channel(|map, orders| Region::of(map, None, orders)));
         assert_eq!((offered, lent.unwrap(), &got[..]), (true, 4, &b"lent"[..]));
     }
 }

@@ -59,6 +59,13 @@ fn the_transport_is_named_or_implied() {
     {
         assert_eq!(chosen(&[(name, text(value))]), REFUSED, "{name}={value}");
     }
+    for layer in ["", "libxn", "IOCTL"] {
+        assert_eq!(
+            chosen(&[("QREXEC_TRANSPORT", text("xen")), ("QREXEC_XEN_DEVICES", text(layer))]),
+            REFUSED,
+            "{layer}"
+        );
+    }
     for id in ["", "-1", "dom0", "4294967296"] {
         assert_eq!(chosen(&[("VCHAN_SOCKET_DIR", root.path()), ("VCHAN_DOMAIN", text(id))]), REFUSED, "{id}");
     }

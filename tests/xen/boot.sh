@@ -10,7 +10,7 @@
 # Needs qemu-system-x86_64, a static busybox, xz and cpio's format from it. Debian packages are downloaded by name and
 # unpacked below WORK; nothing is installed. XENSTORED=oxenstored takes the other xenstore, SUITES="rings calls" only these parts, in
 # this order (deaths ends a VM, so it comes last); ENDS, CHANNELS, SPEED_MIB, SPEED_ROUNDS, FIELD_MIB, FIELD_ROUNDS: how many and how much in
-# ends, churn, speed and field. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
+# ends, churn, speed and field. DEVICES=libxen has all of it by the other layer of devices. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
 # QREXEC_PEER_DIR: a folder with the field's qrexec-agent, -client-vm and -daemon, built for libxenvchan, to be measured too.
 set -euo pipefail
 export LC_ALL=C
@@ -94,12 +94,15 @@ common_tree() {
     add "$tree" test $(find "$programs" -maxdepth 1 -type f)
     # For the transport of that name, which looks for it at run time.
     cp -L "$root"/usr/lib/x86_64-linux-gnu/libxenvchan.so.4.17* "$tree/lib/" 2>/dev/null || true
+    # For the layer of devices of that name, likewise.
+    add "$tree" lib "$root"/usr/lib/x86_64-linux-gnu/lib{xenevtchn,xengnttab}.so.1
     for role in qrexec-{agent,client,client-vm,daemon,bench}; do ln -sf qrexec "$tree/test/$role"; done
     cp -r "$here/etc" "$tree/"
     [ -z "${QREXEC_PEER_DIR:-}" ] || peer_tree "$tree"
     chmod 755 "$tree"/etc/qubes-rpc/*
     ln -s /test/qrexec "$tree/etc/qubes-rpc/qrexec-bench"
     cp "$here/functions.sh" "$tree/etc/"
+    [ -z "${DEVICES:-}" ] || echo "export QREXEC_XEN_DEVICES=$DEVICES" >>"$tree/etc/functions.sh"
 }
 
 # The field's programs in /peer, and what they need: services are started by the multiplexer, sessions are PAM's.

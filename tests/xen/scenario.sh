@@ -12,13 +12,13 @@ uuid() { echo "00000000-0000-0000-0000-00000000000${1#vm}"; }
 
 uptime_s() { cut -d. -f1 /proc/uptime; }
 
-# start VM COMMAND: begins a command in a VM; `started` names it for settle.
-vm1_jobs=0 vm2_jobs=0
+# start VM COMMAND: begins a command in a VM, behind what is in `prefix`; `started` names it for settle.
+vm1_jobs=0 vm2_jobs=0 prefix=""
 start() {
     eval "job=\$((${1}_jobs + 1)); ${1}_jobs=\$job"
     started=$1:$job
     # A key holds no line ends: commands of several lines end each with a semicolon.
-    xenstore-write "/local/domain/$(domain "$1")/data/lab/job/$job" "$(echo "$2" | tr '\n' ' ')"
+    xenstore-write "/local/domain/$(domain "$1")/data/lab/job/$job" "$(echo "$prefix $2" | tr '\n' ' ')"
 }
 
 # settle JOB SECONDS: waits for its end and returns its exit status; 99 when it took longer.
@@ -119,9 +119,12 @@ peers() {
     done
 }
 
+# How many channels the VMs have said that they hold.
+holding() { cat /var/log/xen/console/guest-vm[12].log | grep -c holding; }
+
 # A peer that is killed, in either role.
 kills() {
-    held=0 tries=150
+    held=$(holding) tries=150
     for role in serve join; do
         other=join
         [ $role = join ] && other=serve
@@ -129,7 +132,7 @@ kills() {
         start vm2 "xen_peer hold-$other $VM1 300"
         holder=$started
         held=$((held + 2))
-        until [ "$(cat /var/log/xen/console/guest-vm?.log | grep -c holding)" -ge $held ] || [ $tries = 0 ]; do
+        until [ "$(holding)" -ge $held ] || [ $tries = 0 ]; do
             tries=$((tries - 1))
             usleep 200000
         done
@@ -137,6 +140,35 @@ kills() {
         settle "$holder" 3
         result "kill -9 of the side that does $role is seen" $?
     done
+}
+
+# The other layer of devices, Xen's own libraries, does what the plain ioctls do: the parts that say so, on both sides and
+# in dom0, and then with one layer at either end.
+devices() {
+    prefix="export QREXEC_XEN_DEVICES=libxen;"
+    export QREXEC_XEN_DEVICES=libxen
+    rings
+    kills
+    CHANNELS=${DEVICE_CHANNELS:-100} churn
+    prefix="" bulk="8388608 8388608"
+    unset QREXEC_XEN_DEVICES
+    library=QREXEC_XEN_DEVICES=libxen
+    both "libxen serves the plain ioctls" 60 "$library xen_peer serve $VM2 310 65536 65536" "xen_peer join $VM1 310 $bulk"
+    both "libxen joins the plain ioctls" 60 "xen_peer serve $VM2 311 65536 65536" "$library xen_peer join $VM1 311 $bulk"
+    if [ -e /test/peer ]; then
+        both "libxen serves libxenvchan" 60 "$library xen_peer serve $VM2 312 65536 65536" "peer join $VM1 312 $bulk"
+        both "libxen joins libxenvchan" 60 "peer serve $VM2 313 65536 65536" "$library xen_peer join $VM1 313 $bulk"
+    fi
+    one_line "a layer that there is not" "QREXEC_XEN_DEVICES=libxn" "expected ioctl or libxen"
+    one_line "a library that is missing" "mv /lib/libxenevtchn.so.1 /lib/away; QREXEC_XEN_DEVICES=libxen" "libxenevtchn.so" \
+        "mv /lib/away /lib/libxenevtchn.so.1"
+}
+
+# one_line NAME SETTING WORDS [REPAIR]: with that, a channel fails with one line that says WORDS.
+one_line() {
+    run vm1 20 "$2 xen_peer serve $VM2 314 1 1 >/tmp/said 2>&1; status=\$?; ${4:-true};
+        cat /tmp/said; [ \$status -ne 0 ] && [ \$(wc -l </tmp/said) = 1 ] && grep -q '$3' /tmp/said"
+    result "$1: one line" $?
 }
 
 # Grants of VM1 that somebody has mapped, as the hypervisor prints them.
@@ -426,7 +458,22 @@ logs() {
     xenstore-exists "/local/domain/$VM2" && run vm2 10 'tail -n 20 /tmp/agent*.log'
 }
 
-for suite in ${SUITES:-rings peers speed kills churn ends field calls shortages deaths}; do $suite; done
+# A VM whose kernel has failed goes on, and what comes after that is about the failure and about nothing else. Said once.
+sound() {
+    [ -z "$unsound" ] || return 0
+    for vm in vm1 vm2; do
+        [ "$vm" != "$excused" ] || continue
+        kernel=$(grep -E '\] (BUG: |kernel BUG |Oops: |general protection)' "/var/log/xen/console/guest-$vm.log" | head -n 1 | tr -d '\r')
+        [ -z "$kernel" ] || unsound="$unsound, $vm: $kernel"
+    done
+    [ -z "$unsound" ] || result "THE KERNEL OF A VM FAILED in or before $1; nothing from here on counts${unsound}" 1
+}
+
+unsound="" excused=""
+for suite in ${SUITES:-rings peers speed kills churn devices ends field calls shortages deaths}; do
+    $suite
+    sound $suite
+done
 if [ -z "$failed" ]; then
     echo "LAB all passed, $(cut -d' ' -f1 /proc/uptime) s"
 else

@@ -8,7 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xenevtchn-sys", &[]),
     ("xengnttab-sys", &["xenevtchn-sys"]),
     ("xenvchan-sys", &["xenevtchn-sys", "xengnttab-sys"]),
-    ("qrexec-ring", &["xenvchan-sys"]),
+    ("qrexec-ring", &["xenevtchn-sys", "xengnttab-sys", "xenvchan-sys"]),
     ("qrexec-policy", &["qrexec-wire"]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
     ("qrexec-agent-core", &["qrexec-wire"]),

@@ -47,7 +47,8 @@ impl Bell for Doorbell {
 
     fn settle(&mut self) -> Result<Habits, Error> {
         self.vigil.as_mut().map_or(Ok(()), Vigil::settle)?;
-        Ok(Habits { watches: true, ioctls: &xendev::LASTING, unknown: false })
+        let requests = xendev::requests();
+        Ok(Habits { watches: true, ioctls: requests.unwrap_or_default(), unknown: requests.is_none() })
     }
 
     fn is_stream(&self) -> bool {

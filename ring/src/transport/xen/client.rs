@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::layout::{CONNECTED, Orders, PAGE, Sizes, WAITING, offset};
 use crate::page::{Page, Side};
 use crate::region::Region;
-use crate::xendev::{self, EventChannel};
+use crate::xendev::{self, EventChannel, Notice};
 
 /// A client that looks for its server, by one watch.
 pub(in crate::transport) struct Client {
@@ -68,10 +68,15 @@ impl Client {
         let Some((origin, head)) = xendev::map(self.peer, &[reference])? else { return Ok(None) };
         let head = Region::foreign(head, Orders::choose(Sizes::both(0))?);
         let Some(region) = with_rings(head, self.peer)? else { return Ok(None) };
-        origin.notify_unmap(offset::CLI_LIVE, event.port())?;
+        let notice = Notice { offset: offset::CLI_LIVE, port: event.port() };
+        let region = match origin.notify_unmap(notice)? {
+            Some(head) => region.with_head(head),
+            None => region,
+        };
         announce_client(&region);
         event.notify()?;
         let mut vigil = self.vigil.take();
+        vigil.iter_mut().for_each(|vigil| vigil.maps(region.orders().region_bytes() / PAGE));
         if let (Some(vigil), Some(store)) = (&mut vigil, self.store.take()) {
             vigil.keep(store, format!("{}/event-channel", self.folder))?;
         }

@@ -25,6 +25,7 @@ pub(super) use share::Share;
 pub(super) use warden::Warden;
 
 use crate::error::Error;
+use crate::xendev;
 use store::Store;
 
 /// `DOMID_FIRST_RESERVED`: numbers from here on mean no ordinary domain.
@@ -33,8 +34,9 @@ const FIRST_RESERVED: u32 = 0x7ff0;
 /// The domain that ends last.
 const DOM0: u32 = 0;
 
-/// This domain's number, as xenstore knows it.
+/// This domain's number, as xenstore knows it. Whoever asks is about to use the devices, too.
 pub(super) fn own_domain() -> Result<u32, Error> {
+    xendev::check()?;
     let value = Store::open()?.read("domid")?;
     let number = value.as_deref().and_then(|v| std::str::from_utf8(v).ok()).and_then(|v| v.parse().ok());
     number.ok_or_else(|| Error::Config("xenstore does not say which domain this is: no key domid".into()))

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::layout::{Orders, PAGE, WAITING, offset};
 use crate::page::{Page, Side};
 use crate::region::Region;
-use crate::xendev::{self, EventChannel, Granted};
+use crate::xendev::{self, EventChannel, Granted, Notice};
 
 /// A server that waits for its one client. Its keys stay until it is dropped: xenstore may be slow, the client is not
 /// to wait for that, and a second client finds the first one on the page.
@@ -42,9 +42,10 @@ impl Server {
     ) -> Result<Server, Error> {
         let number = super::peer_number(own, peer)?;
         let event = EventChannel::unbound(peer)?;
-        let Pages { granted: (origin, map, references), orders, place } = Pages::grant(number, least, share)?;
-        origin.notify_unmap(offset::SRV_LIVE, event.port())?;
-        let region = Arc::new(Region::whole(map, orders));
+        let notice = Notice { offset: offset::SRV_LIVE, port: event.port() };
+        let Pages { granted, orders, place } = Pages::grant(number, least, share, notice)?;
+        let Granted { head, tail, references } = granted;
+        let region = Arc::new(Region::of(head, tail, orders));
         let Some((first, rest)) = references.split_first() else {
             return Err(Error::Config("no page was granted".into()));
         };
@@ -97,8 +98,8 @@ struct Pages {
 
 impl Pages {
     /// Whatever stands in the way of larger rings, smaller ones are tried: a call is refused only if the least is.
-    fn grant(peer: u16, least: Orders, share: Option<Share>) -> Result<Pages, Error> {
-        let pages = |orders: Orders| xendev::grant(peer, orders.region_bytes() / PAGE);
+    fn grant(peer: u16, least: Orders, share: Option<Share>, notice: Notice) -> Result<Pages, Error> {
+        let pages = |orders: Orders| xendev::grant(peer, orders.region_bytes() / PAGE, notice);
         let larger: Vec<Orders> = share.map(|share| least.up_to(share.ring).collect()).unwrap_or_default();
         let place = if larger.is_empty() { None } else { share.and_then(|share| share.take()) };
         if place.is_some() {

@@ -29,6 +29,8 @@ const RELEASE: &str = "@releaseDomain";
 pub(super) struct Vigil {
     own: u32,
     peer: u32,
+    /// Pages of the peer's that are mapped here, once there are some: the agent counts them.
+    pages: Option<u32>,
     source: Source,
     /// The key that led us to the server: of use if its domain has no better one.
     server: Option<Lookout>,
@@ -70,7 +72,7 @@ impl Vigil {
             None => life::announce(own).and_then(|()| alone(own, peer))?,
         };
         let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let vigil = Vigil { own, peer, source, server: None, either, reserve: None };
+        let vigil = Vigil { own, peer, pages: None, source, server: None, either, reserve: None };
         vigil.watch_source()?;
         Ok(Some(vigil))
     }
@@ -113,6 +115,18 @@ impl Vigil {
         Ok(())
     }
 
+    /// So many pages of the peer's are mapped from now on.
+    pub(super) fn maps(&mut self, pages: usize) {
+        self.pages = u32::try_from(pages).ok();
+        self.count();
+    }
+
+    fn count(&self) {
+        if let (Source::Agent(agent), Some(pages)) = (&self.source, self.pages) {
+            warden::count(agent, pages);
+        }
+    }
+
     /// To be asked when the descriptor is ready and nothing that was added is.
     pub(super) fn is_peer_gone(&mut self) -> Result<bool, Error> {
         match self.server.as_mut().map(Lookout::look) {
@@ -124,6 +138,7 @@ impl Vigil {
         match &mut self.source {
             Source::Agent(agent) => match rustix::io::read(agent, &mut word) {
                 Ok(1) if word == [warden::RESTORED] => Err(Error::Restored),
+                Ok(1) if word == [warden::FULL] => Err(Error::TooManyPages { domain: self.peer }),
                 Ok(1) => Ok(true),
                 Err(Errno::AGAIN | Errno::INTR) => Ok(false),
                 // The agent is gone; the call goes on without it.
@@ -182,6 +197,7 @@ impl Vigil {
     /// The old source leaves the epoll instance with its last descriptor.
     fn turn_to(&mut self, source: Source) -> Result<(), Error> {
         self.source = source;
+        self.count();
         self.watch_source()
     }
 

@@ -3,7 +3,8 @@
 //!
 //! The agent keeps a [`Warden`]. A channel connects to its socket and writes the domain's number, four bytes, low half
 //! first; a byte comes back when that domain is gone, another when this VM itself was restored from a saved one, and the
-//! connection's end means that the agent is. The warden watches one key of each domain (see [`super::life`]), and asks
+//! connection's end means that the agent is. A channel that maps pages of that domain writes their number too: the one
+//! with which they would be too many is told so, and ends. The warden watches one key of each domain (see [`super::life`]), and asks
 //! the hypervisor once a second too, for domains that have none. While no call is with another VM, nothing happens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,8 +24,11 @@ use crate::error::Error;
 use crate::unix;
 use crate::xendev;
 
+mod guest;
 #[cfg(test)]
 mod tests;
+
+use guest::Guest;
 
 /// Where the warden listens, unless `QREXEC_PEERS_SOCKET` says otherwise.
 const SOCKET: &str = "/var/run/qubes/qrexec-peers";
@@ -52,6 +56,8 @@ const FIRST_GUEST: u64 = 4;
 const GONE: u8 = 1;
 /// This VM is another one than before.
 pub(super) const RESTORED: u8 = 2;
+/// Too many pages of its domain would be mapped.
+pub(super) const FULL: u8 = 3;
 
 /// Asks the agent of this VM to tell when `domain` is gone.
 pub(super) fn ask(domain: u32) -> io::Result<OwnedFd> {
@@ -60,6 +66,12 @@ pub(super) fn ask(domain: u32) -> io::Result<OwnedFd> {
         4 => Ok(fd),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
+}
+
+/// Tells it how many pages of that domain are mapped by this channel.
+pub(super) fn count(agent: &OwnedFd, pages: u32) {
+    // An agent that has gone counts nothing.
+    let _ = rustix::io::write(agent, &pages.to_le_bytes());
 }
 
 fn socket() -> PathBuf {
@@ -84,6 +96,8 @@ pub(in crate::transport) struct Warden {
     restored: bool,
     guests: BTreeMap<u64, Guest>,
     next: u64,
+    /// See [`guest::ceiling`].
+    ceiling: u64,
     domains: BTreeMap<u32, Watched>,
     knows: fn(u32) -> bool,
     open_store: Opener,
@@ -91,11 +105,6 @@ pub(in crate::transport) struct Warden {
     /// What xenstore is asked, and what comes next.
     asked: Option<Question>,
     questions: VecDeque<Question>,
-}
-
-struct Guest {
-    fd: OwnedFd,
-    domain: Option<u32>,
 }
 
 /// What is known of one domain's key.
@@ -152,6 +161,7 @@ impl Warden {
             restored: false,
             guests: BTreeMap::new(),
             next: FIRST_GUEST,
+            ceiling: guest::ceiling(),
             domains: BTreeMap::new(),
             knows,
             open_store,
@@ -188,7 +198,7 @@ impl Warden {
                 Ok(Some(_)) if self.guests.len() >= MAX_GUESTS => {}
                 Ok(Some(fd)) => {
                     if watch(&self.events, &fd, self.next).is_ok() {
-                        self.guests.insert(self.next, Guest { fd, domain: None });
+                        self.guests.insert(self.next, Guest::new(fd));
                         self.next += 1;
                     }
                 }
@@ -200,23 +210,33 @@ impl Warden {
         }
     }
 
-    /// A guest says once which domain it means; whatever else it says, it goes.
+    /// A guest says once which domain it means, and once how many pages it maps; whatever else it says, it goes.
     fn listen(&mut self, id: u64) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        let mut number = [0u8; 5];
-        match rustix::io::read(&guest.fd, &mut number) {
-            Ok(4) if guest.domain.is_none() => {
-                let [a, b, c, d, _] = number;
-                let domain = u32::from_le_bytes([a, b, c, d]);
-                guest.domain = Some(domain);
-                if self.take_up(domain) {
-                    return;
-                }
-            }
+        let mut said = [0u8; guest::WORDS + 1];
+        let understood = match rustix::io::read(&guest.fd, &mut said) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            _ => {}
+            Ok(n) => said.get(..n).is_some_and(|said| guest.hear(said)),
+            Err(_) => false,
+        };
+        if !understood || !guest.domain.is_some_and(|domain| self.take_up(domain)) {
+            self.guests.remove(&id);
+        } else if !self.is_within(id)
+            && let Some(guest) = self.guests.remove(&id)
+        {
+            let _ = rustix::io::write(&guest.fd, &[FULL]);
         }
-        self.guests.remove(&id);
+    }
+
+    /// Whether what its user's guests map of its domain, this one's included, is no more than they may. Users are told
+    /// apart since any of them can say any number; dom0 may do as it likes.
+    fn is_within(&self, id: u64) -> bool {
+        let Some(new) = self.guests.get(&id).filter(|new| new.pages.is_some() && new.domain != Some(DOM0))
+        else {
+            return true;
+        };
+        let same = self.guests.values().filter(|guest| (guest.domain, guest.user) == (new.domain, new.user));
+        same.filter_map(|guest| guest.pages).map(u64::from).sum::<u64>() <= self.ceiling
     }
 
     /// Dom0 is not looked for: its end is the machine's.

@@ -201,8 +201,54 @@ fn who_speaks_otherwise_is_turned_out() {
         world.run_until(|w| w.next > next && w.guests.is_empty());
         assert!(matches!(rude.read(&mut [0; 2]), Ok(0) | Err(_)));
     }
-    let mut twice = world.guest_of(7);
+    let mut thrice = world.guest_of(7);
     world.run_until(|w| w.domains.len() == 1);
-    twice.write_all(&8u32.to_le_bytes()).unwrap();
+    for word in [8u32, 9] {
+        assert_eq!(world.warden.guests.len(), 1);
+        thrice.write_all(&word.to_le_bytes()).unwrap();
+        world.run_until(|w| w.guests.values().all(|guest| guest.pages == Some(8)));
+    }
     world.run_until(|w| w.guests.is_empty());
+}
+
+/// What a channel says that maps so many pages of a domain.
+fn words(domain: u32, pages: u32) -> Vec<u8> {
+    [domain, pages].map(u32::to_le_bytes).concat()
+}
+
+#[test]
+fn one_domain_has_no_more_pages_mapped_than_it_may_and_others_have_theirs() {
+    let mut world = World::new();
+    world.warden.ceiling = 100;
+    let counted = |w: &Warden| w.guests.values().filter(|guest| guest.pages.is_some()).count();
+    let first = world.guest(&words(100, 40));
+    let second = world.guest(&words(100, 60));
+    world.run_until(|w| counted(w) == 2);
+    let refused = world.guest(&words(100, 1));
+    let other = world.guest(&words(7, 100));
+    let dom0 = world.guest(&words(DOM0, 101));
+    let server = world.guest_of(100);
+    world.run_until(|w| w.guests.len() == 5 && counted(w) == 4);
+    assert_eq!(word(&refused), FULL);
+    assert!([&first, &second, &other, &dom0, &server].into_iter().all(is_silent));
+    drop(first);
+    world.run_until(|w| w.guests.len() == 4);
+    let mut next = world.guest_of(100);
+    next.write_all(&40u32.to_le_bytes()).unwrap();
+    world.run_until(|w| counted(w) == 4);
+    assert!(is_silent(&next));
+}
+
+#[test]
+fn what_one_user_says_does_not_count_for_another() {
+    let mut world = World::new();
+    world.warden.ceiling = 100;
+    let theirs = world.guest(&words(100, 100));
+    world.run_until(|w| w.guests.values().any(|guest| guest.pages.is_some()));
+    for guest in world.warden.guests.values_mut() {
+        guest.user = guest.user.wrapping_add(1);
+    }
+    let ours = world.guest(&words(100, 100));
+    world.run_until(|w| w.guests.values().filter(|guest| guest.pages.is_some()).count() == 2);
+    assert!(is_silent(&theirs) && is_silent(&ours));
 }

@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // ioctl(2) on the three Xen devices: requests and structures that no crate names.
-//! The devices of a Xen guest, by plain ioctls: event channels, pages to grant, granted pages.
+//! The devices by plain ioctls, on Linux.
 //!
 //! Numbers and structures are those of Linux's `xen/{evtchn,gntalloc,gntdev}.h`. They are part of the kernel's stable
 //! interface, so nothing of Xen's own libraries is needed, neither to build nor on the target.
@@ -11,6 +11,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::{Granted, IMPOSSIBLE_PORT, Notice};
 use crate::error::Error;
 use crate::layout::PAGE;
 
@@ -28,7 +29,7 @@ const MAP_GRANT_REF: libc::c_ulong = request(b'G', 0, 24);
 const SET_UNMAP_NOTIFY: libc::c_ulong = request(b'G', 7, 16);
 
 /// The requests of a channel that is there: to ring, and to ask for a domain.
-pub(crate) const LASTING: [u32; 2] = [NOTIFY as u32, BIND_INTERDOMAIN as u32];
+pub(super) const LASTING: [u32; 2] = [NOTIFY as u32, BIND_INTERDOMAIN as u32];
 
 /// `GNTALLOC_FLAG_WRITABLE`
 const WRITABLE: u32 = 1;
@@ -63,7 +64,7 @@ pub(crate) struct EventChannel {
 
 impl EventChannel {
     /// A port that waits for `peer` to bind to it.
-    pub(crate) fn unbound(peer: u32) -> Result<EventChannel, Error> {
+    pub(super) fn unbound(peer: u32) -> Result<EventChannel, Error> {
         let fd = open("evtchn")?;
         // SAFETY: the request's structure is one word, the remote domain.
         let port = unsafe { ioctl(&fd, BIND_UNBOUND_PORT, &mut [peer]) };
@@ -72,7 +73,7 @@ impl EventChannel {
     }
 
     /// A port bound to `port` of the domain `peer`. `None`: it does not wait for us, or `peer` is not there.
-    pub(crate) fn bound(peer: u32, port: u32) -> Result<Option<EventChannel>, Error> {
+    pub(super) fn bound(peer: u32, port: u32) -> Result<Option<EventChannel>, Error> {
         let fd = open("evtchn")?;
         // SAFETY: the request's structure is two words, remote domain and remote port.
         match unsafe { ioctl(&fd, BIND_INTERDOMAIN, &mut [peer, port]) } {
@@ -83,25 +84,25 @@ impl EventChannel {
     }
 
     /// The same port on one descriptor more.
-    pub(crate) fn duplicate(&self) -> Result<EventChannel, Error> {
+    pub(super) fn duplicate(&self) -> Result<EventChannel, Error> {
         let fd = self.fd.try_clone().map_err(Error::io("duplicating an event channel"))?;
         Ok(EventChannel { fd, port: self.port })
     }
 
     /// This domain's number of it.
-    pub(crate) fn port(&self) -> u32 {
+    pub(super) fn port(&self) -> u32 {
         self.port
     }
 
     /// Sends an event. Whether anybody is there to receive it, Xen does not tell.
-    pub(crate) fn notify(&self) -> Result<(), Error> {
+    pub(super) fn notify(&self) -> Result<(), Error> {
         // SAFETY: the request's structure is one word, the local port.
         let sent = unsafe { ioctl(&self.fd, NOTIFY, &mut [self.port]) };
         sent.map(drop).map_err(Error::io("sending an event"))
     }
 
     /// Takes a pending event and lets the next one in. `false`: there was none.
-    pub(crate) fn take(&self) -> Result<bool, Error> {
+    pub(super) fn take(&self) -> Result<bool, Error> {
         let mut port = [0u8; 4];
         let taken = match rustix::io::read(&self.fd, &mut port) {
             // The port is masked from when it was read until it is written back.
@@ -113,24 +114,17 @@ impl EventChannel {
     }
 }
 
-/// Whether Xen still knows a domain: asks for a port that cannot be, which fails one way if the domain is there and
-/// another if it is not. The only such question that an ordinary guest may ask. Xen knows what is left of a domain for
-/// as long as anybody maps a page of it.
-pub(crate) fn knows(domain: u32) -> bool {
-    Asker::new().map_or(true, |asker| asker.knows(domain))
-}
-
-/// An open device, to ask later: see [`knows`].
-pub(crate) struct Asker(OwnedFd);
+/// An open device, to ask later: see [`super::knows`].
+pub(super) struct Asker(OwnedFd);
 
 impl Asker {
-    pub(crate) fn new() -> Result<Asker, Error> {
+    pub(super) fn new() -> Result<Asker, Error> {
         open("evtchn").map(Asker)
     }
 
-    pub(crate) fn knows(&self, domain: u32) -> bool {
+    pub(super) fn knows(&self, domain: u32) -> bool {
         // SAFETY: the request's structure is two words, remote domain and remote port.
-        let answer = unsafe { ioctl(&self.0, BIND_INTERDOMAIN, &mut [domain, u32::MAX]) };
+        let answer = unsafe { ioctl(&self.0, BIND_INTERDOMAIN, &mut [domain, IMPOSSIBLE_PORT]) };
         !answer.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
     }
 }
@@ -148,10 +142,10 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// When the pages go, in whatever way, the byte at `offset` is cleared and an event is sent from `port`.
-    pub(crate) fn notify_unmap(&self, offset: usize, port: u32) -> Result<(), Error> {
-        let place = self.index.saturating_add(offset as u64);
-        let mut words = [place as u32, (place >> 32) as u32, CLEAR_AND_SEND, port];
+    /// When the pages go, in whatever way, this happens.
+    pub(super) fn notify_unmap(&self, notice: Notice) -> Result<(), Error> {
+        let place = self.index.saturating_add(notice.offset as u64);
+        let mut words = [place as u32, (place >> 32) as u32, CLEAR_AND_SEND, notice.port];
         // SAFETY: the request's structure is four words: a place of 64 bits, the action, the port.
         let set = unsafe { ioctl(&self.fd, SET_UNMAP_NOTIFY, &mut words) };
         set.map(drop).map_err(Error::io("asking for a notice when the pages go"))
@@ -166,11 +160,8 @@ impl Origin {
     }
 }
 
-/// Granted pages: where they came from, the mapping, one reference a page.
-pub(crate) type Granted = (Origin, MmapRaw, Vec<u32>);
-
-/// New pages of this domain, zeroed, that `peer` may map and write; and their grant references, one a page.
-pub(crate) fn grant(peer: u16, count: usize) -> Result<Granted, Error> {
+/// New pages of this domain, see [`super::grant`]: one mapping for all.
+pub(super) fn grant(peer: u16, count: usize, notice: Notice) -> Result<Granted, Error> {
     let fd = open("gntalloc")?;
     let mut words = vec![u32::from(peer) | WRITABLE << 16, count as u32, 0, 0];
     words.resize(4 + count.max(2), 0);
@@ -180,12 +171,13 @@ pub(crate) fn grant(peer: u16, count: usize) -> Result<Granted, Error> {
     )))?;
     let origin = Origin { fd, index: u64::from(words[2]) | u64::from(words[3]) << 32 };
     let map = origin.map(count).map_err(Error::io("mapping pages to be granted"))?;
+    origin.notify_unmap(notice)?;
     words.truncate(4 + count);
-    Ok((origin, map, words.split_off(4)))
+    Ok(Granted { head: map.into(), tail: None, references: words.split_off(4) })
 }
 
-/// Maps pages that `peer` granted. `None`: Xen refused, so the references are not, or no longer, meant for us.
-pub(crate) fn map(peer: u32, references: &[u32]) -> Result<Option<(Origin, MmapRaw)>, Error> {
+/// See [`super::map`].
+pub(super) fn map(peer: u32, references: &[u32]) -> Result<Option<(Origin, MmapRaw)>, Error> {
     let fd = open("gntdev")?;
     let mut words = vec![references.len() as u32, 0, 0, 0];
     words.extend(references.iter().flat_map(|reference| [peer, *reference]));
