@@ -38,6 +38,14 @@ impl Pump {
         self.err_source.readable().is_some() && !(self.err_was_read && self.source.readable().is_some())
     }
 
+    /// Whether there is something that the local process wrote before it ended, and room for it. A turn reads stdout or
+    /// stderr, so this may take several.
+    pub(super) fn has_last_words(&mut self) -> Result<bool, Stop> {
+        let any = self.source.has_last_words() || self.err_source.has_last_words();
+        let room = if any { self.room()? } else { None };
+        Ok(room.is_some_and(|room| self.is_enough(room)))
+    }
+
     /// Whether so much room is worth a read: useful, or all that there can be.
     fn is_enough(&mut self, room: usize) -> bool {
         room >= self.useful_room() || self.channel.tx().in_flight() == 0
@@ -84,7 +92,7 @@ impl Pump {
             Ok(0) => source.close(),
             Ok(n) => {
                 let short = n < asked;
-                source.after_read(short);
+                source.after_read(n, short);
                 let kind = if err { Kind::Stderr } else { self.role.sends() };
                 self.publish(kind, layout, n)?;
                 let useful = (self.channel.tx().size() / 4) as u64;
@@ -186,7 +194,7 @@ impl Pump {
         match fd.read(&mut bytes) {
             Ok(0) => self.err_source.close(),
             Ok(n) => {
-                self.err_source.after_read(n < bytes.len());
+                self.err_source.after_read(n, n < bytes.len());
                 if let Some(log) = &mut self.log {
                     log.write(&bytes[..n]);
                 }

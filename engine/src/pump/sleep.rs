@@ -200,8 +200,8 @@ impl Pump {
         if !ready[CHILD].is_empty() {
             self.child_may_have_ended = true;
             // Its last words came before its end, perhaps after the look at them.
-            self.source.try_now();
-            self.err_source.try_now();
+            self.source.has_ended_behind();
+            self.err_source.has_ended_behind();
         }
         if !ready[REQUEST].is_empty() {
             self.look_for_request()?;

@@ -156,7 +156,6 @@ impl Pump {
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Stop> {
         let mut moved = self.take_headers()?;
         moved |= self.transfer(driver)?;
-        // What it said before it ended is read before its stdin closes, which others may answer.
         moved |= self.look_at_child()?;
         moved |= self.inbound_rest()?;
         self.look_at_reader()?;
@@ -266,9 +265,10 @@ impl Pump {
 
     // ---- endings ----------------------------------------------------------------------------
 
-    /// The process's exit closes its stdin; what it has written is still drained.
+    /// The process's exit closes its stdin, which others may hold and answer: only behind its last words. What they write
+    /// is still drained.
     fn look_at_child(&mut self) -> Result<bool, Stop> {
-        if self.outcome.local.is_some() || !self.child_may_have_ended {
+        if self.outcome.local.is_some() || !self.child_may_have_ended || self.has_last_words()? {
             return Ok(false);
         }
         let Some(child) = &mut self.child else { return Ok(false) };
@@ -341,5 +341,65 @@ impl Pump {
             }
         }
         self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use ring::{Kind as TransportKind, Sizes, Transport};
+    use rustix::event::{PollFd, PollFlags, poll};
+    use wire::version::Version;
+
+    use super::super::driver::Poll;
+    use super::*;
+    use crate::process::{Program, spawn};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Both ends of a data link.
+    fn meet(folder: &std::path::Path) -> (Channel, Channel) {
+        let listener =
+            Transport::new(TransportKind::Shm, 1, folder).listen(2, 513, Sizes::both(1 << 16)).unwrap();
+        let connector = Transport::new(TransportKind::Shm, 2, folder).connect(1, 513).unwrap();
+        let client = std::thread::spawn(move || connector.connect_within(LIMIT).unwrap());
+        (listener.accept_within(LIMIT).unwrap(), client.join().unwrap())
+    }
+
+    /// Others may hold a service's stdin and answer its end: nobody may hear them before the service's last words. Its end
+    /// may be seen before these are read, since a turn reads its stdout or its stderr.
+    #[test]
+    fn a_services_stdin_closes_behind_its_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_client, channel) = meet(folder.path());
+        let ([stdin, theirs], [stdout, words], [stderr, errors]) = {
+            let pair = || UnixStream::pair().map(|(ours, theirs)| [ours, theirs]).unwrap();
+            (pair(), pair(), pair())
+        };
+        let script = "read begin; echo last words; exit 3";
+        let args = ["sh", "-c", script].map(|arg| std::ffi::CString::new(arg).unwrap());
+        let streams = [theirs.as_fd(), words.as_fd(), errors.as_fd()];
+        let child = spawn(&Program { file: c"/bin/sh", args: &args, env: &[], streams }).unwrap();
+        let end = child.as_fd().try_clone_to_owned().unwrap();
+        let begin = stdin.try_clone().unwrap();
+        let mut call = Call::new(Role::Service, Version::OURS);
+        call.stdin = Some(OwnedFd::from(stdin));
+        call.stdout = Some(OwnedFd::from(stdout));
+        call.stderr = Some(OwnedFd::from(stderr));
+        call.child = Some(child);
+        let mut pump = Pump::new(channel, call).unwrap();
+        let mut driver = Poll::default();
+        while pump.turn(&mut driver).unwrap() == Turn::Moved {}
+        std::io::Write::write_all(&mut &begin, b"\n").unwrap();
+        poll(&mut [PollFd::new(&end, PollFlags::IN)], None).unwrap();
+        pump.sleep(&mut driver, None).unwrap();
+        while pump.sink.is_open() {
+            pump.turn(&mut driver).unwrap();
+        }
+        assert_eq!(pump.outcome.bytes_out, "last words\n".len() as u64);
+        assert_eq!(pump.outcome.local, Some(3));
     }
 }
