@@ -44,9 +44,10 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// An instance that continues the count of a driver before it. Fails where there is none to be had.
+    /// An instance that continues the count of a driver before it. Fails where there is none to be had. No forked process
+    /// keeps it, and with it the polls that are armed: one has no descriptor of ours but what it is given.
     pub(super) fn new(syscalls: u64) -> io::Result<Uring> {
-        let ring = IoUring::builder().setup_clamp().build(ENTRIES)?;
+        let ring = IoUring::builder().setup_clamp().dontfork().build(ENTRIES)?;
         Ok(Uring {
             ring: Some(ring),
             armed: [None; PLACES],
@@ -366,5 +367,21 @@ mod tests {
         let before = driver.syscalls();
         driver.let_go(&open);
         assert_eq!(driver.syscalls(), before, "there is nothing more to do");
+    }
+
+    #[test]
+    fn no_forked_process_keeps_an_instance() {
+        let Ok(_driver) = Uring::new(0) else { return };
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
+        let mut lines = maps.lines();
+        let mut rings = 0;
+        while let Some(line) = lines.next() {
+            if line.ends_with("[io_uring]") {
+                let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).expect("flags");
+                assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{line}: {flags}");
+                rings += 1;
+            }
+        }
+        assert!(rings > 0, "{maps}");
     }
 }
