@@ -29,6 +29,8 @@ pub enum Action {
     Send(Vec<u8>),
     /// Tell a client where its service will be met. Its connection stays until it closes it.
     Connect(ClientId, Endpoint),
+    /// Tell a client that nobody will come there.
+    Withdraw(ClientId),
     /// Close a client's connection: its request is refused.
     Refuse(ClientId, Refusal),
     /// Start a call.
@@ -227,7 +229,12 @@ impl Core {
         Ok(self.terminated(Some(endpoint)))
     }
 
+    /// The daemon refuses a request, or takes back that it was allowed.
     fn refused(&mut self, ident: Ident) -> Vec<Action> {
+        let connected = |number| matches!(self.clients.get(&ClientId(number)), Some(Client::Connected(_)));
+        if let Some(number) = ident.number().filter(|number| connected(*number)) {
+            return vec![Action::Withdraw(ClientId(number))];
+        }
         match self.waiting(ident).map(|(id, _)| id) {
             Some(id) => {
                 self.clients.remove(&id);
