@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod bare;
+pub mod caller;
 mod eventually;
 mod pattern;
 
@@ -139,6 +140,13 @@ pub fn code(status: ExitStatus) -> i32 {
 pub fn wait_within(child: &mut Child, limit: Duration) -> Option<i32> {
     assert!(ended_within(child.id() as i32, limit) || child.try_wait().unwrap().is_some(), "still running");
     child.wait().ok().map(code)
+}
+
+/// Time that a process has taken from the processors so far.
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    Duration::from_millis(words.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
 }
 
 /// Whether a process ends within `limit`. Waits for the event, not for the clock.

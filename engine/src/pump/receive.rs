@@ -15,6 +15,9 @@ const BOUNCE: usize = 16 << 10;
 /// Most that the service of a local program may send after that has ended.
 const UNREAD: u64 = 1 << 20;
 
+/// What a caller without stdout is told.
+const MUTE: &str = "stdout is closed, so what the service sent is lost";
+
 /// What arrived bytes wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrivals {
@@ -157,18 +160,30 @@ impl Pump {
 
     /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever. What a
     /// local program leaves unread when it ends is its own affair, up to a limit.
-    pub(super) fn look_at_reader(&self) -> Result<(), Stop> {
-        if self.role != Role::Client || self.outcome.remote.is_some() {
+    pub(super) fn look_at_reader(&mut self) -> Result<(), Stop> {
+        let mute = self.is_mute && self.child.is_none();
+        let (is_over, limit) = match &self.child {
+            None => ((mute || self.sink.has_lost_reader()) && self.unread > 0, 0),
+            Some(_) => (self.outcome.local.is_some() && !self.sends() && self.unread > UNREAD, UNREAD),
+        };
+        if self.role != Role::Client || !is_over {
             return Ok(());
         }
-        let is_over = match &self.child {
-            None if self.is_mute && self.unread > 0 => {
-                return Err(Stop::Failed("stdout is closed, so what the service sent is lost".into()));
+        if self.outcome.remote.is_some() {
+            // The service's own failure comes first.
+            if mute {
+                self.outcome.failed.get_or_insert_with(|| MUTE.into());
+            } else {
+                self.outcome.unread = self.child.is_none();
             }
-            None => self.sink.has_lost_reader() && self.unread > 0,
-            Some(_) => self.outcome.local.is_some() && !self.sends() && self.unread > UNREAD,
-        };
-        if is_over { Err(Stop::Unread) } else { Ok(()) }
+            return Ok(());
+        }
+        // Its exit code may be there, behind what nobody takes; a ring of that is the most that is worth a look.
+        let looked = self.unread > limit + self.channel.rx().size() as u64;
+        if !looked && !matches!(self.arrivals()?, Arrivals::Starved(_)) {
+            return Ok(());
+        }
+        Err(if mute { Stop::Failed(MUTE.into()) } else { Stop::Unread })
     }
 
     /// Whether a client only waits for the end of a service whose words nobody would read.
