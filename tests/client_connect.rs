@@ -1,7 +1,5 @@
 //! `qrexec-client -c`, and the policy programs of old that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::common;
 use engine::datalink;
 use engine::link::Framed;
 use engine::pump::{self, Call};
@@ -285,7 +284,7 @@ fn served(folder: &Path, service: &str, input: &[u8]) -> (Option<i32>, String, O
     feed.write_all(input).unwrap();
     drop(feed);
     let call =
-        Call { stdin: Some(sink.into()), stdout: Some(source.into()), ..Call::new(Role::Client, version) };
+        Call { sink: Some(sink.into()), source: Some(source.into()), ..Call::new(Role::Client, version) };
     let outcome = pump::run(channel, call);
     let mut text = String::new();
     heard.read_to_string(&mut text).unwrap();

@@ -1,11 +1,9 @@
 //! `qrexec-client-vm` alone: what it asks for, and what it carries. How its calls end is in `client_vm_ends.rs`.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use common::caller::{Caller, text};
+use crate::common::caller::{Caller, text};
 use wire::stream::Kind as Stream;
 
 #[test]

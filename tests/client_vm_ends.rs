@@ -1,12 +1,10 @@
 //! `qrexec-client-vm` alone: how its calls end.
 
-mod common;
-
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use common::caller::{Caller, Service, text};
+use crate::common::caller::{Caller, Service, text};
 use wire::header::{Header, ty};
 use wire::stream::Kind as Stream;
 

@@ -20,10 +20,10 @@ use wire::stream::{Kind as Stream, Outgoing, Role};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
-pub const CALLER: u32 = 3;
-pub const TARGET: u32 = 5;
-pub const PORT: u32 = 513;
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const CALLER: u32 = 3;
+pub(crate) const TARGET: u32 = 5;
+pub(crate) const PORT: u32 = 513;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 fn private_folder() -> tempfile::TempDir {
     let private = std::fs::Permissions::from_mode(0o700);
@@ -38,18 +38,18 @@ fn client(folder: &Path) -> PathBuf {
 }
 
 /// One caller's machine: a folder with the agent's socket, and the program under test in it.
-pub struct Caller {
-    pub folder: tempfile::TempDir,
-    pub agent: UnixListener,
-    pub child: Child,
+pub(crate) struct Caller {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) agent: UnixListener,
+    pub(crate) child: Child,
 }
 
 impl Caller {
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_with(args, |command| command)
     }
 
-    pub fn start_with(args: &[&str], adjust: impl Fn(&mut Command) -> &mut Command) -> Self {
+    pub(crate) fn start_with(args: &[&str], adjust: impl Fn(&mut Command) -> &mut Command) -> Self {
         let folder = private_folder();
         let mut command = Command::new(client(folder.path()));
         command.args(args);
@@ -57,7 +57,7 @@ impl Caller {
     }
 
     /// The client by way of a shell, which gives it its streams.
-    pub fn start_by_shell(redirection: &str, args: &[&str]) -> Self {
+    pub(crate) fn start_by_shell(redirection: &str, args: &[&str]) -> Self {
         let folder = private_folder();
         let mut command = Command::new("/bin/sh");
         command
@@ -87,7 +87,7 @@ impl Caller {
     }
 
     /// Takes the request as the agent does.
-    pub fn request(&self) -> (Trigger, UnixStream) {
+    pub(crate) fn request(&self) -> (Trigger, UnixStream) {
         wait_for(&self.agent, "a request");
         let (mut client, _) = self.agent.accept().unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -103,13 +103,13 @@ impl Caller {
     }
 
     /// Allows the request and opens the service's end of the data link.
-    pub fn allow(&self) -> (Service, UnixStream) {
+    pub(crate) fn allow(&self) -> (Service, UnixStream) {
         let agent = self.allow_alone();
         (self.come(), agent)
     }
 
     /// Allows the request, and nobody comes yet: the agent's end of the connection.
-    pub fn allow_alone(&self) -> UnixStream {
+    pub(crate) fn allow_alone(&self) -> UnixStream {
         let (_, mut agent) = self.request();
         let endpoint = Endpoint { domain: DomainId(TARGET), port: Port(PORT) };
         agent.write_all(&endpoint.to_bytes()).unwrap();
@@ -117,7 +117,7 @@ impl Caller {
     }
 
     /// The service comes.
-    pub fn come(&self) -> Service {
+    pub(crate) fn come(&self) -> Service {
         let transport = Transport::new(Kind::Shm, TARGET, self.folder.path());
         let (channel, version) = datalink::connect(&transport, CALLER, PORT, PATIENCE).unwrap();
         assert_eq!(version, Version::V4);
@@ -125,28 +125,28 @@ impl Caller {
     }
 
     /// Stops the program; what happens before [`Caller::goes_on`] happens at once to it.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, Signal::STOP).unwrap();
         rustix::process::waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
     }
 
-    pub fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
-    pub fn output(self) -> Output {
+    pub(crate) fn output(self) -> Output {
         self.child.wait_with_output().unwrap()
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }
 
 /// The service's end of a data link, played by hand.
-pub struct Service {
-    pub channel: Channel,
+pub(crate) struct Service {
+    pub(crate) channel: Channel,
     out: Outgoing,
     decoder: Decoder,
 }
@@ -156,7 +156,7 @@ impl Service {
         Self { channel, out: Outgoing::new(Role::Service, Version::V4), decoder: Decoder::new(65_536) }
     }
 
-    pub fn raw(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let count = self.channel.write(bytes).unwrap();
             self.channel.flush().unwrap();
@@ -165,7 +165,7 @@ impl Service {
     }
 
     /// Speaks without end, until the link ends.
-    pub fn say_for_ever(&mut self) {
+    pub(crate) fn say_for_ever(&mut self) {
         let header = self.out.header(Stream::Stdout, 4096).unwrap();
         let chunk = [&header.to_bytes()[..], &[b'y'; 4096]].concat();
         let mut rest = &chunk[..];
@@ -178,13 +178,13 @@ impl Service {
         }
     }
 
-    pub fn say(&mut self, stream: Stream, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, stream: Stream, bytes: &[u8]) {
         let header = self.out.header(stream, bytes.len() as u32).unwrap();
         self.raw(&header.to_bytes());
         self.raw(bytes);
     }
 
-    pub fn end(&mut self, code: i32) {
+    pub(crate) fn end(&mut self, code: i32) {
         for stream in [Stream::Stderr, Stream::Stdout] {
             let header = self.out.eof(stream).unwrap();
             self.raw(&header.to_bytes());
@@ -194,7 +194,7 @@ impl Service {
     }
 
     /// Everything the client says, until it ends its stream.
-    pub fn hear(&mut self) -> Vec<u8> {
+    pub(crate) fn hear(&mut self) -> Vec<u8> {
         let mut heard = Vec::new();
         loop {
             match self.hear_chunk() {
@@ -205,7 +205,7 @@ impl Service {
     }
 
     /// The next that it says; nothing is the end of its stream.
-    pub fn hear_chunk(&mut self) -> Vec<u8> {
+    pub(crate) fn hear_chunk(&mut self) -> Vec<u8> {
         loop {
             if let Some(Frame { ty, body }) = self.decoder.next().unwrap() {
                 assert_eq!(ty, ty::DATA_STDIN);
@@ -228,12 +228,12 @@ impl Service {
 }
 
 /// A client that does not do what it should fails the test, it does not hang it.
-pub fn wait_for(fd: &impl AsFd, what: &str) {
+pub(crate) fn wait_for(fd: &impl AsFd, what: &str) {
     let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     let ready = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&patience)).unwrap();
     assert_eq!(ready, 1, "the client sent no {what}");
 }
 
-pub fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
