@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{
     self, Said, call, eventually, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline,
@@ -416,5 +416,30 @@ fn a_command_inside_the_lab_can_call_too() {
         let lab = lab().script("vault", "test.Cat", "#!/bin/sh\nexec cat\n").start().unwrap();
         let script = "echo nested | qrexec-client-vm vault test.Cat";
         assert_said(&talk(lab.command("work", ["sh", "-c", script]).unwrap(), b""), 0, "nested\n");
+    });
+}
+
+#[test]
+fn a_caller_is_told_that_its_targets_agent_is_gone() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let before = meeting_places(&lab);
+        let is_agent = |process: &lab::Process| process.vm == "vault" && process.program == "qrexec-agent";
+        let agent = lab.processes().into_iter().find(is_agent).expect("an agent").pid;
+        let agent = Pid::from_raw(agent).unwrap();
+        // It takes no command any more; dom0 does not know that yet.
+        kill_process(agent, Signal::STOP).unwrap();
+        let mut command = lab.command("work", ["qrexec-client-vm", "vault", "test.Echo"]).unwrap();
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let caller = command.spawn().unwrap();
+        eventually("the caller waits", || meeting_places(&lab).len() > before.len());
+        kill_process(agent, Signal::KILL).unwrap();
+        let begun = Instant::now();
+        let output = caller.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) && stderr.contains("can't come"), "{output:?}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        let log = std::fs::read_to_string(lab.layout().log(DOM0).join("daemon-work.log")).unwrap();
+        assert!(log.contains("its target's agent is gone"), "{log}");
     });
 }

@@ -360,3 +360,27 @@ fn administration_says_exactly_what_is_wrong_and_logs_each_call() {
     assert_eq!(call("policy.List+", "").3.lines().count(), 1);
     assert_eq!(fs::metadata(folder.path().join("admin.log.1")).unwrap().len(), (4 << 20) + 1);
 }
+
+#[test]
+fn a_backup_is_restored_without_overwriting() {
+    within_deadline(|| {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for (name, text) in [
+            ("policy.d/30-user.policy", "!include include/x\n"),
+            ("policy.d/include/x", "* * * * deny\n"),
+            ("policy.d/40-more.policy", ""),
+            ("policy.d/readme", ""),
+            ("new/40-more.policy", "mine\n"),
+        ] {
+            std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            std::fs::write(path(name), text).unwrap();
+        }
+        let [new, old] = ["new", "policy.d"].map(|name| path(name).to_str().unwrap().to_owned());
+        let said = run("qrexec-policy-restore", &["--dest", &new, &old]);
+        assert!(said.code == 0 && said.stderr.contains("not overwriting"), "{said:?}");
+        assert_eq!(std::fs::read_to_string(path("new/40-more.policy")).unwrap(), "mine\n");
+        assert_eq!(std::fs::read_to_string(path("new/include/x")).unwrap(), "* * * * deny\n");
+        assert!(path("new/30-user.policy").exists() && !path("new/readme").exists());
+    });
+}

@@ -11,6 +11,7 @@ use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{Call, EXIT_LOST, NoStreams, Outlived, StderrCopy};
 use engine::step;
+use engine::voice::speak_for;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
 use wire::command::CommandKind;
@@ -47,6 +48,8 @@ pub(crate) struct Agent<'a> {
 
 /// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
 pub(crate) fn refuse(ground: Ground<'_>, job: &Job) -> i32 {
+    // The lines about it are the caller's.
+    speak_for(&job.voice());
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let link = datalink::connect(ground.transport, domain, port, REFUSAL);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
@@ -207,4 +210,36 @@ fn asks_for_one_socket() -> Option<Signals> {
     Signals::block(&[Signal::USR1])
         .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::Start;
+    use engine::exec::{SearchPath, Users};
+    use ring::{Kind, Sizes};
+    use wire::control::ExecParams;
+    use wire::names::{DomainId, Port};
+
+    #[test]
+    fn what_is_logged_about_a_refused_call_is_its_callers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = SearchPath::new(dir.path().as_os_str());
+        let users = Users::Own("joan".to_owned());
+        let services = Services { folders: path.clone(), configs: path, users, embedded: true };
+        let cmdline = b"joan:QUBESRPC test.X+ work".to_vec();
+        let params = ExecParams { connect_domain: DomainId(7), connect_port: Port(514), cmdline };
+        let job = Job::new(&services, Start { just: false, params });
+        let caller = Transport::new(Kind::Shm, 7, dir.path());
+        let caller = std::thread::spawn(move || {
+            let (channel, _) = datalink::serve(&caller, 3, 514, Sizes::both(4096), REFUSAL).unwrap();
+            steps::run(channel, Call::new(Role::Client, Version::OURS), Confinement::Off).remote
+        });
+        let transport = Transport::new(Kind::Shm, 3, dir.path());
+        // The test's own process is not to be confined.
+        let ground = Ground { transport: &transport, services: &services, confinement: Confinement::Off };
+        assert_eq!(refuse(ground, &job), EXIT_TROUBLE);
+        assert_eq!(caller.join().unwrap(), Some(EXIT_TROUBLE));
+        assert_eq!(engine::voice::source(str::to_owned), "domain 7");
+    }
 }

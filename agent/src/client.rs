@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use wire::control::Endpoint;
 use wire::frame::LocalTriggerDecoder;
+use wire::names::{DomainId, Port};
 use wire::trigger::{BadTrigger, Trigger};
 
 /// How long a client may take for its request.
@@ -85,6 +86,12 @@ impl Client {
         }
     }
 
+    /// Tells the client that its service will not come, if it still waits for it: a second answer with an endpoint that
+    /// none has. Upstream's client reads no second one.
+    pub(crate) fn withdraw(&self) {
+        self.answer(Endpoint { domain: DomainId(0), port: Port(0) });
+    }
+
     /// Tells the client where its service will be met. One that does not listen loses its answer and
     /// will be seen to end.
     pub(crate) fn answer(&self, endpoint: Endpoint) {
@@ -107,7 +114,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use wire::names::{DomainId, Ident, Port, ServiceName, Target};
+    use wire::names::{Ident, ServiceName, Target};
     use wire::version::Version;
 
     fn pair() -> (Client, UnixStream) {

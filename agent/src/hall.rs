@@ -124,6 +124,30 @@ mod tests {
     }
 
     #[test]
+    fn callers_are_found_in_a_folder_that_is_made_anew() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let folder = root.path().join("shm");
+        let make = || {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new().mode(0o700).create(&folder).expect("a folder");
+        };
+        make();
+        let serve =
+            |port| Transport::new(Kind::Shm, 7, &folder).listen(3, port, Sizes::both(4096)).expect("listens");
+        let mut hall = Hall::new(&Transport::new(Kind::Shm, 3, &folder)).expect("files");
+        let now = Instant::now();
+        for port in [514, 515] {
+            assert_eq!(hall.wait(at(port), now + Duration::from_secs(120), now, port), None);
+        }
+        std::fs::remove_dir_all(&folder).expect("removes");
+        make();
+        let _before = serve(514);
+        assert_eq!(hall.on_ready(), [514]);
+        let _after = serve(515);
+        assert_eq!(hall.on_ready(), [515]);
+    }
+
+    #[test]
     fn callers_are_told_of_by_the_folder_or_looked_for_less_and_less() {
         let folder = tempfile::tempdir().expect("tempdir");
         let other = Transport::new(Kind::Shm, 7, folder.path());

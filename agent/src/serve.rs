@@ -17,6 +17,7 @@ use engine::step;
 use ring::{Kind, Transport, Warden};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use wire::names::Ident;
 
 use crate::client::{Client, Heard};
 use crate::control::{self, Control, Lost};
@@ -260,6 +261,11 @@ impl Agent {
                         step::reached("answer passed on");
                     }
                 }
+                Output::Withdraw(ClientId(token)) => {
+                    if let Some(Thing::Client(client)) = self.things.get(&token) {
+                        client.withdraw();
+                    }
+                }
                 Output::Refuse(ClientId(token), refusal) => {
                     if refusal != Refusal::Denied {
                         tracing::warn!("a request is refused: {refusal}");
@@ -442,9 +448,9 @@ fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
 }
 
 /// Tokens are also the numbers of request ids. They start anywhere, so that an answer meant for a
-/// request of an earlier agent does not fit one of this.
+/// request of an earlier agent does not fit one of this; and where dom0 sees that they are looked up.
 fn first_token() -> u64 {
     let random = std::hash::RandomState::new().hash_one(std::process::id());
     // Far from the end: they only ever grow.
-    (random >> 16).max(FIRST_TOKEN)
+    (random >> 16).max(FIRST_TOKEN).max(Ident::FIRST_LOOKED_UP)
 }

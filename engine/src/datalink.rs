@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ring::{Channel, Connector, Listener, Rings, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use wire::error::PeerError;
 use wire::handshake::Handshake;
 use wire::version::Version;
@@ -83,21 +84,51 @@ pub fn serve_with(
     link
 }
 
-/// The same for whoever holds a connection to somebody who closes it when the call can't come any more. That may also
-/// mean that the call is over already, and its last words are in rings which nobody has looked at: so the client is
-/// waited for a little longer.
+/// A connection to somebody who knows when the call can't come any more.
+#[derive(Debug, Clone, Copy)]
+pub enum Promise<'a> {
+    /// They close it then.
+    Open(BorrowedFd<'a>),
+    /// They say something then. That they close it means nothing.
+    Silent(BorrowedFd<'a>),
+}
+
+impl Promise<'_> {
+    /// What else comes on that connection is not ours to read, and must not keep us awake.
+    fn poll(&self) -> PollFd<'_> {
+        match self {
+            Self::Open(fd) => PollFd::from_borrowed_fd(*fd, PollFlags::RDHUP),
+            Self::Silent(fd) => PollFd::from_borrowed_fd(*fd, PollFlags::IN),
+        }
+    }
+
+    /// Something happened on the connection: whether that was what breaks the promise.
+    fn is_broken(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Silent(fd) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                matches!(recv(fd, &mut [0; 1][..], flags), Ok((1.., _)))
+            }
+        }
+    }
+}
+
+/// The same for whoever holds such a promise. That it is broken may also mean that the call is over already, and its last
+/// words are in rings which nobody has looked at: so the client is waited for a little longer.
 pub fn serve_while(
     transport: &Transport,
     peer: u32,
     port: u32,
     rings: Rings,
     limit: Duration,
-    promise: BorrowedFd<'_>,
+    promise: Promise<'_>,
 ) -> Result<(Channel, Version), Error> {
     let mut listener = transport.listen_with(peer, port, rings)?;
     step::reached("data link: listening");
     let mut until = Instant::now().checked_add(limit);
     let mut promised = true;
+    let mut watched = Some(promise);
     loop {
         if let Some(channel) = listener.accept()? {
             let link = greet(channel);
@@ -108,7 +139,10 @@ pub fn serve_while(
         if left.is_some_and(|left| left.is_zero()) {
             return Err(if promised { ring::Error::Timeout(limit).into() } else { Error::Withdrawn });
         }
-        if wait_for_either(&listener, promised.then_some(promise), left)? {
+        if !wait_for_either(&listener, watched, left)? {
+            continue;
+        }
+        if watched.take().is_some_and(|promise| promise.is_broken()) {
             promised = false;
             let soon = Instant::now() + LAST_CALL;
             until = Some(until.map_or(soon, |until| until.min(soon)));
@@ -116,17 +150,16 @@ pub fn serve_while(
     }
 }
 
-/// Sleeps until a client may be there. `true`: the promise is broken.
+/// Sleeps until a client may be there. `true`: the promise is to be looked at.
 fn wait_for_either(
     listener: &Listener,
-    promise: Option<BorrowedFd<'_>>,
+    promise: Option<Promise<'_>>,
     left: Option<Duration>,
 ) -> Result<bool, Error> {
     let timeout =
         left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-    // What else comes on that connection is not ours to read, and must not keep us awake.
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
-    fds.extend(promise.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)));
+    fds.extend(promise.as_ref().map(Promise::poll));
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(fds.get(1).is_some_and(|fd| !fd.revents().is_empty())),
         Err(error) => Err(error.into()),

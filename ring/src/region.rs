@@ -9,7 +9,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use crate::error::Error;
 use crate::layout::{Orders, PAGE};
@@ -38,6 +38,7 @@ impl Region {
             .len(len)
             .map_raw(fd.as_raw_fd())
             .map_err(Error::io("mapping the vchan pages"))?;
+        not_inherited(&map);
         Ok(Region { head: map.into(), tail: None, orders, foreign: false, copied: AtomicU64::new(0) })
     }
 
@@ -248,6 +249,12 @@ impl std::fmt::Debug for Region {
     }
 }
 
+/// Has no forked process keep pages that are shared with a peer: it would keep them from their owner, and the peer from
+/// seeing that this process is gone. Devices may see to that themselves; where neither can be had, nothing else is lost.
+fn not_inherited(map: &MmapRaw) {
+    let _ = map.advise(Advice::DontFork);
+}
+
 #[cfg(all(test, feature = "xen"))]
 mod tests {
     use super::*;
@@ -257,6 +264,27 @@ mod tests {
     }
 
     /// Page 0 apart from the rings: every byte is where the same offset of one mapping would have it.
+    /// What the kernel says about the mapping at an address.
+    fn flags(address: *mut u8) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", address as usize);
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+        lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap().to_owned()
+    }
+
+    #[test]
+    fn no_forked_process_keeps_shared_pages() {
+        let orders = Orders::validate(12, 12).unwrap();
+        let memfd = rustix::fs::memfd_create("pages", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memfd, orders.region_bytes() as u64).unwrap();
+        let shared = Region::map(std::os::fd::AsFd::as_fd(&memfd), orders).unwrap();
+        let private = Region::private(orders).unwrap();
+        for (region, kept) in [(&shared, false), (&private, true)] {
+            let flags = flags(region.address(0, 1));
+            assert_eq!(flags.split_whitespace().any(|flag| flag == "dc"), !kept, "{flags}");
+        }
+    }
+
     #[test]
     fn two_mappings_are_one_region() {
         let orders = Orders::validate(12, 13).unwrap();

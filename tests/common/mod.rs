@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a lab of the programs under test, deadlines, and calls with their output.
 
 mod bare;
+pub(crate) mod caller;
 mod eventually;
 mod pattern;
 
@@ -148,6 +149,13 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
 pub(crate) fn wait_within(child: &mut Child, limit: Duration) -> Option<i32> {
     assert!(ended_within(child.id() as i32, limit) || child.try_wait().unwrap().is_some(), "still running");
     child.wait().ok().map(code)
+}
+
+/// Time that a process has taken from the processors so far.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    Duration::from_millis(words.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum())
 }
 
 /// Whether a process ends within `limit`. Waits for the event, not for the clock.

@@ -40,6 +40,8 @@ pub enum Output {
     Send(Vec<u8>),
     /// Tell a client where its service will be met. Its connection stays until it closes it.
     Connect(ClientId, Endpoint),
+    /// Tell a client that nobody will come there.
+    Withdraw(ClientId),
     /// Close a client's connection: its request is refused.
     Refuse(ClientId, Refusal),
     /// Start a call.
@@ -247,7 +249,12 @@ impl Core {
         Ok(())
     }
 
+    /// The daemon refuses a request, or takes back that it was allowed.
     fn refused(&mut self, ident: Ident) {
+        let connected = |number| matches!(self.clients.get(&ClientId(number)), Some(Client::Connected(_)));
+        if let Some(number) = ident.number().filter(|number| connected(*number)) {
+            return self.put(Output::Withdraw(ClientId(number)));
+        }
         match self.waiting(ident).map(|(id, _)| id) {
             Some(id) => {
                 self.clients.remove(&id);

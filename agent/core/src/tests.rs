@@ -105,12 +105,14 @@ fn an_allowed_request_is_connected_and_its_end_is_told() {
     let id = ClientId(5);
     let mut core = asking(id);
     assert_eq!(core.message(answer(id)).expect("fine"), [Output::Connect(id, ENDPOINT)]);
-    // A second answer, or a refusal after it, means nothing any more.
+    // A second answer means nothing any more; a refusal after it takes it back, for a client that still waits.
     assert_eq!(core.message(answer(id)).expect("fine"), []);
-    assert_eq!(core.message(Message::Refused(Ident::numbered(5))).expect("fine"), []);
+    let refused = Message::Refused(Ident::numbered(5));
+    assert_eq!(core.message(refused.clone()).expect("fine"), [Output::Withdraw(id)]);
     let ended = core.client_gone(id);
     assert_eq!(sent(&ended[0]), Message::ConnectionTerminated(ENDPOINT));
     assert_eq!(core.client_gone(id), []);
+    assert_eq!(core.message(refused).expect("fine"), []);
 }
 
 #[test]

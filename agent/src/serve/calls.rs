@@ -73,11 +73,9 @@ impl Agent {
     /// Tells as many callers as can be told now that they are refused.
     fn tell_refused(&mut self) {
         while let Some((call, job)) = self.callers.next_refusal() {
-            let child = speaking_for(&job.voice(), || {
-                fork_pump(|| {
-                    self.files.restore();
-                    call::refuse(self.ground(), &job)
-                })
+            let child = fork_pump(|| {
+                self.files.restore();
+                call::refuse(self.ground(), &job)
             });
             if let Err(error) = child.and_then(|child| Ok(self.watch(Thing::Process(call, child))?)) {
                 tracing::error!("cannot refuse a call: {error}");

@@ -295,6 +295,24 @@ fn a_file_that_grows_is_sent_as_it_was_with_a_warning() {
 }
 
 #[test]
+fn a_file_that_says_it_is_empty_is_looked_into() {
+    let Some(path) =
+        ["/proc/version"].into_iter().find(|path| fs::read(path).is_ok_and(|text| !text.is_empty()))
+    else {
+        return skipped("a file that says it is empty: no /proc");
+    };
+    // Whoever moves has made the record.
+    let record = tempfile::NamedTempFile::new().unwrap();
+    let args = ["--record", record.path().to_str().unwrap(), path];
+    let (status, sent, stderr) = answered(&args, Path::new("/"), good);
+    assert!(status == 0 && has_ended(&sent));
+    assert!(stderr.contains("has grown"), "{stderr}");
+    // A move does not try to remove it, though it looks as it did.
+    let kept = copy::remove::remove(record.path()).unwrap().lines.join("\n");
+    assert!(kept.contains("stays: it was changed"), "{kept}");
+}
+
+#[test]
 fn progress_counts_content_in_upstreams_words() {
     let dir = folder();
     let mut command = sender(&ours("qfile-agent"), &["f"], dir.path());

@@ -36,8 +36,15 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let (peer, port) = (endpoint.domain.0, endpoint.port.0);
-    let (channel, version) = datalink::serve_while(&transport, peer, port, rings, plan.wait, daemon.as_fd())
-        .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
+    let (channel, version) = datalink::serve_while(
+        &transport,
+        peer,
+        port,
+        rings,
+        plan.wait,
+        datalink::Promise::Open(daemon.as_fd()),
+    )
+    .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
     let (child, streams, one_socket) = match local.start()? {

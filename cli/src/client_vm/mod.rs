@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 use engine::pump::Call;
 use engine::{datalink, localfd, say, step};
@@ -73,8 +74,10 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     step::reached("allowed");
 
     let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
-    let (channel, version) = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
-        .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
+    let promise = datalink::Promise::Silent(allowed.agent.as_fd());
+    let (channel, version) =
+        datalink::serve_while(&transport, domain, port, rings, datalink::WAIT_VM, promise)
+            .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
 
     let filter_sink =
         plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());

@@ -16,7 +16,8 @@ use crate::status;
 pub(super) struct Allowed {
     /// Where to wait for the service.
     pub(super) endpoint: Endpoint,
-    _agent: UnixStream,
+    /// Says something when that one will not come.
+    pub(super) agent: UnixStream,
 }
 
 /// A call that the agent was asked for.
@@ -43,7 +44,7 @@ impl Asked {
         match self.sent.and_then(|()| receive(&mut self.agent)) {
             Ok(answer) => {
                 let endpoint = checked(Endpoint::from_bytes(answer))?;
-                Ok(Allowed { endpoint, _agent: self.agent })
+                Ok(Allowed { endpoint, agent: self.agent })
             }
             Err(error) if is_refusal(&error) => {
                 Err(Failure { status: status::REFUSED, message: String::from("Request refused") })

@@ -166,6 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_has_gone_for_good_keeps_no_bucket() {
+        let buckets = Buckets::new();
+        for n in 0..SOURCES {
+            assert_eq!(written(&buckets, &format!("vm{n}"), 2000, SECOND), BURST);
+        }
+        // Within an hour they may come back, and are owed a word.
+        let soon = ["late", "later"].map(|source| written(&buckets, source, BURST, 3000 * SECOND));
+        assert_eq!(soon, [BURST, 0]);
+        let hours = 3 * 3600 * SECOND;
+        for source in ["new", "newer"] {
+            assert_eq!(
+                buckets.line(source, hours),
+                Verdict::Write,
+                "what others lost is not told to {source}"
+            );
+            assert_eq!(written(&buckets, source, BURST, hours), BURST - 1);
+        }
+    }
+
+    #[test]
     fn a_steady_stream_within_the_bound_loses_nothing() {
         let buckets = Buckets::new();
         for tick in 0..100_000 {

@@ -4,7 +4,7 @@
 //! `30-user.policy`. What the policy lets through is compared before and after; if it differs, everything is
 //! put back unless the user wants otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
@@ -17,10 +17,13 @@ use policy::{Policy, Rule, SystemInfo, Token, Verb};
 
 use super::admin::{MAX_FILE, write};
 use super::graph;
-use super::lint::covers;
 use super::system::SystemSource;
 use crate::failure::Failure;
 use crate::usage;
+
+mod places;
+#[cfg(test)]
+mod random;
 
 const PROGRAM: &str = "qrexec-legacy-convert";
 /// The file of rules that the user writes himself.
@@ -127,50 +130,11 @@ impl Undo {
 }
 
 fn convert(args: &Args, policy: &Policy, undo: &mut Undo) -> Result<(), String> {
-    for (name, rules) in sort(args, policy) {
+    for (name, rules) in places::sort(args, policy) {
         let path = args.policy_dir.join(format!("{name}.policy"));
         save(&path, name, &rules, undo).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     set_aside(&args.old_dir, undo).map_err(|error| format!("{}: {error}", args.old_dir.display()))
-}
-
-/// The old rules that are still needed, by the file that they go to.
-fn sort<'a>(args: &Args, policy: &'a Policy) -> BTreeMap<&'static str, Vec<&'a Rule>> {
-    // Those that the old format only implies are written out.
-    let is_old = |rule: &&Rule| Path::new(&*rule.file).starts_with(&args.old_dir);
-    let old: Vec<&Rule> = policy.rules().iter().filter(is_old).collect();
-    let new: BTreeSet<String> =
-        policy.rules().iter().filter(|rule| !is_old(rule)).map(ToString::to_string).collect();
-    let services: BTreeSet<&str> = old.iter().filter_map(|rule| rule.service.as_deref()).collect();
-    let mut files: BTreeMap<&'static str, Vec<&Rule>> = BTreeMap::new();
-    let mut input_seen = BTreeSet::new();
-    for service in services {
-        let own = old.iter().filter(|rule| rule.service.as_deref() == Some(service));
-        let missing = own.filter(|rule| !new.contains(&rule.to_string()));
-        for rule in missing.take_while(|rule| !denies_all(rule)).filter(|rule| !is_hidden(policy, rule)) {
-            let mut file = file_for(service).filter(|_| fits_tool(rule)).unwrap_or(USER);
-            // The tool for input devices knows one rule for each device and qube.
-            if file == INPUT && !input_seen.insert((service, rule.source.to_string())) {
-                file = USER;
-            }
-            files.entry(file).or_default().push(rule);
-        }
-    }
-    files
-}
-
-/// Whether an earlier rule decides whatever this one is about. In the file of another tool, which may be read before that
-/// of the earlier rule, it would decide after all. What it offers to choose from counts where it is, so a rule with a
-/// target of its own is kept.
-fn is_hidden(policy: &Policy, rule: &Rule) -> bool {
-    let mut earlier = policy.rules().iter().take_while(|earlier| !std::ptr::eq(*earlier, rule));
-    rule.action.target.is_none() && earlier.any(|earlier| covers(earlier, rule))
-}
-
-/// The line with which old files end; the new policy ends with one for all services.
-fn denies_all(rule: &Rule) -> bool {
-    let any = |token: &Token| *token == Token::AnyVm;
-    rule.action.verb == Verb::Deny && any(&rule.source) && any(&rule.target) && rule.argument.is_none()
 }
 
 /// The file of the tool that configures a service.

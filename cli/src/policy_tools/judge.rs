@@ -90,9 +90,6 @@ impl Case {
     #[must_use]
     pub fn new(policy: &Policy, system: Arc<SystemInfo>, question: Question) -> Self {
         let decision = policy.decide(&system, &question.request());
-        if system.lacks(&question.target) {
-            tracing::warn!("{}: no such qube, taken as @default", question.shown());
-        }
         Self { question, decision, system, home: None, always: false }
     }
 
@@ -159,15 +156,15 @@ impl Case {
         Closed { answer: self.answer(), told: self.told(), always }
     }
 
-    /// The answer text, logged.
+    /// The answer text, logged with all there is to say in one line.
     fn answer(&self) -> String {
-        match &self.decision {
-            Decision::Allow(allow) => {
-                self.question.log(&format!("allowed to {} by {}", allow.target, allow.rule))
-            }
-            Decision::Ask(ask) => self.question.log(&format!("denied, {} was not answered", ask.rule)),
-            Decision::Deny(deny) => self.question.log(&format!("denied: {}", deny.reason)),
-        }
+        let unknown = self.system.note_on(&self.question.target);
+        let what = match &self.decision {
+            Decision::Allow(allow) => format!("allowed to {} by {}", allow.target, allow.rule),
+            Decision::Ask(ask) => format!("denied, {} was not answered", ask.rule),
+            Decision::Deny(deny) => format!("denied: {}", deny.reason),
+        };
+        self.question.log(&format!("{what}{unknown}"));
         self.decision.answer()
     }
 

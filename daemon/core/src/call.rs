@@ -4,6 +4,8 @@
 //! dom0; then the caller's agent is told where to meet it. Whatever fails before that refuses the
 //! caller, whatever fails after it is seen on the data link.
 
+mod target;
+
 use std::sync::Arc;
 
 use wire::command::{Command, CommandKind, Requested, ServiceCall};
@@ -201,85 +203,6 @@ impl Core {
             .map(|Moved { bytes_in, bytes_out }| format!(", {bytes_in} bytes in, {bytes_out} bytes out"));
         let level = if status == 0 { Level::Info } else { Level::Warn };
         self.ended(now, id, level, &format!("exit code {status}{}", moved.unwrap_or_default()));
-    }
-
-    /// The target's daemon sent a message.
-    pub fn handle_target_frame(&mut self, now: Now, id: CallId, frame: &Frame) {
-        let result = match self.calls.get(&id).map(|call| &call.stage) {
-            Some(Stage::Greeting { .. }) => self.target_hello(now, id, frame),
-            Some(Stage::Asking) => self.target_answer(id, frame),
-            // There is nothing more that it could have to say.
-            Some(Stage::Watched) => Err(Breach::Trailing.into()),
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            self.put(Output::CloseTarget(id));
-            self.handle_target_closed(now, id, &error.to_string());
-        }
-    }
-
-    /// The connection to the target's daemon is gone, or could not be made: the end of a call that
-    /// runs, and the refusal of one that does not run yet.
-    pub fn handle_target_closed(&mut self, now: Now, id: CallId, reason: &str) {
-        let Some(call) = self.calls.get(&id) else { return };
-        match call.stage {
-            Stage::Greeting { .. } | Stage::Asking => {
-                let why = format!("allowed, but the daemon of {}: {}", call.to(), Escaped::new(reason));
-                self.refuse(id, &why);
-            }
-            Stage::Watched => self.ended(now, id, Level::Info, "its data link is gone"),
-            Stage::Deciding
-            | Stage::Made
-            | Stage::Preparing { .. }
-            | Stage::Starting { .. }
-            | Stage::Served => {}
-        }
-    }
-
-    /// The target has no daemon: it does not run.
-    pub fn handle_target_absent(&mut self, now: Now, id: CallId) {
-        let prepared = self.change(id, |call| {
-            let (Stage::Greeting { request }, Help::MayStart, Some(to)) =
-                (&mut call.stage, call.help, &call.to)
-            else {
-                return None;
-            };
-            let (request, to) = (std::mem::take(request), to.clone());
-            call.help = Help::Started;
-            call.stage = Stage::Preparing { request };
-            Some(to)
-        });
-        let Some(Some(to)) = prepared else {
-            return self.handle_target_closed(now, id, "it does not run");
-        };
-        self.timers.set(Timer::Call(id), now.saturating_add(PREPARE_LIMIT));
-        self.put(Output::Prepare(id, Preparation::Start(to)));
-    }
-
-    /// The target has been started or made, and is to be found under this name; or it could not be.
-    pub fn handle_prepared(&mut self, now: Now, id: CallId, result: Result<Target, Reason>) {
-        let request = self.change(id, |call| match &mut call.stage {
-            Stage::Preparing { request } => Some(std::mem::take(request)),
-            _ => None,
-        });
-        let Some(Some(request)) = request else { return };
-        match result {
-            Ok(to) => self.greet(now, id, to, request),
-            Err(reason) => self.refuse(id, &format!("allowed, but {}", Escaped::new(&reason.to_string()))),
-        }
-    }
-
-    pub(super) fn target_too_slow(&mut self, id: CallId) {
-        let why = match self.calls.get(&id).map(|call| &call.stage) {
-            None => return,
-            Some(Stage::Made) => "allowed, but the policy program has not made the call",
-            Some(Stage::Preparing { .. }) => "allowed, but the target does not come up",
-            Some(_) => {
-                self.put(Output::CloseTarget(id));
-                "allowed, but the target's daemon does not answer"
-            }
-        };
-        self.refuse(id, why);
     }
 
     /// The call that waits for an answer under this id.

@@ -11,7 +11,7 @@ use wire::names::{DomainId, IDENT_LEN, Ident, Port};
 use wire::shares::Crowd;
 use wire::version::Version;
 
-use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, with_endpoint};
+use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint};
 
 /// What stands in front of a command for the VM's default user.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
@@ -138,8 +138,14 @@ impl Core {
     }
 
     pub(super) fn close_all_clients(&mut self) {
-        let all: Vec<ClientId> = self.clients.keys().copied().collect();
-        for id in all {
+        let all: Vec<(ClientId, bool)> =
+            self.clients.iter().map(|(id, client)| (*id, client.port.is_some())).collect();
+        for (id, waits) in all {
+            // Otherwise this would look like the end of the call. A client that does not know this word only sees its
+            // connection close, as ever.
+            if waits && let Ok(word) = to_agent(&Message::Refused(Ident::numbered(0))) {
+                self.put(Output::SendClient(id, word));
+            }
             self.close_client(id);
         }
     }

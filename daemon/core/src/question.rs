@@ -20,14 +20,6 @@ pub struct Question {
     pub ident: Ident,
 }
 
-impl Question {
-    /// Who calls, as a log says it: the qube in whose name, and by whom.
-    #[must_use]
-    pub fn caller(&self) -> String {
-        caller(self.source.as_str(), self.requested_source.as_ref())
-    }
-}
-
 /// Who calls, as a log says it. The name that is claimed comes first, since that is what the policy's rules are about;
 /// whether it is believed, the rest of the line says.
 #[must_use]

@@ -107,10 +107,14 @@ impl SystemInfo {
         self.position(key).and_then(|index| self.domains.get(index))
     }
 
-    /// Whether this, asked for as the target of a call, is a qube that is not there: the policy takes it for
-    /// `@default`, which whoever asks it should say in the log.
+    /// Whether this, asked for as the target of a call, is a qube that is not there: the policy takes it for `@default`.
     pub fn lacks(&self, target: &str) -> bool {
         matches!(Asked::read(target), Some(Asked::Qube(name)) if self.get(name).is_none())
+    }
+
+    /// What whoever asks the policy should say in the log behind its decision about this target; nothing, as a rule.
+    pub fn note_on(&self, target: &str) -> &'static str {
+        if self.lacks(target) { " (no such qube, taken as @default)" } else { "" }
     }
 
     /// The qube in which the user is asked and told about calls of this one: dom0 for itself, the relay's for a

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use daemon_core::question::{Allow, Question, User, Verdict};
 use policy::{Decision, Request};
-use wire::escape::Escaped;
 use wire::names::{ServiceName, Target};
 
 use super::store::{PolicyStore, SystemFile};
@@ -29,29 +28,23 @@ impl PolicyFiles {
     /// Decides, unless a person has to be asked, or told: then the question needs a program that can.
     /// Whatever goes wrong on the way denies.
     pub fn decide(&mut self, question: &Question) -> Option<Verdict> {
-        let (decision, told, unknown) = match self.decision(question) {
+        let (decision, told, note) = match self.decision(question) {
             Ok(decision) => decision,
             Err(reason) => return Some(Verdict::Deny(reason)),
         };
-        let verdict = match decision {
+        match decision {
             Decision::Ask(ask) if !told => {
                 Some(Verdict::deny(format!("{} asks the user, and the caller has no guivm", ask.rule)))
             }
-            Decision::Allow(allow) if !(told && allow.notify) => Some(allowed(allow)),
-            Decision::Deny(deny) if !(told && deny.notify) => Some(Verdict::Deny(deny.reason)),
+            Decision::Allow(allow) if !(told && allow.notify) => Some(allowed(allow, note)),
+            Decision::Deny(deny) if !(told && deny.notify) => Some(Verdict::Deny(deny.reason + note)),
             // The program sees and says the rest itself.
-            _ => return None,
-        };
-        if unknown {
-            let (source, target) = (question.caller(), &question.target);
-            let service = Escaped::new(question.service.as_str());
-            tracing::warn!("{source} -> {target}: {service}: no such qube, taken as @default");
+            _ => None,
         }
-        verdict
     }
 
-    /// The decision, whether there is somebody to ask and to tell, and whether the target is unknown.
-    fn decision(&mut self, question: &Question) -> Result<(Decision, bool, bool), String> {
+    /// The decision, whether there is somebody to ask and to tell, and what the log says about the target.
+    fn decision(&mut self, question: &Question) -> Result<(Decision, bool, &'static str), String> {
         let system = self.system.as_mut().ok_or("no system information is configured")?.current()?;
         let service = question.service.as_str();
         let mut request = Request::new(question.source.as_str(), question.target.as_str(), service);
@@ -59,21 +52,21 @@ impl PolicyFiles {
         let decision = self.policy.current().decide(&system, &request);
         let caller = request.speaker(&system);
         let told = system.asked_in(caller).is_some();
-        Ok((decision, told, system.lacks(request.target)))
+        Ok((decision, told, system.note_on(request.target)))
     }
 }
 
 /// The engine's permission in the daemon's types. A name that no qube or service can have, which only
 /// a wrong system information could bring in, denies.
-fn allowed(allow: policy::Allow) -> Verdict {
-    let rule = allow.rule.to_string();
-    checked(allow).map_or_else(
-        || Verdict::deny(format!("{rule} leads to a name that cannot be used")),
-        |allow| Verdict::Allow(Box::new(allow)),
-    )
+fn allowed(allow: policy::Allow, note: &str) -> Verdict {
+    let rule = format!("{}{note}", allow.rule);
+    match checked(allow, rule.clone()) {
+        Some(allow) => Verdict::Allow(Box::new(allow)),
+        None => Verdict::deny(format!("{rule} leads to a name that cannot be used")),
+    }
 }
 
-fn checked(allow: policy::Allow) -> Option<Allow> {
+fn checked(allow: policy::Allow, rule: String) -> Option<Allow> {
     let target = |text: Option<String>| text.map(|text| Target::new(&text)).transpose().ok();
     Some(Allow {
         user: allow.user.map_or_else(|| Some(User::default()), |user| User::new(&user).ok())?,
@@ -83,7 +76,7 @@ fn checked(allow: policy::Allow) -> Option<Allow> {
         requested_target: Target::new(&allow.requested_target).ok()?,
         service: allow.service.map(|name| ServiceName::new(&name)).transpose().ok()?,
         policy_source: target(allow.policy_source)?,
-        rule: Some(allow.rule.to_string()),
+        rule: Some(rule),
     })
 }
 
@@ -139,7 +132,8 @@ mod tests {
         let mut machine = Machine::new("demo.Add * work vault allow\ndemo.Add * work dom0 ask\n");
         assert_eq!(machine.ask("vault"), Ok("vault".to_owned()));
         assert!(machine.ask("dom0").unwrap_err().contains("no guivm"));
-        assert!(machine.ask("@default").is_err());
+        assert!(!machine.ask("@default").unwrap_err().contains("no such qube"));
+        assert!(machine.ask("nobody").unwrap_err().ends_with(" (no such qube, taken as @default)"));
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Sender {
             Ok(0) => source.close(),
             Ok(n) => {
                 let short = n < asked;
-                source.after_read(short);
+                source.after_read(n, short);
                 let kind = if is_stderr { Kind::Stderr } else { self.role.sends() };
                 self.put_headers(kind, layout, n)?;
                 let useful = (self.producer.size() / 4) as u64;
@@ -229,7 +229,7 @@ impl Sender {
         match fd.read(&mut bytes) {
             Ok(0) => self.err_source.close(),
             Ok(n) => {
-                self.err_source.after_read(n < bytes.len());
+                self.err_source.after_read(n, n < bytes.len());
                 if let Some(log) = &mut self.log {
                     log.write(&bytes[..n]);
                 }
@@ -309,6 +309,14 @@ impl Sender {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether there is something that the local process wrote before it ended, and room for it. A turn reads stdout or
+    /// stderr, so this may take several.
+    pub(super) fn has_last_words(&mut self, link: &mut Link) -> Result<bool, Ending> {
+        let any = self.source.has_last_words() || self.err_source.has_last_words();
+        let room = if any { self.room(link)? } else { None };
+        Ok(room.is_some_and(|room| self.is_enough(room)))
     }
 
     /// Whether so much room is worth a read: useful, or all that there can be.
@@ -437,7 +445,7 @@ impl Sender {
             }
             if process_may_have_ended {
                 // Its last words came before its end, perhaps after the look at them.
-                source.try_now();
+                source.has_ended_behind();
             }
         }
         if !ready[REQUEST].is_empty() {

@@ -123,8 +123,8 @@ impl Pump {
 
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Ending> {
         let mut moved = self.transfer(driver)?;
-        // What it said before it ended is read before its stdin closes, which others may answer.
-        if self.local.ends()? {
+        // Its stdin, which others may hold and answer, closes only behind its last words.
+        if !self.sender.has_last_words(&mut self.link)? && self.local.ends()? {
             self.receiver.close_sink();
             moved = true;
         }
@@ -278,19 +278,36 @@ impl Pump {
 
     /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever. What a
     /// local program leaves unread when it ends is its own affair, up to a limit.
-    fn look_at_reader(&self) -> Result<(), Ending> {
+    fn look_at_reader(&mut self) -> Result<(), Ending> {
         if self.role != Role::Client || self.receiver.code().is_some() {
             return Ok(());
         }
         let unread = self.receiver.unread();
-        let is_over = if self.local.is_process() {
-            !self.local.is_running() && !self.sender.may_say_more() && unread > UNREAD
-        } else if self.receiver.is_mute() && unread > 0 {
-            return Err(Failure::Mute.into());
+        let (ending, limit) = if !self.local.is_process() {
+            (self.undelivered(), 0)
+        } else if !self.local.is_running() && !self.sender.may_say_more() {
+            (Ending::Unread, UNREAD)
         } else {
-            self.receiver.has_lost_reader() && unread > 0
+            return Ok(());
         };
-        if is_over { Err(Ending::Unread) } else { Ok(()) }
+        if unread <= limit || matches!(ending, Ending::Complete) {
+            return Ok(());
+        }
+        // Its exit code may be there, behind what nobody takes; a ring of that is the most that is worth a look.
+        let looked = unread > limit + self.receiver.consumer().size() as u64;
+        if !looked && self.arrivals()? == Arrivals::Movable { Ok(()) } else { Err(ending) }
+    }
+
+    /// How a client's call ends, without a local program, whose service has said everything.
+    fn undelivered(&self) -> Ending {
+        let missed = self.role == Role::Client && !self.local.is_process() && self.receiver.unread() > 0;
+        if missed && self.receiver.is_mute() {
+            Failure::Mute.into()
+        } else if missed && self.receiver.has_lost_reader() {
+            Ending::Unread
+        } else {
+            Ending::Complete
+        }
     }
 
     /// Whether a client only waits for the end of a service whose words nobody would read.
@@ -306,6 +323,7 @@ impl Pump {
 
     /// Closes everything, waits for the local process (which is never killed), and reports.
     pub(super) fn finish(self, mut driver: Box<dyn Driver>, ending: Ending) -> Outcome {
+        let ending = if matches!(ending, Ending::Complete) { self.undelivered() } else { ending };
         let Pump { role, link, mut sender, mut receiver, local, sleeps, .. } = self;
         let counters = link.counters();
         let mut outcome = Outcome {
@@ -346,4 +364,64 @@ impl Pump {
 fn is_same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
     let id = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).ok().map(|s| (s.st_dev, s.st_ino));
     id(a).is_some() && id(a) == id(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use ring::{Kind as TransportKind, Sizes, Transport};
+    use rustix::event::{PollFd, PollFlags, poll};
+    use wire::version::Version;
+
+    use super::super::driver::Poll;
+    use super::*;
+    use crate::process::{Program, spawn};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Both ends of a data link.
+    fn meet(folder: &std::path::Path) -> (Channel, Channel) {
+        let listener =
+            Transport::new(TransportKind::Shm, 1, folder).listen(2, 513, Sizes::both(1 << 16)).unwrap();
+        let connector = Transport::new(TransportKind::Shm, 2, folder).connect(1, 513).unwrap();
+        let client = std::thread::spawn(move || connector.connect_within(LIMIT).unwrap());
+        (listener.accept_within(LIMIT).unwrap(), client.join().unwrap())
+    }
+
+    /// Others may hold a service's stdin and answer its end: nobody may hear them before the service's last words. Its end
+    /// may be seen before these are read, since a turn reads its stdout or its stderr.
+    #[test]
+    fn a_services_stdin_closes_behind_its_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_client, channel) = meet(folder.path());
+        let ([stdin, theirs], [stdout, words], [stderr, errors]) = {
+            let pair = || UnixStream::pair().map(|(ours, theirs)| [ours, theirs]).unwrap();
+            (pair(), pair(), pair())
+        };
+        let script = "read begin; echo last words; exit 3";
+        let args = ["sh", "-c", script].map(|arg| std::ffi::CString::new(arg).unwrap());
+        let streams = [theirs.as_fd(), words.as_fd(), errors.as_fd()];
+        let child = spawn(&Program { file: c"/bin/sh", args: &args, env: &[], streams }).unwrap();
+        let end = child.as_fd().try_clone_to_owned().unwrap();
+        let begin = stdin.try_clone().unwrap();
+        let mut call = Call::new(Role::Service, Version::OURS);
+        call.sink = Some(OwnedFd::from(stdin));
+        call.source = Some(OwnedFd::from(stdout));
+        call.stderr = Some(OwnedFd::from(stderr));
+        call.child = Some(child);
+        let mut pump = Pump::new(channel, call).unwrap();
+        let mut driver = Poll::default();
+        while pump.turn(&mut driver).unwrap() == Turn::Moved {}
+        std::io::Write::write_all(&mut &begin, b"\n").unwrap();
+        poll(&mut [PollFd::new(&end, PollFlags::IN)], None).unwrap();
+        pump.sleep(&mut driver, None).unwrap();
+        while pump.receiver.takes() {
+            pump.turn(&mut driver).unwrap();
+        }
+        assert_eq!(pump.sender.sent(), "last words\n".len() as u64);
+        assert_eq!(pump.local.code(), Some(3));
+    }
 }

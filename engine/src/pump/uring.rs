@@ -48,14 +48,15 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// An instance that continues the count of a driver before it. Fails where there is none to be had.
+    /// An instance that continues the count of a driver before it. Fails where there is none to be had. No forked process
+    /// keeps it, and with it the polls that are armed: one has no descriptor of ours but what it is given.
     pub(super) fn new(syscalls: u64) -> io::Result<Uring> {
-        Ok(Uring::over(IoUring::builder().setup_clamp().build(ENTRIES)?, syscalls + 3))
+        Ok(Uring::over(IoUring::builder().setup_clamp().dontfork().build(ENTRIES)?, syscalls + 3))
     }
 
     /// An instance that knows no operation but those of this file: seccomp sees none of them.
     pub(super) fn restricted() -> io::Result<Uring> {
-        let ring = IoUring::builder().setup_clamp().setup_r_disabled().build(ENTRIES)?;
+        let ring = IoUring::builder().setup_clamp().dontfork().setup_r_disabled().build(ENTRIES)?;
         let operations =
             [opcode::PollAdd::CODE, opcode::PollRemove::CODE, opcode::Readv::CODE, opcode::Writev::CODE];
         let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
@@ -404,5 +405,21 @@ mod tests {
         driver.reap(&mut [PollFlags::empty(); PLACES], &mut results);
         let refused = results[0].take().expect("answered").expect_err("refused");
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+    }
+
+    #[test]
+    fn no_forked_process_keeps_an_instance() {
+        let Ok(_driver) = Uring::new(0) else { return };
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
+        let mut lines = maps.lines();
+        let mut rings = 0;
+        while let Some(line) = lines.next() {
+            if line.ends_with("[io_uring]") {
+                let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).expect("flags");
+                assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{line}: {flags}");
+                rings += 1;
+            }
+        }
+        assert!(rings > 0, "{maps}");
     }
 }

@@ -154,6 +154,20 @@ impl Numbers {
         };
         (worse > 0.0 && better > 0.0).then(|| better / worse)
     }
+
+    /// The same for runs that were made in pairs: the median of what each pair says. What changes on the machine meanwhile,
+    /// and who went first, counts for both.
+    pub(super) fn gain_in_pairs(&self, other: &Self) -> Option<f64> {
+        if self.runs.len() != other.runs.len() {
+            return self.gain_over(other);
+        }
+        let ratio = |(own, other): (&f64, &f64)| match self.better {
+            Better::Higher => own / other,
+            Better::Lower => other / own,
+        };
+        let ratios: Vec<f64> = self.runs.iter().zip(&other.runs).map(ratio).collect();
+        Summary::of(&ratios).map(|ratios| ratios.median).filter(|ratio| ratio.is_finite() && *ratio > 0.0)
+    }
 }
 
 #[cfg(test)]

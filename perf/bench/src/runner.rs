@@ -80,16 +80,13 @@ impl<'a> Runner<'a> {
             self.attempt(case, stage, measured, |stage| case.rehearse(stage).map(|()| Vec::new()))?;
         }
         self.cases += 1;
-        for run in 0..self.settings.runs {
-            if !self.in_time() && run >= Settings::FEWEST {
+        for run in 0..runs(self.settings.runs, stages.len()) {
+            // Not in the middle of two that belong together.
+            let may_end = stages.len() < 2 || run.is_multiple_of(2);
+            if may_end && !self.in_time() && run >= Settings::FEWEST {
                 break;
             }
-            let mut pairs: Vec<_> = results.iter_mut().zip(stages).collect();
-            if run % 2 == 1 {
-                // Nobody always goes first.
-                pairs.reverse();
-            }
-            for (measured, stage) in pairs {
+            for (measured, stage) in in_order(results.iter_mut().zip(stages).collect(), run) {
                 self.attempt(case, stage, measured, |stage| case.run(stage))?;
             }
             self.bar.inc(1);
@@ -136,6 +133,19 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Of several builds each goes first equally often.
+fn runs(wanted: u32, builds: usize) -> u32 {
+    if builds > 1 { wanted.next_multiple_of(2) } else { wanted }
+}
+
+/// The builds of one run, in turn from both ends: what comes second may find the machine warmer, or busier.
+fn in_order<T>(mut builds: Vec<T>, run: u32) -> Vec<T> {
+    if !run.is_multiple_of(2) {
+        builds.reverse();
+    }
+    builds
+}
+
 fn empty(case: &dyn Case, stage: &Stage) -> Measured {
     Measured {
         case: case.label(),
@@ -143,5 +153,21 @@ fn empty(case: &dyn Case, stage: &Stage) -> Measured {
         yardstick: case.yardstick(),
         failed: 0,
         metrics: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_build_goes_first_equally_often() {
+        for wanted in 1..8 {
+            let runs = runs(wanted, 2);
+            assert!(runs >= wanted);
+            let first = (0..runs).filter(|run| in_order(vec!['a', 'b'], *run) == ['a', 'b']).count();
+            assert_eq!(first * 2, runs as usize, "{wanted}");
+        }
+        assert_eq!(runs(7, 1), 7);
     }
 }

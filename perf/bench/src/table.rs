@@ -183,7 +183,7 @@ fn gain(chapter: &Chapter, measured: &Measured, builds: &[String]) -> Option<Str
     }
     let same = |other: &&Measured| other.case == measured.case && other.build.as_ref() == Some(first);
     let reference = chapter.results.iter().find(same)?.first()?;
-    reference.gain_over(measured.first()?).map(factor)
+    reference.gain_in_pairs(measured.first()?).map(factor)
 }
 
 /// How the median relates to the yardstick's best run.
@@ -242,6 +242,21 @@ mod tests {
     fn three_digits() {
         let texts = [1234.0, 99.96, 99.9, 9.999, 1.0, 0.1, 0.012, 0.0].map(number);
         assert_eq!(texts, ["1234", "100", "99.9", "10.0", "1.00", "0.10", "0.012", "0.00"]);
+    }
+
+    /// Whatever comes second is a tenth faster, and the machine half as fast in the last pair.
+    #[test]
+    fn a_build_is_as_good_as_itself() {
+        let chapter = Chapter {
+            name: "race".into(),
+            title: String::new(),
+            results: vec![
+                measured("run", Some("a"), None, &[100.0, 110.0, 100.0, 55.0]),
+                measured("run", Some("b"), None, &[110.0, 100.0, 110.0, 50.0]),
+            ],
+        };
+        let text = chapter_table(&chapter, &["a".into(), "b".into()]).text();
+        assert!(text.contains("1.00 ×"), "{text}");
     }
 
     #[test]

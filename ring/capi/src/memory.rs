@@ -42,6 +42,11 @@ impl<'a> Source<'a> {
         Ok(Source { at: at.cast(), len, lent: PhantomData })
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &'a [u8]) -> Source<'a> {
+        Source { at: bytes.as_ptr(), len: bytes.len(), lent: PhantomData }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -359,3 +359,34 @@ fn sleep_on(fd: &impl AsFd) -> Result<(), Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The program itself may meet the client that the courier waits for, which then waits for nothing.
+    #[test]
+    fn the_courier_is_sent_again_behind_a_client_that_the_program_met() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = Transport::new(Kind::Socket, 1, folder.path());
+        let rings = Sizes::both(4096);
+        let listener = ours.listen(2, 513, rings).unwrap();
+        let mut beacon = Beacon::new().unwrap();
+        beacon.watch(listener.as_fd(), EventFlags::IN).unwrap();
+        let offer = Offer { listener, staged: Vec::new(), rings: Orders::choose(rings).unwrap() };
+        let mut server = Vchan::new(beacon, State::Waiting(offer));
+        server.blocking = false;
+        assert_eq!(server.write(&Source::of(b"early"), Amount::Some).unwrap(), 5);
+        assert!(server.wants_courier() && server.errand().is_some() && !server.wants_courier());
+        let mut connector = Transport::new(Kind::Socket, 2, folder.path()).connect(1, 513).unwrap();
+        let mut client = None;
+        while server.is_open().unwrap() == WAITING {
+            client = client.or(connector.poll().unwrap());
+        }
+        let chunk = [7; 4096];
+        while matches!(server.write(&Source::of(&chunk), Amount::Some), Ok(1..)) {}
+        assert!(server.has_errand(), "the client reads nothing");
+        assert!(server.wants_courier());
+        drop(client);
+    }
+}

@@ -130,6 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_is_made_anew_is_watched_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("shm");
+        let transport = Transport::new(Kind::Shm, 3, &folder);
+        let mut doorway = Doorway::new(&transport).unwrap();
+        for _ in 0..2 {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+            assert!(doorway.watch());
+            let server = Transport::new(Kind::Shm, 7, &folder).listen(3, 513, Sizes::both(4096)).unwrap();
+            assert_eq!(doorway.appeared(), Appeared::These(vec![(7, 513)]));
+            // As long as it is there, so is what it appeared in.
+            drop(server);
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(doorway.appeared(), Appeared::Many, "nothing would tell any more");
+        }
+    }
+
+    #[test]
     fn on_xen_there_are_no_files() {
         assert!(Doorway::new(&Transport::new(Kind::Xen, 3, Path::new(""))).is_none());
     }

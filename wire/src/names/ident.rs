@@ -18,6 +18,9 @@ impl Ident {
     /// What `qrexec-client-vm` writes, before the agent puts its own number in.
     pub const SOCKET: &'static str = "SOCKET";
 
+    /// The first number that can be no descriptor's.
+    pub const FIRST_LOOKED_UP: u64 = 1 << 31;
+
     /// Accepts a text that is a request id.
     pub fn new(text: &str) -> Result<Self, Breach> {
         padded(text).ok_or(Breach::Ident).and_then(Self::from_bytes)
@@ -52,6 +55,13 @@ impl Ident {
         let digits = self.as_str().strip_prefix(Self::SOCKET)?;
         let number = digits.parse().ok()?;
         (Self::numbered(number) == *self).then_some(number)
+    }
+
+    /// Whether this is the id of an agent that looks its requests up by id, as ours does: such ids begin at
+    /// [`Ident::FIRST_LOOKED_UP`]. Upstream's agent takes the number for one of its descriptors, which cannot be so large,
+    /// and closes it whenever the id is refused, whatever it is by then.
+    pub fn is_looked_up(&self) -> bool {
+        self.number().is_some_and(|number| number >= Self::FIRST_LOOKED_UP)
     }
 
     /// The id as text, without its padding.

@@ -207,6 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_finished_in_place_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), true);
+        // No file can get this length.
+        folder.begin(b"f", 0o644, u64::MAX, TIMES).unwrap();
+        assert!(dir.path().join("f").exists());
+        assert!(folder.finish(b"f").is_err());
+        folder.give_up(b"f");
+        assert!(!dir.path().join("f").exists());
+    }
+
+    #[test]
     fn only_the_innermost_folder_has_a_second_header() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), false);

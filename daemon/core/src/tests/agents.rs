@@ -244,6 +244,8 @@ fn a_lost_agent_takes_with_it_who_waits_for_it() {
         [
             Output::Withdraw,
             Output::CloseClient(idle),
+            // It could take its end for that of its call.
+            Output::SendClient(busy, bytes(&Message::Refused(Ident::numbered(0)))),
             Output::CloseClient(busy),
             Output::CancelQuestion(asked),
             Output::CloseTarget(connecting),

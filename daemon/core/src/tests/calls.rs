@@ -6,7 +6,7 @@ use wire::command::{Requested, ServiceCall};
 use wire::control::Message;
 use wire::frame::Frame;
 use wire::header::ty;
-use wire::names::{DomainId, ServiceName, Target};
+use wire::names::{DomainId, Ident, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
@@ -467,5 +467,23 @@ fn calls_that_wait_for_policy_are_bounded_by_number_and_by_bytes() {
         stage.agent_comes(4);
         stage.outputs();
         assert!(asks(&mut stage, 3004).is_some());
+    }
+}
+
+/// An agent that takes the number for one of its descriptors would close that, whatever it is by then.
+#[test]
+fn a_caller_hears_that_its_targets_agent_is_gone_if_its_agent_looks_ids_up() {
+    let mut stage = stage();
+    let word = frame(&Message::Refused(Ident::numbered(0)));
+    for (number, told) in [(7, false), (Ident::FIRST_LOOKED_UP - 1, false), (Ident::FIRST_LOOKED_UP, true)] {
+        let id = stage.running_call(number);
+        stage.core.handle_target_frame(stage.now, id, &word);
+        let mut outputs = stage.outputs();
+        assert_eq!(outputs.remove(0), Output::CloseTarget(id));
+        assert_eq!(outputs, if told { vec![refused(number)] } else { Vec::new() }, "{number}");
+        // What comes after it means nothing.
+        stage.core.handle_target_frame(stage.now, id, &word);
+        stage.core.handle_target_closed(stage.now, id, "it closed the connection");
+        assert!(stage.outputs().is_empty());
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::localfd::{Direction, LocalFd};
+use crate::localfd::{Direction, LocalFd, held};
 
 /// A descriptor that is read and sent.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(in super::super) struct Source {
     ready: bool,
     /// There is input, but for whoever is in front of the terminal: it is looked at again after a while.
     for_others: bool,
+    /// What was there to be read when the local process had ended, and has not been read yet.
+    last_words: usize,
     shut: bool,
 }
 
@@ -22,7 +24,7 @@ impl Source {
     pub(in super::super) fn new(fd: Option<OwnedFd>, shut: bool) -> io::Result<Source> {
         let fd = fd.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
         let ready = fd.as_ref().is_some_and(LocalFd::may_try_reading);
-        Ok(Source { fd, ready, for_others: false, shut })
+        Ok(Source { fd, ready, for_others: false, last_words: 0, shut })
     }
 
     /// The descriptor, if a read is worth trying.
@@ -39,9 +41,15 @@ impl Source {
         self.ready = ready && !self.for_others;
     }
 
-    /// Has the next turn read, if that never waits.
-    pub(super) fn try_now(&mut self) {
+    /// The local process has ended: what it has left is its last words, and the next turn reads, if that never waits.
+    pub(super) fn has_ended_behind(&mut self) {
         self.ready |= self.fd.as_ref().is_some_and(LocalFd::may_try_reading);
+        self.last_words = self.fd.as_ref().map_or(0, held);
+    }
+
+    /// Whether last words can be read now.
+    pub(super) fn has_last_words(&self) -> bool {
+        self.last_words > 0 && self.readable().is_some()
     }
 
     /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
@@ -54,8 +62,9 @@ impl Source {
         self.for_others = false;
     }
 
-    /// After a successful read of fewer bytes than asked for (`short`), or of as many.
-    pub(super) fn after_read(&mut self, short: bool) {
+    /// After a successful read of `n` bytes, fewer than asked for (`short`), or as many.
+    pub(super) fn after_read(&mut self, n: usize, short: bool) {
+        self.last_words = self.last_words.saturating_sub(n);
         self.ready =
             self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try_reading()));
     }

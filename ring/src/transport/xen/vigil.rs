@@ -63,13 +63,13 @@ impl Vigil {
     /// `None`: the peer is dom0, whose end is the machine's, and no agent tells whether this VM was restored.
     pub(super) fn new(own: u32, peer: u32) -> Result<Option<Vigil>, Error> {
         let agent = if own == DOM0 { None } else { warden::ask(peer).ok() };
+        if announces(own, agent.is_some()) {
+            life::announce(own)?;
+        }
         let source = match agent {
-            // It has made our own key before it listened.
             Some(agent) => Source::Agent(agent),
-            // A client in dom0 takes our `event-channel`, which goes soon, for our life unless there is this key.
-            None if peer == DOM0 => return life::announce(own).map(|()| None),
-            None if own == DOM0 => alone(own, peer)?,
-            None => life::announce(own).and_then(|()| alone(own, peer))?,
+            None if peer == DOM0 => return Ok(None),
+            None => alone(own, peer)?,
         };
         let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let vigil = Vigil { own, peer, pages: None, source, server: None, either, reserve: None };
@@ -274,6 +274,12 @@ pub(super) fn arm_for_leaps(timer: &OwnedFd) -> rustix::io::Result<()> {
     rustix::time::timerfd_settime(timer, flags, &once).map(drop)
 }
 
+/// Whether whoever opens a channel makes its VM's key itself, whoever its peer is: a client in dom0, too, takes a server's
+/// `event-channel`, which goes soon, for that VM's life unless there is this key. An agent made it before it listened.
+fn announces(own: u32, has_agent: bool) -> bool {
+    own != DOM0 && !has_agent
+}
+
 /// A descriptor that is ready when `fd` is, or the vigil: for whoever has the vigil only for a while.
 pub(super) fn either(fd: impl AsFd, vigil: Option<&Vigil>) -> Result<OwnedFd, Error> {
     let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
@@ -289,4 +295,15 @@ pub(super) fn watch(events: &OwnedFd, fd: impl AsFd, token: u64) -> rustix::io::
 
 fn failed(error: Errno) -> Error {
     Error::io("watching over the peer's domain")(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vm_has_its_key_before_its_first_channel() {
+        assert!(announces(5, false), "whoever the peer is");
+        assert!(!announces(5, true) && !announces(DOM0, false));
+    }
 }
