@@ -9,6 +9,7 @@
 //! | [`localfd`] | local descriptors that are never blocked on and never changed |
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
+//! | [`installation`] | what this program is a part of: a system, or a lab |
 //! | [`getopt`] | command lines as the C programs take them |
 //! | [`namespace`] | process namespaces for labs |
 //! | [`say`] | lines on stderr and stdout that never end a program |
@@ -24,6 +25,7 @@ pub mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod getopt;
+pub mod installation;
 pub mod link;
 pub mod localfd;
 pub mod namespace;
@@ -33,3 +35,5 @@ pub mod reactor;
 pub mod say;
 pub mod step;
 pub mod voice;
+
+pub use installation::Installation;
