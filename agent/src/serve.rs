@@ -299,7 +299,7 @@ impl Agent {
             let Some(door) = &self.door else { return };
             let Some(socket) = self.gate.let_in(door, now) else { return };
             // There is always an answer; if there were none, it would be nobody's.
-            let user = ring::unix::peer_uid(&socket).unwrap_or(u32::MAX);
+            let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
             if self.places.are_free(user) {
                 self.admit(Client::new(socket, user, now));
             }

@@ -21,7 +21,6 @@
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
 //! | `xendev` | the devices of a Xen guest, by plain ioctls |
 //! | `xenvchan` | Xen's own C library, found at run time, for comparison |
-//! | [`unix`] | unix sockets at paths of any length |
 
 pub mod blocking;
 pub mod channel;
@@ -36,13 +35,11 @@ pub mod link;
 mod loom_tests;
 mod page;
 pub mod patience;
-mod peer;
 pub mod producer;
 mod region;
 pub mod spans;
 pub mod transport;
 mod trim;
-pub mod unix;
 #[cfg(feature = "xen")]
 mod xendev;
 #[cfg(feature = "xen")]

@@ -28,10 +28,10 @@ pub(crate) fn hand_over(
 ) -> io::Result<OwnedFd> {
     let path = path(pattern, user);
     let socket = match wait {
-        None => ring::unix::connect_nonblocking(&path)?,
-        Some(limit) => ring::unix::connect_within(&path, limit)?,
+        None => engine::unix::connect_nonblocking(&path)?,
+        Some(limit) => engine::unix::connect_within(&path, limit)?,
     };
-    let peer = ring::unix::peer_uid(&socket)?;
+    let peer = engine::unix::peer_uid(&socket)?;
     let account = || Account::by_name(user).map(|account| account.uid.as_raw());
     let own = is_own.then(|| rustix::process::geteuid().as_raw());
     if !may_serve(peer, account, own) {

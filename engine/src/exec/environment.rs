@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn in_a_vm_the_requested_target_is_not_told() {
-        let mut environment = Environment::filtered(pairs(&[("QREXEC_AGENT_PID", "1")]), false);
+        let mut environment =
+            Environment::filtered(pairs(&[("QREXEC_AGENT_PID", "1")]), Installation::System);
         environment.describe(&call("QUBESRPC test.Add+1+2 work"));
         let strings = environment.to_strings();
         let strings: Vec<_> = strings.iter().map(|string| string.to_str().expect("text")).collect();

@@ -261,10 +261,10 @@ fn unix(path: &Path, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
 /// Connects to a socket however long its path and its name are.
 fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     if path.as_os_str().len() <= SHORT_PATH {
-        return ring::unix::connect_within(path, PATIENCE);
+        return crate::unix::connect_within(path, PATIENCE);
     }
     let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    ring::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
+    crate::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
 }
 
 /// Connects to a TCP port and tells it what is called.

@@ -65,7 +65,7 @@ impl StderrLog {
     /// Opens a stream into the journal: a header of seven lines, then the log's lines. A journal that takes nobody at
     /// the moment is none.
     fn journal_stream(&self) -> io::Result<OwnedFd> {
-        let socket = ring::unix::connect_nonblocking(Path::new(JOURNAL))?;
+        let socket = crate::unix::connect_nonblocking(Path::new(JOURNAL))?;
         // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
         // console.
         let header = format!("{}\n\n{PRIORITY}\n0\n0\n0\n0\n", self.tag);
