@@ -39,6 +39,7 @@ fn spawn(folder: &Path, program: &mut Command) -> Child {
     program
         .env("QREXEC_SOCKET_DIR", folder)
         .env("QREXEC_SERVICE_PATH", folder.join("services"))
+        .env("QREXEC_INSTALLATION", "lab")
         .env("QREXEC_TRANSPORT", "shm")
         .env("QREXEC_SHM_DIR", folder)
         .env("VCHAN_DOMAIN", "0")

@@ -99,7 +99,7 @@ fn with_a_journal() {
     assert_eq!(client(&["-e"], "DEFAULT:QUBESRPC test.Complains+e dom0").code, 0);
     complained("test.Complains+e-dom0");
     let mut multiplexer = program(root, "3", &["qubes-rpc-multiplexer", "test.Complains+m", "work"]);
-    multiplexer.env("QREXEC_TRANSPORT", "xen");
+    multiplexer.env("QREXEC_INSTALLATION", "system");
     let said = talk(multiplexer, b"");
     assert_eq!((said.code, said.stderr.as_str()), (5, heard));
     complained("test.Complains+m-work");

@@ -37,6 +37,9 @@ mod fair_policy;
 mod fair_target;
 mod hostile;
 
+// What a program is a part of.
+mod installation;
+
 // What is written down.
 mod journal;
 mod logging;

@@ -145,7 +145,7 @@ fn start(
 /// What a service says on its error output also goes to this machine's log; a command's does not.
 fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     let CommandKind::Service(call) = &task.kind else { return None };
-    Some(StderrLog::new(call, services.embedded))
+    Some(StderrLog::new(call, services.installation))
 }
 
 fn failed(label: &str, error: &ExecError) -> i32 {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engine::reactor::{Interest, Reactor};
-use ring::unix::Bound;
+use engine::unix::Bound;
 use rustix::process::{Resource, getrlimit};
 
 /// How long to wait for a descriptor to become free somewhere.

@@ -128,7 +128,8 @@ mod tests {
     fn job(dir: &tempfile::TempDir, cmdline: &[u8]) -> Job {
         let path = SearchPath::new(dir.path().as_os_str());
         let users = Users::Own("joan".to_owned());
-        let services = Services { folders: path.clone(), configs: path, users, embedded: true };
+        let services =
+            Services { folders: path.clone(), configs: path, users, installation: engine::Installation::Lab };
         let params =
             ExecParams { connect_domain: DomainId(7), connect_port: Port(514), cmdline: cmdline.to_vec() };
         Job::new(&services, Start { just: false, params })

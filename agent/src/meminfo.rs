@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use engine::Installation;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where `meminfo-writer` leaves its number.
@@ -21,10 +22,10 @@ pub(crate) struct MeminfoWriter {
 }
 
 impl MeminfoWriter {
-    /// The one that `QREXEC_MEMINFO_PID` names, else that of this VM; an `embedded` installation has none of its own.
-    pub(crate) fn from_env(embedded: bool) -> Option<Self> {
+    /// The one that `QREXEC_MEMINFO_PID` names, else that of this VM; a lab has none of its own.
+    pub(crate) fn from_env(installation: Installation) -> Option<Self> {
         let named = std::env::var_os("QREXEC_MEMINFO_PID").map(PathBuf::from);
-        let file = named.or_else(|| (!embedded).then(|| PID_FILE.into()))?;
+        let file = named.or_else(|| (!installation.is_lab()).then(|| PID_FILE.into()))?;
         Some(Self { file, woken: false })
     }
 

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use engine::Installation;
 use engine::exec::{ExecError, Services, StderrLog, Users};
 use engine::process::{Child, EXIT_TROUBLE};
 use engine::say;
@@ -29,16 +30,24 @@ pub fn main(args: Vec<OsString>) -> i32 {
             return EXIT_USAGE;
         }
     };
-    let embedded = Transport::from_env().is_ok_and(|transport| transport.kind() != Kind::Xen);
+    // Whoever starts this has no need of a transport; a system has Xen.
+    let kind = Transport::from_env().map_or(Kind::Xen, |transport| transport.kind());
+    let installation = match Installation::stated(kind) {
+        Ok(installation) => installation,
+        Err(error) => {
+            say::error(format_args!("qubes-rpc-multiplexer: {error}"));
+            return EXIT_TROUBLE;
+        }
+    };
     let name = call.service.clone();
-    let copies = match Copies::open(&StderrLog::new(&call, embedded)) {
+    let copies = match Copies::open(&StderrLog::new(&call, installation)) {
         Ok(copies) => copies,
         Err(error) => {
             say::error(format_args!("qubes-rpc-multiplexer: {error}"));
             return EXIT_TROUBLE;
         }
     };
-    match start(call, embedded) {
+    match start(call, installation) {
         Ok((child, errors)) => finish(child, errors, copies),
         Err(error) => {
             tracing::error!("{name}: {error}");
@@ -64,8 +73,8 @@ fn read_call(args: &[OsString]) -> Result<ServiceCall, CommandError> {
     }
 }
 
-fn start(call: ServiceCall, embedded: bool) -> Result<(Child, OwnedFd), ExecError> {
-    let services = Services::from_env(Users::session(), embedded);
+fn start(call: ServiceCall, installation: Installation) -> Result<(Child, OwnedFd), ExecError> {
+    let services = Services::from_env(Users::session(), installation);
     let config = services.config(&call.service)?;
     let prepared = services.prepare(&CommandKind::Service(call), &config)?;
     let (errors, theirs) =

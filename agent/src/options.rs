@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use engine::Installation;
 
 use crate::fork_server;
 
@@ -21,7 +22,7 @@ pub struct Options {
     pub agent_socket: PathBuf,
 
     /// Where a user's fork server listens, %s is the user's name; empty: there is none. By default
-    /// there is one on Xen only, at /var/run/qubes/qrexec-server.%s.sock
+    /// there is one, but not in a lab, at /var/run/qubes/qrexec-server.%s.sock
     #[arg(short = 's', long, value_name = "PATH")]
     pub fork_server_socket: Option<OsString>,
 
@@ -62,11 +63,11 @@ impl Options {
 
     /// Where fork servers listen, with `%s` for the user; `None`: they are not to be used.
     ///
-    /// An embedded installation has none of its own, and the ones of the system around it belong to
+    /// A lab has none of its own, and the ones of the system around it belong to
     /// another agent: only a path that was given counts there.
     #[must_use]
-    pub fn fork_server(&self, embedded: bool) -> Option<&OsStr> {
-        let default = (!embedded).then_some(OsStr::new(fork_server::SOCKET));
+    pub fn fork_server(&self, installation: Installation) -> Option<&OsStr> {
+        let default = (!installation.is_lab()).then_some(OsStr::new(fork_server::SOCKET));
         let path = self.fork_server_socket.as_deref().or(default);
         path.filter(|path| !self.no_fork_server && !path.is_empty())
     }
@@ -114,11 +115,11 @@ mod tests {
     #[test]
     fn fork_servers_are_used_where_they_belong() {
         let options = parse(&["-a/a"]).expect("fine");
-        assert_eq!(options.fork_server(false), Some(OsStr::new(fork_server::SOCKET)));
-        assert_eq!(options.fork_server(true), None);
+        assert_eq!(options.fork_server(Installation::System), Some(OsStr::new(fork_server::SOCKET)));
+        assert_eq!(options.fork_server(Installation::Lab), None);
         let given = parse(&["-a/a", "-s/b"]).expect("fine");
-        assert_eq!(given.fork_server(true), Some(OsStr::new("/b")));
-        assert_eq!(parse(&["-a/a", "-s/b", "-S"]).expect("fine").fork_server(true), None);
-        assert_eq!(parse(&["-a/a", "-s", ""]).expect("fine").fork_server(false), None);
+        assert_eq!(given.fork_server(Installation::Lab), Some(OsStr::new("/b")));
+        assert_eq!(parse(&["-a/a", "-s/b", "-S"]).expect("fine").fork_server(Installation::Lab), None);
+        assert_eq!(parse(&["-a/a", "-s", ""]).expect("fine").fork_server(Installation::System), None);
     }
 }

@@ -9,12 +9,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_core::{CallId, ClientId, Core, Level, Output, Refusal};
+use engine::Installation;
 use engine::confine::Confinement;
 use engine::exec::{Services, SessionWait, Users};
+use engine::installation::Disagreement;
 use engine::process::{Child, FileLimit, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
-use ring::{Kind, Transport, Warden};
+use ring::{Transport, Warden};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::names::Ident;
@@ -52,6 +54,8 @@ const DOOR_MODE: u32 = 0o777;
 pub(crate) enum Error {
     #[error("no way to reach dom0: {0}")]
     Transport(#[from] ring::Error),
+    #[error(transparent)]
+    Installation(#[from] Disagreement),
     #[error("no event loop: {0}")]
     Reactor(#[from] Errno),
     #[error("no signals: {0}")]
@@ -128,7 +132,7 @@ struct Agent {
 impl Agent {
     fn new(options: &Options) -> Result<Self, Error> {
         let transport = Transport::from_env()?;
-        let embedded = transport.kind() != Kind::Xen;
+        let installation = Installation::stated(transport.kind())?;
         let confinement = Confinement::unless(options.no_confine);
         confinement.announce();
         let files = FileLimit::raise();
@@ -145,9 +149,9 @@ impl Agent {
             files,
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
             warden: warden(&transport, &reactor)?,
-            services: Services::from_env(Users::by_privilege(embedded), embedded),
+            services: Services::from_env(Users::by_privilege(installation), installation),
             confinement,
-            fork_server: options.fork_server(embedded).map(OsString::from),
+            fork_server: options.fork_server(installation).map(OsString::from),
             agent_socket: options.agent_socket.clone(),
             core: Core::default(),
             door: None,
@@ -163,7 +167,7 @@ impl Agent {
             things: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
-            meminfo: MeminfoWriter::from_env(embedded),
+            meminfo: MeminfoWriter::from_env(installation),
             transport,
             reactor,
             signals,
@@ -301,7 +305,7 @@ impl Agent {
             let Some(door) = &self.door else { return };
             let Some(socket) = self.gate.let_in(door, now) else { return };
             // There is always an answer; if there were none, it would be nobody's.
-            let user = ring::unix::peer_uid(&socket).unwrap_or(u32::MAX);
+            let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
             if self.places.are_free(user) {
                 self.admit(Client::new(socket, user, now));
             }

@@ -87,7 +87,7 @@ fn call_at(
         Some(keyword) => ("keyword", keyword),
         None => ("name", qube.as_str()),
     };
-    let connected = ring::unix::connect_within(socket, limit).map_err(|error| match error.kind() {
+    let connected = engine::unix::connect_within(socket, limit).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Error::Slow(limit),
         _ => error.into(),
     });
@@ -154,9 +154,9 @@ mod tests {
     fn a_queue_that_stays_full_is_not_waited_for_beyond_the_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qubesd.sock");
-        let listener = ring::unix::Bound::new(&path, 0o600).unwrap();
+        let listener = engine::unix::Bound::new(&path, 0o600).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
-        let waiting = std::iter::from_fn(|| ring::unix::connect_nonblocking(&path).ok());
+        let waiting = std::iter::from_fn(|| engine::unix::connect_nonblocking(&path).ok());
         let waiting: Vec<_> = waiting.take(100).collect();
         assert!(waiting.len() < 100, "the queue is full");
         let limit = Duration::from_millis(20);

@@ -4,13 +4,14 @@
 //! daemon, and if it dies it takes one call with it.
 
 use daemon_core::{LocalService, Moved};
+use engine::Installation;
 use engine::call as steps;
 use engine::confine::Confinement;
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{Call, NoStreams};
-use ring::{Channel, Kind, Transport};
+use ring::{Channel, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wire::command::{CommandKind, ServiceCall};
 use wire::stream::Role;
@@ -18,18 +19,21 @@ use wire::version::Version;
 
 use crate::service_log::ServiceLog;
 
+/// How the services of dom0 run.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// The limit of open descriptors that they get, if it is not the daemon's own, which may have raised it for itself.
+    pub files: Option<Rlimit>,
+    /// What they are a part of.
+    pub installation: Installation,
+    /// Of the processes that move their bytes.
+    pub confinement: Confinement,
+}
+
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
 /// was told, 125 if it could not be told any, and what was moved if there was a service.
-///
-/// `files` is the limit of open descriptors that services get, which the daemon may have raised for
-/// itself.
-pub fn serve(
-    service: &LocalService,
-    transport: &Transport,
-    files: Option<Rlimit>,
-    confinement: Confinement,
-) -> (i32, Option<Moved>) {
-    if let Some(limit) = files {
+pub fn serve(service: &LocalService, transport: &Transport, manner: Manner) -> (i32, Option<Moved>) {
+    if let Some(limit) = manner.files {
         // The raised limit would do no harm but to programs that use select(2).
         let _ = setrlimit(Resource::Nofile, limit);
     }
@@ -39,7 +43,7 @@ pub fn serve(
     engine::voice::speak_for(service.call.source.as_str());
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
-        Ok(link) => run(&service.call, transport, link, confinement),
+        Ok(link) => run(&service.call, link, manner),
         Err(error) => {
             tracing::warn!("{}: {error}", name(&service.call));
             (EXIT_TROUBLE, None)
@@ -47,14 +51,9 @@ pub fn serve(
     }
 }
 
-fn run(
-    call: &ServiceCall,
-    transport: &Transport,
-    (channel, version): (Channel, Version),
-    confinement: Confinement,
-) -> (i32, Option<Moved>) {
-    let embedded = transport.kind() != Kind::Xen;
-    let services = Services::from_env(Users::Any, embedded);
+fn run(call: &ServiceCall, (channel, version): (Channel, Version), manner: Manner) -> (i32, Option<Moved>) {
+    let confinement = manner.confinement;
+    let services = Services::from_env(Users::Any, manner.installation);
     match start(&services, call) {
         Ok(started) => pump_to_end(call, started, channel, version, confinement),
         Err(error) => {

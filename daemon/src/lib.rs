@@ -32,12 +32,14 @@ use std::io;
 use std::path::Path;
 
 use daemon_core::{Settings, ports};
+use engine::Installation;
 use engine::confine::Confinement;
 use ring::Transport;
 use rustix::process::Rlimit;
 use wire::names::DomainId;
 
 use crate::cli::{Args, Environment};
+use crate::dom0_service::Manner;
 use crate::driver::{Decider, Driver, Limits, Setup};
 use crate::policy_source::{Owner, PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};
@@ -102,6 +104,8 @@ fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
 }
 
 fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {
+    let transport = Transport::from_env().map_err(io::Error::other)?;
+    let installation = Installation::stated(transport.kind()).map_err(io::Error::other)?;
     let decider = decider(args, &environment)?;
     Ok(Setup {
         settings: Settings {
@@ -120,13 +124,16 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
         },
         uuid: args.uuid.clone(),
         socket_dir: args.socket_dir.clone(),
-        transport: Transport::from_env().map_err(io::Error::other)?,
+        transport,
         decider,
         may_start: environment.may_start,
         startup_limit: environment.startup_limit,
         report,
-        service_files: Some(files),
-        confinement: Confinement::unless(args.no_confine),
+        manner: Manner {
+            files: Some(files),
+            installation,
+            confinement: Confinement::unless(args.no_confine),
+        },
     })
 }
 

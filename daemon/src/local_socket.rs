@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use ring::unix::Bound;
+use engine::unix::Bound;
 use wire::names::{DomainId, DomainName, Target};
 
 /// Everybody may connect; the folder says who gets that far.
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn assert_reached(socket: &LocalSocket, folder: &Path, name: &str) {
-        ring::unix::connect(&path(folder, name)).unwrap();
+        engine::unix::connect(&path(folder, name)).unwrap();
         assert!(socket.accept().unwrap().is_some(), "{name}");
     }
 
@@ -238,6 +238,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let name = DomainName::new("7").unwrap();
         let _socket = LocalSocket::open(root.path(), DomainId(7), &name, None).unwrap();
-        ring::unix::connect(&path(root.path(), "7")).unwrap();
+        engine::unix::connect(&path(root.path(), "7")).unwrap();
     }
 }

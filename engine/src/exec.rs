@@ -40,6 +40,7 @@ pub use stderr_log::{StderrLog, stderr_is_journal};
 pub use tcp::TcpError;
 pub use waiting::SessionWait;
 
+use crate::Installation;
 use crate::process::EXIT_TROUBLE;
 
 /// Exit code of a call whose service does not exist.
@@ -138,9 +139,9 @@ pub struct Services {
     pub configs: SearchPath,
     /// As whom calls run.
     pub users: Users,
-    /// Whether services may see the variables by which we were told of an embedded transport, so
-    /// that they can make calls themselves. Never on Xen.
-    pub embedded: bool,
+    /// What this is a part of: services of a lab see the variables by which we were told of it, so that they can make
+    /// calls themselves.
+    pub installation: Installation,
 }
 
 /// A command or service that was found and can be started.
@@ -203,8 +204,8 @@ pub struct SocketOptions {
 impl Services {
     /// What the environment says about folders, with the given manner of running.
     #[must_use]
-    pub fn from_env(users: Users, embedded: bool) -> Self {
-        Self { folders: SearchPath::services(), configs: SearchPath::configs(), users, embedded }
+    pub fn from_env(users: Users, installation: Installation) -> Self {
+        Self { folders: SearchPath::services(), configs: SearchPath::configs(), users, installation }
     }
 
     /// The configuration of a service.

@@ -6,6 +6,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
+use engine::Installation;
 use engine::exec::{Account, SearchPath, ServiceConfig, Services, Stderr, Users};
 use wire::command::Command;
 
@@ -32,7 +33,7 @@ fn main() {
         folders: SearchPath::new(dir.path().as_os_str()),
         configs: SearchPath::new("".as_ref()),
         users: Users::Login { direct: None },
-        embedded: false,
+        installation: Installation::System,
     };
     a_service_runs_as_the_user_in_a_session(&services);
     exit_codes_come_through(&services);

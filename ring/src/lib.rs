@@ -22,7 +22,6 @@
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
 //! | `xendev` | the devices of a Xen guest, by plain ioctls or by Xen's C libraries |
 //! | `xenvchan` | Xen's own C library, found at run time, for comparison |
-//! | [`unix`] | unix sockets at paths of any length |
 
 pub mod blocking;
 pub mod channel;
@@ -38,13 +37,11 @@ mod loom_tests;
 mod mapping;
 mod page;
 pub mod patience;
-mod peer;
 pub mod producer;
 mod region;
 pub mod spans;
 pub mod transport;
 mod trim;
-pub mod unix;
 #[cfg(feature = "xen")]
 mod xendev;
 #[cfg(feature = "xen")]

@@ -2,9 +2,9 @@
 //! Connections of Xen's own C library libxenvchan, loaded when it is asked for, so that nothing of it is needed to build.
 
 use std::ffi::{CStr, c_int};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
-use rustix::event::epoll;
+use sys::reactor::Reactor;
 use xenvchan_sys::{BLOCKING, libxenvchan};
 
 use crate::error::Error;
@@ -87,16 +87,12 @@ impl Vchan {
     }
 
     /// An epoll instance that holds the event channel, which by itself would always say that it takes output.
-    pub(crate) fn events(&self) -> Result<OwnedFd, Error> {
+    pub(crate) fn events(&self) -> Result<Reactor, Error> {
         // SAFETY: as in `state`.
         let fd: RawFd = unsafe { (self.library.libxenvchan_fd_for_select)(self.ctrl) };
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC);
-        let added = events.and_then(|events| {
-            // SAFETY: the library keeps its descriptor open until `libxenvchan_close`, which only dropping `self` calls.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            epoll::add(&events, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map(|()| events)
-        });
-        added.map_err(|error| Error::io("watching libxenvchan's event channel")(error.into()))
+        // SAFETY: the library keeps its descriptor open until `libxenvchan_close`, which only dropping `self` calls.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        Reactor::of(&[fd]).map_err(|error| Error::io("watching libxenvchan's event channel")(error.into()))
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn program(root: &Path, own: &str, args: &[&str]) -> Command {
     for name in ["QREXEC_SYSTEM_INFO", "QUBES_RPC_CONFIG_PATH"] {
         command.env(name, root.join("none"));
     }
-    command.env("QREXEC_AGENT_SOCKET", root.join("agent"));
+    command.env("QREXEC_INSTALLATION", "lab").env("QREXEC_AGENT_SOCKET", root.join("agent"));
     for name in ["QREXEC_LOG", "RUST_LOG", "JOURNAL_STREAM"] {
         command.env_remove(name);
     }

@@ -214,7 +214,7 @@ impl Message {
     /// The same with a limit of its own for the body, such as [`MAX_CONTROL_BODY`].
     pub fn encode_within(&self, version: Version, max_body: usize) -> Result<Vec<u8>, TooLong> {
         let bytes = match self {
-            Self::Hello(version) => framed(ty::HELLO, &PeerInfo { version: *version }.to_bytes())?,
+            Self::Hello(version) => crate::handshake::hello_of(*version).to_vec(),
             Self::Exec { just: false, params } => framed(ty::EXEC_CMDLINE, &params.encode())?,
             Self::Exec { just: true, params } => framed(ty::JUST_EXEC, &params.encode())?,
             Self::ServiceConnect(params) => framed(ty::SERVICE_CONNECT, &params.encode())?,

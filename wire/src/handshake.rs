@@ -16,9 +16,14 @@ pub const HELLO_LEN: usize = HEADER_LEN + PEER_INFO_LEN;
 
 /// A HELLO that offers `version`, header and body in one piece.
 pub fn hello(version: Version) -> [u8; HELLO_LEN] {
+    hello_of(version.number())
+}
+
+/// The same for a number that may be no version of ours.
+pub(crate) fn hello_of(version: u32) -> [u8; HELLO_LEN] {
     let mut bytes = [0; HELLO_LEN];
     let header = Header::new(ty::HELLO, PEER_INFO_LEN as u32).to_bytes();
-    let body = PeerInfo { version: version.number() }.to_bytes();
+    let body = PeerInfo { version }.to_bytes();
     for (to, from) in bytes.iter_mut().zip(header.into_iter().chain(body)) {
         *to = from;
     }

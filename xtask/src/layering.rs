@@ -1,4 +1,4 @@
-//! Imports run one way: `cli, agent, daemon → engine → ring, wire`; see `docs/architecture.md`.
+//! Imports run one way: `cli, agent, daemon → engine → ring, wire → sys`; see `docs/architecture.md`.
 
 use crate::metadata::Metadata;
 
@@ -8,9 +8,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xenevtchn-sys", &[]),
     ("xengnttab-sys", &["xenevtchn-sys"]),
     ("xenvchan-sys", &["xenevtchn-sys", "xengnttab-sys"]),
-    ("qrexec-ring", &["xenevtchn-sys", "xengnttab-sys", "xenvchan-sys"]),
+    ("qrexec-sys", &[]),
+    ("qrexec-ring", &["qrexec-sys", "xenevtchn-sys", "xengnttab-sys", "xenvchan-sys"]),
     ("qrexec-policy", &["qrexec-wire"]),
-    ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
+    ("qrexec-engine", &["qrexec-ring", "qrexec-sys", "qrexec-wire"]),
     ("qrexec-agent-core", &["qrexec-wire"]),
     ("qrexec-agent", &["qrexec-agent-core", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-daemon-core", &["qrexec-policy", "qrexec-wire"]),
@@ -31,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
-    ("qrexec-vchan-capi", &["qrexec-ring"]),
+    ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-lab", &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
     (

@@ -25,6 +25,17 @@ const SAFE_CRATES: &[&str] = &[
 /// Crates that only compute: no files, no network, no processes, no clock, no environment.
 const PURE_CRATES: &[&str] = &["wire/src/", "daemon/policy/src/", "agent/core/src/", "daemon/core/src/"];
 
+/// What is done in one place for all, and where. Tests may do it themselves.
+const ONE_PLACE: &[(&str, &str, &str)] = &[
+    ("epoll::create(", "engine/sys/src/reactor.rs", "sys::reactor::Reactor"),
+    ("net::bind(", "engine/sys/src/unix.rs", "sys::unix::Bound"),
+    ("UnixListener::bind(", "engine/sys/src/unix.rs", "sys::unix::Bound"),
+    ("Header::new(ty::HELLO", "wire/src/handshake.rs", "wire::handshake::hello"),
+    ("framed(ty::HELLO", "wire/src/handshake.rs", "wire::handshake::hello"),
+    ("libc::fork()", "engine/sys/src/process/fork.rs", "sys::process::fork_keeping"),
+    ("seccompiler::apply_filter", "engine/sys/src/confine/filter.rs", "sys::confine"),
+];
+
 /// What a pure crate must not name: what reaches the system, and groups of names among which that could hide. Which other
 /// crates it may use, `layering` says.
 const IMPURE: &[&str] = &[
@@ -64,6 +75,7 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
         complaints.extend(unsafe_complaint(&name, &text, &safety));
         complaints.extend(impure_complaint(&name, &text));
+        complaints.extend(second_places(&name, &text));
     }
     complaints.extend(forgotten_tests(&root)?);
     Ok(complaints)
@@ -113,6 +125,22 @@ fn impure_complaint(name: &str, text: &str) -> Option<String> {
     Some(format!("{name} is in a pure crate and says `{}`", line.trim()))
 }
 
+/// A second place for what has one. Tests, and tools that are not installed, may do as they like.
+fn second_places(name: &str, text: &str) -> Vec<String> {
+    let apart = ["xtask/", "perf/", "tests/", "benches/"];
+    if apart.iter().any(|folder| name.starts_with(folder))
+        || name.contains("/tests/")
+        || name.ends_with("tests.rs")
+    {
+        return Vec::new();
+    }
+    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let is_said = |what: &str| lines.iter().any(|line| line.contains(what));
+    let others = ONE_PLACE.iter().filter(|(what, place, _)| *place != name && is_said(what));
+    others.map(|(what, _, instead)| format!("{name} says `{what}`: {instead} does that for all")).collect()
+}
+
 /// All Rust files of the repository; build output and hidden folders left out.
 pub(crate) fn rust_files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
@@ -153,6 +181,16 @@ mod tests {
     fn a_module_is_what_is_declared_and_not_what_is_talked_about() {
         assert!(has_module("mod call;\nmod lab;", "lab"));
         assert!(!has_module("// mod lab;\nmod lab_commands;\n#[cfg(none)] mod lab;", "lab"));
+    }
+
+    #[test]
+    fn what_has_a_place_is_not_done_in_another() {
+        let makes = "let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;";
+        assert_eq!(second_places("ring/src/a.rs", makes).len(), 1);
+        assert!(second_places("engine/sys/src/reactor.rs", makes).is_empty());
+        assert!(second_places("ring/tests/a.rs", makes).is_empty());
+        assert!(second_places("ring/src/a.rs", &format!("// {makes}\n#[cfg(test)]\n{makes}")).is_empty());
+        assert_eq!(second_places("agent/src/a.rs", "UnixListener::bind(path)").len(), 1);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::request::Request;
 /// `WouldBlock` at once.
 ///
 /// Whoever listens must be root or the user that the call is for: the folder of the sockets may be open to others, and
-/// a call would be theirs then. For a user who `is_own`, in an embedded installation, that is whoever runs as we do.
+/// a call would be theirs then. For a user who `is_own`, in a lab, that is whoever runs as we do.
 ///
 /// # Errors
 /// There is no fork server, it is somebody else's, or it does not take the request: run the call without it.
@@ -28,10 +28,10 @@ pub(crate) fn hand_over(
 ) -> io::Result<OwnedFd> {
     let path = path(pattern, user);
     let socket = match wait {
-        None => ring::unix::connect_nonblocking(&path)?,
-        Some(limit) => ring::unix::connect_within(&path, limit)?,
+        None => engine::unix::connect_nonblocking(&path)?,
+        Some(limit) => engine::unix::connect_within(&path, limit)?,
     };
-    let peer = ring::unix::peer_uid(&socket)?;
+    let peer = engine::unix::peer_uid(&socket)?;
     let account = || Account::by_name(user).map(|account| account.uid.as_raw());
     let own = is_own.then(|| rustix::process::geteuid().as_raw());
     if !may_serve(peer, account, own) {
@@ -81,9 +81,9 @@ mod tests {
             UnixListener::bind(self.dir.path().join("joan.sock")).expect("bind")
         }
 
-        fn hand_over(&self, embedded: bool, wait: Option<Duration>) -> io::Result<OwnedFd> {
+        fn hand_over(&self, is_own: bool, wait: Option<Duration>) -> io::Result<OwnedFd> {
             let pattern = self.dir.path().join("%s.sock").into_os_string();
-            hand_over(&pattern, "joan", embedded, &self.request, wait)
+            hand_over(&pattern, "joan", is_own, &self.request, wait)
         }
     }
 
@@ -92,7 +92,7 @@ mod tests {
         let joan = || Some(1000);
         assert!(may_serve(0, joan, None) && may_serve(1000, joan, None));
         assert!(!may_serve(1001, joan, None) && !may_serve(1001, || None, None));
-        // An embedded agent has one user for everything, who need not have an account.
+        // The agent of a lab has one user for everything, who need not have an account.
         assert!(may_serve(1001, || None, Some(1001)) && !may_serve(1002, || None, Some(1001)));
         if !rustix::process::geteuid().is_root() {
             let place = Place::new();

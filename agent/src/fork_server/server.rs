@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use engine::Installation;
 use engine::confine::Confinement;
 use engine::exec::{Services, Users};
+use engine::installation::Disagreement;
 use engine::process::{Child, Signals, fork_keeping};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::voice::speak_for;
-use ring::{Kind, Transport};
+use ring::Transport;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
@@ -63,6 +65,8 @@ fn status(served: Result<(), Error>) -> i32 {
 enum Error {
     #[error("no way to reach other machines: {0}")]
     Transport(#[from] ring::Error),
+    #[error(transparent)]
+    Installation(#[from] Disagreement),
     #[error("this user has no name: say where to listen")]
     NoUser,
     #[error("cannot listen at {}: {source}", path.display())]
@@ -78,15 +82,17 @@ enum Error {
 /// Listens, then serves: in the background unless told otherwise.
 fn run(options: &Options) -> Result<(), Error> {
     let transport = Transport::from_env()?;
+    let installation = Installation::stated(transport.kind())?;
     let path = options.socket().ok_or(Error::NoUser)?;
     let door = Door::open(&path, MODE).map_err(|source| Error::Door { path, source })?;
+    let services = Services::from_env(Users::session(), installation);
     let confinement = Confinement::unless(options.no_confine);
     confinement.announce();
     if options.foreground {
-        return serve(&door, transport, confinement);
+        return serve(&door, transport, services, confinement);
     }
     let in_background = || {
-        let served = serve(&door, transport, confinement);
+        let served = serve(&door, transport, services, confinement);
         // This process drops nothing.
         door.remove_file();
         status(served)
@@ -96,7 +102,12 @@ fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-fn serve(door: &Door, transport: Transport, confinement: Confinement) -> Result<(), Error> {
+fn serve(
+    door: &Door,
+    transport: Transport,
+    services: Services,
+    confinement: Confinement,
+) -> Result<(), Error> {
     let reactor = Reactor::new()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
     reactor.add(&signals, SIGNALS, Interest::Read)?;
@@ -104,8 +115,6 @@ fn serve(door: &Door, transport: Transport, confinement: Confinement) -> Result<
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("cannot tell the service manager that the fork server is ready: {error}");
     }
-    let embedded = transport.kind() != Kind::Xen;
-    let services = Services::from_env(Users::session(), embedded);
     let server = Server {
         transport,
         services,
@@ -180,7 +189,7 @@ impl Server {
                 return;
             }
             let Some(socket) = self.gate.let_in(door, now) else { return };
-            let trusted = ring::unix::peer_uid(&socket)
+            let trusted = engine::unix::peer_uid(&socket)
                 .is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
             if !trusted {
                 tracing::warn!("another user asked for a call: refused");
@@ -293,6 +302,8 @@ fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, Stri
 
 #[cfg(test)]
 mod tests {
+    use ring::Kind;
+
     use super::*;
 
     #[test]
@@ -300,7 +311,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut server = Server {
             transport: Transport::new(Kind::Shm, 7, dir.path()),
-            services: Services::from_env(Users::session(), true),
+            services: Services::from_env(Users::session(), Installation::Lab),
             confinement: Confinement::On,
             reactor: Reactor::new().expect("reactor"),
             signals: Signals::block(&[Signal::TERM]).expect("signals"),

@@ -247,9 +247,9 @@ impl Agent {
         let Some(pattern) = self.fork_server.as_deref() else { return Handed::Not };
         let of_one = !fork_server::is_per_user(pattern);
         let Some((user, command)) = job.for_fork_server(of_one) else { return Handed::Not };
-        // In an embedded installation ours is nobody's but our own.
+        // In a lab ours is nobody's but our own.
         let is_own = match self.services.users.account(Some(user)) {
-            Ok(account) => self.services.embedded && account.is_none(),
+            Ok(account) => self.services.installation.is_lab() && account.is_none(),
             Err(_) => return Handed::Not,
         };
         let request = Request { just: job.just, endpoint: job.endpoint, command };

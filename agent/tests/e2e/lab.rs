@@ -172,6 +172,7 @@ impl Lab {
 fn program(dir: &Path, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.arg(role).stdin(Stdio::null());
+    command.env("QREXEC_INSTALLATION", "lab");
     command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", dir.join("shm"));
     command.env("QREXEC_SERVICE_PATH", dir.join("services"));
     command.env("QUBES_RPC_CONFIG_PATH", dir.join("config"));

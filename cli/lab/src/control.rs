@@ -98,7 +98,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(path: &Path) -> Result<Self, Error> {
-        let connected = ring::unix::connect(path).map(UnixStream::from).and_then(|stream| {
+        let connected = engine::unix::connect(path).map(UnixStream::from).and_then(|stream| {
             stream.set_nonblocking(false)?;
             Ok(stream)
         });

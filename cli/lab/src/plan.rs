@@ -106,6 +106,7 @@ impl Plan {
         let mut env = Environment(Vec::new());
         env.set(MARKER, &self.token);
         env.set(MARKER_VM, vm);
+        env.set("QREXEC_INSTALLATION", "lab");
         env.set("VCHAN_DOMAIN", id.to_string());
         match self.transport {
             Transport::Shm => {

@@ -87,7 +87,7 @@ struct Supervisor {
     layout: Layout,
     signals: Signals,
     reactor: Reactor,
-    listener: ring::unix::Bound,
+    listener: engine::unix::Bound,
     folders: OwnedFd,
     connections: HashMap<u64, Connection>,
     commands: HashMap<u64, Pid>,
@@ -103,7 +103,7 @@ impl Supervisor {
             let supervisor = Self {
                 signals: Signals::block(&SIGNALS)?,
                 reactor: Reactor::new()?,
-                listener: ring::unix::Bound::new(&layout.control(), 0o600)?,
+                listener: engine::unix::Bound::new(&layout.control(), 0o600)?,
                 folders: inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?,
                 connections: HashMap::new(),
                 commands: HashMap::new(),

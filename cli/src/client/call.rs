@@ -100,7 +100,7 @@ impl Local {
                 Ok(Self::Program(program.with_env("QREXEC_REMOTE_DOMAIN", plan.target.as_str())))
             }
             kind => {
-                let services = dom0::services(transport);
+                let services = dom0::services(transport)?;
                 let prepared = dom0::prepare(&services, &kind, command.nogui)?;
                 Ok(Self::Service(services, prepared))
             }

@@ -101,7 +101,7 @@ impl Daemon {
     /// the daemon begins, and nothing under protocol 3 is spoken.
     pub(super) fn connect(socket_dir: &Path, qube: impl std::fmt::Display) -> Result<Self, Error> {
         let path = socket_dir.join(format!("qrexec.{qube}"));
-        let mut socket = UnixStream::from(ring::unix::connect(&path).map_err(Error::Connect)?);
+        let mut socket = UnixStream::from(engine::unix::connect(&path).map_err(Error::Connect)?);
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         let mut handshake = Handshake::with_least(Version::LOCAL_DAEMON, Version::LOCAL_DAEMON);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use engine::Installation;
 use engine::datalink;
 use engine::exec::{ExecError, Executable, Image, Prepared, Services, Stderr, Users};
 use engine::pump::{Call, NoStreams};
@@ -24,8 +25,9 @@ use crate::status;
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
 
 /// The services of this machine, run as whoever runs us.
-pub(super) fn services(transport: &Transport) -> Services {
-    Services::from_env(Users::Any, transport.kind() != ring::Kind::Xen)
+pub(super) fn services(transport: &Transport) -> Result<Services, Failure> {
+    let installation = Installation::stated(transport.kind()).map_err(Failure::during("services of dom0"))?;
+    Ok(Services::from_env(Users::Any, installation))
 }
 
 pub(super) fn failure(error: ExecError) -> Failure {
@@ -52,7 +54,7 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
         .ok_or_else(|| Failure::trouble("commands for dom0 begin with DEFAULT:"))?;
     let command = Command::parse_without_user(line).map_err(|error| Failure::trouble(error.to_string()))?;
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
-    let services = services(&transport);
+    let services = services(&transport)?;
     let prepared = prepare(&services, &command.kind, command.nogui)?;
     if detached {
         return services.start_detached(&prepared, None, None).map(|()| 0).map_err(failure);
@@ -87,7 +89,7 @@ impl Served {
                 Ok(Self::Command(program.with_env("QREXEC_REMOTE_DOMAIN", waiting.source.as_str())))
             }
             kind => {
-                let services = services(transport);
+                let services = services(transport)?;
                 let prepared = prepare(&services, kind, command.nogui)?;
                 Ok(Self::Service(services, prepared))
             }

@@ -30,7 +30,7 @@ pub(super) struct Asked {
 
 /// Asks the agent behind `socket` for a service.
 pub(super) fn ask(socket: &Path, request: &Trigger) -> Result<Asked, Failure> {
-    let agent = ring::unix::connect(socket)
+    let agent = engine::unix::connect(socket)
         .map_err(Failure::during(format_args!("cannot reach the agent at {}", socket.display())))?;
     let message = request.encode(Version::OURS).map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = UnixStream::from(agent);

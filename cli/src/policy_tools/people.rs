@@ -192,7 +192,7 @@ impl People {
     fn connect(&self, service: &str) -> io::Result<UnixStream> {
         let path = self.services.iter().map(|folder| folder.join(service)).find(|path| path.exists());
         let path = path.ok_or_else(|| io::Error::other(format!("{service} does not run in dom0")))?;
-        let connected = ring::unix::connect(&path);
+        let connected = engine::unix::connect(&path);
         connected
             .map(UnixStream::from)
             .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))

@@ -121,10 +121,9 @@ impl Driver {
             let error = TooManyServices(self.services.len());
             return self.core.handle_service_started(id, Err(error.into()));
         }
-        let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
-        let confinement = self.confinement;
+        let (transport, manner, traffic) = (&self.transport, self.manner, self.traffic.writer());
         let serve = || {
-            let (status, moved) = dom0_service::serve(service, transport, files, confinement);
+            let (status, moved) = dom0_service::serve(service, transport, manner);
             moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
             status
         };

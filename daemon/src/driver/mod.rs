@@ -20,14 +20,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use daemon_core::{CallId, Core, Now, Output, Settings};
-use engine::confine::Confinement;
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
 use ring::Transport;
-use rustix::process::{Rlimit, Signal};
+use rustix::process::Signal;
 use wire::names::Target;
 
+use crate::dom0_service::Manner;
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
@@ -85,10 +85,8 @@ pub struct Setup {
     pub report: Report,
     /// Whether there is anything by which targets can be started and disposables made.
     pub may_start: bool,
-    /// The limit of open descriptors for services in dom0, if it is not the daemon's own.
-    pub service_files: Option<Rlimit>,
-    /// Of the processes that serve calls in dom0.
-    pub confinement: Confinement,
+    /// How services of dom0 run.
+    pub manner: Manner,
 }
 
 /// A running daemon.
@@ -98,8 +96,7 @@ pub struct Driver {
     uuid: Option<Target>,
     socket_dir: PathBuf,
     transport: Transport,
-    service_files: Option<Rlimit>,
-    confinement: Confinement,
+    manner: Manner,
     epoch: Instant,
     reactor: Reactor,
     signals: Signals,
@@ -138,8 +135,7 @@ impl Driver {
             uuid: setup.uuid,
             socket_dir: setup.socket_dir,
             transport: setup.transport,
-            service_files: setup.service_files,
-            confinement: setup.confinement,
+            manner: setup.manner,
             epoch: Instant::now(),
             reactor,
             signals,

@@ -98,7 +98,7 @@ impl Targets {
 
     /// Connects. `false`: the daemon's queue is full.
     fn connect(&mut self, reactor: &Reactor, folder: &Path, id: CallId, to: &Target) -> io::Result<bool> {
-        match ring::unix::connect_nonblocking(&local_socket::path(folder, to.as_str())) {
+        match engine::unix::connect_nonblocking(&local_socket::path(folder, to.as_str())) {
             Ok(socket) => self.peers.insert(reactor, id, socket).map(|()| true).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),

@@ -288,7 +288,7 @@ impl Programs {
 /// Asks the policy daemon; what can be read then is its answer. One that makes the call itself wants to know for which
 /// `domain`.
 fn connect(socket: &Path, question: &Question, domain: Option<DomainId>) -> io::Result<OwnedFd> {
-    let connection = ring::unix::connect_nonblocking(socket)?;
+    let connection = engine::unix::connect_nonblocking(socket)?;
     let Question { source, target, service, ident, .. } = question;
     let mut request = domain.map(|id| format!("domain_id={id}\nprocess_ident={ident}\n")).unwrap_or_default();
     request.push_str(&format!("source={source}\nintended_target={target}\nservice_and_arg={service}\n"));

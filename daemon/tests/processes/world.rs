@@ -71,6 +71,7 @@ impl World {
             .arg(DAEMON)
             .args(args)
             .stdin(Stdio::null())
+            .env("QREXEC_INSTALLATION", "lab")
             .env("QREXEC_TRANSPORT", if self.kind == Kind::Shm { "shm" } else { "socket" })
             .env("QREXEC_SHM_DIR", self.path("shm"))
             .env("VCHAN_SOCKET_DIR", self.path("shm"))

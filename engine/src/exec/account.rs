@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Gid, Uid};
 
 use super::ExecError;
+use crate::Installation;
 
 /// Longest entry of the user database that is read, in bytes.
 const MAX_ENTRY: usize = 1 << 20;
@@ -26,19 +27,19 @@ pub enum Users {
     Session(PathBuf),
     /// As the user that the call names, with a login shell of his. Only root can do that.
     Login {
-        /// Calls for this user, our own, run as we are and without a login: in an embedded
-        /// installation there is no session to open, and root's calls are like anybody's.
+        /// Calls for this user, our own, run as we are and without a login: in a lab there is no
+        /// session to open, and root's calls are like anybody's.
         direct: Option<String>,
     },
 }
 
 impl Users {
-    /// Root gives every user a login, in an embedded installation every other user; anybody else
+    /// Root gives every user a login, in a lab every other user; anybody else
     /// runs calls for himself alone.
     #[must_use]
-    pub fn by_privilege(embedded: bool) -> Self {
+    pub fn by_privilege(installation: Installation) -> Self {
         match rustix::process::geteuid().is_root() {
-            true => Self::Login { direct: embedded.then(own_name) },
+            true => Self::Login { direct: installation.is_lab().then(own_name) },
             false => Self::Own(own_name()),
         }
     }

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use wire::command::ServiceCall;
 
+use crate::Installation;
+
 /// Our own prefix: such variables mean something to qrexec's programs, so that one which leaked
 /// into a service could make it believe that somebody else called it.
 const PREFIX: &[u8] = b"QREXEC";
@@ -12,10 +14,15 @@ const PREFIX: &[u8] = b"QREXEC";
 /// Variables with that prefix which a service may see.
 const KEPT: [&[u8]; 2] = [b"QREXEC_SERVICE_PATH", b"QREXEC_AGENT_PID"];
 
-/// Variables by which an embedded installation is found; without them a service of a lab could not
-/// make calls.
-const KEPT_IF_EMBEDDED: [&[u8]; 5] =
-    [b"QREXEC_TRANSPORT", b"QREXEC_SHM_DIR", b"QREXEC_AGENT_SOCKET", b"QREXEC_SOCKET_DIR", b"QREXEC_ENGINE"];
+/// Variables by which a lab is found; without them its services could not make calls.
+const KEPT_IN_A_LAB: [&[u8]; 6] = [
+    b"QREXEC_INSTALLATION",
+    b"QREXEC_TRANSPORT",
+    b"QREXEC_SHM_DIR",
+    b"QREXEC_AGENT_SOCKET",
+    b"QREXEC_SOCKET_DIR",
+    b"QREXEC_ENGINE",
+];
 
 /// Means the one service manager of the process that got it.
 const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET";
@@ -27,13 +34,13 @@ pub struct Environment(Vec<(OsString, OsString)>);
 impl Environment {
     /// What a started program inherits of this process's environment.
     #[must_use]
-    pub fn inherited(embedded: bool) -> Self {
-        Self::filtered(std::env::vars_os(), embedded)
+    pub fn inherited(installation: Installation) -> Self {
+        Self::filtered(std::env::vars_os(), installation)
     }
 
     /// The variables of `all` that a started program may see.
-    pub fn filtered(all: impl IntoIterator<Item = (OsString, OsString)>, embedded: bool) -> Self {
-        Self(all.into_iter().filter(|(name, _)| may_pass(name.as_bytes(), embedded)).collect())
+    pub fn filtered(all: impl IntoIterator<Item = (OsString, OsString)>, installation: Installation) -> Self {
+        Self(all.into_iter().filter(|(name, _)| may_pass(name.as_bytes(), installation)).collect())
     }
 
     /// Sets a variable.
@@ -73,11 +80,11 @@ impl Environment {
     }
 }
 
-fn may_pass(name: &[u8], embedded: bool) -> bool {
+fn may_pass(name: &[u8], installation: Installation) -> bool {
     match name {
         NOTIFY_SOCKET => false,
         name if !name.starts_with(PREFIX) => true,
-        name => KEPT.contains(&name) || (embedded && KEPT_IF_EMBEDDED.contains(&name)),
+        name => KEPT.contains(&name) || (installation.is_lab() && KEPT_IN_A_LAB.contains(&name)),
     }
 }
 
@@ -137,18 +144,22 @@ mod tests {
             ("XQREXEC", "2"),
             ("NOTIFY_SOCKET", "/z"),
         ]);
-        let names = |embedded| {
-            let kept = Environment::filtered(all.clone(), embedded);
+        let names = |installation| {
+            let kept = Environment::filtered(all.clone(), installation);
             kept.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(names(false), ["PATH", "QREXEC_SERVICE_PATH", "QREXEC_AGENT_PID", "XQREXEC"]);
-        assert!(names(true).contains(&"QREXEC_SHM_DIR".to_owned()));
-        assert_eq!(names(true).len(), 5);
+        assert_eq!(
+            names(Installation::System),
+            ["PATH", "QREXEC_SERVICE_PATH", "QREXEC_AGENT_PID", "XQREXEC"]
+        );
+        assert!(names(Installation::Lab).contains(&"QREXEC_SHM_DIR".to_owned()));
+        assert_eq!(names(Installation::Lab).len(), 5);
     }
 
     #[test]
     fn in_a_vm_the_requested_target_is_not_told() {
-        let mut environment = Environment::filtered(pairs(&[("QREXEC_AGENT_PID", "1")]), false);
+        let mut environment =
+            Environment::filtered(pairs(&[("QREXEC_AGENT_PID", "1")]), Installation::System);
         environment.describe(&call("QUBESRPC test.Add+1+2 work"));
         let strings = environment.to_strings();
         let strings: Vec<_> = strings.iter().map(|string| string.to_str().expect("text")).collect();

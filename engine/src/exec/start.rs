@@ -136,7 +136,7 @@ impl Services {
         match what {
             Prepared::Executable(what) => {
                 let account = self.users.account(None)?;
-                self.run_in(Environment::inherited(self.embedded), what, account, streams)
+                self.run_in(Environment::inherited(self.installation), what, account, streams)
             }
             Prepared::Socket(path, _) => Err(ExecError::NoService(path.clone())),
             Prepared::Tcp(address, _) => Err(ExecError::NoService(address.to_string().into())),
@@ -145,7 +145,7 @@ impl Services {
 
     /// Becomes the program, on our own streams: `QREXEC_AGENT_PID` stays what it was. Returns only if that failed.
     pub fn replace(&self, what: &Executable) -> ExecError {
-        let mut environment = Environment::inherited(self.embedded);
+        let mut environment = Environment::inherited(self.installation);
         if let Some(call) = &what.call {
             environment.describe(call);
         }
@@ -164,7 +164,7 @@ impl Services {
         account: Option<Account>,
         streams: [BorrowedFd<'_>; 3],
     ) -> Result<Child, ExecError> {
-        let mut environment = Environment::inherited(self.embedded);
+        let mut environment = Environment::inherited(self.installation);
         environment.set("QREXEC_AGENT_PID", std::process::id().to_string());
         self.run_in(environment, what, account, streams)
     }
@@ -261,10 +261,10 @@ fn unix(path: &Path, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
 /// Connects to a socket however long its path and its name are.
 fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     if path.as_os_str().len() <= SHORT_PATH {
-        return ring::unix::connect_within(path, PATIENCE);
+        return crate::unix::connect_within(path, PATIENCE);
     }
     let socket = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    ring::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
+    crate::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
 }
 
 /// Connects to a TCP port and tells it what is called.

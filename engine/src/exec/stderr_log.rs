@@ -7,6 +7,8 @@ use std::path::Path;
 use rustix::net::SendFlags;
 use wire::command::ServiceCall;
 
+use crate::Installation;
+
 /// Where systemd's journal takes a stream of lines.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
 
@@ -36,14 +38,14 @@ pub struct StderrLog {
 }
 
 impl StderrLog {
-    /// The log of this call's service. A qube's journal takes what its services say, whoever started the agent; an
-    /// `embedded` installation only writes into the journal of the system around it if its own log is there.
+    /// The log of this call's service. A qube's journal takes what its services say, whoever started the agent; a
+    /// lab only writes into the journal of the system around it if its own log is there.
     #[must_use]
-    pub fn new(call: &ServiceCall, embedded: bool) -> Self {
+    pub fn new(call: &ServiceCall, installation: Installation) -> Self {
         let mut tag = format!("{}-{}", call.service.with_plus(), call.source);
         let end = (0..=MAX_TAG).rev().find(|end| tag.is_char_boundary(*end)).unwrap_or_default();
         tag.truncate(end);
-        Self { tag, journal: !embedded || stderr_is_journal() }
+        Self { tag, journal: !installation.is_lab() || stderr_is_journal() }
     }
 
     /// Opens it: a stream of the journal under the service's own name, or, without a journal, wherever our own error
@@ -63,7 +65,7 @@ impl StderrLog {
     /// Opens a stream into the journal: a header of seven lines, then the log's lines. A journal that takes nobody at
     /// the moment is none.
     fn journal_stream(&self) -> io::Result<OwnedFd> {
-        let socket = ring::unix::connect_nonblocking(Path::new(JOURNAL))?;
+        let socket = crate::unix::connect_nonblocking(Path::new(JOURNAL))?;
         // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
         // console.
         let header = format!("{}\n\n{PRIORITY}\n0\n0\n0\n0\n", self.tag);
@@ -89,7 +91,7 @@ mod tests {
             let line = format!("QUBESRPC s+{} work", "x".repeat(length));
             let command = Command::parse_without_user(line.as_bytes()).expect("a call");
             let CommandKind::Service(call) = command.kind else { unreachable!() };
-            let tag = StderrLog::new(&call, false).tag;
+            let tag = StderrLog::new(&call, Installation::System).tag;
             assert_eq!(tag.len(), (length + 7).min(254));
             assert!(tag.starts_with("s+x"));
         }
@@ -99,8 +101,8 @@ mod tests {
     fn there_is_always_a_log() {
         let command = Command::parse_without_user(b"QUBESRPC test.Service work").expect("a call");
         let CommandKind::Service(call) = command.kind else { unreachable!() };
-        for embedded in [true, false] {
-            let log = StderrLog::new(&call, embedded).open().expect("a descriptor");
+        for installation in [Installation::System, Installation::Lab] {
+            let log = StderrLog::new(&call, installation).open().expect("a descriptor");
             assert!(rustix::fs::fstat(&log).is_ok());
             let flags = rustix::io::fcntl_getfd(&log).expect("flags");
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));

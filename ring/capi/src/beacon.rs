@@ -9,20 +9,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use ring::Error;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use sys::reactor::{Interest, Reactor};
+
+/// Nobody asks which of them it was.
+const WATCHED: u64 = 1;
+const TIMER: u64 = 2;
 
 /// See the module.
 pub(crate) struct Beacon {
-    epoll: OwnedFd,
+    events: Reactor,
     kick: OwnedFd,
     kicked: bool,
-    /// What is asked of the watched descriptor; empty: it is not in the set.
-    watched: EventFlags,
+    /// What is asked of the watched descriptor; nothing: it is not in the set.
+    watched: Option<Interest>,
     timer: Option<OwnedFd>,
 }
 
@@ -34,10 +38,14 @@ fn failed(what: &str) -> impl FnOnce(Errno) -> Error {
 impl Beacon {
     pub(crate) fn new() -> Result<Beacon, Error> {
         let make = || {
-            let epoll = epoll::create(CreateFlags::CLOEXEC)?;
             let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            epoll::add(&epoll, &kick, EventData::new_u64(0), EventFlags::IN)?;
-            Ok(Beacon { epoll, kick, kicked: false, watched: EventFlags::empty(), timer: None })
+            Ok(Beacon {
+                events: Reactor::of(&[kick.as_fd()])?,
+                kick,
+                kicked: false,
+                watched: None,
+                timer: None,
+            })
         };
         make().map_err(failed("making"))
     }
@@ -59,20 +67,17 @@ impl Beacon {
         Ok(std::mem::take(&mut self.kicked))
     }
 
-    /// Lets `fd` make the descriptor readable for `wanted`; for nothing at all, not even its end, if that is empty.
+    /// Lets `fd` make the descriptor readable for `wanted`; for nothing at all, not even its end, if that is `None`.
     ///
-    /// One descriptor at a time: the one before must have been taken out by an empty wish.
-    pub(crate) fn watch(&mut self, fd: BorrowedFd<'_>, wanted: EventFlags) -> Result<(), Error> {
+    /// One descriptor at a time: the one before must have been taken out by no wish.
+    pub(crate) fn watch(&mut self, fd: BorrowedFd<'_>, wanted: Option<Interest>) -> Result<(), Error> {
         if self.watched == wanted {
             return Ok(());
         }
-        let data = EventData::new_u64(1);
-        let done = if self.watched.is_empty() {
-            epoll::add(&self.epoll, fd, data, wanted)
-        } else if wanted.is_empty() {
-            epoll::delete(&self.epoll, fd)
-        } else {
-            epoll::modify(&self.epoll, fd, data, wanted)
+        let done = match (self.watched, wanted) {
+            (None, Some(wanted)) => self.events.add(fd, WATCHED, wanted),
+            (_, None) => self.events.remove(fd),
+            (_, Some(wanted)) => self.events.modify(fd, WATCHED, wanted),
         };
         done.map_err(failed("changing"))?;
         self.watched = wanted;
@@ -83,7 +88,7 @@ impl Beacon {
     pub(crate) fn after(&mut self, pause: Option<Duration>) -> Result<(), Error> {
         let Some(pause) = pause else {
             if let Some(timer) = self.timer.take() {
-                epoll::delete(&self.epoll, &timer).map_err(failed("changing"))?;
+                self.events.remove(&timer).map_err(failed("changing"))?;
             }
             return Ok(());
         };
@@ -104,7 +109,7 @@ impl Beacon {
             let timer =
                 timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
             set(&timer)?;
-            epoll::add(&self.epoll, &timer, EventData::new_u64(2), EventFlags::IN)?;
+            self.events.add(&timer, TIMER, Interest::Read)?;
             self.timer = Some(timer);
             Ok(())
         };
@@ -114,6 +119,6 @@ impl Beacon {
 
 impl AsFd for Beacon {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.events.as_fd()
     }
 }

@@ -20,9 +20,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use ring::{Channel, Error, Spans};
-use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use sys::reactor::Interest;
 
 use crate::failure::Failure;
 use crate::memory::{Source, Target};
@@ -211,17 +211,18 @@ impl Link {
     }
 
     /// What the descriptor should be watched for, toward a caller that polls.
-    pub(crate) fn interest(&mut self) -> EventFlags {
+    pub(crate) fn interest(&mut self) -> Option<Interest> {
         if self.buried {
-            return EventFlags::empty();
+            return None;
         }
         if !self.is_open() {
-            return EventFlags::IN;
+            return Some(Interest::Read);
         }
-        let mut interest = EventFlags::empty();
-        interest.set(EventFlags::IN, self.channel.wants_in());
-        interest.set(EventFlags::OUT, self.channel.wants_out());
-        interest
+        match (self.channel.wants_in(), self.channel.wants_out()) {
+            (true, out) => Some(Interest::read_and(out)),
+            (false, true) => Some(Interest::Write),
+            (false, false) => None,
+        }
     }
 
     /// Before closing: waits until what was written has left this process, if it must. On shared memory it need not.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ring::layout::{Orders, PAGE};
 use ring::{Connector, Error, Kind, Listener, Sizes, Transport};
-use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use sys::reactor::Interest;
 
 use crate::beacon::Beacon;
 use crate::failure::Failure;
@@ -64,7 +64,7 @@ impl Vchan {
         let rings = Orders::choose(min)?;
         let listener = transport.listen(number(domain)?, number(port)?, min)?;
         let mut beacon = Beacon::new()?;
-        beacon.watch(listener.as_fd(), EventFlags::IN)?;
+        beacon.watch(listener.as_fd(), Some(Interest::Read))?;
         Ok(Vchan::new(beacon, State::Waiting(Offer { listener, staged: Vec::new(), rings })))
     }
 
@@ -81,7 +81,7 @@ impl Vchan {
     pub(crate) fn connect_async(domain: i32, port: i32) -> Result<Vchan, Failure> {
         let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
         let mut beacon = Beacon::new()?;
-        beacon.watch(connector.as_fd(), EventFlags::IN)?;
+        beacon.watch(connector.as_fd(), Some(Interest::Read))?;
         let mut vchan = Vchan::new(beacon, State::Connecting(connector));
         if vchan.step()? {
             vchan.beacon.kick()?;
@@ -114,7 +114,7 @@ impl Vchan {
             return Ok(false);
         };
         self.beacon.after(None)?;
-        self.beacon.watch(connector.as_fd(), EventFlags::empty())?;
+        self.beacon.watch(connector.as_fd(), None)?;
         self.open(Link::new(channel))?;
         Ok(true)
     }
@@ -127,7 +127,7 @@ impl Vchan {
         let Some(mut channel) = offer.listener.accept()? else {
             return Ok(false);
         };
-        self.beacon.watch(offer.listener.as_fd(), EventFlags::empty())?;
+        self.beacon.watch(offer.listener.as_fd(), None)?;
         let staged = std::mem::take(&mut offer.staged);
         // A client that is gone already reads nothing; it shows at the next call.
         match channel.write(&staged) {
@@ -176,9 +176,9 @@ impl Vchan {
     pub(crate) fn ruin(&mut self) {
         // Should one of these fail as well, the vchan is still over, and says so.
         let _ = match &self.state {
-            State::Waiting(offer) => self.beacon.watch(offer.listener.as_fd(), EventFlags::empty()),
-            State::Connecting(connector) => self.beacon.watch(connector.as_fd(), EventFlags::empty()),
-            State::Open(link) => self.beacon.watch(link.as_fd(), EventFlags::empty()),
+            State::Waiting(offer) => self.beacon.watch(offer.listener.as_fd(), None),
+            State::Connecting(connector) => self.beacon.watch(connector.as_fd(), None),
+            State::Open(link) => self.beacon.watch(link.as_fd(), None),
             State::Broken => Ok(()),
         };
         let _ = self.beacon.after(None);

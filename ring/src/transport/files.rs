@@ -12,14 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::epoll;
 use rustix::fs::inotify;
 
 use super::{Kind, shm, stream};
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::layout::Orders;
-use crate::unix;
+use sys::reactor::{Interest, Reactor};
+use sys::unix;
 
 /// Pause before the first retry that no event announces; each further one is twice as long, up to the longest.
 const RETRY: Duration = Duration::from_millis(5);
@@ -106,7 +106,7 @@ pub(super) struct FileConnector {
     path: PathBuf,
     state: State,
     /// Holds whatever is waited for, so that callers may register one descriptor for all states.
-    events: OwnedFd,
+    events: Reactor,
     /// No event will tell: look again after `pause`.
     timed: bool,
     pause: Duration,
@@ -125,8 +125,7 @@ enum State {
 
 impl FileConnector {
     pub(super) fn new(kind: Kind, path: PathBuf) -> Result<FileConnector, Error> {
-        let events = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
+        let events = Reactor::new().map_err(|e| Error::io("creating an epoll instance")(e.into()))?;
         Ok(FileConnector { kind, path, state: State::Looking(0), events, timed: false, pause: RETRY })
     }
 
@@ -213,8 +212,7 @@ impl FileConnector {
     }
 
     fn register(&self, fd: &OwnedFd) -> Result<(), Error> {
-        epoll::add(&self.events, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-            .map_err(|e| Error::io("watching a descriptor")(e.into()))
+        self.events.add(fd, 0, Interest::Read).map_err(|e| Error::io("watching a descriptor")(e.into()))
     }
 
     fn greet(&mut self) -> Result<Greeting, Error> {

@@ -102,7 +102,7 @@ fn serve(args: &Args) -> io::Result<()> {
     let mut reactor = Reactor::new()?;
     // Before any thread, so that all of them leave the signals to this one.
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;
-    let socket = ring::unix::Bound::new(&args.socket_path, 0o600)?;
+    let socket = engine::unix::Bound::new(&args.socket_path, 0o600)?;
     reactor.add(&signals, 0, Interest::Read)?;
     reactor.add(&socket, 1, Interest::Read)?;
     let agent = Arc::new(Agent {

@@ -45,7 +45,7 @@ pub(crate) fn to_one_that_does_not_accept() {
         let (daemon, mut work) = world.vm(3, "work");
         world.client("work");
         world.script("services/demo.Add", "true");
-        let listener = ring::unix::Bound::new(&world.socket("vault"), 0o600).unwrap();
+        let listener = engine::unix::Bound::new(&world.socket("vault"), 0o600).unwrap();
         rustix::net::listen(&listener, backlog).unwrap();
         let before = daemon.descriptors();
         for number in 0..400 {

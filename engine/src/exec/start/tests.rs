@@ -1,4 +1,5 @@
 use super::*;
+use crate::Installation;
 use crate::exec::{ServiceConfig, Users};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,12 @@ impl Lab {
             crate::exec::SearchPath::new(path.as_os_str())
         };
         let (folders, configs) = (folder("services"), folder("config"));
-        let services = Services { folders, configs, users: Users::Own("joan".to_owned()), embedded: false };
+        let services = Services {
+            folders,
+            configs,
+            users: Users::Own("joan".to_owned()),
+            installation: Installation::System,
+        };
         Self { dir, services }
     }
 

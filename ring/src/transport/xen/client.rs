@@ -1,9 +1,11 @@
 #![forbid(unsafe_code)]
 //! The side that maps the server's pages.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
+
+use sys::reactor::Reactor;
 
 use super::bell::Doorbell;
 use super::store::Store;
@@ -23,7 +25,7 @@ pub(in crate::transport) struct Client {
     /// The channel's, too, once there is one.
     store: Option<Store>,
     /// Ready when either the store or the vigil is.
-    events: OwnedFd,
+    events: Reactor,
     /// The channel's, once there is one.
     vigil: Option<Vigil>,
     /// Look before any change is seen: nothing was looked at yet.

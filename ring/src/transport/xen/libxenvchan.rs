@@ -6,11 +6,12 @@
 //! is there, so it looks ten times a second; and nobody looks whether the peer's domain is still there.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sys::reactor::Reactor;
 
 use crate::channel::{Channel, announce_client, halves, initialise};
 use crate::consumer::Consumer;
@@ -32,7 +33,7 @@ const PIECE: usize = 64 << 10;
 /// A server that waits for its client.
 pub(in crate::transport) struct Server {
     vchan: Option<Vchan>,
-    events: OwnedFd,
+    events: Reactor,
 }
 
 impl Server {
@@ -70,14 +71,13 @@ pub(in crate::transport) struct Client {
     peer: u32,
     path: CString,
     /// Never ready: there is nothing to wait for.
-    nothing: OwnedFd,
+    nothing: Reactor,
 }
 
 impl Client {
     pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<Client, Error> {
         let path = c_string(format!("/local/domain/{server}/data/vchan/{own}/{port}"))?;
-        let nothing = epoll::create(epoll::CreateFlags::CLOEXEC);
-        let nothing = nothing.map_err(|error| Error::io("waiting for libxenvchan")(error.into()))?;
+        let nothing = Reactor::new().map_err(|error| Error::io("waiting for libxenvchan")(error.into()))?;
         Ok(Client { library: Library::load()?, peer: server, path, nothing })
     }
 
@@ -112,7 +112,7 @@ fn c_string(text: String) -> Result<CString, Error> {
     CString::new(text).map_err(|_| Error::Config("a path with a NUL".into()))
 }
 
-fn is_ready(events: &OwnedFd) -> bool {
+fn is_ready(events: &Reactor) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&now)) == Ok(1)
 }
@@ -120,7 +120,7 @@ fn is_ready(events: &OwnedFd) -> bool {
 /// Moves bytes between private rings and the library.
 struct Staging {
     vchan: Vchan,
-    events: OwnedFd,
+    events: Reactor,
     region: Arc<Region>,
     /// What arrives goes in here.
     fill: Producer,

@@ -1,8 +1,10 @@
 #![forbid(unsafe_code)]
 //! The side that owns the pages.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+
+use sys::reactor::Reactor;
 
 use super::bell::Doorbell;
 use super::share::{Place, Share};
@@ -22,7 +24,7 @@ pub(in crate::transport) struct Server {
     keys: Keys,
     event: EventChannel,
     /// Ready when the event channel or the vigil is.
-    events: OwnedFd,
+    events: Reactor,
     /// The channel's, once there is one.
     vigil: Option<Vigil>,
     region: Arc<Region>,

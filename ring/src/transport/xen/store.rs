@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::super::meet::Deadline;
 use super::wire::{Decoder, Message, Request, failure, full};
 use crate::error::Error;
-use crate::unix;
+use sys::unix;
 
 /// How long xenstore may take for one answer. It waits for nobody, but it is one process for all domains: with 64
 /// calls beginning at once in an emulated machine, five seconds were seen to be too short.

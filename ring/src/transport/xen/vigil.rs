@@ -11,9 +11,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+
+use sys::reactor::{Interest, Reactor};
 
 use super::life::{self, Lookout, Sight};
 use super::store::Store;
@@ -35,7 +36,7 @@ pub(super) struct Vigil {
     /// The key that led us to the server: of use if its domain has no better one.
     server: Option<Lookout>,
     /// Ready when any of these is, or anything that was added.
-    either: OwnedFd,
+    either: Reactor,
     /// What was opened while this process could still open something; from then on there is nothing else.
     reserve: Option<Reserve>,
 }
@@ -71,7 +72,7 @@ impl Vigil {
             None if peer == DOM0 => return Ok(None),
             None => alone(own, peer)?,
         };
-        let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let either = Reactor::new().map_err(failed)?;
         let vigil = Vigil { own, peer, pages: None, source, server: None, either, reserve: None };
         vigil.watch_source()?;
         Ok(Some(vigil))
@@ -281,16 +282,14 @@ fn announces(own: u32, has_agent: bool) -> bool {
 }
 
 /// A descriptor that is ready when `fd` is, or the vigil: for whoever has the vigil only for a while.
-pub(super) fn either(fd: impl AsFd, vigil: Option<&Vigil>) -> Result<OwnedFd, Error> {
-    let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-    watch(&events, fd, 0).map_err(failed)?;
-    vigil.map_or(Ok(()), |vigil| watch(&events, vigil, 0)).map_err(failed)?;
-    Ok(events)
+pub(super) fn either(fd: impl AsFd, vigil: Option<&Vigil>) -> Result<Reactor, Error> {
+    let fds: Vec<BorrowedFd<'_>> = [Some(fd.as_fd()), vigil.map(AsFd::as_fd)].into_iter().flatten().collect();
+    Reactor::of(&fds).map_err(failed)
 }
 
-/// Adds a descriptor to an epoll instance, level-triggered.
-pub(super) fn watch(events: &OwnedFd, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
-    epoll::add(events, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+/// Watches a descriptor for something to read.
+pub(super) fn watch(events: &Reactor, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
+    events.add(fd, token, Interest::Read)
 }
 
 fn failed(error: Errno) -> Error {

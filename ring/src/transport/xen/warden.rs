@@ -13,16 +13,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::Timespec;
-use rustix::event::epoll;
-
 use super::store::{Store, is_missing};
 use super::vigil::{PERIOD, arm_for_leaps, leaps, set, timer, watch};
 use super::wire::Request;
 use super::{DOM0, life};
 use crate::error::Error;
-use crate::unix;
 use crate::xendev;
+use sys::reactor::Reactor;
+use sys::unix;
 
 mod guest;
 #[cfg(test)]
@@ -43,8 +41,6 @@ const MAX_WATCHES: usize = 32;
 /// Events of one domain's key within a period beyond which it is read once a period, and not watched any more: its
 /// domain may write it as often as it likes.
 const NOISE: u32 = 16;
-/// What is taken from the epoll instance at a time.
-const BATCH: usize = 64;
 
 const DOOR: u64 = 0;
 const TIMER: u64 = 1;
@@ -83,7 +79,7 @@ type Opener = Box<dyn Fn() -> Result<Store, Error> + Send>;
 
 pub(in crate::transport) struct Warden {
     own: u32,
-    events: OwnedFd,
+    events: Reactor,
     door: OwnedFd,
     path: PathBuf,
     identity: unix::Identity,
@@ -138,8 +134,8 @@ impl Warden {
     fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<Warden, Error> {
         let (door, identity) = unix::listen_identified(path, MODE)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
-        let watched = || -> rustix::io::Result<(OwnedFd, OwnedFd, OwnedFd)> {
-            let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let watched = || -> rustix::io::Result<(Reactor, OwnedFd, OwnedFd)> {
+            let events = Reactor::new()?;
             let (timer, clock) = (timer(Duration::ZERO)?, leaps()?);
             watch(&events, &door, DOOR)?;
             watch(&events, &timer, TIMER)?;
@@ -174,12 +170,11 @@ impl Warden {
     /// To be called when the descriptor is ready; never blocks. Fails once this VM was restored from a saved one: its
     /// number is another then, and nothing that was made with the old one is of use.
     pub(in crate::transport) fn on_ready(&mut self) -> Result<(), Error> {
-        let mut ready = Vec::with_capacity(BATCH);
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Interrupted, it is called again: what was ready stays so.
-        let _ = epoll::wait(&self.events, rustix::buffer::spare_capacity(&mut ready), Some(&now));
+        let mut ready = Vec::new();
+        // What it fails for is tried again: what was ready stays so.
+        let _ = self.events.wait(Some(Duration::ZERO), &mut ready);
         for event in ready {
-            match event.data.u64() {
+            match event.token {
                 DOOR => self.admit(),
                 TIMER => self.tick(),
                 STORE => self.hear(),
@@ -203,7 +198,7 @@ impl Warden {
                     }
                 }
                 Err(_) => {
-                    self.shut = epoll::delete(&self.events, &self.door).is_ok();
+                    self.shut = self.events.remove(&self.door).is_ok();
                     return self.tick_every(PERIOD);
                 }
             }

@@ -143,8 +143,10 @@ fn close_all_but(kept: &[u32]) -> io::Result<()> {
 /// Closes every descriptor but the standard streams and those in `keep`, in a process that
 /// [`fork_keeping`] started: `body` may not use what it has closed, as it may not use anything else
 /// that was open before.
-#[cfg(feature = "pam")]
-pub(crate) fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+///
+/// # Errors
+/// What `close_range(2)` said.
+pub fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     close_all_but(&numbers(keep))
 }
 

@@ -23,9 +23,9 @@ mod spawn;
 pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 pub use closed::stdout_was_closed;
 pub use files::FileLimit;
-#[cfg(feature = "pam")]
-pub(crate) use fork::close_inherited;
-pub use fork::{claim_children, close_all_on_exec, fork_keeping, fork_pump, words_for_all_forks};
+pub use fork::{
+    claim_children, close_all_on_exec, close_inherited, fork_keeping, fork_pump, words_for_all_forks,
+};
 pub use heap::trim_heap;
 pub use neighbour::Neighbour;
 pub use own::own_executable;

@@ -18,17 +18,17 @@ const VARIABLE: &str = "QREXEC_CONFINE";
 
 /// What a call needs beyond what every call does.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Needs {
+pub struct Needs {
     /// It lends pages to a pipe, and looks into that pipe after it was closed.
-    pub(crate) reopens: bool,
+    pub reopens: bool,
     /// It has an io_uring instance.
-    pub(crate) uring: bool,
+    pub uring: bool,
     /// It has an epoll instance and timers.
-    pub(crate) watches: bool,
+    pub watches: bool,
     /// Requests to devices.
-    pub(crate) ioctls: &'static [u32],
+    pub ioctls: &'static [u32],
     /// It runs a library of others that cannot be confined.
-    pub(crate) unknown: bool,
+    pub unknown: bool,
 }
 
 /// Whether the processes of calls are confined.
@@ -69,7 +69,7 @@ impl Confinement {
     ///
     /// # Errors
     /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
-    pub(crate) fn close(self, needs: Needs) -> io::Result<()> {
+    pub fn close(self, needs: Needs) -> io::Result<()> {
         if self == Self::Off || needs.unknown {
             return Ok(());
         }

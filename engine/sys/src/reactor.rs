@@ -2,10 +2,10 @@
 //!
 //! Descriptors are known by a token that the caller chooses. The reactor owns none of them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -56,15 +56,9 @@ pub struct Event {
 }
 
 /// An epoll instance. Level triggered: what is not dealt with is reported again.
+#[derive(Debug)]
 pub struct Reactor {
-    epoll: std::os::fd::OwnedFd,
-    ready: Vec<epoll::Event>,
-}
-
-impl std::fmt::Debug for Reactor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reactor").field("epoll", &self.epoll).finish_non_exhaustive()
-    }
+    epoll: OwnedFd,
 }
 
 impl Reactor {
@@ -73,7 +67,7 @@ impl Reactor {
     /// # Errors
     /// The process or the system is out of descriptors or memory.
     pub fn new() -> Result<Self, Errno> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(BATCH) })
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Watches `fd` under `token`.
@@ -92,6 +86,17 @@ impl Reactor {
         epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())
     }
 
+    /// A new reactor that is ready when any of these can be read: one descriptor for all of them. Who of them it is, it
+    /// does not say.
+    ///
+    /// # Errors
+    /// As for [`Reactor::new`] and [`Reactor::add`].
+    pub fn of(fds: &[BorrowedFd<'_>]) -> Result<Self, Errno> {
+        let reactor = Self::new()?;
+        fds.iter().try_for_each(|fd| reactor.add(fd, 0, Interest::Read))?;
+        Ok(reactor)
+    }
+
     /// Stops watching `fd`. To be called before a descriptor is closed: a forked child may hold a
     /// copy, and then the kernel would keep reporting what this process no longer has.
     ///
@@ -108,13 +113,14 @@ impl Reactor {
     /// Only for trouble of this process, such as no memory.
     pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Result<(), Errno> {
         events.clear();
-        self.ready.clear();
         let limit = timeout.map(timespec);
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let mut ready = [const { MaybeUninit::uninit() }; BATCH];
+        let ready = match epoll::wait(&self.epoll, &mut ready, limit.as_ref()) {
+            Ok((ready, _)) => ready,
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
-        }
-        events.extend(self.ready.iter().map(|event| {
+        };
+        events.extend(ready.iter().map(|event| {
             let flags = event.flags;
             let hangup = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             Event {

@@ -5,8 +5,8 @@ use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 
-use engine::process::{Program, Signals, fork_keeping, fork_pump, spawn};
 use rustix::process::Signal;
+use sys::process::{Program, Signals, fork_keeping, fork_pump, spawn};
 
 fn main() {
     exit_codes_and_signals_come_back();

@@ -1,0 +1,18 @@
+//! The ground floor: what the programs ask of Linux, each thing in one place. Nobody beside or above writes these again:
+//! `cargo xtask check` finds a second place that makes an epoll instance or gives a socket a name.
+//!
+//! | module | one job |
+//! |---|---|
+//! | [`unix`] | unix stream sockets at paths of any length: listen, withdraw, connect, who is there |
+//! | [`reactor`] | waiting for many descriptors at once |
+//! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
+//! | [`confine`] | the door that a call's process closes behind itself |
+//! | [`namespace`] | process namespaces for labs |
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
+
+pub mod confine;
+pub mod namespace;
+mod peer;
+pub mod process;
+pub mod reactor;
+pub mod unix;
