@@ -217,6 +217,7 @@ mod tests {
     use super::*;
     use agent_core::Start;
     use engine::exec::{SearchPath, Users};
+    use engine::Installation;
     use ring::{Kind, Sizes};
     use wire::control::ExecParams;
     use wire::names::{DomainId, Port};
@@ -226,7 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = SearchPath::new(dir.path().as_os_str());
         let users = Users::Own("joan".to_owned());
-        let services = Services { folders: path.clone(), configs: path, users, embedded: true };
+        let services = Services { folders: path.clone(), configs: path, users, installation: Installation::Lab };
         let cmdline = b"joan:QUBESRPC test.X+ work".to_vec();
         let params = ExecParams { connect_domain: DomainId(7), connect_port: Port(514), cmdline };
         let job = Job::new(&services, Start { just: false, params });

@@ -18,6 +18,8 @@ pub(crate) fn a_restart_is_survived() {
     client.port();
     agent.exec();
     drop(agent);
+    // Who waits for this call's link is told that it will not come.
+    assert_eq!(client.next().map(|(ty, _)| ty), Some(ty::SERVICE_REFUSED));
     client.closed();
     eventually("no local socket", || !world.socket("work").exists() && !world.socket("3").exists());
     for round in 0..3 {

@@ -4,7 +4,6 @@
 use std::os::fd::OwnedFd;
 
 use crate::layout::PAGE;
-use crate::peer;
 
 /// What a guest has to say, at most: its domain and a number of pages.
 pub(super) const WORDS: usize = 8;
@@ -34,7 +33,7 @@ pub(super) struct Guest {
 
 impl Guest {
     pub(super) fn new(fd: OwnedFd) -> Guest {
-        let user = peer::uid(&fd).unwrap_or(u32::MAX);
+        let user = sys::unix::peer_uid(&fd).unwrap_or(u32::MAX);
         Guest { fd, user, domain: None, pages: None }
     }
 
