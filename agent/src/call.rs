@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{self, EXIT_LOST, NoStreams, Outlived, StderrCopy};
+pub(crate) use engine::pump::EXIT_LOST;
+use engine::pump::{self, NoStreams, Outcome, Outlived, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -14,6 +15,7 @@ use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::built_in;
 use crate::core::CallId;
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
@@ -70,6 +72,14 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
         };
     }
     let ready = job.task.and_then(|task| Ok((services.prepare(&task.kind, &task.config)?, task)));
+    if let Ok((prepared, task)) = &ready
+        && let Some(builtin) = built_in::of(prepared)
+    {
+        return match found.greet(left()) {
+            Ok(link) => built_in::run(link, services, (builtin, task), &job.label, port),
+            Err(error) => no_link(domain, port, &error),
+        };
+    }
     let (link, started) = if matches!(ready, Ok((Prepared::Executable(_), _))) {
         // The caller is there, so a program can start while both greet each other.
         let started = start(services, ready);
@@ -132,13 +142,13 @@ fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     Some(StderrLog::new(call, services.embedded))
 }
 
-fn failed(label: &str, error: &ExecError) -> i32 {
+pub(crate) fn failed(label: &str, error: &ExecError) -> i32 {
     let code = error.code();
     tracing::error!("{label}: exit code {code}: {error}");
     code
 }
 
-fn report(channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
+pub(crate) fn report(channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
     match pump::report(channel, version, code, why) {
         Ok(()) => code,
         Err(error) => {
@@ -175,6 +185,11 @@ fn pumped(
             ..pump::Call::new(Role::Service, version)
         },
     );
+    ended(&outcome, label, port, since)
+}
+
+/// Says how a call ended; the exit status of its process.
+pub(crate) fn ended(outcome: &Outcome, label: &str, port: u32, since: Instant) -> i32 {
     step::reached("pump: ends");
     let ending = outcome.ending(Role::Service);
     if let Some(trouble) = &ending.trouble {

@@ -31,7 +31,7 @@ mod tcp;
 mod waiting;
 
 pub use account::{Account, Users};
-pub use config::{ConfigError, Problem, ServiceConfig};
+pub use config::{Builtin, ConfigError, Existing, Problem, ServiceConfig};
 pub use environment::Environment;
 pub use lookup::Provider;
 pub use paths::{MAX_FILE_NAME, SearchPath};
@@ -165,6 +165,8 @@ pub struct Executable {
     pub splice: bool,
     /// Its stdin and stdout are pipes.
     pub pipes: bool,
+    /// The call's own process is the service, where it can be one: then nothing is executed.
+    pub builtin: Option<Builtin>,
 }
 
 /// What is executed.
@@ -232,6 +234,7 @@ impl Services {
                     call: None,
                     splice: false,
                     pipes: false,
+                    builtin: None,
                 }));
             }
         };
@@ -249,6 +252,7 @@ impl Services {
             call: Some(call.clone()),
             splice: config.splice,
             pipes: config.pipes,
+            builtin: config.builtin,
         }))
     }
 }

@@ -3,6 +3,7 @@
 //! | module | one job |
 //! |---|---|
 //! | [`pump`] | one call's data: local descriptors ⇄ ring, by poll or io_uring |
+//! | [`direct`] | one call's data for work in the call's own process: memory ⇄ ring |
 //! | [`datalink`] | opening the data link of a call: meet, HELLO |
 //! | [`localfd`] | local descriptors that are never blocked on and never changed |
 //! | [`exec`] | service lookup, configuration, environment, start |
@@ -17,6 +18,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod datalink;
+pub mod direct;
 pub mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;

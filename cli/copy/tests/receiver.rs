@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{Stream, TIMES, listing, ours, receive, receive_by, skipped};
-use copy::receiver::Settings;
+use filecopy::receiver::Settings;
 use wire::filecopy::{Code, EntryHeader, Time};
 
 fn folder() -> tempfile::TempDir {
@@ -379,7 +379,7 @@ fn a_receiver_can_use_nothing_but_its_folder() {
     let dir = folder();
     let root = fs::File::open(dir.path()).unwrap();
     let confined = std::thread::spawn(move || {
-        let confined = copy::receiver::confine(&root);
+        let confined = filecopy::receiver::confine(&root);
         (confined, fs::File::open("/etc/passwd").is_err(), fs::read_dir("/proc/self/fd").is_err())
     });
     let (confined, passwd, proc) = confined.join().unwrap();
@@ -403,7 +403,7 @@ fn without_unnamed_files_a_partial_one_is_removed() {
         let output = tempfile::tempfile().unwrap().into();
         let root = fs::File::open(dir.path()).unwrap().into();
         let settings = Settings { in_place: true, ..Settings::default() };
-        assert_eq!(copy::receiver::receive(root, input.into(), &output, &settings), code);
+        assert_eq!(filecopy::receiver::receive(root, &mut filecopy::port::Streams::new(input.into(), output), &settings), code);
         assert_eq!(listing(dir.path()).len(), usize::from(code == Code::GOOD));
         if code == Code::GOOD {
             assert_eq!(fs::metadata(dir.path().join("f")).unwrap().mode() & 0o7777, 0o640);

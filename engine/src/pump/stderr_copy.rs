@@ -24,12 +24,17 @@ impl StderrCopy {
         Self(State::Unopened(Box::new(open)))
     }
 
-    /// Writes what fits. A log that fails, or that nobody reads, must not stop the call.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    /// Opens it now, for whoever can open nothing later.
+    pub(crate) fn open(&mut self) {
         self.0 = match std::mem::replace(&mut self.0, State::Lost) {
             State::Unopened(open) => open_with(open),
             opened => opened,
         };
+    }
+
+    /// Writes what fits. A log that fails, or that nobody reads, must not stop the call.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.open();
         if let State::Open(log) = &self.0
             && log.may_try()
         {

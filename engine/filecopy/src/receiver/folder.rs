@@ -10,6 +10,7 @@ use super::Trouble;
 use super::file::{Incoming, Naming, timestamps};
 use super::space::{self, Patience, Space};
 use crate::beneath;
+use crate::port::Port;
 
 /// Makes entries below one folder.
 #[derive(Debug)]
@@ -53,10 +54,10 @@ impl Folder {
         name: &[u8],
         len: u64,
         wait: Option<&Patience>,
-        input: &OwnedFd,
+        port: &mut dyn Port,
     ) -> Result<(), Trouble> {
         if let Some(how) = wait {
-            return space::wait(&self.root, input, name, len, how);
+            return space::wait(&self.root, port, name, len, how);
         }
         self.space.check(&self.root, name, len)
     }
