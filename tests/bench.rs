@@ -1,11 +1,9 @@
 //! `qrexec-bench` as a program: whether its figures are there, not whether they are good.
 
-mod common;
-
 use std::path::Path;
 use std::process::Stdio;
 
-use common::within_deadline;
+use crate::common::{self, within_deadline};
 use serde_json::Value;
 
 const EVERYTHING: [&str; 5] = ["throughput", "cpu", "latency", "calls", "scale"];

@@ -1,12 +1,10 @@
 //! Much data: every byte right, in both directions at once, at every ring size, for readers of every kind.
 
-mod common;
-
 use std::io::{PipeReader, PipeWriter, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Pattern, code, full, lab, within_deadline};
+use crate::common::{self, Pattern, code, full, lab, within_deadline};
 use lab::Lab;
 use rustix::pipe::{SpliceFlags, splice};
 

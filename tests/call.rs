@@ -1,14 +1,12 @@
 //! Calls through the real programs: data, exit codes, policy, and what a caller finds unchanged afterwards.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{
-    Said, call, eventually, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline,
+use crate::common::{
+    self, Said, call, eventually, lab, leftovers, meeting_places, run, talk, wait_within, within_deadline,
 };
 use lab::{DOM0, Lab, Part};
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,13 +1,13 @@
 //! kill -9 of any process at any moment of a bulk transfer: the other side ends quickly and says why, and everyone else
 //! is served on.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::Duration;
 
-use common::{Pattern, call, extras, full, lab, leftovers, readable_within, wait_within, within_deadline};
+use crate::common::{
+    Pattern, call, extras, full, lab, leftovers, readable_within, wait_within, within_deadline,
+};
 use lab::{Lab, Part, Process};
 use rustix::process::{Pid, Signal, kill_process};
 

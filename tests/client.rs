@@ -1,13 +1,11 @@
 //! `qrexec-client`: commands and services in qubes, asked for from dom0.
 
-mod common;
-
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use common::{Said, lab, run, talk, within_deadline};
+use crate::common::{Said, lab, run, talk, within_deadline};
 use lab::{DOM0, Lab};
 
 /// `qrexec-client` in dom0.

@@ -1,7 +1,5 @@
 //! `qrexec-client -c`, and the policy programs of old that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::common;
 use engine::datalink;
 use engine::link::Framed;
 use engine::pump::{self, Call};

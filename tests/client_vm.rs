@@ -1,7 +1,5 @@
 //! `qrexec-client-vm` alone: this test plays the agent and, behind the data link, the service.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::common;
 use engine::datalink;
 use ring::{Channel, Kind, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -3,8 +3,6 @@
 //! What a release build of these programs and one of earlier programs make of it, in one run:
 //! `QREXEC_TEST_FULL=1 QREXEC_TEST_BEFORE=FOLDER cargo test --release -p qrexec-tests --test fair_policy -- --nocapture`
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +14,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{EXE, eventually, full, within_deadline};
+use crate::common::{self, DEADLINE, EXE, alone, eventually, full};
 use serde_json::json;
 
 /// What `qubesd` takes for an answer.
@@ -181,7 +179,7 @@ fn decisions(exe: &Path, floods: usize, rounds: usize) -> Decisions {
 
 #[test]
 fn eight_floods_take_no_more_than_two_answers_of_qubesd_from_another_vm() {
-    within_deadline(|| {
+    alone(DEADLINE, || {
         let Decisions { times, denied, asked, overlaps } = decisions(Path::new(EXE), 8, 11);
         assert_eq!((denied, overlaps), (0, 0), "denied, and asked while it was busy");
         assert!(asked <= 2 * times.len() + 2, "{asked} questions to qubesd in {} rounds", times.len());
@@ -208,7 +206,7 @@ fn lines(exe: &Path, decisions: usize) -> usize {
 
 #[test]
 fn a_flood_of_questions_takes_no_line_of_another_vms() {
-    within_deadline(|| assert_eq!(lines(Path::new(EXE), 31), 31));
+    alone(DEADLINE, || assert_eq!(lines(Path::new(EXE), 31), 31));
 }
 
 #[test]

@@ -4,8 +4,6 @@
 //! `QREXEC_TEST_FULL=1 QREXEC_TEST_BEFORE=FOLDER cargo test --release -p qrexec-tests --test fair_target -- --nocapture
 //! --test-threads=1`
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Said, call, eventually, full, lab, run, skipped, within_deadline};
+use crate::common::{self, DEADLINE, Said, alone, call, eventually, full, lab, run, skipped};
 use lab::{Builder, Lab};
 use wire::control::{ExecParams, Message};
 use wire::handshake::hello;
@@ -66,7 +64,7 @@ fn are_served(said: &[Said; 2]) -> bool {
 
 #[test]
 fn who_calls_without_end_has_a_part_and_is_told_so() {
-    within_deadline(|| {
+    alone(DEADLINE, || {
         // Three of these are dom0's, so one source has eleven.
         let lab = three(None).env("QREXEC_MAX_SERVED", "24").start().unwrap();
         let callers: Vec<_> = thread::scope(|scope| {
@@ -101,7 +99,7 @@ fn cut(lab: &Lab, times: usize) -> usize {
 
 #[test]
 fn a_service_whose_link_was_cut_counts_until_it_ends() {
-    within_deadline(|| {
+    alone(DEADLINE, || {
         let lab = three(None).env("QREXEC_MAX_SERVED", "16").start().unwrap();
         let services = cut(&lab, 20);
         assert!((1..=7).contains(&services), "{services} services run");
@@ -193,7 +191,7 @@ fn without_watches(test: &str) -> bool {
 #[test]
 fn calls_that_nobody_comes_for_cost_nothing() {
     let here = without_watches("calls_that_nobody_comes_for_cost_nothing");
-    within_deadline(move || {
+    alone(DEADLINE, move || {
         let lab = three(None).start().unwrap();
         let (busy, processes) = waiting(&lab, 177);
         assert!(busy < 0.05, "{busy} processors, without watches: {here}");

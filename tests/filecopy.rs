@@ -1,12 +1,10 @@
 //! Bulk file copy through calls of a lab: what people type, the policy between, the service behind.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use common::{Said, lab, run, skipped, within_deadline};
+use crate::common::{self, Said, lab, run, skipped, within_deadline};
 use lab::Lab;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 

@@ -1,14 +1,12 @@
 //! Clients, services and configurations that do what they should not: everybody else goes on, and within the deadline.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Said, call, eventually, lab, leftovers, run, within_deadline};
+use crate::common::{self, Said, call, eventually, lab, leftovers, run, within_deadline};
 use lab::Lab;
 use rustix::fs::{CWD, FileType, mknodat};
 

@@ -1,7 +1,5 @@
 //! What reaches systemd's journal: a real one, which only this test sees.
 
-mod common;
-
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{eventually, folder, program, skipped, talk, wait_within, within_deadline};
+use crate::common::{eventually, folder, program, skipped, talk, wait_within, within_deadline};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const STREAMS: &str = "/run/systemd/journal/stdout";

@@ -1,14 +1,12 @@
 //! `qrexec-lab` as a program: what it runs, and that nothing of it survives, however it ends.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{EXE, ended_within, eventually, readable_within, within_deadline};
+use crate::common::{EXE, ended_within, eventually, readable_within, within_deadline};
 use lab::{Layout, Plan, processes};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 

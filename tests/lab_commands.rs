@@ -1,14 +1,12 @@
 //! What a command in a lab begins with: signals, a terminal, limits; and where a lab is looked for.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{EXE, within_deadline};
+use crate::common::{self, EXE, within_deadline};
 use engine::process::begin_on_terminal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};

@@ -1,7 +1,5 @@
 //! What administrators find in the logs.
 
-mod common;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,7 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, call, eventually, folder, lab, leftovers, program, run, wait_within, within_deadline};
+use crate::common::{
+    self, EXE, call, eventually, folder, lab, leftovers, program, run, wait_within, within_deadline,
+};
 
 /// The log of an agent that cannot start, with this in its environment.
 fn words(args: &[&str], env: &[(&str, &str)], journal: bool) -> String {

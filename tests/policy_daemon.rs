@@ -1,7 +1,5 @@
 //! The policy daemon, the policy program and the agent that asks the user, by their sockets and outputs.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -12,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Said, ended_within, eventually, talk, within_deadline};
+use crate::common::{self, Said, ended_within, eventually, talk, within_deadline};
 use serde_json::{Value, json};
 
 /// The executable that plays every role.

@@ -1,13 +1,13 @@
 //! Policy in labs: the user asked, disposables, qubes that are started, administration, remote qubes.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{EXE, Said, call, eventually, eventually_within, full, lab, run, within, within_deadline};
+use crate::common::{
+    self, EXE, Said, call, eventually, eventually_within, full, lab, run, within, within_deadline,
+};
 use lab::{Builder, DOM0, Lab, Part};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

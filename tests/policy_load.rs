@@ -1,8 +1,6 @@
 //! How fast policy decides, alone and while it is edited. The numbers in docs/policy.md come from
 //! `cargo test --release -p qrexec-tests --test policy_load -- --ignored --nocapture --test-threads=1`.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{EXE, call, eventually, lab, within_deadline};
+use crate::common::{DEADLINE, EXE, alone, call, eventually, lab};
 use daemon::policy_source::PolicyStore;
 use policy::{Decision, Files, Policy, Request, SystemInfo};
 use serde_json::json;
@@ -290,7 +288,7 @@ fn edit_while_answers_are_given(daemon: &Daemon, rules: usize) {
 
 #[test]
 fn no_answer_is_stale_while_the_policy_is_edited() {
-    within_deadline(|| {
+    alone(DEADLINE, || {
         let rules = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
         edit_while_answers_are_given(&Daemon::start(&spread(rules)), rules);
     });
@@ -300,7 +298,7 @@ fn no_answer_is_stale_while_the_policy_is_edited() {
 #[test]
 fn no_answer_is_stale_where_inotify_is_used_up() {
     const WITHOUT: &str = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
-    within_deadline(|| {
+    alone(DEADLINE, || {
         let mut allowed = Command::new("unshare");
         let allowed = allowed.args(["-Ur", "sh", "-c", WITHOUT, "true"]).stderr(Stdio::null()).status();
         if !allowed.is_ok_and(|status| status.success()) {

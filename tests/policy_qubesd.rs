@@ -1,8 +1,6 @@
 //! Policy on a system that only `qubesd` knows: a double of it speaks the real protocol, well or badly. Whatever it
 //! does wrong, the call is denied, and one line says why.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{EXE, Said, eventually, talk, within_deadline};
+use crate::common::{EXE, Said, eventually, talk, within_deadline};
 use serde_json::{Value, json};
 
 /// What the double does with a question.

@@ -1,8 +1,6 @@
 //! The programs around policy as a person meets them: their help, what they say to wrong arguments, and a machine of
 //! R3, where policy is made when it is missing.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{EXE, Said, eventually, talk, within_deadline};
+use crate::common::{EXE, Said, eventually, talk, within_deadline};
 use serde_json::json;
 
 /// Every program, and arguments that it cannot understand.

@@ -1,14 +1,12 @@
 //! What is asked of `qubesd`, in its own protocol: qubes killed, started, and made for one call.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Said, call, lab, leftovers, run, within_deadline};
+use crate::common::{self, Said, call, lab, leftovers, run, within_deadline};
 use lab::{DOM0, Lab};
 
 /// How long the last processes may take to go.

@@ -1,11 +1,9 @@
 //! Many calls at once: what they cost, and what happens when there are too many.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use common::{call, full, lab, within_deadline};
+use crate::common::{self, DEADLINE, alone, call, full, lab, within_deadline};
 use lab::Lab;
 use serde_json::Value;
 
@@ -54,7 +52,7 @@ fn idle_calls_are_small() {
     if !full() {
         return;
     }
-    within_deadline(|| {
+    alone(DEADLINE, || {
         const CALLS: f64 = 200.0;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("scale.json");
@@ -68,7 +66,12 @@ fn idle_calls_are_small() {
         let recording: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         let (own, all) = (median(&recording, "USS per call"), median(&recording, "PSS of all"));
         assert!(own <= 400.0, "{own} KiB a call");
-        assert!(all <= 512.0 / 2000.0 * CALLS + 32.0, "{all} MiB in all, agents and daemons included");
+        // The executable with every program has more to relocate than the installed ones: 90 KiB in each client.
+        let one_for_all = 90.0 / 1024.0 * CALLS;
+        assert!(
+            all <= 512.0 / 2000.0 * CALLS + one_for_all + 24.0,
+            "{all} MiB in all, agents and daemons included"
+        );
         let busy = median(&recording, "CPU of all");
         assert!(busy <= 20.0, "{busy} ms in 10 s");
     });

@@ -1,14 +1,12 @@
 //! Ring pages lent to a pipe: every byte right for readers that copy, and why nobody gets them who did not ask.
 
-mod common;
-
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Pattern, code, eventually, lab, within_deadline};
+use crate::common::{Pattern, code, eventually, lab, within_deadline};
 use lab::Lab;
 use rustix::pipe::{SpliceFlags, splice};
 

@@ -1,11 +1,9 @@
 //! Many calls: none lost, none hung, nothing left.
 
-mod common;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{call, full, lab, leftovers, meeting_places, within_deadline};
+use crate::common::{call, full, lab, leftovers, meeting_places, within_deadline};
 use lab::Lab;
 
 /// How many at a time.

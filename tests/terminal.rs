@@ -1,13 +1,11 @@
 //! Callers at a terminal: what it shows of a service's output, and that it is left as it was.
 
-mod common;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use common::{lab, within_deadline};
+use crate::common::{self, lab, within_deadline};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};

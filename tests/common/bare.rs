@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A folder in which [`program`] can work.
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     std::fs::DirBuilder::new().mode(0o700).create(root.path().join("shm")).unwrap();
     root
 }
 
 /// A program of the domain `own`, with all that it needs in this folder, services included.
-pub fn program(root: &Path, own: &str, args: &[&str]) -> Command {
+pub(crate) fn program(root: &Path, own: &str, args: &[&str]) -> Command {
     let mut command = Command::new(super::EXE);
     command.arg0(args[0]).args(&args[1..]).stdin(Stdio::null());
     command.env("QREXEC_TRANSPORT", "shm").env("QREXEC_SHM_DIR", root.join("shm")).env("VCHAN_DOMAIN", own);

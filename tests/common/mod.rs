@@ -1,8 +1,5 @@
 //! What the end-to-end tests share: a lab of the programs under test, deadlines, and calls with their output.
 
-// Every test file is a program of its own and uses its own part of this.
-#![allow(dead_code, unreachable_pub)]
-
 mod bare;
 mod eventually;
 mod pattern;
@@ -11,41 +8,53 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 use lab::{Builder, Lab, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, getpgid, pidfd_open};
 
-#[allow(unused_imports)]
-pub use bare::{folder, program};
-#[allow(unused_imports)]
+pub(crate) use bare::{folder, program};
 pub(crate) use eventually::{eventually, eventually_within};
-#[allow(unused_imports)]
-pub use pattern::Pattern;
+pub(crate) use pattern::Pattern;
 
 /// The executable under test; it plays every role.
-pub const EXE: &str = env!("CARGO_BIN_EXE_qrexec-tested");
+pub(crate) const EXE: &str = env!("CARGO_BIN_EXE_qrexec-tested");
 
 /// The executable under test as the program of this name.
-pub fn called(name: &str) -> Command {
+pub(crate) fn called(name: &str) -> Command {
     let mut command = Command::new(EXE);
     std::os::unix::process::CommandExt::arg0(&mut command, name);
     command
 }
 
 /// How long one test may take. Far more than any needs: it turns a hang into a failure.
-pub const DEADLINE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 600 });
+pub(crate) const DEADLINE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 120 } else { 600 });
+
+/// Held shared by every test with a deadline, and by nobody else while a test runs [`alone`].
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Runs a test; if it is not done within [`DEADLINE`], the test fails. What it left running ends with the test program,
 /// because the labs' lifelines do.
-pub fn within_deadline(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn within_deadline(test: impl FnOnce() + Send + 'static) {
     within(DEADLINE, test);
 }
 
 /// The same for a test that needs longer.
-pub fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
+pub(crate) fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
+    let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    ends_within(limit, test);
+}
+
+/// A test that measures, or that uses up what the machine has for all: no other test of this program with a deadline
+/// runs beside it.
+pub(crate) fn alone(limit: Duration, test: impl FnOnce() + Send + 'static) {
+    let _whole = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+    ends_within(limit, test);
+}
+
+fn ends_within(limit: Duration, test: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let body = std::thread::spawn(move || {
         test();
@@ -62,12 +71,12 @@ pub fn within(limit: Duration, test: impl FnOnce() + Send + 'static) {
 }
 
 /// Whether to go through every round: `cargo xtask suites` says so, `cargo test` does not.
-pub fn full() -> bool {
+pub(crate) fn full() -> bool {
     std::env::var_os("QREXEC_TEST_FULL").is_some()
 }
 
 /// Says that something was not tried, and lets `.ci/run` say so again at its end.
-pub fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     println!("skipped: {why}");
     if let Some(list) = std::env::var_os("CI_SKIPPED") {
         let mut list = std::fs::File::options().append(true).open(list).unwrap();
@@ -77,7 +86,7 @@ pub fn skipped(why: &str) {
 
 /// A lab of the programs under test. `QREXEC_TEST_TRANSPORT=socket` and `QUBES_LAB_NO_NAMESPACE=1` run the same tests
 /// on the other transport and without namespaces.
-pub fn lab() -> Builder {
+pub(crate) fn lab() -> Builder {
     let socket = std::env::var("QREXEC_TEST_TRANSPORT").is_ok_and(|value| value == "socket");
     let transport = if socket { Transport::Socket } else { Transport::Shm };
     let namespace = std::env::var_os("QUBES_LAB_NO_NAMESPACE").is_none();
@@ -86,30 +95,30 @@ pub fn lab() -> Builder {
 
 /// What a finished command said.
 #[derive(Debug)]
-pub struct Said {
-    pub code: i32,
-    pub stdout: Vec<u8>,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
 }
 
 impl Said {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 }
 
 /// Runs a command in a machine of the lab with `input` on its standard input.
-pub fn run(lab: &Lab, vm: &str, argv: &[&str], input: &[u8]) -> Said {
+pub(crate) fn run(lab: &Lab, vm: &str, argv: &[&str], input: &[u8]) -> Said {
     talk(lab.command(vm, argv).unwrap(), input)
 }
 
 /// `qrexec-client-vm TARGET SERVICE` in `vm`.
-pub fn call(lab: &Lab, vm: &str, target: &str, service: &str, input: &[u8]) -> Said {
+pub(crate) fn call(lab: &Lab, vm: &str, target: &str, service: &str, input: &[u8]) -> Said {
     run(lab, vm, &["qrexec-client-vm", target, service], input)
 }
 
 /// Runs a command to its end.
-pub fn talk(mut command: Command, input: &[u8]) -> Said {
+pub(crate) fn talk(mut command: Command, input: &[u8]) -> Said {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -130,25 +139,25 @@ pub fn talk(mut command: Command, input: &[u8]) -> Said {
 }
 
 /// A shell's view of an exit status.
-pub fn code(status: ExitStatus) -> i32 {
+pub(crate) fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
 }
 
 /// Waits for a child, at most so long.
-pub fn wait_within(child: &mut Child, limit: Duration) -> Option<i32> {
+pub(crate) fn wait_within(child: &mut Child, limit: Duration) -> Option<i32> {
     assert!(ended_within(child.id() as i32, limit) || child.try_wait().unwrap().is_some(), "still running");
     child.wait().ok().map(code)
 }
 
 /// Whether a process ends within `limit`. Waits for the event, not for the clock.
-pub fn ended_within(pid: i32, limit: Duration) -> bool {
+pub(crate) fn ended_within(pid: i32, limit: Duration) -> bool {
     let Ok(handle) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { return true };
     readable_within(&handle, limit)
 }
 
 /// Whether there is something to read (an end counts) within `limit`.
-pub fn readable_within(fd: &impl AsFd, limit: Duration) -> bool {
+pub(crate) fn readable_within(fd: &impl AsFd, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -164,7 +173,7 @@ pub fn readable_within(fd: &impl AsFd, limit: Duration) -> bool {
 
 /// The lab's processes that are not part of it at rest: calls, services, commands. Those on their way out are waited
 /// for; what is still there after `limit` is returned.
-pub fn leftovers(lab: &Lab, limit: Duration) -> Vec<lab::Process> {
+pub(crate) fn leftovers(lab: &Lab, limit: Duration) -> Vec<lab::Process> {
     let until = Instant::now() + limit;
     loop {
         let extra = extras(lab);
@@ -176,7 +185,7 @@ pub fn leftovers(lab: &Lab, limit: Duration) -> Vec<lab::Process> {
 }
 
 /// Everything but the agents and daemons. Those lead process groups, to which the processes of their calls belong.
-pub fn extras(lab: &Lab) -> Vec<lab::Process> {
+pub(crate) fn extras(lab: &Lab) -> Vec<lab::Process> {
     let resident = |process: &lab::Process| {
         let main = ["qrexec-agent", "qrexec-daemon"].contains(&process.program.as_str());
         main && Pid::from_raw(process.pid).is_some_and(|pid| getpgid(Some(pid)) == Ok(pid))
@@ -185,7 +194,7 @@ pub fn extras(lab: &Lab) -> Vec<lab::Process> {
 }
 
 /// Sockets and other files that calls have left in the meeting places of the transports.
-pub fn meeting_places(lab: &Lab) -> Vec<String> {
+pub(crate) fn meeting_places(lab: &Lab) -> Vec<String> {
     let list = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -197,7 +206,7 @@ pub fn meeting_places(lab: &Lab) -> Vec<String> {
 }
 
 /// Tells the policy of qubes that do not run, and of which each may be a template for disposables.
-pub fn add_qubes(lab: &Lab, names: &[&str]) {
+pub(crate) fn add_qubes(lab: &Lab, names: &[&str]) {
     let path = lab.layout().system_info();
     let mut system: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for name in names {

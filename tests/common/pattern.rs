@@ -6,19 +6,19 @@ const BLOCK: usize = 64 << 10;
 
 /// An endless stream of bytes that looks random and is the same for the same seed (xorshift64).
 #[derive(Clone)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     state: u64,
     block: Vec<u8>,
     at: usize,
 }
 
 impl Pattern {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed.max(1), block: Vec::new(), at: 0 }
     }
 
     /// A number from the stream, for choices.
-    pub fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
@@ -26,12 +26,12 @@ impl Pattern {
     }
 
     /// Another stream. The numbers of this one, as seeds, would give the same stream, a step apart.
-    pub fn branch(&mut self) -> Self {
+    pub(crate) fn branch(&mut self) -> Self {
         Self::new(self.number().wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// One of the numbers under `limit`, each as likely as any other.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         // Successive numbers have much in common, their products have not.
         let mixed = self.number().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         ((mixed * limit as u64) >> 32) as usize
@@ -52,7 +52,7 @@ impl Pattern {
     }
 
     /// Writes the next `length` bytes.
-    pub fn write_to(&mut self, out: &mut impl Write, mut length: u64) -> io::Result<()> {
+    pub(crate) fn write_to(&mut self, out: &mut impl Write, mut length: u64) -> io::Result<()> {
         while length > 0 {
             let bytes = self.bytes(usize::try_from(length).unwrap_or(usize::MAX));
             out.write_all(bytes)?;
@@ -63,7 +63,7 @@ impl Pattern {
 
     /// Reads to the end, `step` bytes at a time, and compares; returns how many bytes there were, or where the first
     /// wrong one is.
-    pub fn check(&mut self, input: &mut impl Read, step: usize) -> Result<u64, String> {
+    pub(crate) fn check(&mut self, input: &mut impl Read, step: usize) -> Result<u64, String> {
         let mut buffer = vec![0; step];
         let mut total = 0u64;
         loop {

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use lab::Lab;
 
+use super::mixture::{Mixture, Peer, script};
 use crate::common::{EXE, Said, call, within_deadline};
-use crate::mixture::{Mixture, Peer, script};
 
 const PROGRAM: &str = "qrexec-fork-server";
 /// More than the field's server queues.

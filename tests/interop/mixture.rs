@@ -1,8 +1,5 @@
 //! Which of the four programs are the peer's.
 
-// A module of one test program.
-#![allow(unreachable_pub)]
-
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,15 +13,15 @@ use tempfile::TempDir;
 use crate::common::EXE;
 
 /// The programs that may be mixed, in the order of [`Mixture`]'s bits.
-pub const PROGRAMS: [&str; 4] = ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon", "qrexec-client"];
+pub(crate) const PROGRAMS: [&str; 4] = ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon", "qrexec-client"];
 
 /// The folder with the peer's programs.
 #[derive(Clone)]
-pub struct Peer(pub PathBuf);
+pub(crate) struct Peer(pub PathBuf);
 
 impl Peer {
     /// `None`, and a line that says so, if there is none.
-    pub fn from_env() -> Option<Peer> {
+    pub(crate) fn from_env() -> Option<Peer> {
         match std::env::var_os("QREXEC_PEER_DIR") {
             Some(folder) => Some(Peer(folder.into())),
             None => {
@@ -37,40 +34,40 @@ impl Peer {
 
 /// A choice of programs: bit n says that `PROGRAMS[n]` is the peer's.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Mixture(u8);
+pub(crate) struct Mixture(u8);
 
 impl Mixture {
     /// All sixteen, our own programs alone first.
-    pub fn all() -> impl Iterator<Item = Mixture> {
+    pub(crate) fn all() -> impl Iterator<Item = Mixture> {
         (0..1 << PROGRAMS.len()).map(Mixture)
     }
 
     /// Our own programs alone.
-    pub fn of_ours() -> Mixture {
+    pub(crate) fn of_ours() -> Mixture {
         Mixture(0)
     }
 
     /// The peer's agent with all else our own.
-    pub fn with_agent_of_peer() -> Mixture {
+    pub(crate) fn with_agent_of_peer() -> Mixture {
         Mixture(1)
     }
 
     /// The peer's programs alone.
-    pub fn of_peer() -> Mixture {
+    pub(crate) fn of_peer() -> Mixture {
         Mixture((1 << PROGRAMS.len()) - 1)
     }
 
     /// Whether all four are our own.
-    pub fn is_ours(self) -> bool {
+    pub(crate) fn is_ours(self) -> bool {
         self.0 == 0
     }
 
-    pub fn is_peers(self, program: &str) -> bool {
+    pub(crate) fn is_peers(self, program: &str) -> bool {
         PROGRAMS.iter().zip(0..).any(|(name, bit)| *name == program && self.0 >> bit & 1 == 1)
     }
 
     /// Starts a lab of these programs. The folder must live as long as the lab.
-    pub fn start(self, peer: &Peer) -> (Lab, TempDir) {
+    pub(crate) fn start(self, peer: &Peer) -> (Lab, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let lab = self.lab(peer, folder.path()).start().unwrap_or_else(|error| panic!("{self}: {error}"));
         // The peer's sockets are there a moment before they take connections.
@@ -85,7 +82,7 @@ impl Mixture {
     }
 
     /// A lab with the services that the tests call.
-    pub fn lab(self, peer: &Peer, folder: &Path) -> Builder {
+    pub(crate) fn lab(self, peer: &Peer, folder: &Path) -> Builder {
         for program in PROGRAMS.iter().filter(|program| self.is_peers(program)) {
             let text = wrapper(program, peer, &folder.join("policy"));
             script(&folder.join(program), &text);
@@ -166,7 +163,7 @@ printf 'user=DEFAULT\\nresult=allow\\ntarget=%s\\nautostart=True\\nrequested_tar
 ";
 
 /// Writes an executable.
-pub fn script(path: &Path, text: &str) {
+pub(crate) fn script(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }

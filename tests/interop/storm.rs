@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use lab::{DOM0, Lab, Process};
 
+use super::mixture::{Mixture, Peer};
 use crate::common::{ended_within, extras, full, talk, within};
-use crate::mixture::{Mixture, Peer};
 
 const ABREAST: usize = 16;
 

@@ -2,7 +2,7 @@
 
 use crate::metadata::Metadata;
 use crate::steps::{Failure, cargo, findings, is_there, root, step};
-use crate::{conformance, fuzz, layering, licences, sources};
+use crate::{conformance, documented, fuzz, layering, licences, sources};
 
 pub(crate) fn run() -> Result<(), Failure> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
@@ -13,6 +13,8 @@ pub(crate) fn run() -> Result<(), Failure> {
     findings("licences", licences::check(&metadata))?;
     findings("sources", sources::check())?;
     findings("conformance", conformance::check())?;
+    findings("names of fuzz inputs", fuzz::corpus::nameless())?;
+    findings("configuration", documented::check())?;
     step("clippy", &mut cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     fuzz::check()?;
     let mut docs = cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--lib"]);

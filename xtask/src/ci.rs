@@ -21,8 +21,8 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// How long one test program may take.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(900);
 
-/// Test programs that are run once more without namespaces and over the other transport.
-const OTHER_GROUND: [&str; 5] = ["lab", "call", "bulk", "storm", "chaos"];
+/// Modules of the tests from end to end that are run once more without namespaces and over the other transport.
+const OTHER_GROUND: [&str; 5] = ["lab::", "call::", "bulk::", "storm::", "chaos::"];
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -97,16 +97,15 @@ fn ordinary_user(user: &User, list: &SkippedList) -> Result<(), Failure> {
 
 fn other_ground(user: &User, list: &SkippedList) -> Result<(), Failure> {
     let programs = Programs::built()?;
-    for program in programs.named(&OTHER_GROUND) {
-        let name = programs::name(program);
+    for program in programs.named(programs::END_TO_END) {
         let grounds: [(&str, Command, &str, &str); 3] = [
             ("without namespaces", within(PROGRAM_LIMIT), "QUBES_LAB_NO_NAMESPACE", "1"),
             ("over sockets", within(PROGRAM_LIMIT), "QREXEC_TEST_TRANSPORT", "socket"),
             ("without namespaces, ordinary user", user.command(PROGRAM_LIMIT), "QUBES_LAB_NO_NAMESPACE", "1"),
         ];
         for (ground, mut command, variable, value) in grounds {
-            command.arg(program).arg("--quiet").env(variable, value);
-            step(&format!("{name} {ground}"), list.passed_to(&mut command))?;
+            command.arg(program).arg("--quiet").args(OTHER_GROUND).env(variable, value);
+            step(&format!("ends to ends {ground}"), list.passed_to(&mut command))?;
         }
     }
     Ok(())

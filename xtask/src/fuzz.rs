@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: builds the targets of `tests/fuzz` with coverage and address sanitizer, runs them, and says
 //! of each what it did. The stable toolchain does it, `RUSTC_BOOTSTRAP=1` opens the two flags that it needs.
 
-mod corpus;
+pub(crate) mod corpus;
 mod report;
 
 use std::fs;
@@ -13,7 +13,7 @@ use std::thread;
 use crate::steps::{Failure, cargo, is_there, root, step};
 use report::Report;
 
-/// How the field's own tool, cargo-fuzz, instruments: edges counted, comparisons traced.
+/// How cargo-fuzz instruments: edges counted, comparisons traced.
 const FLAGS: &[&str] = &[
     "--cfg fuzzing",
     "-Cpasses=sancov-module",
@@ -83,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let chosen = if options.targets.is_empty() { all } else { options.targets.clone() };
     let host = host()?;
     build(&chosen, &host)?;
+    corpus::unpack()?;
     eprintln!("== fuzz");
     let work = Mutex::new(chosen.iter());
     let failed = Mutex::new(Vec::new());
@@ -103,7 +104,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
     });
     let failed = failed.into_inner().unwrap_or_default();
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    if !failed.is_empty() {
+        return Err(failed.join("\n"));
+    }
+    if options.minimize { corpus::pack() } else { Ok(()) }
 }
 
 /// The folder of the targets.
@@ -169,8 +173,14 @@ impl Target<'_> {
         folder().join("target/corpus").join(self.name)
     }
 
+    /// Inputs that people wrote.
     fn committed(&self) -> PathBuf {
         folder().join("corpus").join(self.name)
+    }
+
+    /// What earlier runs found and the archive keeps.
+    fn unpacked(&self) -> PathBuf {
+        corpus::unpacked().join(self.name)
     }
 
     fn artifacts(&self) -> PathBuf {
@@ -179,7 +189,7 @@ impl Target<'_> {
 
     /// Replays the corpus and fuzzes for so long; what is new goes to [`Target::found`].
     fn fuzz(&self, options: &Options) -> Result<String, Failure> {
-        for path in [self.found(), self.committed(), self.artifacts()] {
+        for path in [self.found(), self.committed(), self.unpacked(), self.artifacts()] {
             fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         let mut command = self.program();
@@ -190,7 +200,7 @@ impl Target<'_> {
         if dictionary.exists() {
             command.arg(format!("-dict={}", dictionary.display()));
         }
-        let said = command.arg(self.found()).arg(self.committed()).output();
+        let said = command.args([self.found(), self.committed(), self.unpacked()]).output();
         let said = said.map_err(|error| format!("{}: {error}", self.name))?;
         let text = String::from_utf8_lossy(&said.stderr);
         match Report::read(&text) {

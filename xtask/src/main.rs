@@ -5,6 +5,7 @@ mod check;
 mod chroot;
 mod ci;
 mod conformance;
+mod documented;
 mod fuzz;
 mod glibc;
 mod install;

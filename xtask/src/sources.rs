@@ -37,7 +37,29 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
         complaints.extend(unsafe_complaint(&name, &text, &safety));
         complaints.extend(impure_complaint(&name, &text));
     }
+    complaints.extend(forgotten_tests(&root)?);
     Ok(complaints)
+}
+
+/// Files of `tests` that are no part of its one test program, so that cargo would not run what is in them.
+fn forgotten_tests(root: &Path) -> Result<Vec<String>, Failure> {
+    let folder = root.join("tests");
+    let main =
+        fs::read_to_string(folder.join("main.rs")).map_err(|error| format!("tests/main.rs: {error}"))?;
+    let entries = fs::read_dir(&folder).map_err(|error| format!("tests: {error}"))?;
+    let modules = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| {
+        path.join("mod.rs").exists() || path.extension().is_some_and(|extension| extension == "rs")
+    });
+    let names = modules.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+    let forgotten =
+        names.filter(|name| !["main", "tested"].contains(&name.as_str()) && !has_module(&main, name));
+    Ok(forgotten
+        .map(|name| format!("tests/main.rs has no module {name}, so nobody runs its tests"))
+        .collect())
+}
+
+fn has_module(source: &str, name: &str) -> bool {
+    source.lines().any(|line| line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) == Some(name))
 }
 
 fn unsafe_complaint(name: &str, text: &str, safety: &str) -> Option<String> {
@@ -96,6 +118,12 @@ mod tests {
         assert!(unsafe_complaint("cli/src/a.rs", OPENED, "cli/src/a.rs").is_some());
         assert!(unsafe_complaint("ring/src/a.rs", "#![allow(unsafe_code)]", "ring/src/a.rs").is_some());
         assert!(unsafe_complaint("ring/src/a.rs", "fn f() {}", "").is_none());
+    }
+
+    #[test]
+    fn a_module_is_what_is_declared_and_not_what_is_talked_about() {
+        assert!(has_module("mod call;\nmod lab;", "lab"));
+        assert!(!has_module("// mod lab;\nmod lab_commands;\n#[cfg(none)] mod lab;", "lab"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The suites that take too long for `cargo test`: each is the same test with more rounds, or another build of it.
 
+use std::process::Command;
+
 use clap::ValueEnum;
 
 use crate::steps::{Failure, cargo, root, skipped, step};
@@ -59,9 +61,14 @@ fn loom() -> Result<(), Failure> {
     step("loom", &mut command)
 }
 
+/// A release build of the tests from end to end whose path begins so.
+fn end_to_end(module: &str) -> Command {
+    cargo(["test", "--release", "-p", "qrexec-tests", "--test", "all", module])
+}
+
 fn soak() -> Result<(), Failure> {
-    for test in ["storm", "chaos", "bulk", "soak", "promises"] {
-        let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", test]);
+    for test in ["storm::", "chaos::", "bulk::", "soak::", "promises::"] {
+        let mut command = end_to_end(test);
         // All of the soak's 100,000 calls are for a machine that has nothing else to do.
         command.env("QREXEC_TEST_FULL", "1").env("QREXEC_TEST_CALLS", SOAK_CALLS);
         step(test, &mut command)?;
@@ -71,8 +78,8 @@ fn soak() -> Result<(), Failure> {
 
 fn engines() -> Result<(), Failure> {
     for engine in ["poll", "uring"] {
-        for test in ["call", "client_vm", "bulk", "storm", "chaos"] {
-            let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", test]);
+        for test in ["call::", "client_vm::", "bulk::", "storm::", "chaos::"] {
+            let mut command = end_to_end(test);
             step(&format!("{test}, {engine}"), command.env("QREXEC_ENGINE", engine))?;
         }
     }
@@ -80,6 +87,5 @@ fn engines() -> Result<(), Failure> {
 }
 
 fn scale() -> Result<(), Failure> {
-    let mut command = cargo(["test", "--release", "-p", "qrexec-tests", "--test", "scale"]);
-    step("scale", command.env("QREXEC_TEST_FULL", "1"))
+    step("scale", end_to_end("scale::").env("QREXEC_TEST_FULL", "1"))
 }

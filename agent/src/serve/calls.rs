@@ -227,7 +227,12 @@ impl Agent {
             match left {
                 Left::Met((call, job)) => self.launch_for_caller(call, job),
                 Left::Late((call, job)) => {
-                    speaking_for(&job.voice(), || tracing::error!("{}: its caller did not come", job.label));
+                    let (label, domain, port) = (&job.label, job.endpoint.domain.0, job.endpoint.port.0);
+                    speaking_for(&job.voice(), || {
+                        tracing::error!(
+                            "{label}: no data link to domain {domain}, port {port}: its caller did not come"
+                        );
+                    });
                     self.call_ended(call);
                 }
             }

@@ -2,7 +2,7 @@
 //! restriction silently, and errors name a line of the file.
 #![no_main]
 
-use engine::exec::{ConfigError, ServiceConfig};
+use engine::exec::{Builtin, ConfigError, Existing, ServiceConfig};
 use engine::fuzzing::service_config;
 use libfuzzer_sys::fuzz_target;
 
@@ -28,16 +28,35 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(service_config(written(&config).as_bytes()), Ok((config, 0)));
 });
 
+/// Each setting as a line. A setting that this function does not know does not compile.
 fn written(config: &ServiceConfig) -> String {
+    let ServiceConfig {
+        wait_for_session,
+        skip_service_descriptor,
+        exit_on_client_eof,
+        exit_on_service_eof,
+        splice,
+        pipes,
+        builtin,
+        existing,
+        force_user,
+    } = config;
     let mut text = format!(
-        "wait-for-session={}\nskip-service-descriptor={}\nexit-on-client-eof={}\nexit-on-service-eof={}\nsplice={}\n",
-        config.wait_for_session,
-        config.skip_service_descriptor,
-        config.exit_on_client_eof,
-        config.exit_on_service_eof,
-        config.splice
+        "wait-for-session={wait_for_session}\nskip-service-descriptor={skip_service_descriptor}\n\
+         exit-on-client-eof={exit_on_client_eof}\nexit-on-service-eof={exit_on_service_eof}\n\
+         splice={splice}\npipes={pipes}\n"
     );
-    if let Some(user) = &config.force_user {
+    if let Some(Builtin::Filecopy) = builtin {
+        text += "builtin='filecopy'\n";
+    }
+    let existing = match existing {
+        Existing::Fail => "fail",
+        Existing::Rename => "rename",
+        Existing::NewFolder => "new-folder",
+        Existing::SkipSame => "skip-same",
+    };
+    text += &format!("existing='{existing}'\n");
+    if let Some(user) = force_user {
         text += &format!("force-user='{user}'");
     }
     text

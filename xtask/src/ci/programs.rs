@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::steps::{Failure, cargo};
 
+/// The program with every test from end to end.
+pub(super) const END_TO_END: &str = "all";
+
 pub(super) struct Programs(Vec<PathBuf>);
 
 impl Programs {
@@ -29,8 +32,8 @@ impl Programs {
         self.0.iter().map(PathBuf::as_path)
     }
 
-    pub(super) fn named<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Path> {
-        self.all().filter(|path| names.contains(&name(path)))
+    pub(super) fn named(&self, wanted: &str) -> impl Iterator<Item = &Path> {
+        self.all().filter(move |path| name(path) == wanted)
     }
 }
 
@@ -78,7 +81,7 @@ mod tests {
         );
         let found = Programs(read(messages));
         assert_eq!(found.all().map(name).collect::<Vec<_>>(), ["call"]);
-        assert_eq!(found.named(&["call"]).count(), 1);
-        assert_eq!(found.named(&["bulk"]).count(), 0);
+        assert_eq!(found.named("call").count(), 1);
+        assert_eq!(found.named("bulk").count(), 0);
     }
 }

@@ -1,0 +1,48 @@
+//! The programs from end to end: in labs, against hostile peers, mixed with other implementations.
+//!
+//! All tests are one program, so that a file that nobody lists cannot stay unnoticed: `cargo xtask check` wants each
+//! file of this folder to be a module here. `cargo test -p qrexec-tests --test all call::` runs those of one file.
+
+mod common;
+
+// Calls: what moves, what ends them, what a caller finds unchanged.
+mod bulk;
+mod call;
+mod client;
+mod client_connect;
+mod client_vm;
+mod filecopy;
+mod splice;
+mod terminal;
+
+// Who may call whom.
+mod policy_daemon;
+mod policy_lab;
+mod policy_load;
+mod policy_qubesd;
+mod policy_tools;
+mod qubesd;
+
+// Many at a time, and some of them killed.
+mod chaos;
+mod promises;
+mod scale;
+mod soak;
+mod storm;
+
+// Peers that mean harm, or that take what others need.
+mod fair_policy;
+mod fair_target;
+mod hostile;
+
+// What is written down.
+mod journal;
+mod logging;
+
+// The lab, and the program that measures.
+mod bench;
+mod lab;
+mod lab_commands;
+
+// Other implementations of the same programs.
+mod interop;
