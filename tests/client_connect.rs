@@ -284,7 +284,7 @@ fn served(folder: &Path, service: &str, input: &[u8]) -> (Option<i32>, String, O
     feed.write_all(input).unwrap();
     drop(feed);
     let call =
-        Call { stdin: Some(sink.into()), stdout: Some(source.into()), ..Call::new(Role::Client, version) };
+        Call { sink: Some(sink.into()), source: Some(source.into()), ..Call::new(Role::Client, version) };
     let outcome = pump::run(channel, call);
     let mut text = String::new();
     heard.read_to_string(&mut text).unwrap();

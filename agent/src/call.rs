@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agent_core::CallId;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
@@ -16,7 +17,6 @@ use wire::stream::Role;
 use wire::version::Version;
 
 use crate::built_in;
-use crate::core::CallId;
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
 
@@ -172,14 +172,14 @@ fn pumped(
     let outcome = pump::run(
         channel,
         pump::Call {
-            stdin: Some(started.stdin),
-            stdout: Some(started.stdout),
+            sink: Some(started.stdin),
+            source: Some(started.stdout),
             log_stderr: log.map(|log| StderrCopy::to(move || log.open())),
             stderr: started.stderr,
             child: started.child,
             exit_on_client_eof: started.exit_on_client_eof,
             exit_on_service_eof: started.exit_on_service_eof,
-            single_socket: if started.one_socket { asks_for_one_socket() } else { None },
+            one_socket: if started.one_socket { asks_for_one_socket() } else { None },
             splice: started.splice,
             outlived: agent.and_then(tells),
             ..pump::Call::new(Role::Service, version)
@@ -191,11 +191,11 @@ fn pumped(
 /// Says how a call ended; the exit status of its process.
 pub(crate) fn ended(outcome: &Outcome, label: &str, port: u32, since: Instant) -> i32 {
     step::reached("pump: ends");
-    let ending = outcome.ending(Role::Service);
-    if let Some(trouble) = &ending.trouble {
+    let exit = outcome.exit(Role::Service);
+    if let Some(trouble) = &exit.trouble {
         tracing::warn!("{label}: {trouble}");
     }
-    let status = ending.status;
+    let status = exit.status;
     let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
     tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
     status

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use agent_core::Violation;
 use engine::link::{Framed, LinkError, MAX_QUEUED};
 use engine::reactor::{Interest, Reactor};
 use ring::{Channel, Listener, Sizes, Transport};
@@ -12,8 +13,6 @@ use wire::error::{Breach, PeerError};
 use wire::handshake;
 use wire::names::{DomainId, Port};
 use wire::version::Version;
-
-use crate::core::Violation;
 
 /// How long the daemon may take for its HELLO, and for the rest of a message that it began.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);

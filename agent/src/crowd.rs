@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use engine::shares::{Crowd, Shares};
+use agent_core::CallId;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
 use wire::names::DomainId;
-
-use crate::core::CallId;
+use wire::shares::{Crowd, Shares};
 
 /// What a call takes of the VM's memory: its process and a small service, measured with a thousand of them.
 const CALL_BYTES: u64 = 600 << 10;

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
+use agent_core::Start;
 use engine::datalink::WAIT_VM;
 use engine::exec::{ExecError, ServiceConfig, Services};
 use wire::command::{Command, CommandError, CommandKind, ServiceCall};
 use wire::control::Endpoint;
 use wire::escape::Escaped;
 use wire::names::DomainId;
-
-use crate::core::Start;
 
 /// Bytes of a command line that a log line shows.
 const SHOWN: usize = 200;

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`core`] | all decisions, without I/O |
+//! | [`agent_core`] | all decisions, without I/O: a crate of its own |
 //! | [`options`] | the command line |
 //! | `serve` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
@@ -29,7 +29,6 @@ mod built_in;
 mod call;
 mod client;
 mod control;
-pub mod core;
 mod crowd;
 mod door;
 pub mod fork_server;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use agent_core::{CallId, ClientId, Core, Level, Output, Refusal};
 use engine::exec::{Services, SessionWait, Users};
 use engine::process::{Child, FileLimit, Signals};
 use engine::reactor::{Event, Interest, Reactor};
@@ -18,7 +19,6 @@ use rustix::process::Signal;
 
 use crate::client::{Client, Heard};
 use crate::control::{self, Control, Lost};
-use crate::core::{Action, CallId, ClientId, Core, Refusal};
 use crate::crowd::Callers;
 use crate::door::{Door, Gate, max_guests};
 use crate::hall::Hall;
@@ -218,15 +218,15 @@ impl Agent {
                 }
             };
             match heard {
-                control::Event::Met => self.core.link_met(),
+                control::Event::Met => self.core.handle_link_met(),
                 control::Event::Up(version) => {
                     tracing::info!("connected to dom0, protocol {version}");
-                    let actions = self.core.link_up(version);
+                    self.core.handle_link_up(version);
                     self.open_door()?;
-                    self.act(actions);
+                    self.act();
                 }
-                control::Event::Message(message) => match self.core.message(message) {
-                    Ok(actions) => self.act(actions),
+                control::Event::Message(message) => match self.core.handle_message(message) {
+                    Ok(()) => self.act(),
                     Err(why) => self.link_lost(&Lost::Violation(why)),
                 },
             }
@@ -236,31 +236,34 @@ impl Agent {
     fn link_lost(&mut self, why: &Lost) {
         tracing::warn!("the link to dom0 is lost: {why}");
         self.control.lose(&self.reactor, Instant::now());
-        let actions = self.core.link_lost();
-        self.act(actions);
+        self.core.handle_link_lost();
+        self.act();
     }
 
-    fn act(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Send(message) => {
+    /// Does all that the core wants done.
+    fn act(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Send(message) => {
                     if let Err(why) = self.control.send(message) {
                         self.link_lost(&why);
                     }
                 }
-                Action::Connect(ClientId(token), endpoint) => {
+                Output::Connect(ClientId(token), endpoint) => {
                     if let Some(Thing::Client(client)) = self.things.get(&token) {
                         client.answer(endpoint);
                         step::reached("answer passed on");
                     }
                 }
-                Action::Refuse(ClientId(token), refusal) => {
+                Output::Refuse(ClientId(token), refusal) => {
                     if refusal != Refusal::Denied {
                         tracing::warn!("a request is refused: {refusal}");
                     }
                     self.forget(token);
                 }
-                Action::Start(call, start) => self.start(call, start),
+                Output::Start(call, start) => self.start(call, start),
+                Output::Log(Level::Info, line) => tracing::info!("{line}"),
+                Output::Log(Level::Warn, line) => tracing::warn!("{line}"),
             }
         }
     }
@@ -304,24 +307,24 @@ impl Agent {
 
     fn on_client(&mut self, token: u64) {
         let Some(Thing::Client(client)) = self.things.get_mut(&token) else { return };
-        let actions = match client.hear() {
+        match client.hear() {
             Heard::Nothing => return,
             Heard::Request(request) => {
                 step::reached("request");
-                self.core.request(ClientId(token), request, self.control.is_busy())
+                self.core.handle_request(ClientId(token), request, self.control.is_busy());
             }
             Heard::Gone => self.client_gone(token),
             Heard::Wrong(why) => {
                 tracing::warn!("a client broke the rules: {why}");
-                self.client_gone(token)
+                self.client_gone(token);
             }
-        };
-        self.act(actions);
+        }
+        self.act();
     }
 
-    fn client_gone(&mut self, token: u64) -> Vec<Action> {
+    fn client_gone(&mut self, token: u64) {
         self.forget(token);
-        self.core.client_gone(ClientId(token))
+        self.core.handle_client_gone(ClientId(token));
     }
 
     // ---- everything with a token ------------------------------------------------------------
@@ -393,8 +396,8 @@ impl Agent {
             self.things.iter().filter(|(_, thing)| late(thing)).map(|(token, _)| *token).collect();
         for token in tokens {
             tracing::warn!("a client did not finish its request");
-            let actions = self.client_gone(token);
-            self.act(actions);
+            self.client_gone(token);
+            self.act();
         }
         self.give_up_waiting(now);
         self.look_for_callers(now);

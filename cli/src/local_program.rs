@@ -90,9 +90,9 @@ impl LocalProgram {
             command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
             rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
         }
-        let single_socket = Some(expect_signal()?);
+        let one_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, single_socket })
+        Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, one_socket })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -112,7 +112,7 @@ pub struct LocalEnd {
     /// The other ends of its stdin and stdout, or our own.
     pub streams: Streams,
     /// Tells that the process asked for one socket, its stdin, for both directions.
-    pub single_socket: Option<Signals>,
+    pub one_socket: Option<Signals>,
 }
 
 impl LocalEnd {
@@ -123,15 +123,15 @@ impl LocalEnd {
     pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
         let signals = expect_signal().map_err(Failure::during("signals"))?;
         let Started { stdin, stdout, child, one_socket, .. } = start()?;
-        let single_socket = one_socket.then_some(signals);
-        Ok(Self { child, streams: Streams { source: stdout, sink: Some(stdin) }, single_socket })
+        let one_socket = one_socket.then_some(signals);
+        Ok(Self { child, streams: Streams { source: stdout, sink: Some(stdin) }, one_socket })
     }
 }
 
 impl From<Streams> for LocalEnd {
     /// The streams of whoever started us.
     fn from(streams: Streams) -> Self {
-        Self { child: None, streams, single_socket: None }
+        Self { child: None, streams, one_socket: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Exit statuses, and which of several a caller gets to see.
 
-use engine::pump::{Ending, Outcome};
+use engine::pump::{Exit, Outcome};
 use wire::stream::Role;
 
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ pub const LOST: i32 = engine::pump::EXIT_LOST;
 /// # Errors
 /// What went wrong besides the service and the local program, with its status.
 pub fn of_call(outcome: &Outcome) -> Result<i32, Failure> {
-    of_ending(outcome.ending(Role::Client))
+    of_exit(outcome.exit(Role::Client))
 }
 
 /// The same for a call whose service ran here.
@@ -29,23 +29,25 @@ pub fn of_call(outcome: &Outcome) -> Result<i32, Failure> {
 /// # Errors
 /// As for [`of_call`].
 pub fn of_served(outcome: &Outcome) -> Result<i32, Failure> {
-    of_ending(outcome.ending(Role::Service))
+    of_exit(outcome.exit(Role::Service))
 }
 
-fn of_ending(Ending { status, trouble }: Ending) -> Result<i32, Failure> {
+fn of_exit(Exit { status, trouble }: Exit) -> Result<i32, Failure> {
     trouble.map_or(Ok(status), |message| Err(Failure { status, message }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use engine::pump::Failure;
+
+    use super::{Outcome, TROUBLE, of_call, of_served};
 
     #[test]
     fn trouble_is_said_whatever_the_status_is() {
-        let outcome = |remote| Outcome { remote, failed: Some("disk full".into()), ..Outcome::default() };
+        let outcome = |remote| Outcome { remote, ending: Failure::Mute.into(), ..Outcome::default() };
         let status = |remote| of_call(&outcome(remote)).map_err(|failure| (failure.status, failure.message));
-        assert_eq!(status(Some(0)), Err((TROUBLE, "disk full".into())));
-        assert_eq!(status(Some(3)), Err((3, "disk full".into())));
+        assert_eq!(status(Some(0)), Err((TROUBLE, Failure::Mute.to_string())));
+        assert_eq!(status(Some(3)), Err((3, Failure::Mute.to_string())));
         assert_eq!(of_served(&Outcome { local: Some(4), ..Outcome::default() }), Ok(4));
     }
 }

@@ -1,9 +1,8 @@
 //! The answer of a policy program: lines of `key=value`, as the policy socket gives them too.
 
+use daemon_core::question::{Allow, User, Verdict};
 pub use policy::MAX_ANSWER;
 use wire::names::{ServiceName, Target};
-
-use crate::question::{Allow, User, Verdict};
 
 /// A well-formed answer.
 #[derive(Debug, PartialEq, Eq)]

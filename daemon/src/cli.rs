@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use daemon_core::question::User;
 use wire::names::{DomainName, Target};
-
-use crate::question::User;
 
 /// How long the agent may take at first, if nothing else is said.
 const STARTUP_SECONDS: u64 = 60;

@@ -3,6 +3,7 @@
 //! The process is a fork of the daemon without any of its descriptors. It outlives a restart of the
 //! daemon, and if it dies it takes one call with it.
 
+use daemon_core::{LocalService, Moved};
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals};
@@ -13,7 +14,6 @@ use wire::command::{CommandKind, ServiceCall};
 use wire::stream::Role;
 use wire::version::Version;
 
-use crate::core::{LocalService, Moved};
 use crate::service_log::ServiceLog;
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
@@ -77,21 +77,21 @@ fn pump_to_end(
 ) -> (i32, Option<Moved>) {
     let log = started.stderr.take().and_then(|stderr| ServiceLog::begin(called, stderr));
     let mut call = Call::new(Role::Service, version);
-    call.stdin = Some(started.stdin);
-    call.stdout = Some(started.stdout);
+    call.sink = Some(started.stdin);
+    call.source = Some(started.stdout);
     call.child = started.child;
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
-    call.single_socket = if started.one_socket { asks_for_one_socket() } else { None };
+    call.one_socket = if started.one_socket { asks_for_one_socket() } else { None };
     // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
     let outcome = pump::run(channel, call);
     log.into_iter().for_each(ServiceLog::end);
-    let ending = outcome.ending(Role::Service);
-    if let Some(trouble) = &ending.trouble {
+    let exit = outcome.exit(Role::Service);
+    if let Some(trouble) = &exit.trouble {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    (ending.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
+    (exit.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

@@ -9,9 +9,7 @@
 //! |---|---|
 //! | [`cli`] | command line and environment |
 //! | [`startup`] | into the background, log, word to the parent |
-//! | [`core`] | every decision of the daemon, without I/O |
-//! | [`ports`] | which data ports calls use |
-//! | [`question`] | what policy is asked and what it may answer |
+//! | [`daemon_core`] | every decision of the daemon, without I/O: a crate of its own |
 //! | [`answer`] | the answer lines of a policy program |
 //! | [`policy_source`] | decisions, from files, from the policy daemon or from a program |
 //! | [`local_socket`] | the socket for dom0 and its names |
@@ -22,13 +20,10 @@
 
 pub mod answer;
 pub mod cli;
-pub mod core;
 pub mod dom0_service;
 pub mod driver;
 pub mod local_socket;
 pub mod policy_source;
-pub mod ports;
-pub mod question;
 pub mod service_log;
 pub mod startup;
 
@@ -36,12 +31,12 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
+use daemon_core::{Settings, ports};
 use ring::Transport;
 use rustix::process::Rlimit;
 use wire::names::DomainId;
 
 use crate::cli::{Args, Environment};
-use crate::core::Settings;
 use crate::driver::{Decider, Driver, Limits, Setup};
 use crate::policy_source::{Owner, PolicyFiles, PolicyProgram, Programs};
 use crate::startup::{Background, Outcome, Report};

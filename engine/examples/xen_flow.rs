@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use engine::datalink;
-use engine::pump::{self, Call, Cost, Outcome};
+use engine::pump::{self, Call, Cost, Ending, Outcome};
 use ring::{Blocking, Channel, Sizes, Transport};
 use wire::stream::Role;
 
@@ -48,13 +48,13 @@ fn run(args: &[String]) -> Result<(), Failure> {
                 right => transport.rings(Sizes { left: BACK, right })?,
             };
             let (channel, version) = datalink::serve_with(&transport, peer, port, rings, LOST)?;
-            let stdout = Some(std::io::stdin().as_fd().try_clone_to_owned()?);
-            flow("source", channel, Call { stdout, ..Call::new(Role::Client, version) })
+            let source = Some(std::io::stdin().as_fd().try_clone_to_owned()?);
+            flow("source", channel, Call { source, ..Call::new(Role::Client, version) })
         }
         ("sink", &[peer, port]) => {
             let (channel, version) = datalink::connect(&transport, peer, port, LOST)?;
-            let stdin: Option<OwnedFd> = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
-            flow("sink", channel, Call { stdin, ..Call::new(Role::Service, version) })
+            let sink: Option<OwnedFd> = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
+            flow("sink", channel, Call { sink, ..Call::new(Role::Service, version) })
         }
         ("send", &[peer, port, ring, mib]) => {
             let sizes = Sizes { left: BACK, right: ring as usize };
@@ -108,8 +108,10 @@ fn of_memory(side: &Blocking, bytes_in: u64, bytes_out: u64) -> Outcome {
 fn flow(role: &str, channel: Channel, call: Call) -> Result<(), Failure> {
     let start = Instant::now();
     let outcome = pump::run(channel, call);
-    if let Some(why) = outcome.lost.as_ref().or(outcome.failed.as_ref()) {
-        return Err(why.as_str().into());
+    match outcome.ending {
+        Ending::Lost(why) => return Err(why.into()),
+        Ending::Failed(why) => return Err(why.into()),
+        Ending::Complete | Ending::Unread => {}
     }
     report(role, &outcome, start.elapsed().as_secs_f64());
     Ok(())

@@ -13,33 +13,16 @@ use std::time::{Duration, Instant};
 
 use ring::{Channel, Patience};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wire::error::PeerError;
 use wire::header::{HEADER_LEN, Header};
 use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
 use wire::version::Version;
 
+use crate::pump::Lost;
 pub use client::Client;
 pub use service::Service;
 
 /// Error output that is taken at once.
 const LINE: usize = 4096;
-
-/// The link is gone, or the other side has broken its rules.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Lost(String);
-
-impl From<ring::Error> for Lost {
-    fn from(error: ring::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<PeerError> for Lost {
-    fn from(error: PeerError) -> Self {
-        Self(error.to_string())
-    }
-}
 
 /// What the bytes are that come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +183,7 @@ impl Direct {
             let len = rest.len().min(chunk).min(room.saturating_sub(HEADER_LEN));
             let now = rest.get(..len).unwrap_or_default();
             let header = u32::try_from(len).ok().and_then(|len| self.outgoing.header(kind, len).ok());
-            let header = header.ok_or_else(|| Lost("a stream that has ended was written to".to_owned()))?;
+            let header = header.ok_or(Lost::Closed)?;
             self.channel.tx().put(0, &header.to_bytes());
             self.channel.tx().put(HEADER_LEN, now);
             self.channel.commit(HEADER_LEN.saturating_add(len));
@@ -260,7 +243,7 @@ impl Direct {
                 true
             }
             Err(rustix::io::Errno::INTR) => true,
-            Err(error) => return Err(Lost(format!("waiting for the link: {error}"))),
+            Err(error) => return Err(ring::Error::io("waiting for the link")(error.into()).into()),
         };
         let before = looked.saturating_duration_since(began);
         self.patience.slept(looks, before, looked.elapsed());

@@ -10,7 +10,6 @@
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
 //! | [`getopt`] | command lines as the C programs take them |
 //! | [`namespace`] | process namespaces for labs |
-//! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`say`] | lines on stderr and stdout that never end a program |
 //! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
 //! | [`voice`] | for which source a thread speaks in the log |
@@ -30,6 +29,5 @@ pub mod process;
 pub mod pump;
 pub mod reactor;
 pub mod say;
-pub mod shares;
 pub mod step;
 pub mod voice;

@@ -32,7 +32,7 @@ fn against(kind: Kind, role: Role, words: &[u8]) -> (Outcome, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let ((channel, version), mut peer) = link(kind, dir.path());
     let (out, theirs): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
-    let call = Call { stdin: Some(theirs), ..Call::new(role, version) };
+    let call = Call { sink: Some(theirs), ..Call::new(role, version) };
     let (done, ended) = mpsc::channel();
     std::thread::spawn(move || drop(done.send(run(channel, call))));
     let mut sent = 0;
@@ -63,7 +63,7 @@ fn a_service_that_dies_is_lost_until_its_exit_code_is_whole() {
             let (outcome, got) = against(kind, Role::Client, &words[..cut]);
             let whole = cut == words.len();
             assert_eq!(outcome.remote, whole.then_some(7), "{kind:?} {cut}: {outcome:?}");
-            assert_eq!(outcome.lost.is_none(), whole, "{kind:?} {cut}: {outcome:?}");
+            assert_eq!(outcome.lost().is_none(), whole, "{kind:?} {cut}: {outcome:?}");
             // What had arrived was delivered.
             assert_eq!(got, b"out"[..cut.saturating_sub(8).min(3)], "{kind:?} {cut}");
         }
@@ -77,7 +77,7 @@ fn a_client_that_dies_ends_the_service_side() {
     for kind in [Kind::Shm, Kind::Socket] {
         for cut in 0..=words.len() {
             let (outcome, got) = against(kind, Role::Service, &words[..cut]);
-            assert!(outcome.failed.is_none(), "{kind:?} {cut}: {outcome:?}");
+            assert!(outcome.failed().is_none(), "{kind:?} {cut}: {outcome:?}");
             assert!(b"inmore".starts_with(&got[..]), "{kind:?} {cut}: {got:?}");
         }
     }

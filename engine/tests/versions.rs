@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use engine::datalink;
-use engine::pump::{Call, NoStreams, Outcome, report, run};
+use engine::pump::{Call, Ending, NoStreams, Outcome, report, run};
 use ring::{Channel, Kind, Sizes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::header::{HEADER_LEN, Header, ty};
@@ -63,9 +63,9 @@ fn every_mixture_of_versions_carries_a_call() {
             let (up, down) = (noise(200_000), noise(300_000));
             let (up_out, up_in) = rustix::pipe::pipe().unwrap();
             let (down_out, down_in) = rustix::pipe::pipe().unwrap();
-            let ends = |stdin, bytes: &[u8], role, version| Call {
-                stdin: Some(stdin),
-                stdout: Some(file(bytes)),
+            let ends = |sink, bytes: &[u8], role, version| Call {
+                sink: Some(sink),
+                source: Some(file(bytes)),
                 ..Call::new(role, version)
             };
             let running = [
@@ -81,7 +81,8 @@ fn every_mixture_of_versions_carries_a_call() {
             let got = got.map(|thread| thread.join().unwrap());
             assert!(got == [up, down], "{kind:?} {own:?}");
             let [client, service] = running.map(|thread| thread.join().unwrap());
-            assert_eq!((client.remote, client.lost, service.lost), (Some(0), None, None), "{kind:?} {own:?}");
+            assert_eq!(client.remote, Some(0), "{kind:?} {own:?}");
+            assert!(client.lost().is_none() && service.lost().is_none(), "{kind:?} {own:?}");
         }
     }
 }
@@ -161,7 +162,7 @@ fn chunks_are_as_long_as_the_version_of_the_link_allows() {
     for kind in KINDS {
         for own in VERSIONS.iter().flat_map(|a| VERSIONS.map(|b| [*a, b])) {
             let (mut raw, running) = service(kind, own, |version| Call {
-                stdout: Some(file(&down)),
+                source: Some(file(&down)),
                 ..Call::new(Role::Service, version)
             });
             raw.say(ty::DATA_STDIN, b"");
@@ -170,7 +171,7 @@ fn chunks_are_as_long_as_the_version_of_the_link_allows() {
             let (limit, longest) =
                 (own[0].min(own[1]).max_chunk() as usize, chunks.into_iter().max().unwrap());
             assert!(longest <= limit && longest >= 4096, "{kind:?} {own:?}: {longest}");
-            assert!(running.join().unwrap().lost.is_none());
+            assert!(running.join().unwrap().lost().is_none());
         }
     }
 }
@@ -182,8 +183,8 @@ fn on_socket(change: impl FnOnce(&mut Call)) -> (UnixStream, Raw, JoinHandle<Out
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (raw, running) = service(Kind::Shm, LATEST, |version| {
         let mut call = Call::new(Role::Service, version);
-        call.stdin = Some(theirs.try_clone().unwrap().into());
-        call.stdout = Some(theirs.into());
+        call.sink = Some(theirs.try_clone().unwrap().into());
+        call.source = Some(theirs.into());
         change(&mut call);
         call
     });
@@ -204,7 +205,7 @@ fn a_socket_service_ends_its_error_output_first() {
     assert_eq!(raw.next(), Some((ty::DATA_STDOUT, b"last".to_vec())));
     drop(service);
     assert_eq!(raw.until_the_end(), (vec![0], 0));
-    assert!(running.join().unwrap().lost.is_none());
+    assert!(running.join().unwrap().lost().is_none());
 }
 
 /// Even if all that the caller has to say is there already.
@@ -218,15 +219,15 @@ fn it_does_so_before_it_hears_anything() {
         raw.say(ty::DATA_STDIN, b"");
         let (_service, theirs) = UnixStream::pair().unwrap();
         let call = Call {
-            stdin: Some(theirs.try_clone().unwrap().into()),
-            stdout: Some(theirs.into()),
+            sink: Some(theirs.try_clone().unwrap().into()),
+            source: Some(theirs.into()),
             exit_on_client_eof: true,
             ..Call::new(Role::Service, version)
         };
         let running = start(channel, call);
         let said: Vec<_> = std::iter::from_fn(|| raw.next()).map(|(ty, _)| ty).collect();
         assert_eq!(said, [ty::DATA_STDERR, ty::DATA_STDOUT, ty::DATA_EXIT_CODE], "{kind:?}");
-        assert!(running.join().unwrap().lost.is_none());
+        assert!(running.join().unwrap().lost().is_none());
     }
 }
 
@@ -273,8 +274,8 @@ fn the_words_of_a_process_come_before_the_end_of_its_stdin() {
             (&stdout).write_all(b"after").unwrap();
         });
         let (mut raw, running) = service(Kind::Shm, LATEST, |version| Call {
-            stdin: Some(sink.into()),
-            stdout: Some(source.into()),
+            sink: Some(sink.into()),
+            source: Some(source.into()),
             child: Some(child.try_into().unwrap()),
             ..Call::new(Role::Service, version)
         });
@@ -289,7 +290,7 @@ fn the_words_of_a_process_come_before_the_end_of_its_stdin() {
         assert_eq!(said, ["last\n", "after"]);
         drop(raw);
         other.join().unwrap();
-        assert!(running.join().unwrap().lost.is_none());
+        assert!(running.join().unwrap().lost().is_none());
     }
 }
 
@@ -298,7 +299,7 @@ fn exit_on_client_eof_ends_the_call_though_the_service_goes_on() {
     let (service, mut raw, running) = on_socket(|call| call.exit_on_client_eof = true);
     raw.say(ty::DATA_STDIN, b"");
     assert_eq!(raw.until_the_end(), (vec![0], 0));
-    assert!(running.join().unwrap().lost.is_none());
+    assert!(running.join().unwrap().lost().is_none());
     drop(service);
 }
 
@@ -308,7 +309,7 @@ fn exit_on_service_eof_does_not_wait_for_the_caller() {
     (&service).write_all(b"last").unwrap();
     service.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(raw.until_the_end(), (vec![4, 0], 0));
-    assert!(running.join().unwrap().lost.is_none());
+    assert!(running.join().unwrap().lost().is_none());
 }
 
 #[test]
@@ -321,7 +322,7 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
         raw.say(ty::DATA_STDIN, b"");
         drop(raw);
         let outcome = running.join().unwrap();
-        assert_eq!((outcome.lost, outcome.failed), (None, None), "{kind:?}");
+        assert!(matches!(outcome.ending, Ending::Complete), "{kind:?} {outcome:?}");
     }
 }
 
@@ -333,7 +334,7 @@ fn a_header_is_written_in_one_piece() {
         let dir = tempfile::tempdir().unwrap();
         let [client, (channel, version)] = link_of_size(4096, Kind::Shm, dir.path(), LATEST);
         let mut raw = Raw { channel: client.0, bytes: Vec::new() };
-        let call = Call { stdout: Some(file(&noise(payload))), ..Call::new(Role::Service, version) };
+        let call = Call { source: Some(file(&noise(payload))), ..Call::new(Role::Service, version) };
         let running = start(channel, call);
         let begun = Instant::now();
         while raw.channel.readable().unwrap() < 4060 {
@@ -388,7 +389,7 @@ fn after_the_exit_code_nothing_more_is_sent() {
         let (error_output, full) = rustix::pipe::pipe().unwrap();
         let room = rustix::pipe::fcntl_getpipe_size(&full).unwrap();
         File::from(full.try_clone().unwrap()).write_all(&vec![b'.'; room]).unwrap();
-        let call = Call { stdout: Some(source), stderr: Some(full), ..Call::new(Role::Client, version) };
+        let call = Call { source: Some(source), stderr: Some(full), ..Call::new(Role::Client, version) };
         let running = start(channel, call);
         rustix::io::write(&feed, b"before").unwrap();
         assert_eq!(raw.next(), Some((ty::DATA_STDIN, b"before".to_vec())));

@@ -1,86 +1,23 @@
 #![forbid(unsafe_code)]
-//! Both rings of one connection, the notify protocol between them, and the peer's liveness.
+//! Both rings of one connection and the link that they share.
 
-use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::consumer::{Consumer, RxIndex};
 use crate::error::Error;
-use crate::layout::{CLOSED, CONNECTED, NOTIFY_READ, NOTIFY_WRITE, WAITING};
-use crate::page::{self, Page, Side, Word};
+use crate::layout::{CONNECTED, NOTIFY_WRITE, WAITING};
+use crate::link::{Bell, Counters, Link};
+use crate::page::{Page, Side, Word};
 use crate::producer::{Producer, TxIndex};
 use crate::region::Region;
 
-/// What differs by transport, at the cold edge: never called per byte, only to wake and to be woken.
-pub(crate) trait Bell: Send {
-    /// The descriptor to poll.
-    fn fd(&self) -> BorrowedFd<'_>;
-    /// Wakes the peer (shm), or moves staged bytes out (stream). `Ok(false)`: the peer is gone.
-    fn ring(&mut self) -> Result<bool, Error>;
-    /// Takes the wake-up (shm), or moves arrived bytes in (stream). `Ok(false)`: the peer is gone.
-    fn acknowledge(&mut self) -> Result<bool, Error>;
-    /// Whether the peer is behind a stream: then each flush moves bytes, whoever asked.
-    fn is_stream(&self) -> bool;
-    /// Whether ring pages may be lent to the kernel beyond a transfer: not where unmapping them waits for that.
-    fn lends(&self) -> bool {
-        false
-    }
-    /// Whether the peer has processors of its own.
-    fn is_far(&self) -> bool {
-        false
-    }
-    /// Whether the descriptor should be polled for input (a full staging ring can take none).
-    fn wants_in(&mut self) -> bool;
-    /// Whether the descriptor should be polled for output.
-    fn wants_out(&self) -> bool;
-}
-
-/// Looks at memory for one look that costs system calls, some microseconds together. A guest's system calls are dear where
-/// the hypervisor has a part in them.
-const GLANCES: u32 = 1024;
-const GLANCES_TO_A_PAUSE: u32 = 16;
-
-/// Counts of what costs: kept per channel, in events.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Counters {
-    /// Doorbells rung.
-    pub rings: u64,
-    /// Times the doorbell was answered.
-    pub wakes: u64,
-    /// Flushes that found nobody waiting.
-    pub spared: u64,
-    /// Bytes copied between rings and memory by this process: what the kernel moves is not counted.
-    pub copied: u64,
-}
-
 /// One vchan connection. Dropping it closes it; what was written before can still be read.
+#[derive(Debug)]
 pub struct Channel {
     tx: Producer,
     rx: Consumer,
-    region: Arc<Region>,
-    side: Side,
-    bell: Box<dyn Bell>,
-    alive: bool,
-    /// The peer's live byte was seen closed; what it writes there later changes nothing.
-    closed: Cell<bool>,
-    /// `in_flight`-style marks: bytes committed/released at the last flush.
-    unflushed_tx: Mark,
-    unflushed_rx: Mark,
-    counters: Counters,
-}
-
-/// Remembers how far a running total was at the last flush.
-#[derive(Default)]
-struct Mark {
-    total: u64,
-    flushed: u64,
-}
-
-impl Mark {
-    fn pending(&self) -> u64 {
-        self.total - self.flushed
-    }
+    link: Link,
 }
 
 /// The two halves of one side over a region: `(tx, rx)`.
@@ -117,98 +54,69 @@ pub(crate) fn announce_client(region: &Region) {
 impl Channel {
     pub(crate) fn new(region: Arc<Region>, side: Side, bell: Box<dyn Bell>) -> Channel {
         let (tx, rx) = halves(&region, side);
-        Channel {
-            tx,
-            rx,
-            region,
-            side,
-            bell,
-            alive: true,
-            closed: Cell::new(false),
-            unflushed_tx: Mark::default(),
-            unflushed_rx: Mark::default(),
-            counters: Counters::default(),
-        }
+        Channel { tx, rx, link: Link::new(region, side, bell) }
     }
 
-    /// The sending half. Commit through [`Channel::commit`], so that the doorbell hears of it.
+    /// The two halves, each for an owner of its own, and what they share.
+    pub fn split(self) -> (Producer, Consumer, Link) {
+        (self.tx, self.rx, self.link)
+    }
+
+    /// What [`Channel::split`] gave.
+    pub fn joined(tx: Producer, rx: Consumer, link: Link) -> Channel {
+        Channel { tx, rx, link }
+    }
+
+    /// The sending half.
     pub fn tx(&mut self) -> &mut Producer {
         &mut self.tx
     }
 
-    /// The receiving half. Release through [`Channel::release`], so that the doorbell hears of it.
+    /// The receiving half.
     pub fn rx(&mut self) -> &mut Consumer {
         &mut self.rx
     }
 
-    /// Size of the receiving ring if its pages may be lent ([`crate::Spans::lend_to`]); memory between processes may, another
-    /// domain's never.
+    /// Size of the receiving ring if its pages may be lent, see [`Link::lends`].
     pub fn lendable(&self) -> Option<usize> {
-        (self.bell.lends() && !self.region.is_foreign()).then(|| self.rx.size())
-    }
-
-    /// Both halves at once.
-    pub fn halves(&mut self) -> (&mut Producer, &mut Consumer) {
-        (&mut self.tx, &mut self.rx)
+        self.link.lends().then(|| self.rx.size())
     }
 
     /// Publishes `n` bytes that were put in place; the doorbell waits for [`Channel::flush`].
     pub fn commit(&mut self, n: usize) {
         self.tx.commit(n);
-        self.unflushed_tx.total += n as u64;
     }
 
     /// Steps over `n` bytes and gives them back; the doorbell waits for [`Channel::flush`].
     ///
-    /// Nothing may be out on loan ([`Consumer::take`] without [`Channel::give`]).
+    /// Nothing may be out on loan ([`Consumer::take`] without [`Consumer::give`]).
     pub fn release(&mut self, n: usize) {
-        self.rx.take(n);
-        self.give(n);
-    }
-
-    /// Gives back the first `n` bytes that were taken; the doorbell waits for [`Channel::flush`].
-    pub fn give(&mut self, n: usize) {
-        self.rx.give(n);
-        self.unflushed_rx.total += n as u64;
-    }
-
-    /// Bytes committed since the last flush of data.
-    pub fn unflushed_data(&self) -> u64 {
-        self.unflushed_tx.pending()
+        self.rx.release(n);
     }
 
     /// Bytes released since the last flush of room.
     pub fn unflushed_room(&self) -> u64 {
-        self.unflushed_rx.pending()
+        self.rx.unflushed()
+    }
+
+    /// Bytes committed since the last flush of data.
+    pub fn unflushed_data(&self) -> u64 {
+        self.tx.unflushed()
     }
 
     /// Counts so far.
     pub fn counters(&self) -> Counters {
-        Counters { copied: self.region.copied(), ..self.counters }
+        self.link.counters()
     }
 
     /// Bytes that can be read now. A stream is asked for more when there are none.
     pub fn readable(&mut self) -> Result<usize, Error> {
-        let ready = self.rx.ready()?;
-        // Once the end was seen, or a write failed, nothing but reading tells what is left.
-        if !self.bell.is_stream() || (ready > 0 && self.alive) {
-            return Ok(ready);
-        }
-        self.alive &= self.bell.acknowledge()?;
-        Ok(self.rx.ready()?)
+        self.link.readable(&mut self.rx)
     }
 
     /// Bytes that can be written now; an error once the peer is gone.
     pub fn writable(&mut self) -> Result<usize, Error> {
-        if !self.is_open() {
-            return Err(Error::Closed);
-        }
-        let room = self.tx.room()?;
-        if room < self.tx.size() && self.bell.is_stream() {
-            self.ring()?;
-            return Ok(self.tx.room()?);
-        }
-        Ok(room)
+        self.link.writable(&mut self.tx)
     }
 
     /// Copies out what is there, up to `buf.len()` bytes. `Ok(0)`: nothing now; see [`Channel::is_open`].
@@ -229,48 +137,17 @@ impl Channel {
 
     /// Rings for everything committed and released so far, if the peer waits for it.
     pub fn flush(&mut self) -> Result<(), Error> {
-        let data = if self.unflushed_tx.pending() > 0 { NOTIFY_WRITE } else { 0 };
-        let room = if self.unflushed_rx.pending() > 0 { NOTIFY_READ } else { 0 };
-        self.flush_bits(data | room)
+        self.link.flush(&mut self.tx, &mut self.rx)
     }
 
     /// Rings for committed data only.
     pub fn flush_data(&mut self) -> Result<(), Error> {
-        self.flush_bits(if self.unflushed_tx.pending() > 0 { NOTIFY_WRITE } else { 0 })
+        self.link.flush_data(&mut self.tx)
     }
 
     /// Rings for released room only.
     pub fn flush_room(&mut self) -> Result<(), Error> {
-        self.flush_bits(if self.unflushed_rx.pending() > 0 { NOTIFY_READ } else { 0 })
-    }
-
-    fn flush_bits(&mut self, bits: u8) -> Result<(), Error> {
-        if bits & NOTIFY_WRITE != 0 {
-            self.unflushed_tx.flushed = self.unflushed_tx.total;
-        }
-        if bits & NOTIFY_READ != 0 {
-            self.unflushed_rx.flushed = self.unflushed_rx.total;
-        }
-        if self.bell.is_stream() {
-            if bits & NOTIFY_WRITE != 0 || self.bell.wants_out() {
-                self.ring()?;
-            }
-        } else if bits != 0 {
-            if page::must_ring(&*self.region, self.side, bits) {
-                self.ring()?;
-            } else {
-                self.counters.spared += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn ring(&mut self) -> Result<(), Error> {
-        self.counters.rings += 1;
-        if !self.bell.ring()? {
-            self.alive = false;
-        }
-        Ok(())
+        self.link.flush_room(&mut self.rx)
     }
 
     /// Before sleeping: flushes, asks to be woken for data and/or room, looks again.
@@ -279,84 +156,45 @@ impl Channel {
         self.arm_for(data.then_some(0), usize::from(room))
     }
 
-    /// As [`Channel::arm`], for data beyond the `data` bytes that are there already (`None`: not wanted),
-    /// and for at least `room` bytes of room (0: not wanted). A peer that leaves half a header in the
-    /// ring so cannot keep us awake.
+    /// As [`Channel::arm`], for so much more than there is, see [`Link::arm_for`].
     pub fn arm_for(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
-        self.flush()?;
-        let bits = if data.is_some() { NOTIFY_WRITE } else { 0 } | if room > 0 { NOTIFY_READ } else { 0 };
-        let (region, side) = (self.region.clone(), self.side);
-        page::arm(&*region, side, bits, || self.is_there(data, room))
+        self.link.arm_for(&mut self.tx, &mut self.rx, data, room)
     }
 
-    /// Whether there is data beyond the `data` bytes that are known, or at least `room` bytes of room, or no peer any
-    /// more: what [`Channel::arm_for`] looks for, without asking to be woken.
-    pub fn is_there(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
-        let has_data = match data {
-            Some(have) => self.rx.ready()? > have,
-            None => false,
-        };
-        let has_room = room > 0 && self.tx.room()? >= room.min(self.tx.size());
-        Ok(has_data || has_room || !self.is_open())
-    }
-
-    /// As [`Channel::is_there`], looking more often if the peer has processors of its own: that costs no system call,
-    /// while a sleep costs either side's virtual processor one.
+    /// What [`Channel::arm_for`] looks for, without asking to be woken, see [`Link::is_coming`].
     pub fn is_coming(&mut self, data: Option<usize>, room: usize) -> Result<bool, Error> {
-        for glance in 0..if self.bell.is_far() { GLANCES } else { 0 } {
-            if self.is_there(data, room)? {
-                return Ok(true);
-            }
-            if glance % GLANCES_TO_A_PAUSE == 0 {
-                std::hint::spin_loop();
-            }
-        }
-        self.is_there(data, room)
+        self.link.is_coming(&mut self.tx, &mut self.rx, data, room)
     }
 
     /// Whether the peer has processors of its own: another domain.
     pub fn is_far(&self) -> bool {
-        self.bell.is_far()
+        self.link.is_far()
     }
 
     /// After the descriptor was ready: takes the wake-up. Never blocks.
     pub fn on_ready(&mut self) -> Result<(), Error> {
-        self.counters.wakes += 1;
-        if self.alive && !self.bell.acknowledge()? {
-            self.alive = false;
-        }
-        if self.bell.wants_out() {
-            self.ring()?;
-        }
-        Ok(())
+        self.link.on_ready()
     }
 
     /// Whether to poll the descriptor for input.
     pub fn wants_in(&mut self) -> bool {
-        self.alive && self.bell.wants_in()
+        self.link.wants_in()
     }
 
     /// Whether to poll the descriptor for output.
     pub fn wants_out(&self) -> bool {
-        self.alive && self.bell.wants_out()
+        self.link.wants_out()
     }
 
-    /// Whether dropping the channel now would lose nothing that was written: always on shared memory,
-    /// where the peer reads it in place even after we are gone, and once the peer is gone.
-    ///
-    /// A stream that is not drained needs a flush, or [`Channel::on_ready`] when it takes output.
+    /// Whether dropping the channel now would lose nothing that was written, see [`Link::drained`].
     pub fn drained(&self) -> bool {
-        let unpushed = self.bell.is_stream() && self.unflushed_tx.pending() > 0;
-        !self.alive || !(unpushed || self.bell.wants_out())
+        self.link.drained(&self.tx)
     }
 
     /// Whether the peer is still there: once false, always false. Data it left behind may remain
     /// readable after it is gone; only [`Channel::ended`] tells that there is none.
     pub fn is_open(&self) -> bool {
-        if !self.closed.get() && self.region.flag(self.side.other().own_live()) == CLOSED {
-            self.closed.set(true);
-        }
-        self.alive && !self.closed.get()
+        self.link.is_open()
     }
 
     /// Whether the peer is gone and all it left has been read.
@@ -370,30 +208,12 @@ impl Channel {
 
     /// Whether the peer shares memory with us, or sits behind a stream.
     pub fn is_stream(&self) -> bool {
-        self.bell.is_stream()
+        self.link.is_stream()
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.fd()
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        // A peer that is gone cannot be told; there is nobody to report that to either.
-        self.region.set_flag(self.side.own_live(), CLOSED);
-        self.region.fence();
-        let _ = self.bell.ring();
-    }
-}
-
-impl std::fmt::Debug for Channel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel")
-            .field("side", &self.side)
-            .field("region", &self.region)
-            .finish_non_exhaustive()
+        self.link.as_fd()
     }
 }

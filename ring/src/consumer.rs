@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::Lie;
-use crate::index;
+use crate::index::{self, Mark};
 use crate::page::{Page, Word};
 use crate::region::Region;
 use crate::spans::Spans;
@@ -43,12 +43,6 @@ impl RxIndex {
         index::distance(self.cons, self.seen) as usize
     }
 
-    /// Steps over `n` bytes and gives them back. Nothing may be out on loan.
-    pub(crate) fn release(&mut self, page: &impl Page, n: usize) {
-        self.take(n);
-        self.give(page, n);
-    }
-
     /// Steps over `n` bytes that stay in use.
     pub(crate) fn take(&mut self, n: usize) {
         assert!(n <= self.known_ready(), "take of more than was ready");
@@ -70,11 +64,12 @@ pub struct Consumer {
     region: Arc<Region>,
     base: usize,
     index: RxIndex,
+    flushed: Mark,
 }
 
 impl Consumer {
     pub(crate) fn new(region: Arc<Region>, base: usize, index: RxIndex) -> Consumer {
-        Consumer { region, base, index }
+        Consumer { region, base, index, flushed: Mark::default() }
     }
 
     /// Ring size in bytes.
@@ -120,7 +115,8 @@ impl Consumer {
     /// # Panics
     /// When `n` is more than is known to be ready (an error of the caller).
     pub fn release(&mut self, n: usize) {
-        self.index.release(&*self.region, n);
+        self.take(n);
+        self.give(n);
     }
 
     /// Steps over `n` bytes without giving them back: somebody still reads them in place.
@@ -131,12 +127,23 @@ impl Consumer {
         self.index.take(n);
     }
 
-    /// Gives the first `n` bytes back that were taken and not given back yet.
+    /// Gives the first `n` bytes back that were taken and not given back yet; the doorbell waits for a flush of the link.
     ///
     /// # Panics
     /// When that is more than was taken (an error of the caller).
     pub fn give(&mut self, n: usize) {
         self.index.give(&*self.region, n);
+        self.flushed.add(n);
+    }
+
+    /// Bytes given back since the last flush.
+    pub fn unflushed(&self) -> u64 {
+        self.flushed.pending()
+    }
+
+    /// Notes a flush: whether there was anything to flush.
+    pub(crate) fn flushed(&mut self) -> bool {
+        self.flushed.reach()
     }
 
     fn pieces(&self, at: usize, len: usize) -> [(usize, usize); 2] {

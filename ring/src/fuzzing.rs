@@ -10,9 +10,10 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use crate::channel::{self, Bell, Channel};
+use crate::channel::{self, Channel};
 use crate::error::Error;
 use crate::layout::{Orders, offset};
+use crate::link::Bell;
 use crate::page::Side;
 use crate::region::Region;
 

@@ -35,6 +35,30 @@ pub fn check_prod(cons: u32, seen: u32, prod: u32, size: u32) -> Result<u32, Lie
     if ready > size || ready < distance(cons, seen) { Err(Lie::Prod { prod, cons, size }) } else { Ok(ready) }
 }
 
+/// How much was committed or given back in all, and how much of that the peer was told of.
+#[derive(Debug, Default)]
+pub(crate) struct Mark {
+    total: u64,
+    told: u64,
+}
+
+impl Mark {
+    pub(crate) fn add(&mut self, n: usize) {
+        self.total += n as u64;
+    }
+
+    pub(crate) fn pending(&self) -> u64 {
+        self.total - self.told
+    }
+
+    /// The peer is told now: whether there was anything to tell.
+    pub(crate) fn reach(&mut self) -> bool {
+        let any = self.pending() > 0;
+        self.told = self.total;
+        any
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

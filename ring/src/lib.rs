@@ -14,7 +14,8 @@
 //! | [`producer`], [`consumer`] | reserve/commit and peek/release |
 //! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
 //! | `trim` | giving the memory of an empty ring back |
-//! | [`channel`] | both rings, the notify protocol, liveness |
+//! | [`link`] | the notify protocol, liveness, and what differs by transport |
+//! | [`channel`] | both rings and their link |
 //! | [`patience`] | how often to look again before a sleep |
 //! | [`blocking`] | a channel as a plain reader and writer |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
@@ -30,6 +31,7 @@ pub mod error;
 pub mod fuzzing;
 pub mod index;
 pub mod layout;
+pub mod link;
 #[cfg(test)]
 mod loom_tests;
 mod page;
@@ -47,10 +49,11 @@ mod xendev;
 mod xenvchan;
 
 pub use blocking::Blocking;
-pub use channel::{Channel, Counters};
+pub use channel::Channel;
 pub use consumer::Consumer;
 pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
+pub use link::{Counters, Link};
 pub use patience::Patience;
 pub use producer::Producer;
 pub use spans::{Access, Spans};

@@ -209,7 +209,8 @@ impl Receiver {
             assert_eq!(self.model.get(self.got), byte(self.got), "a byte before its time");
             self.got += 1;
         }
-        self.index.release(&*self.model, ready);
+        self.index.take(ready);
+        self.index.give(&*self.model, ready);
         ready
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::Lie;
-use crate::index;
+use crate::index::{self, Mark};
 use crate::page::{Page, Word};
 use crate::region::Region;
 use crate::spans::Spans;
@@ -56,11 +56,12 @@ pub struct Producer {
     region: Arc<Region>,
     base: usize,
     index: TxIndex,
+    flushed: Mark,
 }
 
 impl Producer {
     pub(crate) fn new(region: Arc<Region>, base: usize, index: TxIndex) -> Producer {
-        Producer { region, base, index }
+        Producer { region, base, index, flushed: Mark::default() }
     }
 
     /// Ring size in bytes.
@@ -106,12 +107,23 @@ impl Producer {
         out.push(&self.region, self.base, self.pieces(at, len))
     }
 
-    /// Publishes `n` bytes.
+    /// Publishes `n` bytes; the doorbell waits for a flush of the link.
     ///
     /// # Panics
     /// When `n` is more than the known room (an error of the caller).
     pub fn commit(&mut self, n: usize) {
         self.index.commit(&*self.region, n);
+        self.flushed.add(n);
+    }
+
+    /// Bytes committed since the last flush.
+    pub fn unflushed(&self) -> u64 {
+        self.flushed.pending()
+    }
+
+    /// Notes a flush: whether there was anything to flush.
+    pub(crate) fn flushed(&mut self) -> bool {
+        self.flushed.reach()
     }
 
     /// Gives the ring's memory back to the system, if the peer has taken everything that was in it.

@@ -155,7 +155,7 @@ mod tests {
     /// A bell that would lend, as between processes.
     struct Lender(std::fs::File);
 
-    impl crate::channel::Bell for Lender {
+    impl crate::link::Bell for Lender {
         fn fd(&self) -> BorrowedFd<'_> {
             self.0.as_fd()
         }

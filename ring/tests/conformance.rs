@@ -153,6 +153,30 @@ fn both_ways(mut channel: Channel, out: usize, inn: usize, chunk: usize, pattern
     channel
 }
 
+/// Each half has an owner of its own, and what a flush has still to tell goes with it.
+fn a_channel_is_its_halves_and_their_link(bed: &Bed) {
+    let (server, mut client) = bed.meet(22, Sizes::both(4096));
+    let (mut tx, mut rx, mut link) = server.split();
+    assert!(!client.arm(true, false).unwrap(), "it waits to be woken");
+    assert!(link.writable(&mut tx).unwrap() >= 5);
+    tx.put(0, b"halve");
+    tx.commit(5);
+    assert_eq!((tx.unflushed(), rx.unflushed()), (5, 0));
+    link.flush(&mut tx, &mut rx).unwrap();
+    assert_eq!(tx.unflushed(), 0);
+    let mut got = [0; 5];
+    receive(&mut client, &mut got);
+    assert_eq!(&got, b"halve");
+    let mut server = Channel::joined(tx, rx, link);
+    exchange(&mut server, &mut client);
+    let (tx, rx, link) = server.split();
+    assert!(client.is_open());
+    // With the link the connection ends, whoever has the halves.
+    drop(link);
+    wait_closed(&mut client);
+    drop((tx, rx));
+}
+
 fn a_full_ring_takes_nothing_and_an_empty_one_gives_nothing(bed: &Bed) {
     let (mut server, mut client) = bed.meet(8, Sizes::both(4096));
     let mut buffer = [0; 1000];
@@ -494,6 +518,7 @@ macro_rules! conformance {
             cases! { $kind,
                 sizes_are_chosen_by_the_server the_server_comes_first the_client_comes_first
                 a_sleeping_client_is_woken nobody_comes a_meeting_happens_once bytes_wrap_around
+                a_channel_is_its_halves_and_their_link
                 a_full_ring_takes_nothing_and_an_empty_one_gives_nothing who_does_not_wait_is_not_woken
                 no_wake_up_is_lost spans_carry_bulk spans_wrap_and_stop_in_the_middle
                 what_was_written_can_be_read_after_the_close writes_after_the_peers_close_fail

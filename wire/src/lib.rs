@@ -19,6 +19,8 @@
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
+//! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
+//! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -35,9 +37,11 @@ pub mod frame;
 pub mod handshake;
 pub mod header;
 pub mod names;
+pub mod shares;
 pub mod stream;
 pub mod trigger;
 pub mod untrusted;
+pub mod usbip;
 pub mod version;
 
 pub use error::{Breach, Misuse, PeerError};

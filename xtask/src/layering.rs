@@ -12,11 +12,27 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-policy", &["qrexec-wire"]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-wire"]),
     ("qrexec-filecopy", &["qrexec-engine", "qrexec-wire"]),
-    ("qrexec-agent", &["qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
-    ("qrexec-daemon", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-agent-core", &["qrexec-wire"]),
+    (
+        "qrexec-agent",
+        &["qrexec-agent-core", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"],
+    ),
+    ("qrexec-daemon-core", &["qrexec-policy", "qrexec-wire"]),
+    (
+        "qrexec-daemon",
+        &["qrexec-daemon-core", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
+    ),
     (
         "qrexec-cli",
-        &["qrexec-agent", "qrexec-daemon", "qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"],
+        &[
+            "qrexec-agent",
+            "qrexec-daemon",
+            "qrexec-daemon-core",
+            "qrexec-engine",
+            "qrexec-policy",
+            "qrexec-ring",
+            "qrexec-wire",
+        ],
     ),
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring"]),
@@ -32,8 +48,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that compute and nothing else: what they may use besides.
-const PURE: &[(&str, &[&str])] =
-    &[("qrexec-wire", &["thiserror", "zerocopy"]), ("qrexec-policy", &["serde", "serde_json", "thiserror"])];
+const PURE: &[(&str, &[&str])] = &[
+    ("qrexec-wire", &["thiserror", "zerocopy"]),
+    ("qrexec-policy", &["serde", "serde_json", "thiserror"]),
+    ("qrexec-agent-core", &["thiserror"]),
+    ("qrexec-daemon-core", &["thiserror"]),
+];
 
 /// The package whose executable is installed for dom0 and qubes, and what it must not contain: what only tries and
 /// measures.

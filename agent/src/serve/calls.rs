@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use agent_core::{CallId, Start};
 use engine::datalink::WAIT_VM;
 use engine::exec::ExecError;
 use engine::process::{Child, EXIT_TROUBLE, fork_keeping, fork_pump};
@@ -13,7 +14,6 @@ use wire::command::ServiceCall;
 use wire::names::DomainId;
 
 use super::{Agent, Thing};
-use crate::core::{CallId, Start};
 use crate::crowd::{Admission, Word};
 use crate::fork_server::Request;
 use crate::hall::{Hall, Left};
@@ -77,8 +77,8 @@ impl Agent {
             if let Err(error) = child.and_then(|child| Ok(self.watch(Thing::Process(call, child))?)) {
                 tracing::error!("cannot refuse a call: {error}");
                 self.callers.over(call);
-                let actions = self.core.call_ended(call);
-                self.act(actions);
+                self.core.handle_call_ended(call);
+                self.act();
             }
         }
     }
@@ -185,8 +185,8 @@ impl Agent {
                         self.not_met.insert(call);
                     }
                     Word::LinkOver => {
-                        let actions = self.core.call_ended(call);
-                        self.act(actions);
+                        self.core.handle_call_ended(call);
+                        self.act();
                     }
                 }
             }
@@ -268,7 +268,7 @@ impl Agent {
         self.looking.remove(&call);
         self.not_met.remove(&call);
         self.tell_refused();
-        let actions = self.core.call_ended(call);
-        self.act(actions);
+        self.core.handle_call_ended(call);
+        self.act();
     }
 }

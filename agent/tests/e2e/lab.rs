@@ -272,8 +272,8 @@ impl Caller {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
         let ((their_in, stdin), (stdout, their_out), (stderr, their_err)) = (pipe(), pipe(), pipe());
         let call = Call {
-            stdin: Some(their_out),
-            stdout: Some(their_in),
+            sink: Some(their_out),
+            source: Some(their_in),
             stderr: Some(their_err),
             ..Call::new(Role::Client, version)
         };

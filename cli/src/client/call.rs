@@ -40,22 +40,22 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
         .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let (child, streams, single_socket) = match local.start()? {
-        Some(LocalEnd { child, streams, single_socket }) => (child, Some(streams), single_socket),
+    let (child, streams, one_socket) = match local.start()? {
+        Some(LocalEnd { child, streams, one_socket }) => (child, Some(streams), one_socket),
         None => (None, None, None),
     };
     let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
     let outcome = pump::run(
         channel,
         Call {
-            stdin: sink.flatten(),
-            stdout: source,
+            sink: sink.flatten(),
+            source,
             stderr: Some(stderr),
             child,
-            filter_stdout: plan.filter_stdout,
+            filter_sink: plan.filter_stdout,
             filter_stderr: plan.filter_stderr,
             prefix: plan.prefix.clone(),
-            single_socket,
+            one_socket,
             ..Call::new(Role::Client, version)
         },
     );

@@ -14,7 +14,7 @@ use wire::version::Version;
 
 /// How long the daemon may take to greet and to answer. It waits itself while its agent does not read, which is no
 /// reason to give up quickly.
-const PATIENCE: Duration = ::daemon::core::ANSWER_LIMIT;
+const PATIENCE: Duration = ::daemon_core::ANSWER_LIMIT;
 
 /// Why a daemon was of no help.
 #[derive(Debug, thiserror::Error)]

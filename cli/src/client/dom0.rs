@@ -121,7 +121,7 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
     let mut call = Call::new(Role::Service, version);
-    let LocalEnd { child, streams, single_socket } = match found.and_then(|found| found.start(&mut call)) {
+    let LocalEnd { child, streams, one_socket } = match found.and_then(|found| found.start(&mut call)) {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
@@ -129,10 +129,10 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
             return Err(failure);
         }
     };
-    call.stdin = streams.sink;
-    call.stdout = Some(streams.source);
+    call.sink = streams.sink;
+    call.source = Some(streams.source);
     call.child = child;
     call.prefix.clone_from(&plan.prefix);
-    call.single_socket = single_socket;
+    call.one_socket = one_socket;
     status::of_served(&pump::run(channel, call))
 }

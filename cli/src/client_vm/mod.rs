@@ -77,11 +77,11 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     let (channel, version) = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
         .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
 
-    let filter_stdout =
+    let filter_sink =
         plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());
     let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let LocalEnd { child, streams, single_socket } = match &plan.program {
+    let LocalEnd { child, streams, one_socket } = match &plan.program {
         Some(program) => program.start(&saved)?,
         None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
@@ -89,15 +89,15 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     let outcome = pump::run(
         channel,
         Call {
-            stdin: streams.sink,
-            stdout: Some(streams.source),
+            sink: streams.sink,
+            source: Some(streams.source),
             stderr: Some(stderr),
             child,
-            filter_stdout,
+            filter_sink,
             filter_stderr,
             prefix: plan.prefix,
             splice: plan.splice,
-            single_socket,
+            one_socket,
             ..Call::new(Role::Client, version)
         },
     );

@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::Parser;
 use daemon::answer;
 use daemon::policy_source::Disk;
-use daemon::question::{Allow, Verdict};
+use daemon_core::question::{Allow, Verdict};
 use engine::process::own_executable;
 use policy::Policy;
 use wire::names::Target;

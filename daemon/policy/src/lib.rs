@@ -74,4 +74,4 @@ pub use road::MAX_ANSWER;
 pub use rule::{Action, Rule, Verb};
 pub use system::{Domain, SystemError, SystemInfo};
 pub use token::Token;
-pub use user::User;
+pub use user::{BadUser, User};

@@ -3,17 +3,40 @@
 //! What passes here the daemon carries out. Whatever it could not is denied, so that no log, no answer and no
 //! question to the user calls something allowed that is then refused.
 
-use wire::names::{MAX_SERVICE, ServiceName, Target};
+use wire::names::{MAX_SERVICE, NameError, ServiceName, Target};
 
 use crate::decision::{Allow, Deny, Facts, Grant};
 use crate::system::{Domain, SystemInfo};
 use crate::token::is_dom0;
-use crate::user::User;
+use crate::user::{BadUser, User};
 
 /// An answer of the policy has fewer bytes than this.
 pub const MAX_ANSWER: usize = 4096;
 /// Longest command line that an agent takes, in bytes, with the NUL that ends it.
 const MAX_COMMAND: usize = wire::control::MAX_CONTROL_BODY - wire::control::EXEC_LEN;
+
+/// Why the daemon could not carry a permission out.
+#[derive(Debug, thiserror::Error)]
+enum NoRoad {
+    #[error("{0:?} cannot call itself")]
+    Itself(String),
+    #[error("{0:?} is not in the system")]
+    Unknown(String),
+    #[error("the remote qube {qube:?} has no {what}")]
+    Unset { qube: String, what: &'static str },
+    #[error("user= {0}")]
+    User(#[from] BadUser),
+    #[error("{name:?} is no name of a qube: {why}")]
+    Name { name: String, why: NameError },
+    #[error("{0:?} has the UUID of dom0")]
+    Dom0ByUuid(String),
+    #[error("no service can be made for the relay: {0}")]
+    Service(NameError),
+    #[error("its command would have {0} bytes, a qube takes {MAX_COMMAND}")]
+    Command(usize),
+    #[error("the relay's service has {0} bytes, which no answer has room for")]
+    Answer(usize),
+}
 
 impl Facts {
     /// The permission in the form in which the daemon carries it out.
@@ -26,7 +49,7 @@ impl Facts {
         })
     }
 
-    fn road(&self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, String> {
+    fn road(&self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, NoRoad> {
         let mut allow = Allow {
             target: grant.target.to_owned(),
             target_uuid: None,
@@ -40,7 +63,7 @@ impl Facts {
             just_evaluated: false,
         };
         if self.source == grant.target {
-            return Err(format!("{:?} cannot call itself", grant.target));
+            return Err(NoRoad::Itself(grant.target.to_owned()));
         }
         if is_dom0(grant.target) {
             allow.target = "dom0".to_owned();
@@ -55,7 +78,7 @@ impl Facts {
     }
 
     /// The road to a qube, which may be one of another machine.
-    fn to_qube(&self, system: &SystemInfo, target: &str, allow: &mut Allow) -> Result<(), String> {
+    fn to_qube(&self, system: &SystemInfo, target: &str, allow: &mut Allow) -> Result<(), NoRoad> {
         let domain = known(system, target)?;
         let remote = domain.is_remote().then_some(domain);
         let reached = match remote {
@@ -77,9 +100,9 @@ impl Facts {
     }
 
     /// Whether the daemon takes these names. It knows the service that was asked for already.
-    fn check(&self, allow: &Allow) -> Result<(), String> {
+    fn check(&self, allow: &Allow) -> Result<(), NoRoad> {
         if let Some(user) = &allow.user {
-            User::new(user).map_err(|why| format!("user= {why}"))?;
+            User::new(user)?;
         }
         let names = [
             Some(&allow.target),
@@ -88,23 +111,22 @@ impl Facts {
             allow.policy_source.as_ref(),
         ];
         for name in names.into_iter().flatten() {
-            Target::new(name).map_err(|error| format!("{name:?} is no name of a qube: {error}"))?;
+            Target::new(name).map_err(|why| NoRoad::Name { name: name.clone(), why })?;
         }
         if allow.target_uuid.as_deref().is_some_and(is_dom0_by_uuid) {
-            return Err(format!("{:?} has the UUID of dom0", allow.target));
+            return Err(NoRoad::Dom0ByUuid(allow.target.clone()));
         }
         if let Some(service) = &allow.service {
-            ServiceName::new(service)
-                .map_err(|error| format!("no service can be made for the relay: {error}"))?;
+            ServiceName::new(service).map_err(NoRoad::Service)?;
         }
         let length = if allow.target == "dom0" { 0 } else { self.command_len(allow) };
         if length > MAX_COMMAND {
-            return Err(format!("its command would have {length} bytes, a qube takes {MAX_COMMAND}"));
+            return Err(NoRoad::Command(length));
         }
         // All the rest of an answer is a user and four names, and fits by far.
         match &allow.service {
             Some(service) if service.len() > MAX_ANSWER / 2 && allow.answer().len() >= MAX_ANSWER => {
-                Err(format!("the relay's service has {} bytes, which no answer has room for", service.len()))
+                Err(NoRoad::Answer(service.len()))
             }
             _ => Ok(()),
         }
@@ -122,12 +144,12 @@ impl Facts {
     }
 }
 
-fn known<'a>(system: &'a SystemInfo, name: &str) -> Result<&'a Domain, String> {
-    system.get(name).ok_or_else(|| format!("{name:?} is not in the system"))
+fn known<'a>(system: &'a SystemInfo, name: &str) -> Result<&'a Domain, NoRoad> {
+    system.get(name).ok_or_else(|| NoRoad::Unknown(name.to_owned()))
 }
 
-fn needed<'a>(remote: &Domain, value: Option<&'a str>, what: &str) -> Result<&'a str, String> {
-    value.ok_or_else(|| format!("the remote qube {:?} has no {what}", remote.name))
+fn needed<'a>(remote: &Domain, value: Option<&'a str>, what: &'static str) -> Result<&'a str, NoRoad> {
+    value.ok_or_else(|| NoRoad::Unset { qube: remote.name.clone(), what })
 }
 
 fn uuid_of(domain: &Domain, prefix: &str) -> Option<String> {

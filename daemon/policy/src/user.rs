@@ -4,6 +4,20 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User(String);
 
+/// What is wrong with a user's name, to be said behind what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadUser {
+    /// There is nothing.
+    #[error("is empty")]
+    Empty,
+    /// No account has so long a name.
+    #[error("has {0} bytes, at most {max} are allowed", max = User::MAX)]
+    TooLong(usize),
+    /// A command line would be cut there, or a path would lead elsewhere.
+    #[error("has a {0:?} in it, which no user's name can have")]
+    BadChar(char),
+}
+
 impl User {
     /// The name that the target's daemon replaces by its VM's default user.
     pub const DEFAULT: &'static str = "DEFAULT";
@@ -15,16 +29,16 @@ impl User {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, to be said behind what it is.
-    pub fn new(name: &str) -> Result<Self, String> {
+    /// What is wrong with it.
+    pub fn new(name: &str) -> Result<Self, BadUser> {
         if name.is_empty() {
-            return Err("is empty".to_owned());
+            return Err(BadUser::Empty);
         }
         if name.len() > Self::MAX {
-            return Err(format!("has {} bytes, at most {} are allowed", name.len(), Self::MAX));
+            return Err(BadUser::TooLong(name.len()));
         }
         match name.chars().find(|&c| c.is_control() || matches!(c, ':' | '/')) {
-            Some(bad) => Err(format!("has a {bad:?} in it, which no user's name can have")),
+            Some(bad) => Err(BadUser::BadChar(bad)),
             None => Ok(Self(name.to_owned())),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daemon_core::Now;
 use engine::link::{Framed, LinkError};
 use engine::reactor::{Interest, Reactor};
 use ring::{Channel, Connector, Transport};
@@ -10,7 +11,6 @@ use wire::names::{DomainId, Port};
 
 use super::peers::{Heard, forget, hear};
 use super::token::Token;
-use crate::core::Now;
 
 /// Pause before the agent is looked for again after it went. An agent that comes and goes as fast as
 /// it can costs no more than that.

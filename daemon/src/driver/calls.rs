@@ -1,26 +1,40 @@
 //! What calls need of the outside: policy, what starts targets, processes for services in dom0.
 
-use engine::voice::speaking_for;
-use std::io;
-
+use daemon_core::question::{Question, Verdict};
+use daemon_core::{CallId, LocalService, Preparation};
 use engine::process::fork_keeping;
 use engine::reactor::Interest;
+use engine::voice::speaking_for;
+use wire::names::Target;
 
 use super::Driver;
+use super::helpers::NotUp;
 use super::peers::forget;
 use super::token::Token;
 use super::traffic;
-use crate::core::{CallId, LocalService, Preparation};
 use crate::dom0_service;
 use crate::policy_source::Readiness;
-use crate::question::{Question, Verdict};
+
+/// Why a call cannot be made to what it is for.
+#[derive(Debug, thiserror::Error)]
+enum Unprepared {
+    #[error("the daemon of {qube}: it does not run, and {why}")]
+    Qube { qube: Target, why: NotUp },
+    #[error("no disposable of {template}, and {why}")]
+    Disposable { template: Target, why: NotUp },
+}
+
+/// So many services run in dom0 that one more may not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} services run in dom0 already")]
+struct TooManyServices(usize);
 
 impl Driver {
     pub(super) fn ask(&mut self, id: CallId, question: Question) {
         let files = self.decider.files.as_mut();
         let decide = || files.and_then(|files| files.decide(&question));
         if let Some(verdict) = speaking_for(question.source.as_str(), decide) {
-            return self.core.decided(self.epoch.elapsed(), id, verdict);
+            return self.core.handle_decided(self.epoch.elapsed(), id, verdict);
         }
         self.decider.programs.ask(id, question);
         self.start_programs();
@@ -42,7 +56,7 @@ impl Driver {
     pub(super) fn start_programs(&mut self) {
         while let Some((id, started)) = self.decider.programs.start_next() {
             if let Err(verdict) = started.and_then(|()| self.watch_program(id)) {
-                self.core.decided(self.epoch.elapsed(), id, verdict);
+                self.core.handle_decided(self.epoch.elapsed(), id, verdict);
             }
         }
     }
@@ -74,7 +88,7 @@ impl Driver {
             programs.close_output(id);
         }
         if let Some(Some(verdict)) = programs.finished(id) {
-            self.core.decided(self.epoch.elapsed(), id, verdict);
+            self.core.handle_decided(self.epoch.elapsed(), id, verdict);
         }
     }
 
@@ -84,28 +98,28 @@ impl Driver {
                 .helpers
                 .room_for(what, &self.limits)
                 .and_then(|()| self.helpers.start(&self.reactor, id, what)),
-            false => Err(io::Error::other("nothing here starts qubes")),
+            false => Err(NotUp::NoHelper),
         };
-        if let Err(error) = started {
-            let name = match what {
-                Preparation::Start(qube) => format!("the daemon of {qube}: it does not run"),
-                Preparation::Disposable(template) => format!("no disposable of {template}"),
+        if let Err(why) = started {
+            let error = match what.clone() {
+                Preparation::Start(qube) => Unprepared::Qube { qube, why },
+                Preparation::Disposable(template) => Unprepared::Disposable { template, why },
             };
-            self.core.prepared(self.now(), id, Err(format!("{name}, and {error}")));
+            self.core.handle_prepared(self.now(), id, Err(error.into()));
         }
     }
 
     pub(super) fn helper_said(&mut self, id: CallId) {
         if let Some(result) = self.helpers.read(&self.reactor, id) {
-            self.core.prepared(self.now(), id, result);
+            self.core.handle_prepared(self.now(), id, result.map_err(Into::into));
         }
         self.helpers.reap(&self.reactor, id);
     }
 
     pub(super) fn start_service(&mut self, id: CallId, service: &LocalService) {
         if self.services.len() >= self.limits.services {
-            let why = format!("{} services run in dom0 already", self.services.len());
-            return self.core.service_started(id, Err(why));
+            let error = TooManyServices(self.services.len());
+            return self.core.handle_service_started(id, Err(error.into()));
         }
         let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
         let serve = || {
@@ -118,7 +132,7 @@ impl Driver {
             self.services.insert(id, child);
             Ok(())
         });
-        self.core.service_started(id, started.map_err(|error| error.to_string()));
+        self.core.handle_service_started(id, started.map_err(Into::into));
     }
 
     pub(super) fn service_ready(&mut self, id: CallId) {
@@ -135,6 +149,6 @@ impl Driver {
             forget(&self.reactor, &child);
         }
         let moved = self.traffic.take(id);
-        self.core.service_ended(self.now(), id, status, moved);
+        self.core.handle_service_ended(self.now(), id, status, moved);
     }
 }

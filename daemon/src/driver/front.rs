@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use daemon_core::{ClientId, Now};
 use engine::reactor::{Event, Interest, Reactor};
 use rustix::io::Errno;
 use wire::names::{DomainId, DomainName, Target};
@@ -11,7 +12,6 @@ use wire::names::{DomainId, DomainName, Target};
 use super::Driver;
 use super::peers::{Heard, Peers, forget};
 use super::token::Token;
-use crate::core::{ClientId, Now};
 use crate::local_socket::LocalSocket;
 
 /// Connections taken before everybody else has a turn.
@@ -124,7 +124,7 @@ impl Driver {
         if let Err(error) = self.front.clients.send(&self.front.reactor, id, message) {
             tracing::warn!("a local client was closed: {error}");
             self.front.close_client(id);
-            self.core.client_closed(id);
+            self.core.handle_client_closed(id);
         }
     }
 
@@ -139,10 +139,10 @@ impl Driver {
         for _ in 0..ACCEPT_BATCH {
             let now = self.now();
             let Some(socket) = self.front.accept(now) else { return };
-            let id = self.core.client_connected(now);
+            let id = self.core.handle_client_connected(now);
             if let Err(error) = self.front.clients.insert(&self.front.reactor, id, socket) {
                 tracing::warn!("a local client was closed: {error}");
-                self.core.client_closed(id);
+                self.core.handle_client_closed(id);
             }
             self.settle();
         }
@@ -152,18 +152,18 @@ impl Driver {
         if let Err(error) = self.front.clients.on_ready(&self.front.reactor, id) {
             tracing::warn!("a local client was closed: {error}");
             self.front.close_client(id);
-            return self.core.client_closed(id);
+            return self.core.handle_client_closed(id);
         }
         while let Some(heard) = self.front.clients.hear(&self.front.reactor, id) {
             let now = self.now();
             match heard {
                 // A client has at most two messages to send; a third closes it.
-                Heard::Message(frame) => self.core.client_frame(now, id, &frame),
-                Heard::Nothing { mid_message } => return self.core.client_read(now, id, mid_message),
-                Heard::Closed => return self.core.client_closed(id),
+                Heard::Message(frame) => self.core.handle_client_frame(now, id, &frame),
+                Heard::Nothing { mid_message } => return self.core.handle_client_read(now, id, mid_message),
+                Heard::Closed => return self.core.handle_client_closed(id),
                 Heard::Broken(error) => {
                     tracing::warn!("a local client was closed: {error}");
-                    return self.core.client_closed(id);
+                    return self.core.handle_client_closed(id);
                 }
             }
             self.settle();

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use daemon_core::{CallId, Preparation};
 use engine::process::{Child, Program, own_executable, spawn};
 use engine::reactor::{Interest, Reactor};
 use rustix::io::Errno;
@@ -19,13 +20,35 @@ use wire::names::Target;
 use super::Limits;
 use super::peers::forget;
 use super::token::Token;
-use crate::core::{CallId, Preparation};
 use crate::policy_source::environment;
 
 /// The name by which this executable is the helper.
 const HELPER: &std::ffi::CStr = c"qrexec-vm-helper";
 /// Longest name that a helper may print.
 const MAX_NAME: usize = 256;
+
+/// Why a target does not come up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotUp {
+    /// Nothing was said of a program that starts qubes.
+    #[error("nothing here starts qubes")]
+    NoHelper,
+    #[error("{0} qubes are being started already")]
+    Starting(usize),
+    #[error("{0} disposables are there already")]
+    Disposables(usize),
+    #[error(transparent)]
+    Start(#[from] io::Error),
+    /// The program said so, or nothing.
+    #[error("the target could not be started")]
+    Failed,
+}
+
+impl From<Errno> for NotUp {
+    fn from(error: Errno) -> Self {
+        Self::Start(error.into())
+    }
+}
 
 /// The helpers that run.
 #[derive(Debug, Default)]
@@ -51,26 +74,26 @@ impl Helpers {
     /// Whether one more may be started.
     ///
     /// Counted are those whose calls are over as well: what one of them makes or has yet to remove is there all the same.
-    pub(super) fn room_for(&self, what: &Preparation, limits: &Limits) -> io::Result<()> {
+    pub(super) fn room_for(&self, what: &Preparation, limits: &Limits) -> Result<(), NotUp> {
         let starting = self.running.values().filter(|helper| !helper.done).count();
         if starting >= limits.starting {
-            return Err(io::Error::other(format!("{starting} qubes are being started already")));
+            return Err(NotUp::Starting(starting));
         }
         let disposables = self.running.values().filter(|helper| helper.disposable).count();
         if matches!(what, Preparation::Disposable(_)) && disposables >= limits.disposables {
-            return Err(io::Error::other(format!("{disposables} disposables are there already")));
+            return Err(NotUp::Disposables(disposables));
         }
         Ok(())
     }
 
     /// Starts a helper.
-    pub(super) fn start(&mut self, reactor: &Reactor, id: CallId, what: &Preparation) -> io::Result<()> {
+    pub(super) fn start(&mut self, reactor: &Reactor, id: CallId, what: &Preparation) -> Result<(), NotUp> {
         let (verb, name) = match what {
             Preparation::Start(qube) => (c"start", qube),
             Preparation::Disposable(template) => (c"disposable", template),
         };
-        let file = CString::new(own_executable().into_os_string().into_vec())?;
-        let args = [HELPER.to_owned(), verb.to_owned(), CString::new(name.as_str())?];
+        let file = c_string(own_executable().into_os_string().into_vec())?;
+        let args = [HELPER.to_owned(), verb.to_owned(), c_string(name.as_str().into())?];
         let (stdin, lifeline) = pipe_with(PipeFlags::CLOEXEC)?;
         let (output, stdout) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Only our end is non-blocking: the program gets an ordinary pipe.
@@ -98,7 +121,7 @@ impl Helpers {
     }
 
     /// Reads what a helper says. `Some`: that was all, and the target is to be found under this name.
-    pub(super) fn read(&mut self, reactor: &Reactor, id: CallId) -> Option<Result<Target, String>> {
+    pub(super) fn read(&mut self, reactor: &Reactor, id: CallId) -> Option<Result<Target, NotUp>> {
         let helper = self.running.get_mut(&id)?;
         let output = helper.output.as_ref()?;
         let mut buffer = [0_u8; MAX_NAME];
@@ -119,7 +142,7 @@ impl Helpers {
         helper.done = true;
         let name = helper.said.strip_suffix(b"\n").and_then(|name| std::str::from_utf8(name).ok());
         let target = name.and_then(|name| Target::new(name).ok()).filter(|name| name.keyword().is_none());
-        Some(target.ok_or_else(|| "the target could not be started".to_owned()))
+        Some(target.ok_or(NotUp::Failed))
     }
 
     /// A helper has ended, or seems to have.
@@ -139,6 +162,10 @@ impl Helpers {
             helper.lifeline = None;
         }
     }
+}
+
+fn c_string(bytes: Vec<u8>) -> io::Result<CString> {
+    Ok(CString::new(bytes)?)
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 //!
 //! A daemon's log has lines about the calls of its own VM and about those that other VMs make to it.
 
+use daemon_core::Level;
 use engine::voice::speaking_for;
 use wire::names::Target;
-
-use crate::core::Level;
 
 /// Writes a line.
 pub(super) fn write(level: Level, line: &str) {

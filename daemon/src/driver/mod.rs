@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use daemon_core::{CallId, Core, Now, Output, Settings};
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
@@ -26,7 +27,6 @@ use ring::Transport;
 use rustix::process::{Rlimit, Signal};
 use wire::names::Target;
 
-use crate::core::{CallId, Core, Now, Output, Settings};
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
@@ -187,7 +187,7 @@ impl Driver {
         self.resume_front();
         self.retry_targets();
         self.start_programs();
-        self.core.tick(now);
+        self.core.handle_timeout(now);
         if self.startup_deadline.is_some_and(|at| at <= now) {
             tracing::error!("no agent within the time for starting up, giving up");
             self.finish(Outcome::NoAgent);
@@ -212,7 +212,7 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let times = [
-            self.core.deadline(),
+            self.core.poll_timeout(),
             self.startup_deadline,
             self.agent.look_at(),
             self.front.accept_at(),
@@ -239,7 +239,7 @@ impl Driver {
 
     /// Does what the core wants done, until it wants nothing more.
     fn settle(&mut self) {
-        while let Some(output) = self.core.next_output() {
+        while let Some(output) = self.core.poll_output() {
             self.perform(output);
         }
     }
@@ -320,7 +320,7 @@ impl Driver {
         match search {
             Search::Goes => {}
             Search::Found => {
-                self.core.agent_connected(now);
+                self.core.handle_agent_connected(now);
                 self.agent_due = true;
             }
             Search::Hopeless => self.domain_gone(),
@@ -341,8 +341,8 @@ impl Driver {
         for _ in 0..AGENT_BATCH {
             let now = self.now();
             match self.agent.hear() {
-                Some(Heard::Message(frame)) => self.core.agent_frame(now, &frame),
-                Some(Heard::Nothing { mid_message }) => return self.core.agent_read(now, mid_message),
+                Some(Heard::Message(frame)) => self.core.handle_agent_frame(now, &frame),
+                Some(Heard::Nothing { mid_message }) => return self.core.handle_agent_read(now, mid_message),
                 Some(Heard::Closed) => return self.agent_broken("it closed the control link", false),
                 Some(Heard::Broken(error)) => return self.agent_broken(&error.to_string(), true),
                 None => return,
@@ -356,7 +356,7 @@ impl Driver {
     fn agent_broken(&mut self, reason: &str, misbehaved: bool) {
         tracing::warn!("the agent is gone: {reason}");
         self.agent.drop_link(&self.reactor, self.epoch.elapsed(), misbehaved);
-        self.core.agent_lost();
+        self.core.handle_agent_lost();
     }
 
     /// The core wants no more of this agent. One that cannot even say HELLO at the start never will.

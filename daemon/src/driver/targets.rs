@@ -9,13 +9,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use daemon_core::{CallId, Now};
 use engine::reactor::Reactor;
 use wire::names::Target;
 
 use super::Driver;
 use super::peers::{Heard, Peers};
 use super::token::Token;
-use crate::core::{CallId, Now};
 use crate::local_socket;
 
 /// Pause before a daemon whose queue of connections is full is tried again, doubled each time. The core's own limit for
@@ -131,9 +131,9 @@ impl Driver {
                     match error.kind() {
                         // There is none.
                         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                            self.core.target_absent(now, id);
+                            self.core.handle_target_absent(now, id);
                         }
-                        _ => self.core.target_closed(now, id, &error.to_string()),
+                        _ => self.core.handle_target_closed(now, id, &error.to_string()),
                     }
                 }
             }
@@ -164,14 +164,14 @@ impl Driver {
     pub(super) fn send_target(&mut self, id: CallId, message: Vec<u8>) {
         if let Err(error) = self.targets.peers.send(&self.reactor, id, message) {
             self.close_target(id);
-            self.core.target_closed(self.now(), id, &error.to_string());
+            self.core.handle_target_closed(self.now(), id, &error.to_string());
         }
     }
 
     pub(super) fn target_ready(&mut self, id: CallId) {
         if let Err(error) = self.targets.peers.on_ready(&self.reactor, id) {
             self.close_target(id);
-            return self.core.target_closed(self.now(), id, &error.to_string());
+            return self.core.handle_target_closed(self.now(), id, &error.to_string());
         }
         while let Some(heard) = self.targets.peers.hear(&self.reactor, id) {
             let now = self.now();
@@ -180,11 +180,11 @@ impl Driver {
                 self.place_is_free(id);
             }
             match heard {
-                Heard::Message(frame) => self.core.target_frame(now, id, &frame),
+                Heard::Message(frame) => self.core.handle_target_frame(now, id, &frame),
                 // The core has a limit for each answer as a whole.
                 Heard::Nothing { .. } => return,
-                Heard::Closed => return self.core.target_closed(now, id, "it closed the connection"),
-                Heard::Broken(error) => return self.core.target_closed(now, id, &error.to_string()),
+                Heard::Closed => return self.core.handle_target_closed(now, id, "it closed the connection"),
+                Heard::Broken(error) => return self.core.handle_target_closed(now, id, &error.to_string()),
             }
             self.settle();
         }

@@ -1,7 +1,7 @@
 //! What the reactor's tokens mean.
 
-use crate::core::{CallId, ClientId};
 use crate::policy_source::Readiness;
+use daemon_core::{CallId, ClientId};
 
 /// Whose descriptor is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

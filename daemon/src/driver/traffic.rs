@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use daemon_core::{CallId, Moved};
 use rustix::pipe::{PipeFlags, pipe_with};
-
-use crate::core::{CallId, Moved};
 
 /// A call's number and two counts.
 const WORD: usize = 24;

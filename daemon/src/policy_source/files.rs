@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use daemon_core::question::{Allow, Question, User, Verdict};
 use policy::{Decision, Request};
 use wire::escape::Escaped;
 use wire::names::{ServiceName, Target};
 
 use super::store::{PolicyStore, SystemFile};
-use crate::question::{Allow, Question, User, Verdict};
 
 /// The policy of this machine. Every question is answered from the files of this moment: before it
 /// is used, each file and folder that was read is looked at again, which costs microseconds. (A

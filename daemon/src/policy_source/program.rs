@@ -14,6 +14,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use daemon_core::CallId;
+use daemon_core::question::{Question, Verdict};
 use engine::process::{Child, Program, spawn};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -23,8 +25,6 @@ use wire::names::DomainId;
 
 use super::ways::{Form, Owner, USAGE, Undecided, Way};
 use crate::answer::{self, MAX_ANSWER};
-use crate::core::CallId;
-use crate::question::{Question, Verdict};
 
 /// Programs that run at once. A question to the user may take long; further ones wait their turn, and
 /// only calls of the same VM do.

@@ -5,9 +5,8 @@
 //! known by its silence: asked in the new form it ends, or hangs up, without a word and without having done anything.
 //! Then it is asked in the old form.
 
+use daemon_core::question::Question;
 use wire::names::{DomainId, Target};
-
-use crate::question::Question;
 
 /// What a program ends with that does not understand its command line.
 pub(super) const USAGE: i32 = 2;

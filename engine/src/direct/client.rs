@@ -9,7 +9,7 @@ use wire::stream::{Kind, Role};
 use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
-use crate::pump::Outcome;
+use crate::pump::{Ending, Outcome};
 
 /// A command's own call: writes what the service reads, reads what it answers. What the service says on its error output
 /// goes to ours, made harmless for a terminal.
@@ -99,10 +99,11 @@ impl Client {
 
     /// Ends what the service reads and waits for its exit code.
     pub fn finish(mut self) -> Outcome {
-        let lost = self.last_words().err().map(|lost| lost.to_string());
+        let heard = self.last_words();
+        let remote = self.direct.incoming.exit_code();
         Outcome {
-            remote: self.direct.incoming.exit_code(),
-            lost: lost.filter(|_| self.direct.incoming.exit_code().is_none()),
+            ending: heard.err().filter(|_| remote.is_none()).map_or(Ending::Complete, Ending::from),
+            remote,
             bytes_in: self.direct.bytes_in,
             bytes_out: self.direct.bytes_out,
             ..Outcome::default()
@@ -119,7 +120,7 @@ impl Client {
                 continue;
             }
             if !open {
-                return Err(Lost("the other side closed the link before the call was complete".to_owned()));
+                return Err(Lost::Closed);
             }
             self.direct.wait(Some(self.have), 0, None)?;
         }

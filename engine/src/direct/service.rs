@@ -7,7 +7,7 @@ use wire::stream::{Kind, Role};
 use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
-use crate::pump::{NoStreams, Outcome, StderrCopy, report};
+use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
 /// A service that is built in: reads what the caller sends, writes what it gets.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Service {
                 return Ok(taken);
             }
             if self.is_over()? {
-                return Err(Lost("the caller closed the link".to_owned()));
+                return Err(Lost::Closed);
             }
             let Seen::Nothing(have) = self.direct.look()? else { continue };
             self.direct.wait(Some(have), 0, None)?;
@@ -96,7 +96,8 @@ impl Service {
     /// Ends the call with this exit code: ends of streams, code, and what the caller still says.
     pub fn finish(self, code: i32) -> Outcome {
         let Direct { channel, version, bytes_in, bytes_out, .. } = self.direct;
-        let lost = report(channel, version, code, NoStreams::FailedInVm).err().map(|error| error.to_string());
-        Outcome { local: Some(code), lost, bytes_in, bytes_out, ..Outcome::default() }
+        let told = report(channel, version, code, NoStreams::FailedInVm);
+        let ending = told.map_or_else(Ending::from, |()| Ending::Complete);
+        Outcome { ending, local: Some(code), bytes_in, bytes_out, ..Outcome::default() }
     }
 }

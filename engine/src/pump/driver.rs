@@ -5,10 +5,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use ring::Spans;
+use ring::{Channel, Spans};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::localfd::LocalFd;
+
+/// Payload of one transfer, at most. Several fit a ring, so that both sides are at work, and what one hop has
+/// written the next one finds in the cache; fewer bytes cost more system calls.
+pub(super) const TRANSFER: usize = 128 << 10;
+
+/// What the local pipe of a large call holds at most: some transfers, and what four rings hold. More than one, so that a
+/// local process that has the processor for once gets far with it.
+pub(super) const PIPE: usize = 512 << 10;
 
 /// The descriptors a call may sleep on, by place.
 pub(super) const LINK: usize = 0;
@@ -76,7 +84,7 @@ impl Transfer<'_> {
 }
 
 /// Limits here are a second or so: they fit any representation.
-pub(super) fn timespec(limit: Duration) -> Timespec {
+fn timespec(limit: Duration) -> Timespec {
     Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() }
 }
 
@@ -142,4 +150,16 @@ pub(super) fn poll_all(wants: &Wants<'_>, limit: Option<Duration>) -> io::Result
         ready[place] = fd.revents();
     }
     Ok(ready)
+}
+
+/// Sleeps until the link's descriptor is ready, or `limit` has passed, and takes the wake-up.
+pub(super) fn wait_for_link(channel: &mut Channel, limit: Option<Duration>) -> Result<(), ring::Error> {
+    let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
+    let limit = limit.map(timespec);
+    match poll(&mut [PollFd::new(&*channel, PollFlags::IN | out)], limit.as_ref()) {
+        Ok(0) => Ok(()),
+        Ok(_) => channel.on_ready(),
+        Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(ring::Error::io("waiting for the link")(error.into())),
+    }
 }

@@ -8,9 +8,12 @@
 //! 5. The reader of what the service sends went away first: 141, as for a program that `SIGPIPE` ends.
 //! 6. Otherwise 0.
 
+use std::ffi::OsString;
+use std::io;
+
+use wire::error::{Misuse, PeerError};
 use wire::stream::Role;
 
-use super::Outcome;
 use crate::process::EXIT_TROUBLE;
 
 /// The link was lost before the service's exit code came. Also what stands for codes that no exit status can express.
@@ -19,47 +22,184 @@ pub const EXIT_LOST: i32 = 255;
 /// Nobody was there any more to read what the service sent.
 pub const EXIT_UNREAD: i32 = 141;
 
-/// How a call ended, for whoever took part in it.
+/// How a pump ended.
+#[derive(Debug, Default)]
+pub enum Ending {
+    /// The exit code has come, or a service's has been sent, and the local side has what arrived.
+    #[default]
+    Complete,
+    /// The link was lost before the call was complete.
+    Lost(Lost),
+    /// Something here failed: not, a local descriptor was closed by its other end.
+    Failed(Failure),
+    /// Nobody was there any more to read what the service sent, so the call was ended.
+    Unread,
+}
+
+/// Why a link was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The ring or its doorbell.
+    #[error(transparent)]
+    Ring(#[from] ring::Error),
+    /// The other side broke the protocol.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The other side went.
+    #[error("the other side closed the link before the call was complete")]
+    Closed,
+    /// The other side went, and no local event can come either.
+    #[error("the link is gone and nothing else is left to wait for")]
+    Alone,
+}
+
+/// What failed on this side.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A local descriptor or process.
+    #[error("{what}: {source}")]
+    Local {
+        /// What was being done with it.
+        what: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// There was never anybody to write to.
+    #[error("stdout is closed, so what the service sent is lost")]
+    Mute,
+    /// The pump broke the protocol: an error of this program.
+    #[error(transparent)]
+    Misuse(#[from] Misuse),
+    /// The environment asks for a driver that there is not.
+    #[error("QREXEC_ENGINE={0:?}: expected auto, poll or uring")]
+    Engine(OsString),
+}
+
+impl Failure {
+    /// Says what was being done when a system call failed.
+    pub(super) fn during(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+        move |source| Failure::Local { what, source }
+    }
+}
+
+impl From<Lost> for Ending {
+    fn from(lost: Lost) -> Ending {
+        Ending::Lost(lost)
+    }
+}
+
+impl From<ring::Error> for Ending {
+    fn from(error: ring::Error) -> Ending {
+        Ending::Lost(error.into())
+    }
+}
+
+impl From<PeerError> for Ending {
+    fn from(error: PeerError) -> Ending {
+        Ending::Lost(error.into())
+    }
+}
+
+impl From<Failure> for Ending {
+    fn from(failure: Failure) -> Ending {
+        Ending::Failed(failure)
+    }
+}
+
+impl From<Misuse> for Ending {
+    fn from(misuse: Misuse) -> Ending {
+        Ending::Failed(misuse.into())
+    }
+}
+
+/// How a call went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How the pump ended.
+    pub ending: Ending,
+    /// The service's exit code, as the client heard it.
+    pub remote: Option<i32>,
+    /// The local process's exit code, 128 + n for a signal.
+    pub local: Option<i32>,
+    /// Payload bytes that arrived.
+    pub bytes_in: u64,
+    /// Payload bytes that were sent.
+    pub bytes_out: u64,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// Counts of what a call costs this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Transfers, sleeps and doorbells together: every system call of the pump's loop.
+    pub syscalls: u64,
+    /// Times the pump slept.
+    pub sleeps: u64,
+    /// Doorbells rung.
+    pub rings: u64,
+    /// Doorbells heard.
+    pub wakes: u64,
+    /// Bytes that this process copied between rings and memory: headers, and payload that is looked at.
+    pub copied: u64,
+    /// Which driver finished the call.
+    pub engine: &'static str,
+}
+
+/// A call's exit status, for whoever took part in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct Exit {
     /// The exit status.
     pub status: i32,
     /// What went wrong, for people: nothing did if the service or a local program failed by itself.
     pub trouble: Option<String>,
 }
 
-impl Ending {
-    fn new(status: i32) -> Ending {
-        Ending { status, trouble: None }
+impl Exit {
+    fn with(status: i32) -> Exit {
+        Exit { status, trouble: None }
+    }
+
+    fn lost(whom: &str, why: &dyn std::fmt::Display) -> Exit {
+        Exit { status: EXIT_LOST, trouble: Some(format!("the link to the {whom} was lost: {why}")) }
     }
 }
 
 impl Outcome {
-    /// How the call ended, seen from this side of the link.
-    pub fn ending(&self, role: Role) -> Ending {
+    /// The call's exit status, seen from this side of the link.
+    pub fn exit(&self, role: Role) -> Exit {
         let (whom, service, program) = match role {
             // A service without a process, a socket, ends well.
             Role::Service => ("caller", Some(self.local.unwrap_or(0)), None),
             Role::Client => ("service", self.remote, self.local),
         };
         let code = service.map_or(0, of_service);
-        let lost = match (&self.lost, service) {
-            (Some(why), _) => Some(why.as_str()),
-            (None, None) if self.failed.is_none() && !self.unread => Some("it ended without an exit code"),
-            (None, _) => None,
-        };
-        match (lost, &self.failed) {
-            (Some(why), _) => {
-                Ending { status: EXIT_LOST, trouble: Some(format!("the link to the {whom} was lost: {why}")) }
+        match (&self.ending, service) {
+            (Ending::Lost(why), _) => Exit::lost(whom, why),
+            (Ending::Complete, None) => Exit::lost(whom, &"it ended without an exit code"),
+            (Ending::Failed(why), _) => {
+                let status = if code == 0 { EXIT_TROUBLE } else { code };
+                Exit { status, trouble: Some(why.to_string()) }
             }
-            (None, Some(why)) => {
-                Ending { status: if code == 0 { EXIT_TROUBLE } else { code }, trouble: Some(why.clone()) }
-            }
-            (None, None) if code != 0 => Ending::new(code),
-            (None, None) => match program {
-                None | Some(0) if self.unread => Ending::new(EXIT_UNREAD),
-                program => Ending::new(program.unwrap_or(0)),
-            },
+            (Ending::Complete | Ending::Unread, _) if code != 0 => Exit::with(code),
+            (Ending::Unread, _) if program.is_none_or(|code| code == 0) => Exit::with(EXIT_UNREAD),
+            (Ending::Complete | Ending::Unread, _) => Exit::with(program.unwrap_or(0)),
+        }
+    }
+
+    /// Why the link was lost, if it was.
+    pub fn lost(&self) -> Option<&Lost> {
+        match &self.ending {
+            Ending::Lost(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// What failed on this side, if something did.
+    pub fn failed(&self) -> Option<&Failure> {
+        match &self.ending {
+            Ending::Failed(why) => Some(why),
+            _ => None,
         }
     }
 }
@@ -74,48 +214,49 @@ fn of_service(code: i32) -> i32 {
 mod tests {
     use super::*;
 
-    fn outcome(lost: bool, failed: bool) -> Outcome {
-        let why = |happened: bool| happened.then(|| "reason".to_owned());
-        Outcome { lost: why(lost), failed: why(failed), ..Outcome::default() }
-    }
+    const ENDINGS: [fn() -> Ending; 4] = [
+        || Ending::Complete,
+        || Ending::Lost(Lost::Closed),
+        || Ending::Failed(Failure::Mute),
+        || Ending::Unread,
+    ];
 
     /// Whatever happened, all that took part in a call agree on its status.
     #[test]
     fn one_rule_for_every_side() {
-        for (lost, failed, code, status) in [
-            (false, false, 0, 0),
-            (false, false, 3, 3),
-            (false, true, 0, 125),
-            (false, true, 3, 3),
-            (true, false, 0, 255),
-            (true, false, 3, 255),
-            (true, true, 0, 255),
-            (true, true, 3, 255),
-        ] {
-            let service = Outcome { local: Some(code), ..outcome(lost, failed) };
-            let client = Outcome { remote: Some(code), ..outcome(lost, failed) };
-            let with_program = Outcome { local: Some(0), ..client.clone() };
-            for (role, outcome) in
-                [(Role::Service, service), (Role::Client, client), (Role::Client, with_program)]
-            {
-                let ending = outcome.ending(role);
-                assert_eq!(ending.status, status, "{role:?} {outcome:?}");
-                assert_eq!(ending.trouble.is_some(), lost || failed, "{role:?} {outcome:?}");
+        for (ending, [of_0, of_3]) in ENDINGS.into_iter().zip([[0, 3], [255, 255], [125, 3]]) {
+            for (code, status) in [(0, of_0), (3, of_3)] {
+                let service = Outcome { local: Some(code), ending: ending(), ..Outcome::default() };
+                let client = Outcome { remote: Some(code), ending: ending(), ..Outcome::default() };
+                let with_program =
+                    Outcome { local: Some(0), remote: Some(code), ending: ending(), ..Outcome::default() };
+                for (role, outcome) in
+                    [(Role::Service, service), (Role::Client, client), (Role::Client, with_program)]
+                {
+                    let exit = outcome.exit(role);
+                    assert_eq!(exit.status, status, "{role:?} {outcome:?}");
+                    let went_well = matches!(outcome.ending, Ending::Complete);
+                    assert_eq!(exit.trouble.is_none(), went_well, "{role:?} {outcome:?}");
+                }
             }
         }
     }
 
     #[test]
     fn a_service_without_a_process_ends_well_unless_something_else_happened() {
-        let status = |lost, failed| outcome(lost, failed).ending(Role::Service).status;
-        assert_eq!([status(false, false), status(false, true), status(true, false)], [0, 125, 255]);
+        let status = |ending: fn() -> Ending| {
+            Outcome { ending: ending(), ..Outcome::default() }.exit(Role::Service).status
+        };
+        let [complete, lost, failed, _] = ENDINGS;
+        assert_eq!([complete, failed, lost].map(status), [0, 125, 255]);
     }
 
     #[test]
     fn neither_failure_is_lost() {
         let status = |remote, program, unread| {
-            let outcome = Outcome { remote, local: program, unread, ..Outcome::default() };
-            outcome.ending(Role::Client).status
+            let ending = if unread { Ending::Unread } else { Ending::Complete };
+            let outcome = Outcome { remote, local: program, ending, ..Outcome::default() };
+            outcome.exit(Role::Client).status
         };
         assert_eq!(status(Some(0), Some(0), false), 0);
         assert_eq!(status(Some(0), Some(3), false), 3);

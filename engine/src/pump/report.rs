@@ -7,7 +7,7 @@ use ring::Channel;
 use wire::stream::{Kind, Outgoing, Role};
 use wire::version::Version;
 
-use super::sleep;
+use super::driver::wait_for_link;
 
 /// How long the caller's last words are taken after it was told the exit code. Whoever has heard that closes the link at
 /// once; for one that was about to speak this is long.
@@ -61,7 +61,7 @@ pub fn report(mut channel: Channel, version: Version, code: i32, why: NoStreams)
         sent += channel.write(message.get(sent..).unwrap_or_default())?;
         channel.flush()?;
         if (sent < message.len() || !channel.drained()) && !channel.arm(false, sent < message.len())? {
-            sleep::wait_for_link(&mut channel, None)?;
+            wait_for_link(&mut channel, None)?;
         }
     }
     if why != NoStreams::LeftAlone {
@@ -83,7 +83,7 @@ pub(super) fn hear_out(channel: &mut Channel) -> Result<(), ring::Error> {
         match channel.read(&mut buffer)? {
             0 if channel.ended()? => return Ok(()),
             0 if channel.arm(true, false)? => {}
-            0 => sleep::wait_for_link(channel, Some(left))?,
+            0 => wait_for_link(channel, Some(left))?,
             _ => channel.flush()?,
         }
     }

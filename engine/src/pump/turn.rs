@@ -1,19 +1,25 @@
 #![forbid(unsafe_code)]
 //! One turn of the pump: what can move, moves once; what has ended, ends.
+//!
+//! Here is what concerns both ways at once: the turn's two transfers, which a driver may make together, and when the call
+//! is over.
 
-use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use ring::{Channel, Patience, Spans};
-use wire::stream::{Kind, Outgoing, Role};
+use ring::{Channel, Link, Patience, Spans};
+use wire::stream::Role;
 
-use super::driver::{Driver, ERR_SINK, ERR_SOURCE, PLACES, SINK, SOURCE, Transfer};
-use super::ends::{Sink, Source, same_file};
-use super::inbound::{Head, Inbound};
-use super::loan::{self, Loans};
-use super::one_socket::OneSocket;
-use super::receive::Arrivals;
-use super::{Call, Cost, Outcome, Outlived, PIPE, StderrCopy, Stop, TRANSFER};
-use crate::process::{Child, Neighbour};
+use super::call::Call;
+use super::driver::{Driver, PLACES, Transfer};
+use super::ending::{Cost, Ending, Failure, Lost, Outcome};
+use super::local::Local;
+use super::receiver::{Arrivals, Heard, Messages, Receiver, Sink};
+use super::report;
+use super::sender::{OneSocket, Outward, Sender, Source};
+use crate::process::Neighbour;
+
+/// Most that the service of a local program may send after that has ended.
+const UNREAD: u64 = 1 << 20;
 
 /// What a turn achieved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,103 +32,184 @@ pub(super) enum Turn {
     Done,
 }
 
-/// Everything about one running call.
+/// One running call.
 pub(super) struct Pump {
-    pub(super) channel: Channel,
-    pub(super) role: Role,
-    pub(super) inbound: Inbound,
-    pub(super) outgoing: Outgoing,
-    pub(super) sink: Sink,
-    pub(super) err_sink: Sink,
-    pub(super) source: Source,
-    pub(super) err_source: Source,
-    pub(super) log: Option<StderrCopy>,
-    pub(super) prefix: Vec<u8>,
-    pub(super) child: Option<Child>,
-    /// Its descriptor said so: time to ask.
-    pub(super) child_may_have_ended: bool,
-    /// The client's stdin has ended, or its service has: nothing more arrives for the sink.
-    pub(super) in_ended: bool,
-    pub(super) exit_on_client_eof: bool,
-    pub(super) exit_on_service_eof: bool,
-    pub(super) one_socket: Option<OneSocket>,
-    pub(super) loans: Loans,
-    /// The peer takes nothing any more.
-    pub(super) cut: bool,
-    pub(super) outcome: Outcome,
-    /// Payload that arrived when nobody was there to take it, stderr aside.
-    pub(super) unread: u64,
-    /// There never was anybody to take payload.
-    pub(super) is_mute: bool,
-    pub(super) sleeps: u64,
+    role: Role,
+    pub(super) link: Link,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    pub(super) local: Local,
+    exit_on_client_eof: bool,
+    exit_on_service_eof: bool,
     pub(super) patience: Patience,
-    /// stderr was read last: stdout comes first now.
-    pub(super) err_was_read: bool,
-    outlived: Option<Outlived>,
+    pub(super) sleeps: u64,
     /// Who is at the local end, once that was looked for.
     neighbour: Option<Option<Neighbour>>,
 }
 
 impl Pump {
-    pub(super) fn new(channel: Channel, call: Call) -> io::Result<Pump> {
-        let service = call.role == Role::Service;
-        let one_socket = match (&call.stdin, &call.stdout) {
-            (Some(a), Some(b)) => same_file(a, b),
+    pub(super) fn new(channel: Channel, call: Call) -> Result<Pump, Failure> {
+        Self::adopt(channel, call).map_err(Failure::during("preparing local descriptors"))
+    }
+
+    fn adopt(channel: Channel, call: Call) -> std::io::Result<Pump> {
+        let Call { role, version, .. } = call;
+        let is_service = role == Role::Service;
+        let is_one = match (&call.sink, &call.source) {
+            (Some(a), Some(b)) => is_same_file(a, b),
             _ => false,
         };
         // A caller's own sockets are shared with its shell: they are closed, not shut down.
-        let shut = service || call.child.is_some() || one_socket;
-        let (err_in, err_out) = if service { (call.stderr, None) } else { (None, call.stderr) };
-        let is_mute = call.stdin.is_none();
-        let request = OneSocket::new(call.single_socket, call.stdin.as_ref())?;
-        let mut sink = Sink::new(call.stdin, shut, call.filter_stdout)?;
-        if let Some(pipe) = channel.lendable().and_then(loan::pipe_size).filter(|_| call.splice) {
-            sink.lend(pipe);
-        }
-        Ok(Pump {
-            one_socket: request,
-            inbound: Inbound::new(call.role, call.version),
-            outgoing: Outgoing::new(call.role, call.version),
-            sink,
-            err_sink: Sink::new(err_out, false, call.filter_stderr)?,
-            source: Source::new(call.stdout, shut)?,
-            err_source: Source::new(err_in, false)?,
+        let shut = is_service || call.child.is_some() || is_one;
+        let (err_source, err_sink) = if is_service { (call.stderr, None) } else { (None, call.stderr) };
+        let (producer, consumer, link) = channel.split();
+        let one_socket = OneSocket::new(call.one_socket, call.sink.as_ref())?;
+        let sink = Sink::new(call.sink, shut, call.filter_sink)?;
+        let err_sink = Sink::new(err_sink, false, call.filter_stderr)?;
+        let messages = Messages::new(role, version);
+        let receiver = Receiver::new(consumer, &link, messages, sink, err_sink, call.splice);
+        let outward = Outward {
+            role,
+            version,
+            source: Source::new(call.source, shut)?,
+            err_source: Source::new(err_source, false)?,
             log: call.log_stderr,
             prefix: call.prefix,
-            child: call.child,
-            child_may_have_ended: false,
-            in_ended: false,
+            one_socket,
+        };
+        Ok(Pump {
+            role,
+            sender: Sender::new(producer, outward),
+            receiver,
+            local: Local::new(call.child, call.outlived),
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
-            loans: Loans::default(),
-            cut: false,
-            outcome: Outcome::default(),
-            unread: 0,
-            is_mute,
+            patience: Patience::new(link.is_far()),
             sleeps: 0,
-            patience: Patience::new(channel.is_far()),
-            err_was_read: false,
-            outlived: call.outlived,
             neighbour: None,
-            role: call.role,
-            channel,
+            link,
         })
     }
 
+    // ---- turns ------------------------------------------------------------------------------
+
+    /// What comes before anything that the peer says: a service without error output has ended it.
+    pub(super) fn begin(&mut self) -> Result<(), Ending> {
+        if self.role == Role::Service {
+            self.sender.send_end_of_stderr(&mut self.link)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Ending> {
+        let mut moved = self.transfer(driver)?;
+        // What it said before it ended is read before its stdin closes, which others may answer.
+        if self.local.ends()? {
+            self.receiver.close_sink();
+            moved = true;
+        }
+        moved |= self.hear()?;
+        self.look_at_reader()?;
+        // Whoever is at the other end of what has closed must see that before the peer hears of an end.
+        self.let_go(driver);
+        moved |= self.send_rest()?;
+        self.let_go(driver);
+        if self.is_done() {
+            return Ok(if self.has_said_all() { Turn::Done } else { Turn::Idle });
+        }
+        if !moved && !self.link.is_open() && matches!(self.arrivals()?, Arrivals::Starved(_)) {
+            self.on_link_closed()?;
+        }
+        Ok(if moved { Turn::Moved } else { Turn::Idle })
+    }
+
+    /// The turn's two transfers, both in place: ring → sink and source → ring.
+    fn transfer(&mut self, driver: &mut dyn Driver) -> Result<bool, Ending> {
+        let (mut drain, mut fill) = (Spans::new(), Spans::new());
+        let (news, writing) = self.receiver.offer(&mut self.link, &mut drain)?;
+        let reading = self.sender.offer(&mut self.link, &mut fill)?;
+        if writing.is_none() && reading.is_none() {
+            return Ok(news);
+        }
+        let [drained, filled] = driver.transfer([
+            writing.map(|writing| writing.transfer(&drain)),
+            reading.map(|(_, fd)| Transfer::Fill(fd, &fill)),
+        ]);
+        let (offered, asked) = (drain.bytes(), fill.bytes());
+        let reading = reading.map(|(reading, _)| reading);
+        if let Some(result) = drained {
+            self.receiver.delivered(&mut self.link, offered, result)?;
+        }
+        if let (Some(result), Some(reading)) = (filled, reading) {
+            self.sender.publish(&mut self.link, reading, asked, result)?;
+        }
+        Ok(true)
+    }
+
+    /// Has the receiver hear what is no payload, and the sender take the consequences.
+    fn hear(&mut self) -> Result<bool, Ending> {
+        let heard = self.receiver.hear(&mut self.link)?;
+        match heard {
+            Heard::End if self.exit_on_client_eof => self.sender.stop_reading(),
+            Heard::Exit => self.sender.fall_silent(),
+            Heard::End | Heard::Something | Heard::Nothing => {}
+        }
+        Ok(heard != Heard::Nothing)
+    }
+
+    /// Has the sender say what is no plain transfer, up to the exit code.
+    fn send_rest(&mut self) -> Result<bool, Ending> {
+        let moved = self.sender.rest(&mut self.link)?;
+        if self.exit_on_service_eof && self.sender.has_ended() {
+            self.receiver.stop();
+        }
+        Ok(match self.code() {
+            Some(code) => moved | self.sender.send_exit_code(&mut self.link, code)?,
+            None => moved,
+        })
+    }
+
+    /// What the bytes that have arrived are waiting for.
+    pub(super) fn arrivals(&mut self) -> Result<Arrivals, Ending> {
+        self.receiver.arrivals(&mut self.link)
+    }
+
+    /// Gives back what the reader of lent pages has taken.
+    pub(super) fn give_back(&mut self) -> Result<(), Ending> {
+        self.receiver.give_back(&mut self.link)
+    }
+
+    /// Has the driver forget descriptors that are closed: an armed poll keeps a pipe open for its other end.
+    fn let_go(&self, driver: &mut dyn Driver) {
+        let mut open = [true; PLACES];
+        self.sender.note_open(&mut open);
+        self.receiver.note_open(&mut open);
+        driver.let_go(&open);
+    }
+
+    // ---- size and speed ---------------------------------------------------------------------
+
     /// Payload bytes moved so far, both ways.
     pub(super) fn moved(&self) -> u64 {
-        self.outcome.bytes_in + self.outcome.bytes_out
+        self.receiver.received() + self.sender.sent()
+    }
+
+    /// Sleeps so far.
+    pub(super) fn sleeps(&self) -> u64 {
+        self.sleeps
     }
 
     /// Widens the local pipes of a call that moves much.
     pub(super) fn grow(&mut self) {
-        let (tx, rx) = (self.channel.tx().size(), self.channel.rx().size());
-        if let Some(fd) = self.source.pollable() {
-            fd.grow((4 * tx).min(PIPE));
-        }
-        if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
-            fd.grow((4 * rx).min(PIPE));
-        }
+        self.sender.grow();
+        self.receiver.grow();
+    }
+
+    /// Gives back memory that an idle call does not need.
+    pub(super) fn trim(&mut self) -> Result<(), Ending> {
+        crate::process::trim_heap();
+        self.give_back()?;
+        self.sender.trim()
     }
 
     /// Goes where the process runs that most of this call's bytes come from or go to. A hint that fails is none.
@@ -135,211 +222,118 @@ impl Pump {
     }
 
     fn find_neighbour(&self) -> Option<Neighbour> {
-        if let Some(child) = &self.child {
-            return Neighbour::in_tree(child.pid().unsigned_abs());
+        if self.local.is_process() {
+            return self.local.neighbour();
         }
-        let busy = if self.outcome.bytes_out > self.outcome.bytes_in {
-            self.source.pollable()
-        } else {
-            self.sink.pollable()
-        };
+        let sends_more = self.sender.sent() > self.receiver.received();
+        let busy = if sends_more { self.sender.local_end() } else { self.receiver.local_end() };
         busy.and_then(Neighbour::at_pipe)
     }
 
-    /// Gives back memory that an idle call does not need.
-    pub(super) fn trim(&mut self) -> Result<(), Stop> {
-        crate::process::trim_heap();
-        self.give_back()?;
-        Ok(self.channel.tx().trim().map_err(ring::Error::from)?)
-    }
+    // ---- when the call is over --------------------------------------------------------------
 
-    pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Stop> {
-        let mut moved = self.take_headers()?;
-        moved |= self.transfer(driver)?;
-        // What it said before it ended is read before its stdin closes, which others may answer.
-        moved |= self.look_at_child()?;
-        moved |= self.inbound_rest()?;
-        self.look_at_reader()?;
-        // Whoever is at the other end of what has closed must see that before the peer hears of an end.
-        self.let_go(driver);
-        moved |= self.outbound_rest()?;
-        self.let_go(driver);
-        if self.is_done() {
-            // A service's last word must leave this process; a client has heard it and owes nothing.
-            let said = self.role == Role::Client || self.cut || self.channel.drained();
-            return Ok(if said { Turn::Done } else { Turn::Idle });
+    /// The exit code of a service, once it is known: that of its process, or 0 for a socket that has ended.
+    pub(super) fn code(&self) -> Option<i32> {
+        if self.role != Role::Service {
+            return None;
         }
-        if !moved && !self.channel.is_open() && matches!(self.arrivals()?, Arrivals::Starved(_)) {
-            self.on_link_closed()?;
+        if self.local.is_process() {
+            return self.local.code();
         }
-        Ok(if moved { Turn::Moved } else { Turn::Idle })
-    }
-
-    /// What comes before anything that the peer says: a service without error output has ended it.
-    pub(super) fn begin(&mut self) -> Result<(), Stop> {
-        if self.role == Role::Service && !self.err_source.is_open() {
-            self.send_eof(Kind::Stderr)?;
-        }
-        Ok(())
-    }
-
-    /// Has the driver forget descriptors that are closed: an armed poll keeps a pipe open for its other end.
-    fn let_go(&self, driver: &mut dyn Driver) {
-        let mut open = [true; PLACES];
-        open[SOURCE] = self.source.is_open();
-        open[ERR_SOURCE] = self.err_source.is_open();
-        open[SINK] = self.sink.is_open();
-        open[ERR_SINK] = self.err_sink.is_open();
-        driver.let_go(&open);
-    }
-
-    // ---- both ways, in place ----------------------------------------------------------------
-
-    /// The turn's two transfers: ring → sink and source → ring.
-    fn transfer(&mut self, driver: &mut dyn Driver) -> Result<bool, Stop> {
-        let layout = self.layout()?;
-        let from_err = self.is_turn_of_stderr();
-        let head = self.inbound.head();
-        let (tx, rx) = self.channel.halves();
-
-        let mut drain = Spans::new();
-        let sink = match head {
-            Head::Data(Kind::Stderr) => &mut self.err_sink,
-            _ => &mut self.sink,
-        };
-        let lends = sink.lends();
-        let to = sink.writable().filter(|_| !sink.filter && matches!(head, Head::Data(_)));
-        if let Some(fd) = to {
-            let mut limit = fd.write_limit().min(TRANSFER);
-            for (at, len) in self.inbound.pieces(rx.known_ready()) {
-                let len = len.min(limit);
-                if len == 0 || !rx.spans(at, len, &mut drain) {
-                    break;
-                }
-                limit -= len;
-            }
-        }
-
-        let mut fill = Spans::new();
-        let source = if from_err { &self.err_source } else { &self.source };
-        let from = source.readable().filter(|_| layout.is_some());
-        if let (Some(_), Some(layout)) = (from, layout) {
-            for (at, len) in layout.slots() {
-                if !tx.spans(at, len, &mut fill) {
-                    break;
-                }
-            }
-        }
-
-        let transfers = [
-            to.filter(|_| !drain.is_empty())
-                .map(|fd| if lends { Transfer::Lend(fd, &drain) } else { Transfer::Drain(fd, &drain) }),
-            from.filter(|_| !fill.is_empty()).map(|fd| Transfer::Fill(fd, &fill)),
-        ];
-        if transfers.iter().all(Option::is_none) {
-            return Ok(false);
-        }
-        let (offered, asked) = (drain.bytes(), fill.bytes());
-        let [drained, filled] = driver.transfer(transfers);
-        if let Some(result) = drained {
-            self.after_drain(head == Head::Data(Kind::Stderr), offered, result)?;
-        }
-        if let (Some(result), Some(layout)) = (filled, layout) {
-            self.after_fill(from_err, layout, asked, result)?;
-        }
-        Ok(true)
-    }
-
-    fn after_drain(&mut self, err: bool, offered: usize, result: io::Result<usize>) -> Result<(), Stop> {
-        let sink = if err { &mut self.err_sink } else { &mut self.sink };
-        match result {
-            Ok(n) => {
-                sink.after_write(n < offered);
-                self.outcome.bytes_in += n as u64;
-                let lends = sink.lends();
-                let ring = self.inbound.took(n);
-                if lends { self.lend(n, ring) } else { self.release(ring) }
-            }
-            Err(e) => sink.on_error(e).map_err(Stop::local("writing what the other side sent")),
-        }
-    }
-
-    // ---- endings ----------------------------------------------------------------------------
-
-    /// The process's exit closes its stdin; what it has written is still drained.
-    fn look_at_child(&mut self) -> Result<bool, Stop> {
-        if self.outcome.local.is_some() || !self.child_may_have_ended {
-            return Ok(false);
-        }
-        let Some(child) = &mut self.child else { return Ok(false) };
-        self.child_may_have_ended = false;
-        match child.try_wait() {
-            Ok(None) => Ok(false),
-            Ok(Some(code)) => {
-                self.outcome.local = Some(code);
-                self.sink.close();
-                Ok(true)
-            }
-            Err(e) => Err(Stop::local("waiting for the local process")(e)),
-        }
+        (self.receiver.has_ended() || !self.receiver.takes()).then_some(0)
     }
 
     fn is_done(&self) -> bool {
         match self.role {
-            Role::Service => self.outgoing.exit_sent(),
+            Role::Service => self.sender.exit_sent(),
             Role::Client => {
-                let flushed = !self.sink.is_open() && !self.err_sink.is_open();
-                let local = self.child.is_none() || self.outcome.local.is_some();
-                self.outcome.remote.is_some() && flushed && local
+                self.receiver.code().is_some() && self.receiver.is_delivered() && !self.local.is_running()
             }
         }
+    }
+
+    /// A service's last word must leave this process; a client has heard it and owes nothing.
+    fn has_said_all(&mut self) -> bool {
+        self.role == Role::Client || self.sender.is_cut() || self.link.drained(self.sender.producer())
     }
 
     /// The peer has closed and everything it left has been read.
-    fn on_link_closed(&mut self) -> Result<(), Stop> {
-        if self.outcome.remote.is_some() || self.outgoing.exit_sent() {
-            self.cut_off();
+    fn on_link_closed(&mut self) -> Result<(), Ending> {
+        if self.receiver.code().is_none() && !self.sender.exit_sent() {
+            return Err(Lost::Closed.into());
+        }
+        self.sender.cut_off();
+        Ok(())
+    }
+
+    /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever. What a
+    /// local program leaves unread when it ends is its own affair, up to a limit.
+    fn look_at_reader(&self) -> Result<(), Ending> {
+        if self.role != Role::Client || self.receiver.code().is_some() {
             return Ok(());
         }
-        Err(Stop::Lost("the other side closed the link before the call was complete".into()))
+        let unread = self.receiver.unread();
+        let is_over = if self.local.is_process() {
+            !self.local.is_running() && !self.sender.may_say_more() && unread > UNREAD
+        } else if self.receiver.is_mute() && unread > 0 {
+            return Err(Failure::Mute.into());
+        } else {
+            self.receiver.has_lost_reader() && unread > 0
+        };
+        if is_over { Err(Ending::Unread) } else { Ok(()) }
+    }
+
+    /// Whether a client only waits for the end of a service whose words nobody would read.
+    pub(super) fn is_unheard(&self) -> bool {
+        let waits = self.role == Role::Client && !self.local.is_process() && !self.receiver.has_ended();
+        waits && self.receiver.has_lost_reader() && !self.sender.may_say_more()
+    }
+
+    /// Whether the reader of lent pages has to be watched.
+    pub(super) fn awaits_reader(&self) -> bool {
+        self.receiver.awaits_reader()
     }
 
     /// Closes everything, waits for the local process (which is never killed), and reports.
-    pub(super) fn finish(mut self, mut driver: Box<dyn Driver>, stop: Option<Stop>) -> Outcome {
-        match stop {
-            Some(Stop::Lost(why)) => self.outcome.lost = Some(why),
-            Some(Stop::Failed(why)) => self.outcome.failed = Some(why),
-            Some(Stop::Unread) => self.outcome.unread = true,
-            None => {}
-        }
-        let counters = self.channel.counters();
-        self.outcome.cost = Cost {
-            syscalls: driver.syscalls() + counters.rings + counters.wakes,
-            sleeps: self.sleeps,
-            rings: counters.rings,
-            copied: counters.copied,
-            wakes: counters.wakes,
-            engine: driver.name(),
+    pub(super) fn finish(self, mut driver: Box<dyn Driver>, ending: Ending) -> Outcome {
+        let Pump { role, link, mut sender, mut receiver, local, sleeps, .. } = self;
+        let counters = link.counters();
+        let mut outcome = Outcome {
+            ending,
+            remote: receiver.code(),
+            local: None,
+            bytes_in: receiver.received(),
+            bytes_out: sender.sent(),
+            cost: Cost {
+                syscalls: driver.syscalls() + counters.rings + counters.wakes,
+                sleeps,
+                rings: counters.rings,
+                wakes: counters.wakes,
+                copied: counters.copied,
+                engine: driver.name(),
+            },
         };
-        self.sink.close();
-        self.err_sink.close();
-        self.source.close();
-        self.err_source.close();
+        receiver.close();
+        sender.close();
         // A ring that is dropped lets go of them only some time later.
         driver.let_go(&[false; PLACES]);
-        if self.role == Role::Service && self.outgoing.exit_sent() && !self.cut && !self.loans.is_open() {
-            // The client may be about to send, and must not fail before it has heard the code. It has, whatever comes.
-            let _ = super::report::hear_out(&mut self.channel);
+        // The client may be about to send, and must not fail before it has heard the code. It has, whatever comes.
+        let hears_out =
+            role == Role::Service && sender.exit_sent() && !sender.is_cut() && !receiver.has_lent();
+        let (producer, _request) = sender.into_parts();
+        let mut channel = Channel::joined(producer, receiver.into_consumer(), link);
+        if hears_out {
+            let _ = report::hear_out(&mut channel);
         }
-        drop(self.channel);
+        drop(channel);
         drop(driver);
-        if let (Some(child), None) = (&mut self.child, self.outcome.local) {
-            self.outcome.local = child.try_wait().unwrap_or_default();
-            if self.outcome.local.is_none() {
-                self.outlived.into_iter().for_each(Outlived::happens);
-                self.outcome.local = child.wait().ok();
-            }
-        }
-        self.outcome
+        outcome.local = local.wait();
+        outcome
     }
+}
+
+/// Whether two descriptors are the same open socket or file.
+fn is_same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
+    let id = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).ok().map(|s| (s.st_dev, s.st_ino));
+    id(a).is_some() && id(a) == id(b)
 }

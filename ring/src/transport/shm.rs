@@ -19,9 +19,10 @@ use rustix::net::{
 };
 use rustix::process::{Resource, getrlimit};
 
-use crate::channel::{Bell, Channel, announce_client, initialise};
+use crate::channel::{Channel, announce_client, initialise};
 use crate::error::Error;
 use crate::layout::{Orders, Sizes};
+use crate::link::Bell;
 use crate::page::Side;
 use crate::region::Region;
 

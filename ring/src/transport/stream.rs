@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::channel::{Bell, Channel, announce_client, halves, initialise};
+use crate::channel::{Channel, announce_client, halves, initialise};
 use crate::consumer::Consumer;
 use crate::error::Error;
 use crate::layout::{CLOSED, Orders, Sizes};
+use crate::link::Bell;
 use crate::page::{Page, Side};
 use crate::producer::Producer;
 use crate::region::Region;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent::core::{Action, CallId, ClientId, Core};
+use agent_core::{CallId, ClientId, Core, Output};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use wire::control::{Endpoint, ExecParams, MAX_CONTROL_BODY, Message, ServiceParams, check_trigger_version};
@@ -70,14 +70,15 @@ impl World {
                 let version = fuzz::pick(fuzz::VERSIONS, version);
                 self.link = Some(version);
                 let held = std::mem::take(&mut self.held);
-                let mut actions = self.core.link_up(version).into_iter();
+                self.core.handle_link_up(version);
+                let mut actions = self.outputs().into_iter();
                 held.into_iter().for_each(|id| self.check_asked(id, actions.next()));
                 assert_eq!(actions.next(), None);
                 self.met = false;
             }
             Step::LinkMet if self.link.is_none() && !self.met => {
                 self.met = true;
-                self.core.link_met();
+                self.core.handle_link_met();
             }
             Step::LinkLost if self.link.is_some() || self.met => self.lose(),
             Step::Raw(ty, body) => match Message::decode(ty.into(), body) {
@@ -101,7 +102,8 @@ impl World {
             Step::CallEnded(call) => {
                 let id = CallId(call.into());
                 if let Some(endpoint) = self.running.remove(&id) {
-                    let actions = self.core.call_ended(id);
+                    self.core.handle_call_ended(id);
+                    let actions = self.outputs();
                     self.check_terminated(&actions, endpoint);
                 }
             }
@@ -109,8 +111,15 @@ impl World {
         }
     }
 
+    /// What is to be done, apart from lines for the log.
+    fn outputs(&mut self) -> Vec<Output> {
+        let outputs = std::iter::from_fn(|| self.core.poll_output());
+        outputs.filter(|output| !matches!(output, Output::Log(..))).collect()
+    }
+
     fn lose(&mut self) {
-        let actions = self.core.link_lost();
+        self.core.handle_link_lost();
+        let actions = self.outputs();
         (self.link, self.met) = (None, false);
         self.held.clear();
         self.connected.values_mut().chain(self.running.values_mut()).for_each(|endpoint| *endpoint = None);
@@ -127,9 +136,10 @@ impl World {
             Message::ServiceConnect(params) => Some(*params),
             _ => None,
         };
-        match (self.core.message(message), answer) {
+        let heard = self.core.handle_message(message).map(|()| self.outputs());
+        match (heard, answer) {
             // The port of a call whose program is gone is given back at once.
-            (Ok(actions), Some(params)) if matches!(actions.as_slice(), [Action::Send(_)]) => {
+            (Ok(actions), Some(params)) if matches!(actions.as_slice(), [Output::Send(_)]) => {
                 let id = params.ident.number().map(ClientId);
                 assert!(id.is_none_or(|id| !self.waiting.contains(&id) && !self.connected.contains_key(&id)));
                 self.check_terminated(&actions, Some(params.endpoint));
@@ -147,7 +157,8 @@ impl World {
         let Ok(Some(request)) = decoder.feed(bytes) else { return };
         let id = ClientId(self.next_client);
         self.next_client += 1;
-        let mut actions = self.core.request(id, request, busy).into_iter();
+        self.core.handle_request(id, request, busy);
+        let mut actions = self.outputs().into_iter();
         match actions.next() {
             None => {
                 assert!(self.met, "only the HELLO is waited for");
@@ -160,9 +171,9 @@ impl World {
     }
 
     /// What becomes of a request: the daemon is asked in words that it knows, or it is refused.
-    fn check_asked(&mut self, id: ClientId, action: Option<Action>) {
+    fn check_asked(&mut self, id: ClientId, action: Option<Output>) {
         match action {
-            Some(Action::Send(message)) => {
+            Some(Output::Send(message)) => {
                 let version = self.link.expect("somebody to ask");
                 let frame = fuzz::unframe(&message);
                 assert!(frame.body.len() <= MAX_CONTROL_BODY);
@@ -173,7 +184,7 @@ impl World {
                 assert_eq!(said.ident.number(), Some(id.0));
                 self.waiting.insert(id);
             }
-            Some(Action::Refuse(refused, _)) => {
+            Some(Output::Refuse(refused, _)) => {
                 assert_eq!(refused, id);
                 self.waiting.remove(&id);
             }
@@ -182,7 +193,8 @@ impl World {
     }
 
     fn client_gone(&mut self, id: ClientId) {
-        let actions = self.core.client_gone(id);
+        self.core.handle_client_gone(id);
+        let actions = self.outputs();
         match self.connected.remove(&id) {
             Some(endpoint) => self.check_terminated(&actions, endpoint),
             None => assert!(actions.is_empty()),
@@ -191,16 +203,17 @@ impl World {
         self.held.retain(|held| *held != id);
     }
 
-    fn check(&mut self, actions: Vec<Action>) {
+    fn check(&mut self, actions: Vec<Output>) {
         for action in actions {
             match action {
-                Action::Send(message) => panic!("{message:?} was not asked for"),
-                Action::Connect(id, endpoint) => {
+                Output::Send(message) => panic!("{message:?} was not asked for"),
+                Output::Log(..) => {}
+                Output::Connect(id, endpoint) => {
                     assert!(self.waiting.remove(&id) && endpoint.port.is_data());
                     self.connected.insert(id, Some(endpoint));
                 }
-                Action::Refuse(id, _) => assert!(self.waiting.remove(&id)),
-                Action::Start(id, start) => {
+                Output::Refuse(id, _) => assert!(self.waiting.remove(&id)),
+                Output::Start(id, start) => {
                     assert!(start.params.connect_port.is_data());
                     assert_eq!(self.running.insert(id, Some(start.params.endpoint())), None);
                 }
@@ -209,10 +222,10 @@ impl World {
     }
 
     /// The daemon is told that this port is free again, if it is the daemon that named it.
-    fn check_terminated(&self, actions: &[Action], endpoint: Option<Endpoint>) {
+    fn check_terminated(&self, actions: &[Output], endpoint: Option<Endpoint>) {
         match (actions, endpoint) {
             ([], None) => {}
-            ([Action::Send(message)], Some(endpoint)) => {
+            ([Output::Send(message)], Some(endpoint)) => {
                 let frame = fuzz::unframe(message);
                 let said = Message::decode(frame.ty, &frame.body);
                 assert_eq!(said, Ok(Message::ConnectionTerminated(endpoint)));

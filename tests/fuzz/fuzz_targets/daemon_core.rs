@@ -5,13 +5,13 @@
 #![allow(dead_code)] // not everything that the daemon's own tests share is needed
 
 use arbitrary::{Result, Unstructured};
-use daemon::{core, ports, question};
+use daemon_core::{CallId, ClientId, Core, Now, Output, Settings, ports, question};
 use libfuzzer_sys::fuzz_target;
 use wire::control::Message;
 
-#[path = "../../../daemon/src/core/tests/stage.rs"]
+#[path = "../../../daemon/core/src/tests/stage.rs"]
 mod stage;
-#[path = "../../../daemon/src/core/tests/world.rs"]
+#[path = "../../../daemon/core/src/tests/world.rs"]
 mod world;
 
 use stage::{Stage, answer_frame, connect_message, exec, frame, terminated, trigger};

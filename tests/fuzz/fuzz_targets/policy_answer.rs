@@ -3,7 +3,7 @@
 #![no_main]
 
 use daemon::answer::{MAX_ANSWER, parse};
-use daemon::question::Verdict;
+use daemon_core::question::Verdict;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

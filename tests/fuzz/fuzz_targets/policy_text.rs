@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use daemon::question::Verdict;
+use daemon_core::question::Verdict;
 use libfuzzer_sys::fuzz_target;
 use policy::{Decision, Files, Policy, PolicyError, Request, SystemInfo, Verb};
 

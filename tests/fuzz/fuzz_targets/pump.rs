@@ -29,19 +29,19 @@ fuzz_target!(|data: &[u8]| {
 
     let (main, err) = (file(), file());
     let mut call = Call::new(role, version);
-    call.stdin = Some(main.try_clone().expect("a copy").into());
+    call.sink = Some(main.try_clone().expect("a copy").into());
     if role == Role::Client {
         call.stderr = Some(err.try_clone().expect("a copy").into());
-        (call.filter_stdout, call.filter_stderr) = (filter, filter);
+        (call.filter_sink, call.filter_stderr) = (filter, filter);
     }
     let outcome = run(ours, call);
     let filter = filter && role == Role::Client;
     let expected = Expected::of(role, version, bytes);
     let (main, err) = (text(main), text(err));
     assert!(main == shown(&expected.main, filter) && err == shown(&expected.err, filter), "{outcome:?}");
-    assert!(outcome.failed.is_none() && outcome.bytes_in as usize <= bytes.len(), "{outcome:?}");
+    assert!(outcome.failed().is_none() && outcome.bytes_in as usize <= bytes.len(), "{outcome:?}");
     assert_eq!(outcome.remote, expected.exit);
-    assert_eq!(outcome.lost.is_some(), expected.exit.is_none(), "{outcome:?}");
+    assert_eq!(outcome.lost().is_some(), expected.exit.is_none(), "{outcome:?}");
 });
 
 fn file() -> File {

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::share::Place;
 use super::vigil::Vigil;
-use crate::channel::Bell;
 use crate::error::Error;
+use crate::link::Bell;
 use crate::xendev::EventChannel;
 
 pub(super) struct Doorbell {

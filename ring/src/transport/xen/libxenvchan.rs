@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use crate::channel::{Bell, Channel, announce_client, halves, initialise};
+use crate::channel::{Channel, announce_client, halves, initialise};
 use crate::consumer::Consumer;
 use crate::error::Error;
 use crate::layout::{CLOSED, Orders, Sizes};
+use crate::link::Bell;
 use crate::page::{Page, Side};
 use crate::producer::Producer;
 use crate::region::Region;

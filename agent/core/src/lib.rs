@@ -1,0 +1,309 @@
+//! The agent's decisions, without a file, a socket, a process or a clock.
+//!
+//! Events go in through the methods of [`Core`] whose names begin with `handle_`; [`Core::poll_output`] gives what is to
+//! be done, in order. None of them depends on time: who waits for how long is told in the programs' own terms. The daemon
+//! is trusted no more than it needs to be: what it says is checked like anything from outside, and a breach costs it the
+//! link, nothing else.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use wire::control::{Endpoint, ExecParams, MAX_CONTROL_BODY, Message};
+use wire::error::{Breach, PeerError};
+use wire::header::ty;
+use wire::names::{Ident, Port};
+use wire::trigger::{BadTrigger, Trigger};
+use wire::version::Version;
+
+/// A program on the agent's socket. The number is also that of its request id, so it is never used
+/// twice, not even by the agent that comes after this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// A command or service that the daemon asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// How much a line in the log matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What happened.
+    Info,
+    /// What should not have happened.
+    Warn,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send the daemon these bytes, one whole message.
+    Send(Vec<u8>),
+    /// Tell a client where its service will be met. Its connection stays until it closes it.
+    Connect(ClientId, Endpoint),
+    /// Close a client's connection: its request is refused.
+    Refuse(ClientId, Refusal),
+    /// Start a call.
+    Start(CallId, Start),
+    /// A line for the log; nothing in it needs escaping.
+    Log(Level, String),
+}
+
+/// What the daemon wants started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// `JUST_EXEC`: without streams.
+    pub just: bool,
+    /// Where to connect, and the command line.
+    pub params: ExecParams,
+}
+
+/// Why a client's request is refused. The client only sees its connection close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The daemon, that is, policy.
+    #[error("refused by dom0")]
+    Denied,
+    /// Nobody to ask.
+    #[error("there is no connection to dom0")]
+    NoLink,
+    /// The daemon went away before it answered.
+    #[error("the connection to dom0 was lost")]
+    LinkLost,
+    /// The request makes no sense.
+    #[error(transparent)]
+    Bad(#[from] BadTrigger),
+    /// The request is longer than the daemon takes.
+    #[error("the request is too long: {0}")]
+    TooLong(#[from] wire::error::TooLong),
+    /// The request names a source, which dom0 is too old to be told; without it policy would decide
+    /// about another call than the one that was meant.
+    #[error("dom0 speaks protocol {0}, which cannot pass on --source-qube")]
+    NoSource(Version),
+    /// More is waiting to be sent than the daemon reads.
+    #[error("dom0 does not read its requests")]
+    Busy,
+}
+
+/// What breaks the link, beyond what the messages themselves can get wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A message that is malformed or does not belong here.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// A port on which no data link can be.
+    #[error("port {0} is not for data links")]
+    Port(Port),
+}
+
+/// A client whose request was passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// Its answer has not come.
+    Waiting,
+    /// It was told where to go. `None`: by a link that is gone, so its end interests nobody.
+    Connected(Option<Endpoint>),
+}
+
+/// Requests that are kept while the HELLOs are exchanged; all of them together fit the link's queue.
+const MAX_HELD: usize = 64;
+
+/// The state of one agent.
+#[derive(Debug, Default)]
+pub struct Core {
+    /// The version spoken with the daemon, while there is a link.
+    link: Option<Version>,
+    /// The daemon is there and its HELLO is not: it will be asked in a moment, in this order.
+    held: Option<Vec<(ClientId, Trigger)>>,
+    clients: BTreeMap<ClientId, Client>,
+    /// Running calls, with what the daemon is told when they end. Ports mean something only on the
+    /// link that named them: `None` after that one is gone.
+    calls: BTreeMap<CallId, Option<Endpoint>>,
+    next_call: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// What is to be done next; to be drained after every event.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The daemon is there and owes its HELLO. To it the agent is there already, so others may know that
+    /// too: requests wait, they are not refused.
+    pub fn handle_link_met(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// The handshake is over.
+    pub fn handle_link_up(&mut self, version: Version) {
+        self.link = Some(version);
+        for (client, request) in self.held.take().into_iter().flatten() {
+            self.handle_request(client, Ok(request), false);
+        }
+    }
+
+    /// The daemon is gone, or broke the protocol. Whoever waits for its answer is refused; what runs
+    /// goes on.
+    pub fn handle_link_lost(&mut self) {
+        self.link = None;
+        self.held = None;
+        // What was to be said to it is not said to the next one.
+        self.outputs.retain(|output| !matches!(output, Output::Send(_)));
+        self.calls.values_mut().for_each(|endpoint| *endpoint = None);
+        let outputs = &mut self.outputs;
+        self.clients.retain(|&id, client| match client {
+            Client::Waiting => {
+                outputs.push_back(Output::Refuse(id, Refusal::LinkLost));
+                false
+            }
+            Client::Connected(endpoint) => {
+                *endpoint = None;
+                true
+            }
+        });
+    }
+
+    /// The daemon said something.
+    ///
+    /// # Errors
+    /// What it said breaks the protocol: the link is to be closed, then [`Core::handle_link_lost`] called.
+    pub fn handle_message(&mut self, message: Message) -> Result<(), Violation> {
+        let unexpected = |ty| Err(PeerError::from(Breach::UnexpectedType(ty)).into());
+        match message {
+            Message::Exec { just, params } => self.exec(just, params),
+            Message::ServiceConnect(params) => self.connect(params.ident, params.endpoint),
+            Message::Refused(ident) => {
+                self.refused(ident);
+                Ok(())
+            }
+            Message::Hello(_) => unexpected(ty::HELLO),
+            Message::Trigger(_) | Message::BadTrigger(_) => unexpected(ty::TRIGGER_SERVICE4),
+            Message::ConnectionTerminated(_) => unexpected(ty::CONNECTION_TERMINATED),
+        }
+    }
+
+    /// A client asks for a service; `busy`: the daemon has much to read already.
+    pub fn handle_request(&mut self, client: ClientId, request: Result<Trigger, BadTrigger>, busy: bool) {
+        if let (Some(held), Ok(request)) = (&mut self.held, &request)
+            && held.len() < MAX_HELD
+        {
+            held.push((client, request.clone()));
+            self.clients.insert(client, Client::Waiting);
+            return;
+        }
+        match self.forward(client, request, busy) {
+            Ok(message) => {
+                self.clients.insert(client, Client::Waiting);
+                self.put(Output::Send(message));
+            }
+            Err(refusal) => {
+                self.clients.remove(&client);
+                self.put(Output::Refuse(client, refusal));
+            }
+        }
+    }
+
+    /// A client closed its connection. Nothing is to be done for one that had no request.
+    pub fn handle_client_gone(&mut self, client: ClientId) {
+        if let Some(held) = &mut self.held {
+            held.retain(|(id, _)| *id != client);
+        }
+        match self.clients.remove(&client) {
+            Some(Client::Connected(endpoint)) => self.terminated(endpoint),
+            // The daemon's answer will find nobody.
+            Some(Client::Waiting) | None => {}
+        }
+    }
+
+    /// A call has ended, or could not even be begun.
+    pub fn handle_call_ended(&mut self, call: CallId) {
+        let endpoint = self.calls.remove(&call).flatten();
+        self.terminated(endpoint);
+    }
+
+    fn exec(&mut self, just: bool, params: ExecParams) -> Result<(), Violation> {
+        let endpoint = params.endpoint();
+        check(endpoint)?;
+        let call = CallId(self.next_call);
+        self.next_call = self.next_call.wrapping_add(1);
+        self.calls.insert(call, Some(endpoint));
+        self.put(Output::Start(call, Start { just, params }));
+        Ok(())
+    }
+
+    fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<(), Violation> {
+        check(endpoint)?;
+        if let Some((id, client)) = self.waiting(ident) {
+            *client = Client::Connected(Some(endpoint));
+            self.put(Output::Connect(id, endpoint));
+        } else if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
+            // Its answer came before: the port may be the one that it uses.
+            self.log(Level::Warn, format!("dom0 answered request {ident} twice"));
+        } else {
+            self.log(Level::Info, format!("dom0 allowed request {ident}, whose client is gone"));
+            // Nobody will use the port, and nobody else could say so.
+            self.terminated(Some(endpoint));
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, ident: Ident) {
+        match self.waiting(ident).map(|(id, _)| id) {
+            Some(id) => {
+                self.clients.remove(&id);
+                self.put(Output::Refuse(id, Refusal::Denied));
+            }
+            None => self.log(Level::Info, format!("dom0 refused request {ident}, whose client is gone")),
+        }
+    }
+
+    /// The client whose request has this id and no answer yet.
+    fn waiting(&mut self, ident: Ident) -> Option<(ClientId, &mut Client)> {
+        let id = ClientId(ident.number()?);
+        let client = self.clients.get_mut(&id).filter(|client| **client == Client::Waiting)?;
+        Some((id, client))
+    }
+
+    /// The message that passes a request on.
+    fn forward(
+        &self,
+        client: ClientId,
+        request: Result<Trigger, BadTrigger>,
+        busy: bool,
+    ) -> Result<Vec<u8>, Refusal> {
+        let request = request?;
+        let version = self.link.ok_or(Refusal::NoLink)?;
+        if busy {
+            return Err(Refusal::Busy);
+        }
+        if request.source.is_some() && version < Version::V4 {
+            return Err(Refusal::NoSource(version));
+        }
+        let request = Trigger { ident: Ident::numbered(client.0), ..request };
+        Ok(Message::Trigger(request).encode_within(version, MAX_CONTROL_BODY)?)
+    }
+
+    /// Tells the daemon that a port is free again, if the link that named it is still there.
+    fn terminated(&mut self, endpoint: Option<Endpoint>) {
+        let message = self.link.zip(endpoint).and_then(|(version, endpoint)| {
+            // Eight bytes always fit.
+            Message::ConnectionTerminated(endpoint).encode(version).ok()
+        });
+        self.outputs.extend(message.map(Output::Send));
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn log(&mut self, level: Level, line: String) {
+        self.put(Output::Log(level, line));
+    }
+}
+
+fn check(endpoint: Endpoint) -> Result<(), Violation> {
+    if endpoint.port.is_data() { Ok(()) } else { Err(Violation::Port(endpoint.port)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+#![forbid(unsafe_code)]
+//! What a call is given to begin with.
+
+use std::os::fd::OwnedFd;
+
+use wire::stream::Role;
+use wire::version::Version;
+
+use super::stderr_copy::StderrCopy;
+use crate::process::{Child, Signals};
+
+/// All that a call needs once its data link is open.
+#[derive(Debug)]
+pub struct Call {
+    /// Which side of the link this is.
+    pub role: Role,
+    /// What the HELLOs agreed on.
+    pub version: Version,
+    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere, which fails a
+    /// client's call as soon as there are some.
+    pub sink: Option<OwnedFd>,
+    /// What is read and sent: the service's stdout, or the caller's stdin. `None`: it has ended.
+    pub source: Option<OwnedFd>,
+    /// The service's stderr, read and sent; or the caller's, written. `None`: ended, or discarded.
+    pub stderr: Option<OwnedFd>,
+    /// The local process: a service's exit code is the call's, a client's `PROGRAM` is waited for.
+    pub child: Option<Child>,
+    /// Replace unsafe bytes of what is written to [`Call::sink`] (a client's stdout).
+    pub filter_sink: bool,
+    /// Replace unsafe bytes of what is written to a client's stderr.
+    pub filter_stderr: bool,
+    /// Sent before anything is read from [`Call::source`].
+    pub prefix: Vec<u8>,
+    /// A copy of the service's stderr for the local log.
+    pub log_stderr: Option<StderrCopy>,
+    /// The service side ends the call with code 0 when the client's stdin ends.
+    pub exit_on_client_eof: bool,
+    /// The service side ends the call with code 0 when the service's stdout ends.
+    pub exit_on_service_eof: bool,
+    /// [`Call::sink`] is a pipe whose reader copies what it reads and passes no pages on: ring pages may be lent
+    /// to it. Anything but a pipe of our own is written as ever.
+    pub splice: bool,
+    /// Readable when the service asks for one socket, its stdin, to carry both directions.
+    pub one_socket: Option<Signals>,
+    /// Done once when the link is over and the local process still runs, which is waited for afterwards.
+    pub outlived: Option<Outlived>,
+}
+
+/// What is to be done when a local process has outlived its link.
+pub struct Outlived(Box<dyn FnOnce() + Send>);
+
+impl Outlived {
+    /// Does this, at most once.
+    pub fn then(todo: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(todo))
+    }
+
+    pub(super) fn happens(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Outlived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Outlived")
+    }
+}
+
+impl Call {
+    /// A call with nothing attached yet.
+    pub fn new(role: Role, version: Version) -> Call {
+        Call {
+            role,
+            version,
+            sink: None,
+            source: None,
+            stderr: None,
+            child: None,
+            filter_sink: false,
+            filter_stderr: false,
+            prefix: Vec::new(),
+            log_stderr: None,
+            exit_on_client_eof: false,
+            exit_on_service_eof: false,
+            splice: false,
+            one_socket: None,
+            outlived: None,
+        }
+    }
+}

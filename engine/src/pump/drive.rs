@@ -1,0 +1,127 @@
+#![forbid(unsafe_code)]
+//! The loop around the turns: which driver a call is worth, and how long it sleeps when nothing moves.
+
+use std::time::{Duration, Instant};
+
+use super::driver::{Driver, Poll};
+use super::ending::{Ending, Failure, Outcome};
+use super::place::Place;
+use super::turn::{Pump, Turn};
+use super::uring::Uring;
+
+/// Which driver to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Engine {
+    /// poll, and io_uring for calls that move much.
+    Auto,
+    Poll,
+    Uring,
+}
+
+/// A call that has moved this much, both ways together, is worth wider pipes and an io_uring instance.
+/// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
+const LARGE: u64 = 1 << 20;
+
+/// A call that has not moved for this long gives back, once, what it does not need to wait: its io_uring
+/// instance, the memory of its empty ring, and what its start left on the heap.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How often to look whether the reader of a closed pipe has taken the last pages lent to it, while more arrives
+/// for stderr: no event tells.
+const READER: Duration = Duration::from_millis(10);
+
+/// How long a silent service may take to end when nobody is there any more to hear it, and nothing is sent to it. It may be
+/// about to: whoever has read an answer and gone may still want the exit code.
+const UNHEARD: Duration = Duration::from_secs(2);
+
+/// What the environment asks for.
+pub(super) fn engine_from_env() -> Result<Engine, Failure> {
+    let Some(name) = std::env::var_os("QREXEC_ENGINE") else { return Ok(Engine::Auto) };
+    match name.to_str() {
+        Some("auto" | "") => Ok(Engine::Auto),
+        Some("poll") => Ok(Engine::Poll),
+        Some("uring") => Ok(Engine::Uring),
+        _ => Err(Failure::Engine(name)),
+    }
+}
+
+/// Pumps until the call is over.
+pub(super) fn drive(mut pump: Pump, engine: Engine) -> Outcome {
+    let mut gear = Gear::new(engine);
+    let ending = match gear.drive(&mut pump) {
+        Ok(()) => Ending::Complete,
+        Err(ending) => ending,
+    };
+    pump.finish(gear.driver, ending)
+}
+
+/// What a call has that depends on how much it moves.
+struct Gear {
+    engine: Engine,
+    driver: Box<dyn Driver>,
+    /// What the call must have moved to count as large (again).
+    large_at: u64,
+    is_large: bool,
+    has_rested: bool,
+}
+
+impl Gear {
+    fn new(engine: Engine) -> Gear {
+        let large_at = if engine == Engine::Uring { 0 } else { LARGE };
+        Gear { engine, driver: Box::new(Poll::default()), large_at, is_large: false, has_rested: false }
+    }
+
+    fn drive(&mut self, pump: &mut Pump) -> Result<(), Ending> {
+        let mut place = Place::new(Instant::now());
+        pump.begin()?;
+        loop {
+            let (moved, sleeps) = (pump.moved(), pump.sleeps());
+            if place.may_be_due(moved, sleeps) && place.is_due(moved, sleeps, Instant::now()) {
+                pump.join_neighbour();
+            }
+            if !self.is_large && moved >= self.large_at {
+                self.shift_up(pump);
+            }
+            match pump.turn(&mut *self.driver)? {
+                Turn::Moved => {}
+                Turn::Done => return Ok(()),
+                Turn::Idle if pump.awaits_reader() => {
+                    pump.sleep(&mut *self.driver, Some(READER))?;
+                    pump.give_back()?;
+                }
+                Turn::Idle if pump.is_unheard() => {
+                    if !pump.sleep(&mut *self.driver, Some(UNHEARD))? {
+                        return Err(Ending::Unread);
+                    }
+                }
+                Turn::Idle => {
+                    if !pump.sleep(&mut *self.driver, (!self.has_rested).then_some(IDLE))? {
+                        self.shift_down(pump)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The call moves much.
+    fn shift_up(&mut self, pump: &mut Pump) {
+        self.is_large = true;
+        self.has_rested = false;
+        pump.grow();
+        if self.engine != Engine::Poll
+            // None to be had (limits, seccomp, an old kernel): poll does the same work.
+            && let Ok(uring) = Uring::new(self.driver.syscalls())
+        {
+            self.driver = Box::new(uring);
+        }
+    }
+
+    /// The call has not moved for a while.
+    fn shift_down(&mut self, pump: &mut Pump) -> Result<(), Ending> {
+        self.has_rested = true;
+        self.is_large = false;
+        self.large_at = pump.moved() + LARGE;
+        self.driver = Box::new(Poll::after(self.driver.syscalls()));
+        pump.trim()
+    }
+}

@@ -1,0 +1,482 @@
+#![forbid(unsafe_code)]
+//! The way in: messages in the ring become what is written here.
+//!
+//! A byte waits in the ring until its header was parsed into [`Messages`], goes from there to the [`Sink`], and its place
+//! is given back. A turn asks for what there is to [offer](Receiver::offer), notes what the transfer has
+//! [delivered](Receiver::delivered), and [hears](Receiver::hear) the rest: what is no plain transfer.
+
+mod loan;
+mod messages;
+mod sink;
+
+use std::io;
+use std::os::fd::AsFd;
+
+use ring::{Consumer, Link, Spans};
+use rustix::event::PollFlags;
+use wire::header::HEADER_LEN;
+use wire::stream::Kind;
+
+use super::driver::{ERR_SINK, PIPE, Ready, SINK, TRANSFER, Transfer, Wants};
+use super::ending::{Ending, Failure};
+use crate::localfd::LocalFd;
+use loan::Loans;
+use messages::Head;
+pub(super) use messages::Messages;
+pub(super) use sink::Sink;
+
+/// Bytes copied at once where bytes must be looked at: filtered or spilt.
+const BOUNCE: usize = 16 << 10;
+
+/// What arrived bytes wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrivals {
+    /// Nothing: the next turn moves them.
+    Movable,
+    /// For more bytes than the `usize` that are there.
+    Starved(usize),
+    /// For a local descriptor.
+    Blocked,
+}
+
+/// What the peer has said beside plain payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Heard {
+    Nothing,
+    /// Something without consequence for the other direction.
+    Something,
+    /// The end of its main stream.
+    End,
+    /// The exit code: it takes nothing any more.
+    Exit,
+}
+
+/// How far the peer's main stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Coming {
+    Open,
+    /// Nothing more arrives for the sink, or is wanted there.
+    Ended,
+    /// The exit code has come.
+    Exit(i32),
+}
+
+/// A write that this turn makes.
+#[derive(Clone, Copy)]
+pub(super) struct Writing<'a> {
+    fd: &'a LocalFd,
+    lends: bool,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn transfer(self, spans: &'a Spans<'a>) -> Transfer<'a> {
+        if self.lends { Transfer::Lend(self.fd, spans) } else { Transfer::Drain(self.fd, spans) }
+    }
+}
+
+/// Everything that receives.
+pub(super) struct Receiver {
+    consumer: Consumer,
+    messages: Messages,
+    sink: Sink,
+    err_sink: Sink,
+    loans: Loans,
+    coming: Coming,
+    /// Payload bytes that have arrived.
+    received: u64,
+    /// Payload that arrived when nobody was there to take it, stderr aside.
+    unread: u64,
+    /// There never was anybody to take payload.
+    is_mute: bool,
+}
+
+impl Receiver {
+    /// `splices`: the sink's reader is known to copy what it reads.
+    pub(super) fn new(
+        consumer: Consumer,
+        link: &Link,
+        messages: Messages,
+        mut sink: Sink,
+        err_sink: Sink,
+        splices: bool,
+    ) -> Receiver {
+        if splices && link.lends() {
+            loan::pipe_size(consumer.size()).into_iter().for_each(|pipe| sink.lend(pipe));
+        }
+        Receiver {
+            consumer,
+            messages,
+            is_mute: !sink.is_open() && !sink.has_lost_reader(),
+            sink,
+            err_sink,
+            loans: Loans::default(),
+            coming: Coming::Open,
+            received: 0,
+            unread: 0,
+        }
+    }
+
+    // ---- a turn -----------------------------------------------------------------------------
+
+    /// Looks at what has come, whether there is something new, and gives the payload in front if it can be written as it
+    /// is.
+    pub(super) fn offer<'a>(
+        &'a mut self,
+        link: &mut Link,
+        spans: &mut Spans<'a>,
+    ) -> Result<(bool, Option<Writing<'a>>), Ending> {
+        let news = self.take_headers(link)?;
+        let this: &'a Receiver = self;
+        Ok((news, this.in_front(spans)))
+    }
+
+    /// Parses the headers that have arrived, ahead of their payload.
+    fn take_headers(&mut self, link: &mut Link) -> Result<bool, Ending> {
+        let ready = link.readable(&mut self.consumer)?;
+        let mut any = false;
+        while let Some(at) = self.messages.next_header(ready) {
+            let mut header = [0u8; HEADER_LEN];
+            self.consumer.get(at, &mut header);
+            self.messages.on_header(header)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn in_front<'a>(&'a self, spans: &mut Spans<'a>) -> Option<Writing<'a>> {
+        let Head::Data(kind) = self.messages.head() else { return None };
+        let sink = self.sink_of(kind);
+        let fd = sink.writable().filter(|_| !sink.filter)?;
+        let mut limit = fd.write_limit().min(TRANSFER);
+        for (at, len) in self.messages.pieces(self.consumer.known_ready()) {
+            let len = len.min(limit);
+            if len == 0 || !self.consumer.spans(at, len, spans) {
+                break;
+            }
+            limit -= len;
+        }
+        (!spans.is_empty()).then_some(Writing { fd, lends: sink.lends() })
+    }
+
+    /// Takes what came of a write of `offered` bytes.
+    pub(super) fn delivered(
+        &mut self,
+        link: &mut Link,
+        offered: usize,
+        result: io::Result<usize>,
+    ) -> Result<(), Ending> {
+        let is_stderr = self.messages.head() == Head::Data(Kind::Stderr);
+        let sink = if is_stderr { &mut self.err_sink } else { &mut self.sink };
+        match result {
+            Ok(n) => {
+                sink.after_write(n < offered);
+                let lends = sink.lends();
+                self.received += n as u64;
+                let ring = self.messages.took(n);
+                if lends {
+                    // The payload is the local pipe's now.
+                    self.consumer.take(ring);
+                    self.loans.lend(n, ring);
+                    self.give_back(link)
+                } else {
+                    self.release(link, ring)
+                }
+            }
+            Err(e) => Ok(sink.on_error(e).map_err(not_written)?),
+        }
+    }
+
+    /// Deals with what is in front of the ring and is no plain transfer.
+    pub(super) fn hear(&mut self, link: &mut Link) -> Result<Heard, Ending> {
+        let drained = self.err_sink.drain_spill().map_err(Failure::during("writing stderr"))?;
+        let ready = self.consumer.known_ready();
+        let moved = match self.messages.head() {
+            Head::Empty => false,
+            Head::Data(kind) => self.payload_by_hand(link, kind, ready)?,
+            Head::Eof(kind) => {
+                let n = self.messages.took_eof();
+                self.release(link, n)?;
+                return Ok(self.on_end(kind));
+            }
+            Head::Exit { at, want } if at + want <= ready => {
+                let mut body = [0u8; 4];
+                self.consumer.get(at, &mut body[..want]);
+                self.on_exit_code(want, body);
+                return Ok(Heard::Exit);
+            }
+            Head::Exit { .. } => false,
+            Head::Skip => {
+                let n = self.messages.skip(ready);
+                self.release(link, n)?;
+                n > 0
+            }
+        };
+        Ok(if moved || drained { Heard::Something } else { Heard::Nothing })
+    }
+
+    fn on_end(&mut self, kind: Kind) -> Heard {
+        match kind {
+            Kind::Stderr => {
+                self.err_sink.end();
+                Heard::Something
+            }
+            Kind::Stdin | Kind::Stdout => {
+                self.sink.end();
+                self.end();
+                Heard::End
+            }
+        }
+    }
+
+    fn on_exit_code(&mut self, len: usize, body: [u8; 4]) {
+        let code = self.messages.on_exit(body.get(..len).unwrap_or_default());
+        self.coming = Coming::Exit(code);
+        self.sink.end();
+        self.err_sink.end();
+    }
+
+    /// Payload that is discarded, filtered or spilt: the paths that copy.
+    fn payload_by_hand(&mut self, link: &mut Link, kind: Kind, ready: usize) -> Result<bool, Ending> {
+        let Some((at, len)) = self.messages.pieces(ready).next() else { return Ok(false) };
+        let sink = self.sink_of(kind);
+        let taken = if !sink.is_open() {
+            if kind != Kind::Stderr {
+                self.unread += len as u64;
+            }
+            len
+        } else if kind == Kind::Stderr && sink.is_stuck() {
+            let len = len.min(BOUNCE).min(sink.spill_room());
+            if len == 0 {
+                return Ok(false);
+            }
+            self.spill(at, len);
+            len
+        } else if sink.filter && !sink.is_blocked() {
+            self.write_filtered(kind, at, len.min(BOUNCE))?
+        } else {
+            return Ok(false);
+        };
+        let n = self.messages.took(taken);
+        self.received += taken as u64;
+        self.release(link, n)?;
+        Ok(true)
+    }
+
+    /// Keeps stderr that its reader does not take, so that stdout goes on.
+    fn spill(&mut self, at: usize, len: usize) {
+        let bytes = self.copy(at, len, self.err_sink.filter);
+        self.err_sink.keep(&bytes);
+    }
+
+    /// Writes bytes without what could fool a terminal: how many were taken.
+    fn write_filtered(&mut self, kind: Kind, at: usize, len: usize) -> Result<usize, Ending> {
+        let bytes = self.copy(at, len, true);
+        let sink = if kind == Kind::Stderr { &mut self.err_sink } else { &mut self.sink };
+        Ok(match sink.writable().map(|fd| fd.write(&bytes)) {
+            None => 0,
+            Some(Ok(n)) => {
+                sink.after_write(n < len);
+                n
+            }
+            Some(Err(e)) => {
+                sink.on_error(e).map_err(not_written)?;
+                0
+            }
+        })
+    }
+
+    fn copy(&self, at: usize, len: usize, filters: bool) -> Vec<u8> {
+        let mut bytes = vec![0u8; len];
+        self.consumer.get(at, &mut bytes);
+        if filters {
+            wire::escape::filter_terminal(&mut bytes);
+        }
+        bytes
+    }
+
+    fn sink_of(&self, kind: Kind) -> &Sink {
+        if kind == Kind::Stderr { &self.err_sink } else { &self.sink }
+    }
+
+    // ---- room -------------------------------------------------------------------------------
+
+    /// Done with `n` bytes of the ring.
+    fn release(&mut self, link: &mut Link, n: usize) -> Result<(), Ending> {
+        if n > 0 {
+            self.consumer.take(n);
+            self.loans.used(n);
+        }
+        self.give_back(link)
+    }
+
+    /// Gives back what nobody reads any more, and rings when a useful part has become free.
+    pub(super) fn give_back(&mut self, link: &mut Link) -> Result<(), Ending> {
+        let held = if self.loans.is_open() { self.sink.held() } else { 0 };
+        let n = self.loans.settle(held);
+        if n > 0 {
+            self.consumer.give(n);
+            if self.consumer.unflushed() >= (self.consumer.size() / 2) as u64 {
+                link.flush_room(&mut self.consumer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something is lent, as far as is known.
+    pub(super) fn has_lent(&self) -> bool {
+        self.loans.is_open()
+    }
+
+    /// Whether the reader of lent pages has to be watched: no event tells that it takes them, and the pipe is closed
+    /// already, or what came behind them, error output say, holds so much of the ring that the peer may soon wait.
+    pub(super) fn awaits_reader(&self) -> bool {
+        let much = (self.consumer.size() / 2) as u64;
+        self.loans.is_open() && (!self.sink.is_open() || self.loans.outstanding() >= much)
+    }
+
+    // ---- what has come ----------------------------------------------------------------------
+
+    /// What the bytes that have arrived, the latest included, are waiting for.
+    pub(super) fn arrivals(&mut self, link: &mut Link) -> Result<Arrivals, Ending> {
+        let ready = link.readable(&mut self.consumer)?;
+        let head = self.messages.head();
+        let starved = match head {
+            Head::Empty => self.messages.next_header(ready).is_none(),
+            Head::Data(_) => self.messages.pieces(ready).next().is_none(),
+            Head::Exit { at, want } => at + want > ready,
+            Head::Skip => ready == 0,
+            Head::Eof(_) => false,
+        };
+        Ok(match head {
+            _ if starved => Arrivals::Starved(ready),
+            Head::Data(Kind::Stderr) if self.err_sink.is_stuck() && self.err_sink.spill_room() == 0 => {
+                Arrivals::Blocked
+            }
+            Head::Data(Kind::Stdin | Kind::Stdout) if self.sink.is_stuck() => Arrivals::Blocked,
+            _ => Arrivals::Movable,
+        })
+    }
+
+    /// Payload bytes so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The exit code, once it has come.
+    pub(super) fn code(&self) -> Option<i32> {
+        match self.coming {
+            Coming::Exit(code) => Some(code),
+            Coming::Open | Coming::Ended => None,
+        }
+    }
+
+    /// Whether nothing more arrives for the sink.
+    pub(super) fn has_ended(&self) -> bool {
+        self.coming != Coming::Open
+    }
+
+    /// Payload that arrived when nobody was there to take it, stderr aside.
+    pub(super) fn unread(&self) -> u64 {
+        self.unread
+    }
+
+    /// Whether there never was anybody to take payload.
+    pub(super) fn is_mute(&self) -> bool {
+        self.is_mute
+    }
+
+    /// Whether the reader of the sink went away before the stream had ended.
+    pub(super) fn has_lost_reader(&self) -> bool {
+        self.sink.has_lost_reader()
+    }
+
+    /// Whether somebody takes the peer's main stream.
+    pub(super) fn takes(&self) -> bool {
+        self.sink.is_open()
+    }
+
+    /// Whether the local side has everything that it takes.
+    pub(super) fn is_delivered(&self) -> bool {
+        !self.sink.is_open() && !self.err_sink.is_open()
+    }
+
+    // ---- ends -------------------------------------------------------------------------------
+
+    fn end(&mut self) {
+        if self.coming == Coming::Open {
+            self.coming = Coming::Ended;
+        }
+    }
+
+    /// The local process has ended: nobody reads the main stream any more.
+    pub(super) fn close_sink(&mut self) {
+        self.sink.close();
+    }
+
+    /// Wants no more of the main stream.
+    pub(super) fn stop(&mut self) {
+        self.sink.close();
+        self.end();
+    }
+
+    pub(super) fn close(&mut self) {
+        self.sink.close();
+        self.err_sink.close();
+    }
+
+    /// The ring's half, for what comes after the call.
+    pub(super) fn into_consumer(self) -> Consumer {
+        self.consumer
+    }
+
+    // ---- sleep ------------------------------------------------------------------------------
+
+    /// Adds what to wake up for.
+    pub(super) fn add_wants<'a>(&'a self, wants: &mut Wants<'a>) {
+        for (sink, place) in [(&self.sink, SINK), (&self.err_sink, ERR_SINK)] {
+            let events = if sink.is_blocked() { PollFlags::OUT } else { PollFlags::empty() };
+            wants[place] = sink.pollable().map(|fd| (fd.as_fd(), events));
+        }
+    }
+
+    /// Notes what the sleep ended with.
+    pub(super) fn woken(&mut self, ready: &Ready) {
+        let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        for (sink, place) in [(&mut self.sink, SINK), (&mut self.err_sink, ERR_SINK)] {
+            if ready[place].intersects(gone) {
+                sink.lose_reader();
+            } else if ready[place].contains(PollFlags::OUT) {
+                sink.set_blocked(false);
+            }
+        }
+    }
+
+    /// Has the driver forget descriptors that are closed.
+    pub(super) fn note_open(&self, open: &mut [bool]) {
+        open[SINK] = self.sink.is_open();
+        open[ERR_SINK] = self.err_sink.is_open();
+    }
+
+    // ---- size -------------------------------------------------------------------------------
+
+    /// Widens the local pipe of a call that moves much.
+    pub(super) fn grow(&self) {
+        if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
+            fd.grow((4 * self.consumer.size()).min(PIPE));
+        }
+    }
+
+    /// The sink, where it can be slept on.
+    pub(super) fn local_end(&self) -> Option<&LocalFd> {
+        self.sink.pollable()
+    }
+
+    /// For the sleep: looks for data, which the link does with both halves.
+    pub(super) fn consumer(&mut self) -> &mut Consumer {
+        &mut self.consumer
+    }
+}
+
+fn not_written(error: io::Error) -> Failure {
+    Failure::during("writing what the other side sent")(error)
+}

@@ -1,0 +1,126 @@
+//! What a VM has for calls from outside, shared out per source.
+//!
+//! A source may have half of what the others have left, so that whatever it does there is something left for the next
+//! one. A part is dom0's alone: from there a VM that is being flooded is looked after and ended.
+
+use alloc::collections::BTreeMap;
+use core::fmt;
+
+use crate::names::DomainId;
+
+/// Of so many, one is for dom0 alone.
+const FOR_DOM0: usize = 8;
+
+/// How much there is and who has it.
+#[derive(Debug)]
+pub struct Shares {
+    max: usize,
+    taken: BTreeMap<DomainId, usize>,
+    total: usize,
+}
+
+/// Why a source gets no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd {
+    /// Whose calls they are.
+    source: DomainId,
+    his: usize,
+    total: usize,
+}
+
+impl fmt::Display for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, his, total } = self;
+        write!(f, "domain {source} has {his} calls here, of {total} in all: more are refused")
+    }
+}
+
+impl core::error::Error for Crowd {}
+
+impl Shares {
+    /// So many in all; whatever is said, dom0 and one other have one.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self { max: max.max(2), taken: BTreeMap::new(), total: 0 }
+    }
+
+    /// One more for `source`.
+    ///
+    /// # Errors
+    /// It has its share.
+    pub fn take(&mut self, source: DomainId) -> Result<(), Crowd> {
+        let his = self.of(source);
+        let dom0 = self.of(DomainId::DOM0);
+        let fits = if source == DomainId::DOM0 {
+            self.total < self.max
+        } else {
+            let kept = self.max.div_ceil(FOR_DOM0).saturating_sub(dom0);
+            his < self.max.saturating_sub(kept).saturating_sub(self.total)
+        };
+        if !fits {
+            return Err(Crowd { source, his, total: self.total });
+        }
+        self.taken.insert(source, his.saturating_add(1));
+        self.total = self.total.saturating_add(1);
+        Ok(())
+    }
+
+    /// One of `source` is over.
+    pub fn give_back(&mut self, source: DomainId) {
+        let Some(his) = self.taken.get_mut(&source) else { return };
+        *his = his.saturating_sub(1);
+        if *his == 0 {
+            self.taken.remove(&source);
+        }
+        self.total = self.total.saturating_sub(1);
+    }
+
+    /// Nobody has anything any more.
+    pub fn clear(&mut self) {
+        self.taken.clear();
+        self.total = 0;
+    }
+
+    /// What a source has.
+    fn of(&self, source: DomainId) -> usize {
+        self.taken.get(&source).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    fn fill(shares: &mut Shares, source: u32) -> usize {
+        (0..1000).filter(|_| shares.take(DomainId(source)).is_ok()).count()
+    }
+
+    #[test]
+    fn each_has_half_of_what_the_others_leave_and_dom0_what_is_its_own() {
+        let mut shares = Shares::new(80);
+        // 10 are dom0's.
+        assert_eq!([1, 2, 3, 4, 5, 6, 7].map(|source| fill(&mut shares, source)), [35, 18, 9, 4, 2, 1, 1]);
+        assert_eq!((fill(&mut shares, 8), fill(&mut shares, 0)), (0, 10));
+        let crowd = shares.take(DomainId(1)).unwrap_err();
+        assert_eq!(crowd.to_string(), "domain 1 has 35 calls here, of 80 in all: more are refused");
+        // What one gives back is there for others.
+        (0..20).for_each(|_| shares.give_back(DomainId(1)));
+        assert_eq!((fill(&mut shares, 8), fill(&mut shares, 1)), (10, 0));
+    }
+
+    #[test]
+    fn dom0_may_have_all_and_nobody_has_what_is_left_of_its_part() {
+        let mut shares = Shares::new(16);
+        assert_eq!(fill(&mut shares, 0), 16);
+        assert_eq!(fill(&mut shares, 1), 0);
+        (0..15).for_each(|_| shares.give_back(DomainId::DOM0));
+        assert_eq!(fill(&mut shares, 1), 7);
+        shares.give_back(DomainId(9));
+        shares.clear();
+        assert_eq!((fill(&mut shares, 1), shares.total), (7, 7));
+        let mut few = Shares::new(0);
+        assert_eq!((fill(&mut few, 1), fill(&mut few, 2), fill(&mut few, 0)), (1, 0, 1));
+    }
+}

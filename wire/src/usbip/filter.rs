@@ -1,0 +1,356 @@
+//! The filter between two kernels.
+
+use alloc::vec::Vec;
+use core::mem;
+
+use super::header::{Answer, Command, Direction, HEADER_LEN, Submit, Submitted};
+use super::line::{AttachLine, LINE_MAX};
+use super::packets::{PACKET_LEN, Packet};
+use super::pending::{Pending, Request};
+use super::{Field, Rules, Violation};
+
+/// The type bits of a control request, and the vendor's among them.
+const REQUEST_TYPE: u8 = 0x60;
+const VENDOR: u8 = 0x40;
+/// A standard request of the whole device, and its number for SET_CONFIGURATION.
+const TO_DEVICE: u8 = 0;
+const SET_CONFIGURATION: u8 = 9;
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The machine that gets the device.
+    Import,
+    /// The machine that has it.
+    Export,
+}
+
+/// What is to be done with the stream of one side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Send these bytes on, in the place of as many that were taken. Then [`Filter::payload_left`] bytes go on as they
+    /// are.
+    Send(Vec<u8>),
+    /// The call ends. Nothing more of either side is to be sent on.
+    Refused(Violation),
+}
+
+/// What one side's next bytes are.
+#[derive(Debug)]
+enum State {
+    Line,
+    Header,
+    /// So many bytes of payload are left, then comes the rest of the message.
+    Payload(u32, Tail),
+    Packets(Tail),
+    Refused,
+}
+
+/// What is known of a message whose packets are still to come; no packets for one that is not isochronous.
+#[derive(Debug)]
+enum Tail {
+    Nothing,
+    Command(Submit),
+    Answer(Submitted, Request),
+}
+
+impl Tail {
+    fn packets(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Command(submit) => submit.packets as usize,
+            Self::Answer(_, request) => request.packets.len(),
+        }
+    }
+}
+
+/// One side's stream.
+#[derive(Debug)]
+struct Stream {
+    state: State,
+    /// The part of a line, a header or descriptors that has come.
+    partial: Vec<u8>,
+    event: Option<Event>,
+}
+
+impl Stream {
+    const fn new(state: State) -> Self {
+        Self { state, partial: Vec::new(), event: None }
+    }
+}
+
+/// Checks what two kernels say to each other about one device.
+#[derive(Debug)]
+pub struct Filter {
+    rules: Rules,
+    pending: Pending,
+    line: Option<AttachLine>,
+    configuration: Option<u16>,
+    import: Stream,
+    export: Stream,
+}
+
+impl Filter {
+    /// A filter before the first line.
+    pub const fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            pending: Pending::new(rules),
+            line: None,
+            configuration: None,
+            import: Stream::new(State::Header),
+            export: Stream::new(State::Line),
+        }
+    }
+
+    /// What the export has said about its device.
+    pub const fn line(&self) -> Option<AttachLine> {
+        self.line
+    }
+
+    /// How many commands have no answer yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// How many bytes to take at most before the next event; 0 while there is payload, an event to fetch, or a refusal.
+    pub fn wanted(&self, from: Side) -> usize {
+        let stream = self.stream(from);
+        if stream.event.is_some() {
+            return 0;
+        }
+        let whole = match &stream.state {
+            // The line's end is not known before it has come.
+            State::Line => return 1,
+            State::Header => HEADER_LEN,
+            State::Packets(tail) => tail.packets().saturating_mul(PACKET_LEN),
+            State::Payload(..) | State::Refused => return 0,
+        };
+        whole.saturating_sub(stream.partial.len())
+    }
+
+    /// Takes bytes of one side until something is to be done about them, and says how many it took. Fetch the event
+    /// with [`Filter::poll_event`] after each; nothing is taken before that, nor while payload is to be moved.
+    pub fn handle_input(&mut self, from: Side, input: &[u8]) -> usize {
+        let mut taken = 0;
+        loop {
+            let wanted = self.wanted(from);
+            let rest = input.get(taken..).unwrap_or_default();
+            let piece = rest.get(..wanted.min(rest.len())).unwrap_or_default();
+            if piece.is_empty() {
+                return taken;
+            }
+            taken += piece.len();
+            self.stream_mut(from).partial.extend_from_slice(piece);
+            if let Err(violation) = self.look(from) {
+                self.refuse(from, violation);
+            }
+        }
+    }
+
+    /// So many bytes of payload were sent on, at most [`Filter::payload_left`].
+    pub fn handle_payload(&mut self, from: Side, moved: u32) {
+        let stream = self.stream_mut(from);
+        if let State::Payload(left, _) = &mut stream.state {
+            *left = left.saturating_sub(moved);
+            settle(stream);
+        }
+    }
+
+    /// Bytes of payload that are to be sent on as they are, once the event before them was.
+    pub fn payload_left(&self, from: Side) -> u32 {
+        match &self.stream(from).state {
+            State::Payload(left, _) => *left,
+            _ => 0,
+        }
+    }
+
+    /// One side sends no more.
+    ///
+    /// # Errors
+    /// [`Violation::Cut`] inside the line or a message.
+    pub fn handle_end(&self, from: Side) -> Result<(), Violation> {
+        let stream = self.stream(from);
+        match stream.state {
+            State::Header if !stream.partial.is_empty() => Err(Violation::Cut),
+            State::Header | State::Refused => Ok(()),
+            State::Line | State::Payload(..) | State::Packets(_) => Err(Violation::Cut),
+        }
+    }
+
+    /// What is to be done about the bytes that were taken.
+    pub fn poll_event(&mut self, from: Side) -> Option<Event> {
+        self.stream_mut(from).event.take()
+    }
+
+    const fn stream(&self, side: Side) -> &Stream {
+        match side {
+            Side::Import => &self.import,
+            Side::Export => &self.export,
+        }
+    }
+
+    const fn stream_mut(&mut self, side: Side) -> &mut Stream {
+        match side {
+            Side::Import => &mut self.import,
+            Side::Export => &mut self.export,
+        }
+    }
+
+    /// Both sides are over; the one that broke the rules says why.
+    fn refuse(&mut self, from: Side, violation: Violation) {
+        for side in [Side::Import, Side::Export] {
+            *self.stream_mut(side) = Stream::new(State::Refused);
+        }
+        self.stream_mut(from).event = Some(Event::Refused(violation));
+    }
+
+    /// Looks at what has come, if it is whole.
+    fn look(&mut self, from: Side) -> Result<(), Violation> {
+        if matches!(self.stream(from).state, State::Line) {
+            return self.on_line();
+        }
+        if self.wanted(from) > 0 {
+            return Ok(());
+        }
+        let stream = self.stream_mut(from);
+        let bytes = mem::take(&mut stream.partial);
+        match mem::replace(&mut stream.state, State::Header) {
+            State::Header => {
+                let header = *bytes.first_chunk().ok_or(Violation::Cut)?;
+                match from {
+                    Side::Import => self.on_command(Command::from_bytes(header)?),
+                    Side::Export => self.on_answer(Answer::from_bytes(header)?),
+                }
+            }
+            State::Packets(Tail::Command(submit)) => self.on_command_packets(&submit, &bytes),
+            State::Packets(Tail::Answer(answer, request)) => self.on_answer_packets(answer, &request, &bytes),
+            State::Packets(Tail::Nothing) | State::Line | State::Payload(..) | State::Refused => Ok(()),
+        }
+    }
+
+    fn on_line(&mut self) -> Result<(), Violation> {
+        let stream = &mut self.export;
+        let Some(text) = stream.partial.strip_suffix(b"\n") else {
+            return if stream.partial.len() < LINE_MAX { Ok(()) } else { Err(Violation::Line) };
+        };
+        let line = AttachLine::parse(text).ok_or(Violation::Line)?;
+        // Whatever else was on it, leading zeros included, is not passed on but refused.
+        if line.text().as_bytes() != stream.partial {
+            return Err(Violation::Line);
+        }
+        stream.event = Some(Event::Send(mem::take(&mut stream.partial)));
+        stream.state = State::Header;
+        self.line = Some(line);
+        Ok(())
+    }
+
+    fn on_command(&mut self, command: Command) -> Result<(), Violation> {
+        let line = self.line.ok_or(Violation::Early)?;
+        let devid = match command {
+            Command::Submit(submit) => submit.devid,
+            Command::Unlink { devid, .. } => devid,
+        };
+        if devid != line.devid {
+            return Err(Violation::Field(Field::Devid));
+        }
+        match command {
+            Command::Submit(submit) => {
+                self.pending.admit(&submit)?;
+                if submit.endpoint == 0 {
+                    self.control(submit.setup)?;
+                }
+                let payload = if submit.direction == Direction::Out { submit.length } else { 0 };
+                let tail = if submit.packets > 0 {
+                    Tail::Command(submit)
+                } else {
+                    self.pending.add(&submit, Vec::new());
+                    Tail::Nothing
+                };
+                self.import.state = State::Payload(payload, tail);
+            }
+            Command::Unlink { seqnum, target, .. } => self.pending.cancel(seqnum, target)?,
+        }
+        self.import.event = Some(Event::Send(command.to_bytes().to_vec()));
+        settle(&mut self.import);
+        Ok(())
+    }
+
+    /// A control request, by its setup packet.
+    fn control(&mut self, setup: [u8; 8]) -> Result<(), Violation> {
+        let [kind, request, low, high, ..] = setup;
+        if kind & REQUEST_TYPE == VENDOR && !self.rules.vendor_requests {
+            return Err(Violation::VendorRequest);
+        }
+        if (kind, request) == (TO_DEVICE, SET_CONFIGURATION) {
+            let wanted = u16::from_le_bytes([low, high]);
+            let first = *self.configuration.get_or_insert(wanted);
+            if wanted != first && !self.rules.other_configurations {
+                return Err(Violation::Configuration);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, answer: Answer) -> Result<(), Violation> {
+        match answer {
+            Answer::Submitted(answer) => {
+                let request = self.pending.take_request(answer.seqnum)?;
+                if answer.length > request.length {
+                    return Err(Violation::Field(Field::ActualLength));
+                }
+                if answer.packets as usize != request.packets.len() {
+                    return Err(Violation::Field(Field::NumberOfPackets));
+                }
+                let payload = if request.direction == Direction::In { answer.length } else { 0 };
+                let tail = if answer.packets > 0 { Tail::Answer(answer, request) } else { Tail::Nothing };
+                self.export.state = State::Payload(payload, tail);
+            }
+            Answer::Unlinked { seqnum, .. } => self.pending.take_cancel(seqnum)?,
+        }
+        self.export.event = Some(Event::Send(answer.to_bytes().to_vec()));
+        settle(&mut self.export);
+        Ok(())
+    }
+
+    fn on_command_packets(&mut self, submit: &Submit, bytes: &[u8]) -> Result<(), Violation> {
+        let (mut packets, mut sent, mut end) = (Vec::new(), Vec::with_capacity(bytes.len()), 0);
+        for descriptor in bytes.as_chunks().0 {
+            let packet = Packet::of_command(*descriptor, end, submit.length)?;
+            end = packet.end();
+            packets.push(packet);
+            sent.extend(packet.to_bytes());
+        }
+        self.pending.add(submit, packets);
+        self.import.event = Some(Event::Send(sent));
+        Ok(())
+    }
+
+    fn on_answer_packets(
+        &mut self,
+        answer: Submitted,
+        request: &Request,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        let (mut sum, mut sent) = (0u32, Vec::with_capacity(bytes.len()));
+        for (descriptor, asked) in bytes.as_chunks().0.iter().zip(&request.packets) {
+            let packet = Packet::of_answer(*descriptor, *asked)?;
+            sum = sum.saturating_add(packet.actual);
+            sent.extend(packet.to_bytes());
+        }
+        // What came in lies packed behind the header: the packets say how it is to be spread.
+        if request.direction == Direction::In && sum != answer.length {
+            return Err(Violation::Field(Field::PacketActualLength));
+        }
+        self.export.event = Some(Event::Send(sent));
+        Ok(())
+    }
+}
+
+/// Where no payload is left, the packets follow, or the next header.
+fn settle(stream: &mut Stream) {
+    if let State::Payload(0, tail) = &mut stream.state {
+        let tail = mem::replace(tail, Tail::Nothing);
+        stream.state = if tail.packets() > 0 { State::Packets(tail) } else { State::Header };
+    }
+}

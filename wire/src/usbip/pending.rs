@@ -1,0 +1,106 @@
+//! What the import has asked for and the export has not answered.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::header::{Direction, Submit};
+use super::packets::Packet;
+use super::{Rules, Violation};
+
+/// A command without an answer.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Request(Request),
+    /// The number of the request that is to be cancelled.
+    Cancel(u32),
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) direction: Direction,
+    pub(super) length: u32,
+    pub(super) packets: Vec<Packet>,
+}
+
+/// All of them, within the bounds of the rules.
+#[derive(Debug)]
+pub(super) struct Pending {
+    rules: Rules,
+    commands: BTreeMap<u32, Asked>,
+    buffers: u64,
+    packets: usize,
+}
+
+impl Pending {
+    pub(super) const fn new(rules: Rules) -> Self {
+        Self { rules, commands: BTreeMap::new(), buffers: 0, packets: 0 }
+    }
+
+    /// Whether a request fits, before its data and packets have come.
+    pub(super) fn admit(&self, submit: &Submit) -> Result<(), Violation> {
+        let packets = self.packets.saturating_add(submit.packets as usize);
+        let buffers = self.buffers.saturating_add(u64::from(submit.length));
+        if packets > self.rules.packets || buffers > self.rules.buffers {
+            return Err(Violation::TooMuch);
+        }
+        self.admit_number(submit.seqnum)
+    }
+
+    fn admit_number(&self, seqnum: u32) -> Result<(), Violation> {
+        if self.commands.contains_key(&seqnum) {
+            Err(Violation::Reused)
+        } else if self.commands.len() >= self.rules.pending {
+            Err(Violation::TooMuch)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A request that was admitted is complete.
+    pub(super) fn add(&mut self, submit: &Submit, packets: Vec<Packet>) {
+        self.buffers = self.buffers.saturating_add(u64::from(submit.length));
+        self.packets = self.packets.saturating_add(packets.len());
+        let request = Request { direction: submit.direction, length: submit.length, packets };
+        self.commands.insert(submit.seqnum, Asked::Request(request));
+    }
+
+    pub(super) fn cancel(&mut self, seqnum: u32, target: u32) -> Result<(), Violation> {
+        self.admit_number(seqnum)?;
+        self.commands.insert(seqnum, Asked::Cancel(target));
+        Ok(())
+    }
+
+    /// The request that is answered now.
+    pub(super) fn take_request(&mut self, seqnum: u32) -> Result<Request, Violation> {
+        match self.commands.remove(&seqnum) {
+            Some(Asked::Request(request)) => {
+                self.forget(&request);
+                Ok(request)
+            }
+            _ => Err(Violation::Unasked),
+        }
+    }
+
+    /// The cancellation that is answered now. Its target is over with it, whatever the answer says: it was caught, or
+    /// its own answer went first.
+    pub(super) fn take_cancel(&mut self, seqnum: u32) -> Result<(), Violation> {
+        let Some(Asked::Cancel(target)) = self.commands.remove(&seqnum) else {
+            return Err(Violation::Unasked);
+        };
+        if let Some(Asked::Request(_)) = self.commands.get(&target) {
+            self.take_request(target)?;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, request: &Request) {
+        self.buffers = self.buffers.saturating_sub(u64::from(request.length));
+        self.packets = self.packets.saturating_sub(request.packets.len());
+    }
+
+    /// How many commands have no answer.
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+}
