@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use cli::client_vm::own;
+use cli::{client, client_vm, own};
 use engine::say;
 
 use crate::agent;
@@ -21,6 +21,8 @@ use filecopy::shown::{Name, Size, count};
 struct Task {
     program: String,
     moves: bool,
+    /// The qube is an argument.
+    named: bool,
     target: OsString,
     progress: bool,
     links: Links,
@@ -89,6 +91,7 @@ fn parse(args: Vec<OsString>) -> Parsed {
     let mut task = Task {
         program: program.clone(),
         moves,
+        named,
         target: "@default".into(),
         progress: true,
         links: Links::Send,
@@ -130,7 +133,7 @@ fn parse(args: Vec<OsString>) -> Parsed {
     if task.target.is_empty() {
         return wrong("the name of the qube is empty".to_owned());
     }
-    if named {
+    if named && client_vm::own::has_agent() {
         let short = if moves { "qvm-move" } else { "qvm-copy" };
         say::error(format_args!(
             "{program}: {short} is shorter; the policy decides where files go, whatever QUBE is"
@@ -159,15 +162,15 @@ fn run(task: &Task) -> Result<i32, String> {
     if let Some(text) = found.complaint() {
         return Err(format!("{text}\nnothing was sent"));
     }
-    let mut service = OsString::from("qubes.Filecopy");
+    let mut service = String::from("qubes.Filecopy");
     if found.special_names {
         say::error(format_args!(
             "{}: some names have unusual characters; asking for +allow-all-names",
             task.program
         ));
-        service.push("+allow-all-names");
+        service.push_str("+allow-all-names");
     }
-    let call = match own::open(&task.target, &service) {
+    let call = match open(task, &service)? {
         Ok(call) => call,
         Err(status) => {
             if task.moves {
@@ -195,6 +198,14 @@ fn run(task: &Task) -> Result<i32, String> {
     Ok(i32::from(!kept.is_nothing() || totals.skipped > 0))
 }
 
+/// Makes the call. dom0 has no agent; there the daemon of the qube that is named is asked.
+fn open(task: &Task, service: &str) -> Result<Result<own::Call, i32>, String> {
+    if task.named && !client_vm::own::has_agent() {
+        return client::own::open(&task.target, service).map(Ok).map_err(|failure| failure.message);
+    }
+    Ok(client_vm::own::open(&task.target, OsStr::new(service)))
+}
+
 /// What was sent and confirmed, and for a move each entry of it.
 type Sent = (Totals, Option<Reader>);
 
@@ -215,7 +226,11 @@ fn send(task: &Task, call: own::Call, content: u64) -> Result<(i32, Option<Sent>
     drop(call.held);
     let record = record.map(Writer::into_reader).transpose();
     let record = record.map_err(|error| format!("nothing was removed: {error}"))?;
-    Ok((own::status(&outcome), totals.map(|totals| (totals, record))))
+    let status = own::status(&outcome).unwrap_or_else(|failure| {
+        complain(&task.program, &failure.message);
+        failure.status
+    });
+    Ok((status, totals.map(|totals| (totals, record))))
 }
 
 /// Says what arrived where.

@@ -16,6 +16,7 @@ mod call;
 mod connect;
 mod daemon;
 mod dom0;
+pub mod own;
 
 use args::{Args, Plan, Purpose};
 
