@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::exec::Account;
+use engine::exec::{Account, Existing};
 use rustix::fs::fstatvfs;
 use rustix::process::{Uid, getuid};
 use wire::filecopy::{LinkRules, NameRules};
@@ -32,7 +32,8 @@ struct Task {
     folder: Option<PathBuf>,
 }
 
-/// `qfile-unpacker [-v] [-w BYTES] [--[no-]allow-all-names] [--[no-]allow-unsafe-symlinks] [--] [UID [DIR]]`, or the
+/// `qfile-unpacker [-v] [-w BYTES] [--[no-]allow-all-names] [--[no-]allow-unsafe-symlinks]
+/// [--existing=RULE] [--] [UID [DIR]]`, or the
 /// older `UID DIR [-v] [-w [BYTES]]`.
 pub fn main(args: Vec<OsString>) -> i32 {
     let words: Vec<OsString> = args.into_iter().skip(1).collect();
@@ -108,6 +109,11 @@ fn parse(words: &[OsString]) -> Result<Task, String> {
             b"-w" | b"--wait-for-space" => {
                 let number = words.next().ok_or("a number of bytes is missing behind -w")?;
                 task.settings.wait = Some(patience(number.as_bytes())?);
+            }
+            other if other.starts_with(b"--existing=") => {
+                let rule = std::str::from_utf8(other.get(11..).unwrap_or_default()).ok();
+                let rule = rule.and_then(Existing::named);
+                task.settings.existing = rule.ok_or_else(|| format!("unknown rule in {}", Name(other)))?;
             }
             b"--allow-all-names" => task.settings.limits.names = NameRules::All,
             b"--no-allow-all-names" => task.settings.limits.names = NameRules::Plain,
@@ -222,8 +228,19 @@ mod tests {
         assert_eq!(task.settings.wait.unwrap().margin, 1);
         assert_eq!(parse(&words("'' /x")).unwrap().uid, None);
         assert!(parse(&[]).unwrap().folder.is_none());
-        for bad in ["-x", "-w", "-w 2147483648", "-w 1x", "x", "--wait 3", "5 /x --allow-all-names", "a b c"]
-        {
+        let task = parse(&words("--existing=skip-same 5 /x")).unwrap();
+        assert_eq!(task.settings.existing, Existing::SkipSame);
+        for bad in [
+            "-x",
+            "--existing=other",
+            "-w",
+            "-w 2147483648",
+            "-w 1x",
+            "x",
+            "--wait 3",
+            "5 /x --allow-all-names",
+            "a b c",
+        ] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
         }
     }

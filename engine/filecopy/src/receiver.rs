@@ -1,6 +1,7 @@
 //! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
 
 mod confine;
+mod existing;
 mod file;
 mod folder;
 mod space;
@@ -17,6 +18,7 @@ use crate::port::Port;
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
 pub use confine::confine;
+use existing::{Fresh, Names};
 use folder::Folder;
 pub use space::Patience;
 
@@ -56,9 +58,23 @@ impl From<Errno> for Trouble {
 pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code {
     // Modes are the sender's.
     rustix::process::umask(Mode::empty());
+    let (root, fresh) = match settings.existing {
+        Existing::NewFolder => match Fresh::make(root) {
+            Ok((root, fresh)) => (root, Some(fresh)),
+            Err(errno) => {
+                port.end_input();
+                let code = Trouble::from(errno).code;
+                port.say(&format!("a folder for this copy cannot be made: {code}"));
+                port.answer(&Answer { code, ..Answer::default() }.to_bytes());
+                return code;
+            }
+        },
+        _ => (root, None),
+    };
     let mut session = Session {
         machine: Receiver::new(settings.limits),
-        folder: Folder::new(root, settings.in_place),
+        names: Names::new(settings.existing),
+        folder: Folder::new(root, settings),
         sum: Sum::default(),
         settings,
         port,
@@ -69,11 +85,13 @@ pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code 
     session.explain(&answer);
     // The sender may be gone; the exit status tells the rest.
     session.port.answer(&answer.to_bytes());
+    fresh.into_iter().for_each(Fresh::end);
     answer.code
 }
 
 struct Session<'a> {
     machine: Receiver,
+    names: Names,
     folder: Folder,
     sum: Sum,
     settings: &'a Settings,
@@ -121,8 +139,12 @@ impl Session<'_> {
 
     /// Does what an event asks for; an answer ends it all.
     fn react(&mut self, event: Option<Event>, bytes: &[u8]) -> Option<Answer> {
-        let name = self.machine.name();
-        let done = match event? {
+        let event = event?;
+        if let Err(trouble) = self.place(&event) {
+            return Some(self.failed(&trouble));
+        }
+        let name = self.names.path(self.machine.name());
+        let done = match event {
             Event::File { mode, len, times } => self
                 .folder
                 .make_room(name, len, self.settings.wait.as_ref(), self.port)
@@ -145,18 +167,38 @@ impl Session<'_> {
                 None
             }
             Ok(false) => None,
-            Err(trouble) => {
-                self.folder.give_up(self.machine.name());
-                if let Some(more) = &trouble.more {
-                    self.port.say(more);
-                }
-                Some(self.answer(trouble.code, true))
-            }
+            Err(trouble) => Some(self.failed(&trouble)),
         }
     }
 
+    /// Where a new entry is to be.
+    fn place(&mut self, event: &Event) -> Result<(), Trouble> {
+        let folder = match event {
+            Event::File { .. } | Event::Link(_) => false,
+            Event::Folder { .. } => true,
+            _ => return Ok(()),
+        };
+        let name = self.machine.name();
+        if self.names.place(self.folder.root(), name, folder)? {
+            self.port.say(&format!(
+                "{} is there already: it becomes {}",
+                Name(name),
+                Name(self.names.path(name))
+            ));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, trouble: &Trouble) -> Answer {
+        self.folder.give_up(self.names.path(self.machine.name()));
+        if let Some(more) = &trouble.more {
+            self.port.say(more);
+        }
+        self.answer(trouble.code, true)
+    }
+
     fn refused(&mut self, refusal: &Refusal) -> Answer {
-        self.folder.give_up(self.machine.name());
+        self.folder.give_up(self.names.path(self.machine.name()));
         if let Some(wrong) = refusal.wrong {
             self.port.say(&format!("{}: {wrong}", Name(self.machine.name())));
         }
