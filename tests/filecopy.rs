@@ -3,10 +3,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::common::{self, Said, lab, run, skipped, within_deadline};
+use crate::common::{
+    self, DEADLINE, Said, ended_within, extras, full, lab, leftovers, run, skipped, within, within_deadline,
+};
 use lab::Lab;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs a command in a VM, in its home folder.
 fn in_home(lab: &Lab, vm: &str, argv: &[&str]) -> Said {
@@ -22,6 +27,11 @@ fn home(lab: &Lab, vm: &str) -> PathBuf {
 /// What has arrived in `vault` from `work`.
 fn arrived(lab: &Lab) -> PathBuf {
     home(lab, "vault").join("QubesIncoming/work")
+}
+
+/// What vault's service `qubes.Filecopy` is told.
+fn config(lab: &Lab) -> PathBuf {
+    lab.layout().config("vault").join("qubes.Filecopy")
 }
 
 fn write(path: &Path, text: &str) {
@@ -169,8 +179,217 @@ fn upstreams_command_and_ours_reach_each_others_programs() {
         assert_eq!(fs::read_to_string(arrived(&lab).join("d/f")).unwrap(), "content");
         fs::remove_dir_all(arrived(&lab)).unwrap();
         fs::write(lab.layout().services("vault").join("qubes.Filecopy"), theirs).unwrap();
+        fs::remove_file(config(&lab)).unwrap();
         let said = in_home(&lab, "work", &["qvm-copy", "--to", "vault", "d"]);
         assert_eq!(said.code, 0, "our command, their receiver: {said:?}");
         assert_eq!(fs::read_to_string(arrived(&lab).join("d/f")).unwrap(), "content");
+    });
+}
+
+#[test]
+fn a_built_in_service_starts_no_program_and_its_file_is_run_without_the_setting() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let work = home(&lab, "work");
+        write(&work.join("f"), "content");
+        let service = lab.layout().services("vault").join("qubes.Filecopy");
+        fs::write(&service, "#!/bin/sh\necho the file was run >&2\nexit 9\n").unwrap();
+        let said = in_home(&lab, "work", &["qvm-copy", "--to", "vault", "f"]);
+        assert_eq!((said.code, said.stderr.contains("was run")), (0, false), "{said:?}");
+        assert_eq!(fs::read_to_string(arrived(&lab).join("f")).unwrap(), "content");
+        // A file that is not there any more is no service, whatever its setting says.
+        fs::rename(&service, service.with_extension("away")).unwrap();
+        assert_eq!(in_home(&lab, "work", &["qvm-copy", "--to", "vault", "f"]).code, 127);
+        fs::rename(service.with_extension("away"), &service).unwrap();
+        fs::remove_file(config(&lab)).unwrap();
+        let said = in_home(&lab, "work", &["qvm-copy", "--to", "vault", "f"]);
+        assert_eq!((said.code, said.stderr.contains("was run")), (9, true), "{said:?}");
+        fs::write(config(&lab), "builtin='other'\n").unwrap();
+        assert_eq!(in_home(&lab, "work", &["qvm-copy", "--to", "vault", "f"]).code, 125);
+    });
+}
+
+#[test]
+fn what_a_built_in_receiver_says_reaches_the_caller_and_the_targets_log() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        // A file of five bytes, of which none comes.
+        let mut stream = [0; 34];
+        for (at, byte) in [(0, 2), (4, 0o244), (5, 0o201), (8, 5), (32, b'f')] {
+            stream[at] = byte;
+        }
+        let said = run(&lab, "work", &["qrexec-client-vm", "vault", "qubes.Filecopy"], &stream);
+        assert_eq!((said.code, said.stdout.len()), (118, 21), "{said:?}");
+        assert!(said.stderr.contains("broke off in the middle"), "{said:?}");
+        let logs = fs::read_dir(lab.layout().log("vault")).unwrap();
+        let mut texts = logs.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        assert!(texts.any(|text| text.contains("broke off in the middle")));
+    });
+}
+
+#[test]
+fn a_large_tree_arrives_whole_by_the_built_in_ends_and_by_programs() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let work = home(&lab, "work");
+        for name in 0..200 {
+            write(&work.join(format!("d/{}/{name}", name % 7)), &name.to_string().repeat(name));
+        }
+        let large: Vec<u8> =
+            (0..5_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(work.join("d/large"), &large).unwrap();
+        let agent = lab.layout().bin().join("qfile-agent").display().to_string();
+        let by_program = ["qrexec-client-vm", "vault", "qubes.Filecopy", &agent, "d"];
+        for builtin in [true, false] {
+            if !builtin {
+                fs::remove_file(config(&lab)).unwrap();
+            }
+            for argv in [&["qvm-copy", "--to", "vault", "d"][..], &by_program] {
+                let said = in_home(&lab, "work", argv);
+                assert_eq!(said.code, 0, "{builtin} {argv:?}: {said:?}");
+                assert!(fs::read(arrived(&lab).join("d/large")).unwrap() == large);
+                for name in 0..200 {
+                    let path = arrived(&lab).join(format!("d/{}/{name}", name % 7));
+                    assert_eq!(fs::read_to_string(path).unwrap(), name.to_string().repeat(name));
+                }
+                fs::remove_dir_all(arrived(&lab)).unwrap();
+            }
+        }
+    });
+}
+
+/// Whoever is killed at whatever moment: a final name has all of its content, the other side ends within a second, what
+/// was not confirmed stays, and nothing is left in the folder for temporary files.
+#[test]
+fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
+    let rounds = if full() { 200 } else { 12 };
+    within(DEADLINE.max(Duration::from_secs(2 * rounds)), move || {
+        let lab = lab().start().unwrap();
+        let work = home(&lab, "work");
+        let content = "x".repeat(3 << 20);
+        for round in 0..rounds {
+            for name in 0..8 {
+                write(&work.join(format!("d/{name}")), &content);
+            }
+            let temporary = work.join("tmp");
+            fs::create_dir_all(&temporary).unwrap();
+            let mut command = lab.command("work", ["qvm-move", "--to", "vault", "d"]).unwrap();
+            command.current_dir(&work).env("TMPDIR", &temporary);
+            let mut sender =
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            // The moment is what is tried; no event of it can be waited for.
+            std::thread::sleep(Duration::from_micros(round * 7_919 % 40_000));
+            let receiver =
+                extras(&lab).into_iter().find(|process| process.vm == "vault").map(|process| process.pid);
+            let kills_sender = round % 2 == 0;
+            let victim = if kills_sender { Some(sender.id() as i32) } else { receiver };
+            if let Some(pid) = victim.and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let survivor = if kills_sender { receiver } else { Some(sender.id() as i32) };
+            if victim.is_some()
+                && let Some(pid) = survivor
+            {
+                assert!(ended_within(pid, Duration::from_secs(1)), "round {round}: {pid} goes on");
+            }
+            let ended = sender.wait().unwrap();
+            let mut said = String::new();
+            std::io::Read::read_to_string(&mut sender.stderr.take().unwrap(), &mut said).unwrap();
+            if !kills_sender && !ended.success() {
+                assert!(!said.is_empty(), "round {round}: no reason");
+            }
+            assert!(leftovers(&lab, Duration::from_secs(1)).is_empty(), "round {round}");
+            for name in 0..8 {
+                let (here, there) = (work.join(format!("d/{name}")), arrived(&lab).join(format!("d/{name}")));
+                if let Ok(text) = fs::read_to_string(&there) {
+                    assert!(text == content, "round {round}: {name} is half there");
+                } else {
+                    assert!(here.exists(), "round {round}: {name} is lost");
+                }
+            }
+            assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "round {round}");
+            let _ = fs::remove_dir_all(arrived(&lab));
+        }
+    });
+}
+
+#[test]
+fn the_targets_rule_decides_about_names_that_are_there() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let work = home(&lab, "work");
+        let rule = |rule: &str| {
+            fs::write(config(&lab), format!("builtin='filecopy'\nexisting='{rule}'\n")).unwrap();
+        };
+        let copy = |what: &str| in_home(&lab, "work", &["qvm-copy", "--to", "vault", what]);
+        let text = |name: &str| fs::read_to_string(arrived(&lab).join(name)).unwrap();
+        write(&work.join("d/f"), "first");
+        write(&work.join("g.txt"), "first");
+        for what in ["d", "g.txt"] {
+            assert_eq!(copy(what).code, 0);
+        }
+        write(&work.join("d/f"), "second");
+        write(&work.join("g.txt"), "second");
+
+        rule("fail");
+        assert_eq!((copy("d").code, copy("g.txt").code), (17, 17));
+        assert_eq!((text("d/f"), text("g.txt")), ("first".into(), "first".into()));
+
+        rule("rename");
+        for what in ["d", "g.txt"] {
+            let said = copy(what);
+            assert!(said.code == 0 && said.stderr.contains("(2)"), "{said:?}");
+        }
+        assert_eq!((text("d (2)/f"), text("g (2).txt")), ("second".into(), "second".into()));
+        assert_eq!((text("d/f"), text("g.txt")), ("first".into(), "first".into()));
+
+        rule("new-folder");
+        assert_eq!(copy("d").code, 0);
+        let folder = fs::read_dir(arrived(&lab)).unwrap().map(|entry| entry.unwrap().file_name());
+        let folder = folder.map(|name| name.into_string().unwrap()).find(|name| name.ends_with('Z')).unwrap();
+        assert_eq!(text(&format!("{folder}/d/f")), "second");
+
+        rule("skip-same");
+        let there = |name: &str| fs::metadata(arrived(&lab).join(name)).unwrap();
+        let said = copy("d");
+        assert_eq!(said.code, 17, "another size and time: {said:?}");
+        fs::rename(arrived(&lab).join("d (2)"), arrived(&lab).join("e")).unwrap();
+        fs::rename(work.join("d"), work.join("e")).unwrap();
+        write(&work.join("e/new"), "new");
+        symlink("f", work.join("e/l")).unwrap();
+        let before = std::os::unix::fs::MetadataExt::ino(&there("e/f"));
+        assert_eq!(copy("e").code, 0);
+        assert_eq!(copy("e").code, 0, "all of it is there now");
+        assert_eq!((text("e/new"), text("e/f")), ("new".into(), "second".into()));
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&there("e/f")), before);
+        // The same size and time, but another content: nothing is lost by a move.
+        let time = fs::metadata(work.join("e/f")).unwrap().modified().unwrap();
+        write(&work.join("e/f"), "secosd");
+        let times = fs::FileTimes::new().set_modified(time);
+        fs::File::options().write(true).open(work.join("e/f")).unwrap().set_times(times).unwrap();
+        let said = in_home(&lab, "work", &["qvm-move", "--to", "vault", "e"]);
+        assert_eq!((said.code, text("e/f")), (17, "second".into()), "{said:?}");
+        assert!(work.join("e/f").exists());
+    });
+}
+
+#[test]
+fn dom0_copies_and_moves_to_a_qube_without_an_agent() {
+    within_deadline(|| {
+        let lab = lab().start().unwrap();
+        let dom0 = home(&lab, "dom0");
+        let arrived = home(&lab, "vault").join("QubesIncoming/dom0");
+        write(&dom0.join("d/f"), "content");
+        let said = in_home(&lab, "dom0", &["qvm-copy-to-vm", "vault", "d"]);
+        assert!(said.code == 0 && said.stderr.contains("QubesIncoming/dom0 of vault"), "{said:?}");
+        assert_eq!(fs::read_to_string(arrived.join("d/f")).unwrap(), "content");
+        fs::remove_dir_all(arrived.join("d")).unwrap();
+        let said = in_home(&lab, "dom0", &["qvm-move-to-vm", "vault", "d"]);
+        assert_eq!((said.code, dom0.join("d").exists()), (0, false), "{said:?}");
+        assert_eq!(fs::read_to_string(arrived.join("d/f")).unwrap(), "content");
+        write(&dom0.join("d/f"), "content");
+        let said = in_home(&lab, "dom0", &["qvm-move-to-vm", "nowhere", "d"]);
+        assert!(said.code == 1 && said.stderr.contains("daemon"), "{said:?}");
+        assert!(dom0.join("d/f").exists());
     });
 }

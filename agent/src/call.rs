@@ -9,7 +9,8 @@ use engine::confine::Confinement;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{Call, EXIT_LOST, NoStreams, Outlived, StderrCopy};
+pub(crate) use engine::pump::EXIT_LOST;
+use engine::pump::{Call, NoStreams, Outcome, Outlived, StderrCopy};
 use engine::step;
 use engine::voice::speak_for;
 use ring::{Channel, Transport};
@@ -18,6 +19,7 @@ use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::built_in;
 use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
 
@@ -84,6 +86,14 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
         };
     }
     let ready = job.task.and_then(|task| Ok((services.prepare(&task.kind, &task.config)?, task)));
+    if let Ok((prepared, task)) = &ready
+        && let Some(builtin) = built_in::of(prepared)
+    {
+        return match found.greet(left()) {
+            Ok(link) => built_in::run(ground, link, (builtin, task), &job.label, port),
+            Err(error) => no_link(domain, port, &error),
+        };
+    }
     let (link, started) = if matches!(ready, Ok((Prepared::Executable(_), _))) {
         // The caller is there, so a program can start while both greet each other.
         let started = start(services, ready);
@@ -148,14 +158,14 @@ fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     Some(StderrLog::new(call, services.installation))
 }
 
-fn failed(label: &str, error: &ExecError) -> i32 {
+pub(crate) fn failed(label: &str, error: &ExecError) -> i32 {
     let code = error.code();
     tracing::error!("{label}: exit code {code}: {error}");
     code
 }
 
 impl Ground<'_> {
-    fn report(self, channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
+    pub(crate) fn report(self, channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
         match steps::report(channel, version, code, why, self.confinement) {
             Ok(()) => code,
             Err(error) => {
@@ -188,6 +198,11 @@ fn pumped(channel: Channel, call: Call, confinement: Confinement, label: &str, p
     tracing::debug!("{label}: pid {}", call.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
     let outcome = steps::run(channel, call, confinement);
+    ended(&outcome, label, port, since)
+}
+
+/// Says how a call ended; the exit status of its process.
+pub(crate) fn ended(outcome: &Outcome, label: &str, port: u32, since: Instant) -> i32 {
     step::reached("pump: ends");
     let exit = outcome.exit(Role::Service);
     if let Some(trouble) = &exit.trouble {
@@ -216,8 +231,8 @@ fn asks_for_one_socket() -> Option<Signals> {
 mod tests {
     use super::*;
     use agent_core::Start;
-    use engine::exec::{SearchPath, Users};
     use engine::Installation;
+    use engine::exec::{SearchPath, Users};
     use ring::{Kind, Sizes};
     use wire::control::ExecParams;
     use wire::names::{DomainId, Port};
@@ -227,7 +242,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = SearchPath::new(dir.path().as_os_str());
         let users = Users::Own("joan".to_owned());
-        let services = Services { folders: path.clone(), configs: path, users, installation: Installation::Lab };
+        let services =
+            Services { folders: path.clone(), configs: path, users, installation: Installation::Lab };
         let cmdline = b"joan:QUBESRPC test.X+ work".to_vec();
         let params = ExecParams { connect_domain: DomainId(7), connect_port: Port(514), cmdline };
         let job = Job::new(&services, Start { just: false, params });

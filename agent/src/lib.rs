@@ -25,6 +25,7 @@
 
 use std::ffi::OsString;
 
+mod built_in;
 mod call;
 mod client;
 mod control;

@@ -13,6 +13,7 @@ pub mod local_program;
 pub mod logging;
 pub mod multicall;
 pub mod number;
+pub mod own;
 pub mod policy_eval;
 pub mod policy_tools;
 pub mod programs;

@@ -31,7 +31,7 @@ mod tcp;
 mod waiting;
 
 pub use account::{Account, Users};
-pub use config::{ConfigError, Problem, ServiceConfig};
+pub use config::{Builtin, ConfigError, Existing, Problem, ServiceConfig};
 pub use environment::Environment;
 pub use lookup::Provider;
 pub use paths::{MAX_FILE_NAME, SearchPath};
@@ -166,6 +166,8 @@ pub struct Executable {
     pub splice: bool,
     /// Its stdin and stdout are pipes.
     pub pipes: bool,
+    /// The call's own process is the service, where it can be one: then nothing is executed.
+    pub builtin: Option<Builtin>,
 }
 
 /// What is executed.
@@ -233,6 +235,7 @@ impl Services {
                     call: None,
                     splice: false,
                     pipes: false,
+                    builtin: None,
                 }));
             }
         };
@@ -250,6 +253,7 @@ impl Services {
             call: Some(call.clone()),
             splice: config.splice,
             pipes: config.pipes,
+            builtin: config.builtin,
         }))
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`pump`] | one call's data: local descriptors ⇄ ring, by poll or io_uring |
 //! | [`call`] | the three steps of one call: prepare, confine, run |
+//! | [`direct`] | one call's data for work in the call's own process: memory ⇄ ring |
 //! | [`datalink`] | opening the data link of a call: meet, HELLO |
 //! | [`localfd`] | local descriptors that are never blocked on and never changed |
 //! | [`exec`] | service lookup, configuration, environment, start |
@@ -19,6 +20,7 @@
 
 pub mod call;
 pub mod datalink;
+pub mod direct;
 pub mod exec;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -12,8 +12,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-ring", &["qrexec-sys", "xenevtchn-sys", "xengnttab-sys", "xenvchan-sys"]),
     ("qrexec-policy", &["qrexec-wire"]),
     ("qrexec-engine", &["qrexec-ring", "qrexec-sys", "qrexec-wire"]),
+    ("qrexec-filecopy", &["qrexec-engine", "qrexec-wire"]),
     ("qrexec-agent-core", &["qrexec-wire"]),
-    ("qrexec-agent", &["qrexec-agent-core", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
+    (
+        "qrexec-agent",
+        &["qrexec-agent-core", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"],
+    ),
     ("qrexec-daemon-core", &["qrexec-policy", "qrexec-wire"]),
     (
         "qrexec-daemon",
@@ -31,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "qrexec-wire",
         ],
     ),
-    ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
+    ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-lab", &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),

@@ -12,7 +12,7 @@ use crate::outlet::{Outlet, Stop};
 use crate::progress::Progress;
 use crate::record::{Totals, Writer};
 use crate::sender::{End, Links, Sending, check_arguments, complain};
-use crate::shown::Name;
+use filecopy::shown::Name;
 
 /// What an exit status of 32 means to the GUI's script.
 const CANCELLED: i32 = 32;
@@ -21,15 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to send, and how.
 #[derive(Debug, Default)]
-struct Task {
-    program: &'static str,
-    paths: Vec<PathBuf>,
-    links: Links,
-    /// Where to write what was sent, and whether each entry.
-    record: Option<(PathBuf, bool)>,
+pub(crate) struct Task {
+    pub(crate) program: String,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) links: Links,
 }
 
-/// `qfile-agent [--ignore-symlinks | --dereference] [--record FILE | --summary FILE] [--] PATH…`
+/// `qfile-agent [--ignore-symlinks | --dereference] [--] PATH…`
 pub fn main(args: Vec<OsString>) -> i32 {
     match parse(args) {
         Ok(task) => run(&task, Progress::from_environment()),
@@ -43,11 +41,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// `qfile-dom0-agent PATH…`: every word is a path.
 pub fn dom0_main(args: Vec<OsString>) -> i32 {
     let paths = args.into_iter().skip(1).map(PathBuf::from).collect();
-    run(&Task { program: "qfile-dom0-agent", paths, ..Task::default() }, Progress::silent())
+    run(&Task { program: "qfile-dom0-agent".to_owned(), paths, ..Task::default() }, Progress::silent())
 }
 
 fn parse(args: Vec<OsString>) -> Result<Task, String> {
-    let mut task = Task { program: "qfile-agent", ..Task::default() };
+    let mut task = Task { program: "qfile-agent".to_owned(), ..Task::default() };
     let mut words = args.into_iter().skip(1);
     while let Some(word) = words.next() {
         match word.as_bytes() {
@@ -57,10 +55,6 @@ fn parse(args: Vec<OsString>) -> Result<Task, String> {
             b"--ignore-symlinks" => task.links = Links::Ignore,
             b"--no-ignore-symlinks" => task.links = Links::Send,
             b"--dereference" => task.links = Links::Follow,
-            option @ (b"--record" | b"--summary") => {
-                let file = words.next().ok_or("a file is missing behind the last option")?;
-                task.record = Some((file.into(), option == b"--record"));
-            }
             [b'-', _, ..] if task.paths.is_empty() => {
                 return Err(format!("unknown option {}", Name(word.as_bytes())));
             }
@@ -71,32 +65,47 @@ fn parse(args: Vec<OsString>) -> Result<Task, String> {
 }
 
 fn run(task: &Task, mut progress: Progress) -> i32 {
-    let done = send(task, &mut progress);
+    let done = check_arguments(&task.paths).map_err(Ending::Failed).and_then(|()| {
+        let (input, output) = engine::localfd::take_stdin_stdout().map_err(trouble)?;
+        let gone = |error: std::io::Error| Ending::Failed(format!("nobody takes the files: {error}"));
+        let mut outlet = Outlet::new(Some(input), output).map_err(gone)?;
+        send(task, &mut outlet, &mut progress, None)
+    });
     progress.done();
+    status(&task.program, done)
+}
+
+/// The exit status of an ending, which is said.
+pub(crate) fn status(program: &str, done: Result<Totals, Ending>) -> i32 {
     match done {
-        Ok(()) => 0,
+        Ok(_) => 0,
         Err(Ending::Cancelled) => CANCELLED,
         Err(Ending::Failed(text)) => {
-            complain(task.program, &text);
+            complain(program, &text);
             1
         }
     }
 }
 
-enum Ending {
+/// Why not everything has arrived.
+#[derive(Debug)]
+pub(crate) enum Ending {
     Failed(String),
     Cancelled,
 }
 
-fn send(task: &Task, progress: &mut Progress) -> Result<(), Ending> {
-    check_arguments(&task.paths).map_err(Ending::Failed)?;
-    let trouble = |error: std::io::Error| Ending::Failed(error.to_string());
-    let record = task.record.as_ref().map(|(path, entries)| Writer::open(path, *entries));
-    let mut record = record.transpose().map_err(trouble)?;
-    let (input, output) = engine::localfd::take_stdin_stdout().map_err(trouble)?;
-    let gone = |error: std::io::Error| Ending::Failed(format!("nobody takes the files: {error}"));
-    let mut outlet = Outlet::new(Some(input), output).map_err(gone)?;
-    let sent = send_all(task, &mut outlet, progress, record.as_mut());
+fn trouble(error: std::io::Error) -> Ending {
+    Ending::Failed(error.to_string())
+}
+
+/// Sends everything and judges the answer: what was confirmed. The record is complete only then.
+pub(crate) fn send(
+    task: &Task,
+    outlet: &mut Outlet,
+    progress: &mut Progress,
+    mut record: Option<&mut Writer>,
+) -> Result<Totals, Ending> {
+    let sent = send_all(task, outlet, progress, record.as_deref_mut());
     let totals = match sent {
         Ok(totals) => Some(totals),
         // It has answered early; what, is to be read.
@@ -112,17 +121,17 @@ fn send(task: &Task, progress: &mut Progress) -> Result<(), Ending> {
     if totals.is_some() {
         progress.all_sent();
     }
-    let watched = progress.is_watched();
-    let patience = if watched { Duration::from_secs(1) } else { PATIENCE };
+    let patience = if progress.is_watched() { Duration::from_secs(1) } else { PATIENCE };
     let slow = || {
         progress.say(&format!("{}: all is sent; waiting until it is on the other side's disk", task.program))
     };
     let answered = outlet.answer(patience, slow).map_err(trouble)?;
     judge(&answered, outlet.checksum(), totals.is_some()).map_err(Ending::Failed)?;
-    if let (Some(record), Some(totals)) = (record, totals) {
+    let totals = totals.unwrap_or_default();
+    if let Some(record) = record {
         record.confirm(&totals).map_err(trouble)?;
     }
-    Ok(())
+    Ok(totals)
 }
 
 fn send_all(
@@ -131,7 +140,7 @@ fn send_all(
     progress: &mut Progress,
     record: Option<&mut Writer>,
 ) -> Result<Totals, End> {
-    let mut sending = Sending::new(outlet, progress, record, task.links, task.program);
+    let mut sending = Sending::new(outlet, progress, record, task.links, &task.program);
     for path in &task.paths {
         sending.send(path)?;
     }

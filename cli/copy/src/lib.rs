@@ -1,8 +1,9 @@
 //! Bulk file copy between machines: upstream's programs by their names and command lines, and the commands for people.
 //!
+//! What receives is crate `filecopy`, which the agent has as well.
+//!
 //! | module | one job |
 //! |---|---|
-//! | [`receiver`] | a stream into a folder, and nowhere else |
 //! | [`sender`] | trees of files into a stream, and the answer |
 //! | [`walk`] | a tree, with bounded descriptors and memory |
 //! | [`tree_check`] | whether a tree can be sent, before anything is |
@@ -19,20 +20,18 @@ use std::process::ExitCode;
 use cli::programs::Program;
 
 pub mod agent;
-pub mod beneath;
+mod fresh;
 pub mod outlet;
 pub mod progress;
 pub mod qvm;
-pub mod receiver;
 pub mod record;
 pub mod remove;
 pub mod sender;
-pub mod shown;
-pub mod sum;
 pub mod tar;
 pub mod tree_check;
 pub mod unpacker;
 pub mod walk;
+mod way;
 
 /// All programs, sorted by name. Their command lines are upstream's to the letter, and no reader of options does them
 /// justice.

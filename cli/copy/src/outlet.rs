@@ -2,16 +2,17 @@
 //! who has answered takes nothing more.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use engine::localfd::{Direction, LocalFd, is_gone};
+use engine::direct::Client;
+use engine::localfd::is_gone;
 use engine::say;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use wire::filecopy::{AnswerReader, Answered, Checksum};
 
-use crate::sum::Sum;
+use filecopy::sum::Sum;
+
+use crate::way::Way;
 
 /// Bytes that are collected before they are sent.
 pub const BUFFER: usize = 256 << 10;
@@ -31,11 +32,8 @@ pub enum Stop {
 /// The sending end of a copy.
 #[derive(Debug)]
 pub struct Outlet {
-    output: LocalFd,
-    /// `None` where no answer can be read.
-    input: Option<LocalFd>,
+    way: Way,
     answer: AnswerReader,
-    input_ended: bool,
     sum: Sum,
     buffer: Vec<u8>,
     len: usize,
@@ -50,20 +48,32 @@ impl Outlet {
     /// # Errors
     /// The other side is gone already, or the descriptors are of no use.
     pub fn new(input: Option<OwnedFd>, output: OwnedFd) -> io::Result<Self> {
-        let output = LocalFd::adopt(output, Direction::Out)?;
-        output.grow(BUFFER);
-        let input = input.map(|fd| LocalFd::adopt(fd, Direction::In)).transpose()?;
-        Ok(Self {
-            output,
-            input,
+        Ok(Self::by(Way::streams(input, output)?))
+    }
+
+    /// Sends by a call of this process.
+    pub fn of_call(call: Client) -> Self {
+        Self::by(Way::Call(Box::new(call)))
+    }
+
+    fn by(way: Way) -> Self {
+        Self {
+            way,
             answer: AnswerReader::default(),
-            input_ended: false,
             sum: Sum::default(),
             buffer: vec![0; BUFFER],
             len: 0,
             sent: 0,
             told: false,
-        })
+        }
+    }
+
+    /// The call, for its end.
+    pub fn into_call(self) -> Option<Client> {
+        match self.way {
+            Way::Call(call) => Some(*call),
+            Way::Streams { .. } => None,
+        }
     }
 
     /// Adds bytes.
@@ -125,21 +135,21 @@ impl Outlet {
         // Now, while the bytes are in the cache.
         self.sum.update(self.buffer.get(..self.len).unwrap_or_default());
         let mut at = 0;
-        if self.ready(PollFlags::empty(), Some(Duration::ZERO))? {
+        if self.ready(0, Some(Duration::ZERO))? {
             return Err(Stop::Answered);
         }
         while at < self.len {
-            if !self.output.may_try() && self.writable()? {
+            if !self.way.may_try() && self.writable(at)? {
                 return Err(Stop::Answered);
             }
-            match self.output.write(self.buffer.get(at..self.len).unwrap_or_default()) {
+            match self.way.write(self.buffer.get(at..self.len).unwrap_or_default()) {
                 Ok(len) => {
                     at = at.saturating_add(len);
                     self.sent = self.sent.saturating_add(len as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.writable()? {
+                    if self.writable(at)? {
                         return Err(Stop::Answered);
                     }
                 }
@@ -152,10 +162,10 @@ impl Outlet {
     }
 
     /// Waits until something can be written or an answer begins; whether one has. Says once that it waits.
-    fn writable(&mut self) -> Result<bool, Stop> {
+    fn writable(&mut self, at: usize) -> Result<bool, Stop> {
         let limit = (!self.told).then_some(PATIENCE);
         let began = Instant::now();
-        let answered = self.ready(PollFlags::OUT, limit)?;
+        let answered = self.ready(self.len.saturating_sub(at).max(1), limit)?;
         if limit.is_some_and(|limit| began.elapsed() >= limit) {
             self.told = true;
             say::error(format_args!(
@@ -166,31 +176,9 @@ impl Outlet {
         Ok(answered)
     }
 
-    /// Waits, at most so long, until the output is ready or an answer begins; whether one has.
-    fn ready(&mut self, output: PollFlags, limit: Option<Duration>) -> Result<bool, Stop> {
-        let limit = limit.map(|limit| Timespec {
-            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(limit.subsec_nanos()),
-        });
-        let listening = self.input.as_ref().filter(|_| !self.input_ended);
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.output.as_fd(), output),
-            PollFd::from_borrowed_fd(
-                listening.unwrap_or(&self.output).as_fd(),
-                match listening {
-                    Some(_) => PollFlags::IN,
-                    None => output,
-                },
-            ),
-        ];
-        let is_listening = listening.is_some();
-        match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Stop::Io(error.into())),
-        }
-        let [_, input] = fds;
-        let came = input.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
-        if is_listening && came {
+    /// Waits, at most so long, until the output takes `room` bytes (0: does not matter) or an answer begins; whether one has.
+    fn ready(&mut self, room: usize, limit: Option<Duration>) -> Result<bool, Stop> {
+        if self.way.wait(room, limit).map_err(Stop::Io)? {
             self.listen().map_err(Stop::Io)?;
         }
         Ok(self.answer.has_begun())
@@ -199,12 +187,8 @@ impl Outlet {
     /// Takes what has come of the answer.
     fn listen(&mut self) -> io::Result<()> {
         let mut bytes = [0; 4096];
-        let Some(input) = &self.input else { return Ok(()) };
-        match input.read(&mut bytes) {
-            Ok(0) => {
-                self.input_ended = true;
-                self.answer.handle_end();
-            }
+        match self.way.read(&mut bytes) {
+            Ok(0) => self.answer.handle_end(),
             Ok(len) => self.answer.handle_input(bytes.get(..len).unwrap_or_default()),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
@@ -218,27 +202,22 @@ impl Outlet {
     /// The system failed.
     pub fn answer(&mut self, patience: Duration, slow: impl FnOnce()) -> io::Result<Answered> {
         let mut slow = Some(slow);
-        if self.input.is_none() {
+        let began = Instant::now();
+        if !self.way.listens() {
             self.answer.handle_end();
         }
         loop {
             if let Some(answered) = self.answer.poll_answer() {
                 return Ok(answered);
             }
-            let Some(input) = &self.input else { continue };
-            let limit = slow.as_ref().map(|_| Timespec {
-                tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(patience.subsec_nanos()),
-            });
-            match poll(&mut [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)], limit.as_ref()) {
-                Ok(0) => {
-                    if let Some(slow) = slow.take() {
-                        slow();
-                    }
-                }
-                Ok(_) => self.listen()?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let limit = slow.as_ref().map(|_| patience.saturating_sub(began.elapsed()));
+            if self.way.wait(0, limit)? {
+                self.listen()?;
+            }
+            if began.elapsed() >= patience
+                && let Some(slow) = slow.take()
+            {
+                slow();
             }
         }
     }

@@ -40,7 +40,7 @@ impl Progress {
         let total =
             number("FILECOPY_TOTAL_BYTES").or_else(|| number("FILECOPY_TOTAL_SIZE")?.checked_mul(1024));
         let watcher = match std::env::var("PROGRESS_TYPE").as_deref() {
-            Ok("console") => total.map_or(Watcher::Nobody, Self::console),
+            Ok("console") => total.map_or(Watcher::Nobody, Self::person),
             Ok("gui") => {
                 let path = number("SAVED_FD_1").map(|fd| format!("/proc/self/fd/{fd}"));
                 let file = path.and_then(|path| File::options().write(true).open(path).ok());
@@ -56,7 +56,12 @@ impl Progress {
         Self { watcher: Watcher::Nobody, total: 0, sent: 0, told: 0 }
     }
 
-    fn console(total: u64) -> Watcher {
+    /// For a person who waits for so many bytes.
+    pub fn console(total: u64) -> Self {
+        Self { watcher: Self::person(total), total, sent: 0, told: 0 }
+    }
+
+    fn person(total: u64) -> Watcher {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if dumb || !stderr().is_terminal() {
             return Watcher::Lines(Instant::now());

@@ -2,23 +2,27 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use cli::{client, client_vm, own};
 use engine::say;
 
-use crate::record::{self, Totals};
+use crate::agent;
+use crate::outlet::Outlet;
+use crate::progress::Progress;
+use crate::record::{Reader, Totals, Writer};
 use crate::remove;
 use crate::sender::{Links, complain};
-use crate::shown::{Name, Size, count};
 use crate::tree_check::{self, Rules};
+use filecopy::shown::{Name, Size, count};
 
 /// What a command line asks for.
 #[derive(Debug)]
 struct Task {
     program: String,
     moves: bool,
+    /// The qube is an argument.
+    named: bool,
     target: OsString,
     progress: bool,
     links: Links,
@@ -87,6 +91,7 @@ fn parse(args: Vec<OsString>) -> Parsed {
     let mut task = Task {
         program: program.clone(),
         moves,
+        named,
         target: "@default".into(),
         progress: true,
         links: Links::Send,
@@ -128,7 +133,7 @@ fn parse(args: Vec<OsString>) -> Parsed {
     if task.target.is_empty() {
         return wrong("the name of the qube is empty".to_owned());
     }
-    if named {
+    if named && client_vm::own::has_agent() {
         let short = if moves { "qvm-move" } else { "qvm-copy" };
         say::error(format_args!(
             "{program}: {short} is shorter; the policy decides where files go, whatever QUBE is"
@@ -157,37 +162,35 @@ fn run(task: &Task) -> Result<i32, String> {
     if let Some(text) = found.complaint() {
         return Err(format!("{text}\nnothing was sent"));
     }
-    let mut service = OsString::from("qubes.Filecopy");
+    let mut service = String::from("qubes.Filecopy");
     if found.special_names {
         say::error(format_args!(
             "{}: some names have unusual characters; asking for +allow-all-names",
             task.program
         ));
-        service.push("+allow-all-names");
+        service.push_str("+allow-all-names");
     }
-    // Nobody else may say what was sent.
-    let record =
-        tempfile::NamedTempFile::new().map_err(|error| format!("cannot make a temporary file: {error}"))?;
-    let status = call(task, &service, record.path(), found.content)?;
-    if status != 0 {
+    let call = match open(task, &service)? {
+        Ok(call) => call,
+        Err(status) => {
+            if task.moves {
+                complain(&task.program, "nothing was removed");
+            }
+            return Ok(status);
+        }
+    };
+    let (status, sent) = send(task, call, found.content)?;
+    let Some((totals, record)) = sent.filter(|_| status == 0) else {
         if task.moves {
             complain(&task.program, "nothing was removed");
         }
-        return Ok(status);
-    }
-    let Some(totals) = record::totals(record.path()) else {
-        return Err(
-            "the call ended well, but the sender did not say that all was confirmed; nothing was removed"
-                .into(),
-        );
+        return Ok(if status == 0 { 1 } else { status });
     };
     if task.progress {
         arrived(task, &totals);
     }
-    if !task.moves {
-        return Ok(0);
-    }
-    let kept = remove::remove(record.path()).map_err(|error| format!("nothing was removed: {error}"))?;
+    let Some(record) = record else { return Ok(0) };
+    let kept = remove::remove(record).map_err(|error| format!("nothing was removed: {error}"))?;
     complain(&task.program, &kept.lines.join("\n"));
     if kept.more > 0 {
         complain(&task.program, &format!("and {} more", kept.more));
@@ -195,21 +198,39 @@ fn run(task: &Task) -> Result<i32, String> {
     Ok(i32::from(!kept.is_nothing() || totals.skipped > 0))
 }
 
-/// Makes the call and waits for its end.
-fn call(task: &Task, service: &OsStr, record: &Path, content: u64) -> Result<i32, String> {
-    let mut command = Command::new("qrexec-client-vm");
-    command.arg("--filter-escape-chars-stderr").arg("--").arg(&task.target).arg(service);
-    command.arg(helper("qfile-agent"));
-    match task.links {
-        Links::Send => {}
-        Links::Ignore => drop(command.arg("--ignore-symlinks")),
-        Links::Follow => drop(command.arg("--dereference")),
+/// Makes the call. dom0 has no agent; there the daemon of the qube that is named is asked.
+fn open(task: &Task, service: &str) -> Result<Result<own::Call, i32>, String> {
+    if task.named && !client_vm::own::has_agent() {
+        return client::own::open(&task.target, service).map(Ok).map_err(|failure| failure.message);
     }
-    command.arg(if task.moves { "--record" } else { "--summary" }).arg(record).arg("--").args(&task.paths);
-    command.env("PROGRESS_TYPE", if task.progress { "console" } else { "none" });
-    command.env("FILECOPY_TOTAL_BYTES", content.to_string());
-    let status = command.status().map_err(|error| format!("cannot start qrexec-client-vm: {error}"))?;
-    Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1))
+    Ok(client_vm::own::open(&task.target, OsStr::new(service)))
+}
+
+/// What was sent and confirmed, and for a move each entry of it.
+type Sent = (Totals, Option<Reader>);
+
+/// Sends everything in this process and waits for the call's end: its status.
+fn send(task: &Task, call: own::Call, content: u64) -> Result<(i32, Option<Sent>), String> {
+    let record = task.moves.then(Writer::new).transpose();
+    let mut record = record.map_err(|error| format!("cannot make a temporary file: {error}"))?;
+    let mut progress = if task.progress { Progress::console(content) } else { Progress::silent() };
+    let what = agent::Task { program: task.program.clone(), paths: task.paths.clone(), links: task.links };
+    let mut outlet = Outlet::of_call(call.client);
+    let done = agent::send(&what, &mut outlet, &mut progress, record.as_mut());
+    progress.done();
+    let totals = done.as_ref().ok().copied();
+    let own_status = agent::status(&task.program, done);
+    let client = outlet.into_call().ok_or("the call was lost")?;
+    let mut outcome = client.finish();
+    outcome.local = Some(own_status);
+    drop(call.held);
+    let record = record.map(Writer::into_reader).transpose();
+    let record = record.map_err(|error| format!("nothing was removed: {error}"))?;
+    let status = own::status(&outcome).unwrap_or_else(|failure| {
+        complain(&task.program, &failure.message);
+        failure.status
+    });
+    Ok((status, totals.map(|totals| (totals, record))))
 }
 
 /// Says what arrived where.
@@ -240,24 +261,6 @@ fn arrived(task: &Task, totals: &Totals) {
             count(totals.skipped, "entry").replace("entrys", "entries")
         ));
     }
-}
-
-/// Where a program of ours is: beside us, as in a build or a lab, or in `../lib/qubes` beside our folder, as installed.
-fn helper(name: &str) -> PathBuf {
-    let called = std::env::args_os().next().map(PathBuf::from).filter(|path| path.components().count() > 1);
-    let own = [called, std::env::current_exe().ok()];
-    let folders = own.iter().flatten().filter_map(|path| path.parent());
-    let mut places = folders.flat_map(|folder| [folder.join("../lib/qubes").join(name), folder.join(name)]);
-    let found = places.find(|path| path.exists());
-    // A link in a lab's folder for programs is found by its name.
-    found.or_else(|| in_path(name)).unwrap_or_else(|| Path::new("/usr/lib/qubes").join(name))
-}
-
-fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_absolute() && path.exists())
 }
 
 #[cfg(test)]

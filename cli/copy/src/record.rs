@@ -1,9 +1,8 @@
-//! What a sender has sent, written down for whoever removes it afterwards. The file belongs to the user alone and is
-//! removed after use; it is trusted only if its last line says that the other side has confirmed everything.
+//! What a sender has sent, written down for whoever removes it afterwards. The file has no name, so nobody else writes it
+//! and nothing is left of it; it is trusted only if its last line says that the other side has confirmed everything.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use rustix::fs::Stat;
 
@@ -62,6 +61,9 @@ pub struct Line {
     pub what: What,
     /// Which file exactly.
     pub identity: Identity,
+    /// The sum of its content where the time alone tells nothing: it was changed just before it was sent, and might be
+    /// once more within the same tick of the clock.
+    pub sum: Option<u32>,
     /// Its name in its folder; for [`What::From`] the folder's path.
     pub name: Vec<u8>,
 }
@@ -85,29 +87,39 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Writer {
     file: BufWriter<File>,
-    entries: bool,
 }
 
 impl Writer {
-    /// Opens a file that is there. Without `entries` only the totals are written.
+    /// Writes a new record.
     ///
     /// # Errors
-    /// It cannot be opened.
-    pub fn open(path: &Path, entries: bool) -> io::Result<Self> {
-        let file = File::options().write(true).truncate(true).open(path)?;
-        Ok(Self { file: BufWriter::with_capacity(64 << 10, file), entries })
+    /// No temporary file can be made.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { file: BufWriter::with_capacity(64 << 10, tempfile::tempfile()?) })
+    }
+
+    /// The record as it is now, to be read.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn into_reader(self) -> io::Result<Reader> {
+        let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(Reader(BufReader::with_capacity(64 << 10, file)))
     }
 
     /// Adds a line.
     ///
     /// # Errors
     /// The disk is full.
-    pub fn line(&mut self, what: What, identity: &Identity, name: &[u8]) -> io::Result<()> {
-        if !self.entries {
-            return Ok(());
-        }
+    pub fn line(&mut self, what: What, identity: &Identity, sum: Option<u32>, name: &[u8]) -> io::Result<()> {
         let Identity { device, inode, size, modified } = identity;
-        write!(self.file, "{} {device} {inode} {size} {modified} {} ", letter(what), name.len())?;
+        write!(self.file, "{} {device} {inode} {size} {modified} ", letter(what))?;
+        match sum {
+            Some(sum) => write!(self.file, "{sum}")?,
+            None => write!(self.file, "-")?,
+        }
+        write!(self.file, " {} ", name.len())?;
         self.file.write_all(name)?;
         self.file.write_all(b"\n")
     }
@@ -116,11 +128,10 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full.
-    pub fn confirm(mut self, totals: &Totals) -> io::Result<()> {
+    pub fn confirm(&mut self, totals: &Totals) -> io::Result<()> {
         let Totals { files, folders, links, bytes, skipped } = totals;
         let text = format!("{files} {folders} {links} {bytes} {skipped}");
-        self.entries = true;
-        self.line(What::Confirmed, &Identity::default(), text.as_bytes())?;
+        self.line(What::Confirmed, &Identity::default(), None, text.as_bytes())?;
         self.file.flush()
     }
 }
@@ -141,12 +152,17 @@ const fn letter(what: What) -> char {
 pub struct Reader(BufReader<File>);
 
 impl Reader {
-    /// Opens a record.
+    /// The totals, if everything was confirmed; goes back to the beginning.
     ///
     /// # Errors
-    /// It cannot be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(BufReader::with_capacity(64 << 10, File::open(path)?)))
+    /// The file is no record.
+    pub fn totals(&mut self) -> io::Result<Option<Totals>> {
+        let mut totals = None;
+        while let Some(line) = self.next_line()? {
+            totals = line.totals();
+        }
+        self.0.seek(SeekFrom::Start(0))?;
+        Ok(totals)
     }
 
     /// The next line; `None` at the end.
@@ -155,7 +171,7 @@ impl Reader {
     /// The file is no record.
     pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         let mut words = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..7 {
             let mut word = Vec::new();
             if self.0.read_until(b' ', &mut word)? == 0 {
                 return if words.is_empty() { Ok(None) } else { Err(broken()) };
@@ -163,7 +179,7 @@ impl Reader {
             word.pop();
             words.push(String::from_utf8(word).map_err(|_| broken())?);
         }
-        let [what, device, inode, size, modified, len] = words.as_slice() else { return Err(broken()) };
+        let [what, device, inode, size, modified, sum, len] = words.as_slice() else { return Err(broken()) };
         let what = [What::From, What::File, What::Link, What::Enter, What::Leave, What::Confirmed]
             .into_iter()
             .find(|kind| *what == letter(*kind).to_string())
@@ -175,6 +191,10 @@ impl Reader {
             size: number(size)?,
             modified: modified.parse().map_err(|_| broken())?,
         };
+        let sum = match sum.as_str() {
+            "-" => None,
+            sum => Some(sum.parse().map_err(|_| broken())?),
+        };
         let len = number(len)?;
         let mut name = Vec::new();
         self.0.by_ref().take(len).read_to_end(&mut name)?;
@@ -183,7 +203,7 @@ impl Reader {
         if name.len() as u64 != len || end != *b"\n" {
             return Err(broken());
         }
-        Ok(Some(Line { what, identity, name }))
+        Ok(Some(Line { what, identity, sum, name }))
     }
 }
 
@@ -202,16 +222,6 @@ impl Line {
     }
 }
 
-/// The totals of a record, if everything was confirmed.
-pub fn totals(path: &Path) -> Option<Totals> {
-    let mut reader = Reader::open(path).ok()?;
-    let mut totals = None;
-    while let Some(line) = reader.next_line().ok()? {
-        totals = line.totals();
-    }
-    totals
-}
-
 fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the record of what was sent is incomplete")
 }
@@ -222,22 +232,27 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_counts_only_with_its_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("record");
-        std::fs::write(&path, "").unwrap();
         let identity = Identity { device: 1, inode: 2, size: 3, modified: -4 };
-        let mut writer = Writer::open(&path, true).unwrap();
-        writer.line(What::File, &identity, b"a b\nc").unwrap();
-        writer.file.flush().unwrap();
-        assert_eq!(totals(&path), None);
+        let write = |sum| {
+            let mut writer = Writer::new().unwrap();
+            writer.line(What::File, &identity, sum, b"a b\nc").unwrap();
+            writer
+        };
+        assert_eq!(write(None).into_reader().unwrap().totals().unwrap(), None);
         let sent = Totals { files: 1, bytes: 3, ..Totals::default() };
+        for sum in [None, Some(7)] {
+            let mut writer = write(sum);
+            writer.confirm(&sent).unwrap();
+            let mut reader = writer.into_reader().unwrap();
+            assert_eq!(reader.totals().unwrap(), Some(sent));
+            let line = reader.next_line().unwrap().unwrap();
+            assert_eq!(line, Line { what: What::File, identity, sum, name: b"a b\nc".to_vec() });
+        }
+        let mut writer = write(None);
         writer.confirm(&sent).unwrap();
-        assert_eq!(totals(&path), Some(sent));
-        let mut reader = Reader::open(&path).unwrap();
-        let line = reader.next_line().unwrap().unwrap();
-        assert_eq!(line, Line { what: What::File, identity, name: b"a b\nc".to_vec() });
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
-        assert_eq!(totals(&path), None);
+        let file = writer.file.into_inner().unwrap();
+        file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+        let cut = Writer { file: BufWriter::new(file) };
+        assert!(cut.into_reader().unwrap().totals().is_err());
     }
 }

@@ -3,14 +3,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::beneath;
-use crate::record::{Identity, Line, Reader, What, totals};
-use crate::shown::{self, Name};
+use crate::fresh;
+use crate::record::{Identity, Line, Reader, What};
+use filecopy::beneath;
+use filecopy::shown::{self, Name};
 
 /// Most lines about what was kept; the rest is counted.
 const MOST: usize = 100;
@@ -43,11 +43,10 @@ impl Kept {
 ///
 /// # Errors
 /// The record does not say that everything was confirmed; nothing was removed.
-pub fn remove(record: &Path) -> io::Result<Kept> {
-    if totals(record).is_none() {
+pub fn remove(mut reader: Reader) -> io::Result<Kept> {
+    if reader.totals()?.is_none() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not everything was confirmed"));
     }
-    let mut reader = Reader::open(record)?;
     let mut removal = Removal::default();
     while let Some(line) = reader.next_line()? {
         removal.line(&line);
@@ -98,7 +97,7 @@ impl Removal {
     fn file(&mut self, line: &Line) {
         let removed = self.parent().and_then(|parent| {
             let there = Identity::of(&statat(parent, line.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?);
-            if there != line.identity {
+            if there != line.identity || !fresh::is_as_sent(parent, line)? {
                 return Ok(false);
             }
             unlinkat(parent, line.name.as_slice(), AtFlags::empty()).map(|()| true)
@@ -185,75 +184,88 @@ mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
-    /// A folder `t` with two files and a record that says that all of it was sent.
-    fn sent(confirmed: bool) -> (tempfile::TempDir, std::path::PathBuf) {
+    /// A folder `t` with two files and a record that says that all of it was sent, with sums or without.
+    fn sent(confirmed: bool, sum: Option<u32>) -> (tempfile::TempDir, Reader) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("t")).unwrap();
         for name in ["t/a", "t/b"] {
             fs::write(dir.path().join(name), "abc").unwrap();
         }
-        let record = dir.path().join("record");
-        fs::write(&record, "").unwrap();
-        let mut writer = Writer::open(&record, true).unwrap();
+        let mut writer = Writer::new().unwrap();
         let identity = |name: &str| Identity::of(&stat(dir.path().join(name)).unwrap());
         let base = dir.path().as_os_str().as_bytes().to_vec();
-        writer.line(What::From, &Identity::default(), &base).unwrap();
-        writer.line(What::Enter, &identity("t"), b"t").unwrap();
+        writer.line(What::From, &Identity::default(), None, &base).unwrap();
+        writer.line(What::Enter, &identity("t"), None, b"t").unwrap();
         for name in ["a", "b"] {
-            writer.line(What::File, &identity(&format!("t/{name}")), name.as_bytes()).unwrap();
+            writer.line(What::File, &identity(&format!("t/{name}")), sum, name.as_bytes()).unwrap();
         }
-        writer.line(What::Leave, &identity("t"), b"t").unwrap();
+        writer.line(What::Leave, &identity("t"), None, b"t").unwrap();
         if confirmed {
             writer.confirm(&Totals::default()).unwrap();
         }
-        (dir, record)
+        (dir, writer.into_reader().unwrap())
+    }
+
+    #[test]
+    fn where_the_time_tells_nothing_the_content_does() {
+        for (content, stays) in [("abc", false), ("abd", true)] {
+            let (dir, record) = sent(true, Some(0x3524_41c2)); // CRC-32 of "abc"
+            let path = dir.path().join("t/a");
+            // Overwritten within the tick of the clock that its time is of.
+            let time = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, content).unwrap();
+            let times = fs::FileTimes::new().set_modified(time);
+            fs::File::options().write(true).open(&path).unwrap().set_times(times).unwrap();
+            let kept = remove(record).unwrap();
+            assert_eq!((path.exists(), kept.is_nothing()), (stays, !stays), "{kept:?}");
+        }
     }
 
     #[test]
     fn what_was_sent_and_confirmed_is_removed() {
-        let (dir, record) = sent(true);
-        assert!(remove(&record).unwrap().is_nothing());
+        let (dir, record) = sent(true, None);
+        assert!(remove(record).unwrap().is_nothing());
         assert!(!dir.path().join("t").exists());
     }
 
     #[test]
     fn without_the_confirmation_nothing_is_removed() {
-        let (dir, record) = sent(false);
-        assert!(remove(&record).is_err());
+        let (dir, record) = sent(false, None);
+        assert!(remove(record).is_err());
         assert!(dir.path().join("t/a").exists() && dir.path().join("t/b").exists());
     }
 
     #[test]
     fn what_was_changed_replaced_or_added_stays_and_is_named() {
-        let (dir, record) = sent(true);
+        let (dir, record) = sent(true, None);
         let at = |name: &str| dir.path().join(name);
         fs::write(at("t/a"), "abcd").unwrap();
         fs::write(at("t/new"), "").unwrap();
-        let said = remove(&record).unwrap().lines.join("\n");
+        let said = remove(record).unwrap().lines.join("\n");
         assert!(at("t/a").exists() && at("t/new").exists() && !at("t/b").exists());
         assert!(
             said.contains("t/a\" stays: it was changed") && said.contains("t/new\" stays: it was not sent"),
             "{said}"
         );
 
-        let (dir, record) = sent(true);
+        let (dir, record) = sent(true, None);
         let at = |name: &str| dir.path().join(name);
         // The same bytes and time, but another file.
         let times = fs::FileTimes::new().set_modified(fs::metadata(at("t/a")).unwrap().modified().unwrap());
         fs::write(at("other"), "abc").unwrap();
         fs::File::options().write(true).open(at("other")).unwrap().set_times(times).unwrap();
         fs::rename(at("other"), at("t/a")).unwrap();
-        assert_eq!(remove(&record).unwrap().lines.len(), 1);
+        assert_eq!(remove(record).unwrap().lines.len(), 1);
         assert!(at("t/a").exists());
     }
 
     #[test]
     fn a_folder_that_became_a_link_leads_nowhere() {
-        let (dir, record) = sent(true);
+        let (dir, record) = sent(true, None);
         let at = |name: &str| dir.path().join(name);
         fs::rename(at("t"), at("elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", at("t")).unwrap();
-        assert!(!remove(&record).unwrap().is_nothing());
+        assert!(!remove(record).unwrap().is_nothing());
         assert!(at("elsewhere/a").exists() && at("elsewhere/b").exists());
     }
 }

@@ -10,13 +10,15 @@ use std::path::PathBuf;
 use engine::say;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
-use wire::filecopy::{Misused, Sender, Time};
+use wire::filecopy::{Checksum, Misused, Sender, Time};
 
+use crate::fresh;
 use crate::outlet::{Outlet, Stop};
 use crate::progress::Progress;
 use crate::record::{Identity, Totals, What, Writer};
-use crate::shown::{self, Name};
 use crate::walk::{self, Entry, Visitor};
+use filecopy::shown::{self, Name};
+use filecopy::sum::Sum;
 
 /// What to do about links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,10 +61,12 @@ pub struct Sending<'a> {
     /// What to do about links.
     pub links: Links,
     /// How the program is called.
-    pub program: &'static str,
+    pub program: &'a str,
     machine: Sender,
     scratch: Vec<u8>,
     totals: Totals,
+    /// The sum of the file's content, where the record needs it.
+    content: Option<Sum>,
 }
 
 /// Checks that every argument is there, before anything is sent.
@@ -92,7 +96,7 @@ impl<'a> Sending<'a> {
         progress: &'a mut Progress,
         record: Option<&'a mut Writer>,
         links: Links,
-        program: &'static str,
+        program: &'a str,
     ) -> Self {
         let totals = Totals::default();
         Self {
@@ -104,6 +108,7 @@ impl<'a> Sending<'a> {
             machine: Sender::default(),
             scratch: Vec::new(),
             totals,
+            content: None,
         }
     }
 
@@ -117,7 +122,7 @@ impl<'a> Sending<'a> {
         let (folder, name) = walk::split_argument(bytes).ok_or_else(nothing)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = openat(CWD, folder, flags, Mode::empty()).map_err(|error| failed(folder, error))?;
-        self.note(What::From, &Identity::default(), folder)?;
+        self.note(What::From, &Identity::default(), None, folder)?;
         let name = CString::new(name).map_err(|_| nothing())?;
         walk::walk(parent.as_fd(), &name, self)
     }
@@ -173,7 +178,7 @@ impl<'a> Sending<'a> {
         self.outlet.put(target)?;
         self.machine.handle_body(target.len() as u64).map_err(|error| misused(entry.path, error))?;
         self.totals.links = self.totals.links.saturating_add(1);
-        self.note(What::Link, &Identity::of(&stat), entry.name.to_bytes())
+        self.note(What::Link, &Identity::of(&stat), None, entry.name.to_bytes())
     }
 
     fn skip(&mut self, path: &[u8], what: &str) {
@@ -181,9 +186,9 @@ impl<'a> Sending<'a> {
         self.progress.say(&format!("{}: {} was left out: {what}", self.program, Name(path)));
     }
 
-    fn note(&mut self, what: What, identity: &Identity, name: &[u8]) -> Result<(), End> {
+    fn note(&mut self, what: What, identity: &Identity, sum: Option<u32>, name: &[u8]) -> Result<(), End> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        record.line(what, identity, name).map_err(|error| End::Failed(format!("the record: {error}")))
+        record.line(what, identity, sum, name).map_err(|error| End::Failed(format!("the record: {error}")))
     }
 
     /// Opens something that may be a file or a folder. What it is now counts, not what the folder said.
@@ -199,13 +204,16 @@ impl<'a> Sending<'a> {
         let stat = fstat(&fd).map_err(trouble)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
+                let fresh = self.record.is_some() && fresh::is_fresh(&stat);
+                self.content = fresh.then(Sum::default);
                 let grown = self.file(entry.path, &fd, &stat)?;
+                let sum = self.content.take().map(|sum| sum.value());
                 let mut own = Identity::of(link.as_ref().unwrap_or(&stat));
                 if grown && link.is_none() {
                     // Not all of it was sent: nothing is like this, so a move lets it stay and names it.
                     own.size = u64::MAX;
                 }
-                self.note(What::File, &own, entry.name.to_bytes())?;
+                self.note(What::File, &own, sum, entry.name.to_bytes())?;
                 Ok(None)
             }
             FileType::Directory if follow => {
@@ -246,7 +254,7 @@ impl Visitor for Sending<'_> {
                 if let Some((_, stat)) = &opened {
                     self.entry(entry.path, stat, stat.st_mode, 0)?;
                     self.totals.folders = self.totals.folders.saturating_add(1);
-                    self.note(What::Enter, &Identity::of(stat), entry.name.to_bytes())?;
+                    self.note(What::Enter, &Identity::of(stat), None, entry.name.to_bytes())?;
                 }
                 Ok(opened)
             }
@@ -259,7 +267,7 @@ impl Visitor for Sending<'_> {
 
     fn leave(&mut self, path: &[u8], stat: &Stat) -> Result<(), End> {
         self.entry(path, stat, stat.st_mode, 0)?;
-        self.note(What::Leave, &Identity::of(stat), crate::beneath::parent(path).1)
+        self.note(What::Leave, &Identity::of(stat), None, filecopy::beneath::parent(path).1)
     }
 
     fn unreadable(&mut self, path: &[u8], error: Errno) -> End {

@@ -12,7 +12,7 @@ use wire::filecopy::{Answered, Code, Sender, Time};
 use crate::agent::judge;
 use crate::outlet::{Outlet, Stop};
 use crate::sender::complain;
-use crate::shown::Name;
+use filecopy::shown::Name;
 
 const PROGRAM: &str = "tar2qfile";
 const BLOCK: usize = 512;

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use wire::filecopy::{LinkRules, NAME_MAX, NameRules, check_link, is_plain};
 
 use crate::sender::{Links, complain};
-use crate::shown::{self, Name};
 use crate::walk::{self, Entry, Visitor};
+use filecopy::shown::{self, Name};
 
 /// Most lines about what cannot be sent; the rest is counted.
 const MOST: usize = 100;

@@ -9,14 +9,17 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::exec::Account;
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatvfs, openat};
+use engine::exec::{Account, Existing};
+use rustix::fs::fstatvfs;
 use rustix::process::{Uid, getuid};
 use wire::filecopy::{LinkRules, NameRules};
 
-use crate::receiver::{Patience, Settings, confine, receive};
+use filecopy::incoming::{incoming, open};
+use filecopy::port::Streams;
+use filecopy::receiver::{Patience, Settings, confine, receive};
+use filecopy::shown::Name;
+
 use crate::sender::complain;
-use crate::shown::Name;
 
 /// How long room is waited for.
 const WAIT: Duration = Duration::from_secs(3600);
@@ -29,7 +32,8 @@ struct Task {
     folder: Option<PathBuf>,
 }
 
-/// `qfile-unpacker [-v] [-w BYTES] [--[no-]allow-all-names] [--[no-]allow-unsafe-symlinks] [--] [UID [DIR]]`, or the
+/// `qfile-unpacker [-v] [-w BYTES] [--[no-]allow-all-names] [--[no-]allow-unsafe-symlinks]
+/// [--existing=RULE] [--] [UID [DIR]]`, or the
 /// older `UID DIR [-v] [-w [BYTES]]`.
 pub fn main(args: Vec<OsString>) -> i32 {
     let words: Vec<OsString> = args.into_iter().skip(1).collect();
@@ -37,7 +41,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
         become_user(task.uid)?;
         let root = match &task.folder {
             Some(folder) => open(folder)?,
-            None => incoming()?,
+            None => own_incoming()?,
         };
         run(root, &task.settings)
     });
@@ -74,7 +78,7 @@ fn run(root: OwnedFd, settings: &Settings) -> Result<i32, String> {
     let (input, output) = engine::localfd::take_stdin_stdout().map_err(|error| error.to_string())?;
     // Before any file is opened: see there. Without it the rules of names and links still hold.
     confine(&root);
-    Ok(i32::from(receive(root, input, &output, settings).exit_status()))
+    Ok(i32::from(receive(root, &mut Streams::new(input, output), settings).exit_status()))
 }
 
 /// A limit of the environment.
@@ -105,6 +109,11 @@ fn parse(words: &[OsString]) -> Result<Task, String> {
             b"-w" | b"--wait-for-space" => {
                 let number = words.next().ok_or("a number of bytes is missing behind -w")?;
                 task.settings.wait = Some(patience(number.as_bytes())?);
+            }
+            other if other.starts_with(b"--existing=") => {
+                let rule = std::str::from_utf8(other.get(11..).unwrap_or_default()).ok();
+                let rule = rule.and_then(Existing::named);
+                task.settings.existing = rule.ok_or_else(|| format!("unknown rule in {}", Name(other)))?;
             }
             b"--allow-all-names" => task.settings.limits.names = NameRules::All,
             b"--no-allow-all-names" => task.settings.limits.names = NameRules::Plain,
@@ -181,54 +190,19 @@ fn decimal(text: &[u8]) -> Option<u64> {
 
 /// Root becomes whom it is told to be; others can be themselves only. There is one thread.
 fn become_user(wanted: Option<Uid>) -> Result<(), String> {
-    use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
     let Some(uid) = wanted.filter(|uid| *uid != getuid()) else { return Ok(()) };
     if !getuid().is_root() {
         return Err(format!("only root can receive as user {}", uid.as_raw()));
     }
     let account = Account::by_uid(uid).ok_or_else(|| format!("there is no user {}", uid.as_raw()))?;
-    let groups = account.groups().ok_or("the user's groups cannot be read")?;
-    set_thread_groups(&groups)
-        .and_then(|()| set_thread_gid(account.gid))
-        .and_then(|()| set_thread_uid(uid))
-        .map_err(|error| format!("cannot become user {}: {error}", uid.as_raw()))
+    account.become_it().map_err(|error| format!("cannot become user {}: {error}", uid.as_raw()))
 }
 
-/// `~/QubesIncoming/SOURCE`, made if need be.
-fn incoming() -> Result<OwnedFd, String> {
+/// The folder for files of the qube that has called.
+fn own_incoming() -> Result<OwnedFd, String> {
     let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").ok_or("QREXEC_REMOTE_DOMAIN is not set")?;
-    if !is_qube(source.as_bytes()) {
-        return Err(format!("{} cannot be the name of a qube", Name(source.as_bytes())));
-    }
     let home = Account::by_uid(getuid()).map(|account| account.home).ok_or("the user has no home")?;
-    let top = home.join("QubesIncoming");
-    let folder = top.join(source);
-    for path in [&top, &folder] {
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(format!("cannot make {}: {error}", shown(path)));
-            }
-            _ => {}
-        }
-    }
-    let root = open(&folder)?;
-    let owner = fstat(&root).map_err(|error| error.to_string())?.st_uid;
-    if owner != getuid().as_raw() && owner != 0 {
-        return Err(format!("{} belongs to user {owner}", shown(&folder)));
-    }
-    Ok(root)
-}
-
-/// Whether this is a qube's name: what else becomes a folder's name was not told by qrexec.
-fn is_qube(name: &[u8]) -> bool {
-    let first = name.first().is_some_and(u8::is_ascii_alphabetic);
-    first && name.len() <= 31 && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte))
-}
-
-fn open(folder: &Path) -> Result<OwnedFd, String> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = openat(CWD, folder, flags, Mode::empty());
-    opened.map_err(|error| format!("cannot open the folder {}: {error}", shown(folder)))
+    incoming(source.as_bytes(), &home)
 }
 
 fn shown(path: &Path) -> String {
@@ -254,8 +228,19 @@ mod tests {
         assert_eq!(task.settings.wait.unwrap().margin, 1);
         assert_eq!(parse(&words("'' /x")).unwrap().uid, None);
         assert!(parse(&[]).unwrap().folder.is_none());
-        for bad in ["-x", "-w", "-w 2147483648", "-w 1x", "x", "--wait 3", "5 /x --allow-all-names", "a b c"]
-        {
+        let task = parse(&words("--existing=skip-same 5 /x")).unwrap();
+        assert_eq!(task.settings.existing, Existing::SkipSame);
+        for bad in [
+            "-x",
+            "--existing=other",
+            "-w",
+            "-w 2147483648",
+            "-w 1x",
+            "x",
+            "--wait 3",
+            "5 /x --allow-all-names",
+            "a b c",
+        ] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
         }
     }
@@ -266,15 +251,5 @@ mod tests {
         assert!(task.settings.limits.only_files && task.uid.unwrap().is_root());
         assert!(parse_dom0(&words("no-such-user /x")).is_err());
         assert!(parse_dom0(&words("root")).is_err());
-    }
-
-    #[test]
-    fn only_a_qubes_name_becomes_a_folder() {
-        for good in ["work", "sys-net", "dom0", "a.b_c"] {
-            assert!(is_qube(good.as_bytes()), "{good}");
-        }
-        for bad in ["", "..", "a/b", ".", "-x", "9x", "é", &"x".repeat(32)] {
-            assert!(!is_qube(bad.as_bytes()), "{bad}");
-        }
     }
 }

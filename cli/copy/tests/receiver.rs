@@ -7,8 +7,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Stream, TIMES, listing, ours, receive, receive_by, skipped};
-use copy::receiver::Settings;
+use common::{LIMIT, Stream, TIMES, listing, ours, receive, receive_by, skipped};
+use filecopy::receiver::Settings;
 use wire::filecopy::{Code, EntryHeader, Time};
 
 fn folder() -> tempfile::TempDir {
@@ -379,7 +379,7 @@ fn a_receiver_can_use_nothing_but_its_folder() {
     let dir = folder();
     let root = fs::File::open(dir.path()).unwrap();
     let confined = std::thread::spawn(move || {
-        let confined = copy::receiver::confine(&root);
+        let confined = filecopy::receiver::confine(&root);
         (confined, fs::File::open("/etc/passwd").is_err(), fs::read_dir("/proc/self/fd").is_err())
     });
     let (confined, passwd, proc) = confined.join().unwrap();
@@ -403,7 +403,14 @@ fn without_unnamed_files_a_partial_one_is_removed() {
         let output = tempfile::tempfile().unwrap().into();
         let root = fs::File::open(dir.path()).unwrap().into();
         let settings = Settings { in_place: true, ..Settings::default() };
-        assert_eq!(copy::receiver::receive(root, input.into(), &output, &settings), code);
+        assert_eq!(
+            filecopy::receiver::receive(
+                root,
+                &mut filecopy::port::Streams::new(input.into(), output),
+                &settings
+            ),
+            code
+        );
         assert_eq!(listing(dir.path()).len(), usize::from(code == Code::GOOD));
         if code == Code::GOOD {
             assert_eq!(fs::metadata(dir.path().join("f")).unwrap().mode() & 0o7777, 0o640);
@@ -430,4 +437,52 @@ fn the_program_is_confined_before_it_takes_anything() {
     assert_eq!(line, "f\n");
     // What confines it also takes away that it could gain anything by starting a program.
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+}
+
+/// A folder that is being received is moved out while files come into it, at any moment: from then on nothing is made in
+/// it, nor anywhere else outside.
+#[test]
+fn what_is_moved_out_while_a_sender_races_is_not_touched_any_more() {
+    let rounds = if std::env::var_os("QREXEC_TEST_FULL").is_some() { 10_000 } else { 100 };
+    let dir = folder();
+    let root = fs::File::open(dir.path()).unwrap();
+    if !std::thread::spawn(move || filecopy::receiver::confine(&root)).join().unwrap() {
+        return skipped("a folder that is moved out during a copy: this kernel has no Landlock");
+    }
+    let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
+    fs::create_dir(&outside).unwrap();
+    let mut stream = Stream::default().folder("d", 0o755);
+    for number in 0..600 {
+        stream = stream.file(&format!("d/{number}"), b"x");
+    }
+    let stream = stream.folder("d", 0o755).end();
+    let mut moved = 0;
+    for round in 0..rounds {
+        fs::create_dir(&inside).unwrap();
+        let mut command = std::process::Command::new(ours("qfile-unpacker"));
+        command.arg("").arg(&inside);
+        let place = (inside.join("d"), outside.join("d"));
+        let mover = std::thread::spawn(move || {
+            // Once it is there, after as many more looks as the round says: the moment is what is tried.
+            let until = std::time::Instant::now() + LIMIT;
+            while !place.0.exists() && std::time::Instant::now() < until {}
+            for _ in 0..round % 500 {
+                let _ = place.0.exists();
+            }
+            let renamed = fs::rename(&place.0, &place.1).is_ok();
+            // What was under way in the kernel at that moment has ended by then.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            (renamed, fs::read_dir(&place.1).map_or(0, Iterator::count))
+        });
+        let received = receive_by(command, &stream);
+        let (renamed, then) = mover.join().unwrap();
+        assert!(renamed, "round {round}: {}", received.stderr);
+        assert_eq!(fs::read_dir(outside.join("d")).unwrap().count(), then, "round {round}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        moved += u32::from(then < 600);
+        fs::remove_dir_all(outside.join("d")).unwrap();
+        fs::remove_dir_all(&inside).unwrap();
+    }
+    // Most of the moves came in the middle: else nothing was tried.
+    assert!(moved > rounds as u32 / 10, "{moved} of {rounds}");
 }

@@ -3,6 +3,9 @@
 /// Its name.
 pub(super) const NAME: &str = "qubes.Filecopy";
 
+/// Its configuration: the process of the call is the service, and the script only stands for it.
+pub(super) const CONFIG: &str = "builtin='filecopy'\n";
+
 /// The service, as a script: the argument chooses the names that are taken, as at upstream's.
 pub(super) const SCRIPT: &str = r#"#!/bin/sh
 case "$1" in

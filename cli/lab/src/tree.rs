@@ -30,6 +30,7 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
         let path = layout.services(vm).join(filecopy::NAME);
         if !plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path) {
             write(&path, filecopy::SCRIPT, 0o700)?;
+            write(&layout.config(vm).join(filecopy::NAME), filecopy::CONFIG, 0o600)?;
         }
     }
     for entry in &plan.entries {

@@ -14,6 +14,11 @@ use wire::names::{DomainId, Ident, Target};
 use crate::failure::Failure;
 use crate::number;
 
+/// Names the folder of the daemons' sockets where no option does.
+pub(super) const SOCKET_DIR_VARIABLE: &str = "QREXEC_SOCKET_DIR";
+/// Where it is otherwise.
+pub(super) const SOCKET_DIR: &str = "/var/run/qubes";
+
 /// Longest time that `-w` can ask for: more than any call lasts, and safe to add to a clock.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -57,7 +62,7 @@ pub(super) struct Args {
     #[arg(short)]
     kill: bool,
     /// The folder of the daemons' sockets
-    #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
+    #[arg(long, value_name = "DIR", env = SOCKET_DIR_VARIABLE, default_value = SOCKET_DIR)]
     socket_dir: PathBuf,
     /// Send DATA before what comes from stdin (once)
     #[arg(short, long, value_name = "DATA", action = ArgAction::Append)]
@@ -155,7 +160,7 @@ fn text(word: OsString, what: &str) -> Result<String, Failure> {
 }
 
 /// A name that becomes part of a socket's path: the characters of a target, no slash among them.
-fn domain(name: OsString) -> Result<Target, Failure> {
+pub(super) fn domain(name: OsString) -> Result<Target, Failure> {
     let name = text(name, "-d NAME")?;
     // Every other id leads to a daemon; dom0 has none.
     let name = if name == "0" { "dom0" } else { &name };

@@ -15,6 +15,7 @@ mod connect;
 mod daemon;
 mod dom0;
 mod killer;
+pub mod own;
 
 use args::{Args, Plan, Purpose};
 use killer::Killer;

@@ -17,9 +17,9 @@ use crate::{status, usage};
 use super::PROGRAM;
 
 /// Names the agent's socket where no option does.
-const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
+pub(super) const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
 /// Where it is otherwise.
-const SOCKET: &str = "/var/run/qubes/qrexec-agent";
+pub(super) const SOCKET: &str = "/var/run/qubes/qrexec-agent";
 
 /// Largest data ring, each way, in bytes.
 const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;
@@ -132,6 +132,20 @@ impl Args {
         })
     }
 
+    /// What the agent is asked for.
+    pub(super) fn request(
+        target: &OsStr,
+        service: &OsStr,
+        source: Option<&OsStr>,
+    ) -> Result<Trigger, Failure> {
+        Ok(Trigger {
+            source: source.filter(|name| !name.is_empty()).map(target_name).transpose()?,
+            target: target_name(&at_signs(target))?,
+            service: service_name(service)?,
+            ident: Ident::new(Ident::SOCKET).map_err(|error| Failure::trouble(error.to_string()))?,
+        })
+    }
+
     /// Checks everything that can be checked before the agent is asked.
     pub(super) fn plan(self) -> Result<Plan, Failure> {
         let buffer = self.buffer_size.as_deref().map(buffer_size).transpose()?.filter(|size| *size != 0);
@@ -145,12 +159,7 @@ impl Args {
         if stdin_is_both && program.is_some() {
             return Err(Failure::usage("--use-stdin-socket does not go with a local program"));
         }
-        let request = Trigger {
-            source: source.filter(|name| !name.is_empty()).map(|name| target_name(&name)).transpose()?,
-            target: target_name(&at_signs(&target))?,
-            service: service_name(&service)?,
-            ident: Ident::new(Ident::SOCKET).map_err(|error| Failure::trouble(error.to_string()))?,
-        };
+        let request = Self::request(&target, &service, source.as_deref())?;
         Ok(Plan {
             agent_socket: self.agent_socket,
             request,

@@ -19,6 +19,7 @@ use crate::status;
 use crate::stdio::{self, Streams};
 
 mod args;
+pub mod own;
 mod request;
 
 use args::{Args, Plan};

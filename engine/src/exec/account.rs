@@ -120,6 +120,20 @@ impl Account {
         })
     }
 
+    /// Makes this process, which has one thread and is root, that user's for good.
+    ///
+    /// # Errors
+    /// It cannot; what it has become by then is to be left at once.
+    pub fn become_it(&self) -> std::io::Result<()> {
+        use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+        let groups =
+            self.groups().ok_or_else(|| std::io::Error::other("the user's groups cannot be read"))?;
+        set_thread_groups(&groups)?;
+        set_thread_gid(self.gid)?;
+        set_thread_uid(self.uid)?;
+        Ok(())
+    }
+
     /// All groups of the user, the primary one included; `None` if the database cannot be read.
     #[must_use]
     pub fn groups(&self) -> Option<Vec<Gid>> {

@@ -34,8 +34,53 @@ pub struct ServiceConfig {
     /// `pipes`: the service's stdin and stdout are pipes, which it can open by name, `/dev/stdin` and `/dev/stdout`.
     /// Sockets cannot be opened, but only one of them can carry both directions, for which a service may ask.
     pub pipes: bool,
+    /// `builtin`: the call's own process is the service; what the service's file holds is not run.
+    pub builtin: Option<Builtin>,
+    /// `existing`: what the built-in service does about names that are there already.
+    pub existing: Existing,
     /// `force-user`: run as this user, whatever the caller's side said.
     pub force_user: Option<String>,
+}
+
+/// A service that a call's own process can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builtin {
+    /// `filecopy`: bulk file copy, the receiver.
+    Filecopy,
+}
+
+impl Builtin {
+    fn named(name: &str) -> Option<Self> {
+        (name == "filecopy").then_some(Self::Filecopy)
+    }
+}
+
+/// What a receiver of files does about a name that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// `fail`: the copy ends.
+    #[default]
+    Fail,
+    /// `rename`: what comes gets another name, `NAME (2)`.
+    Rename,
+    /// `new-folder`: each copy goes into a folder of its own, named by the time.
+    NewFolder,
+    /// `skip-same`: a file of the same size and time is left as it is, and counts as received.
+    SkipSame,
+}
+
+impl Existing {
+    /// The rule of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "fail" => Some(Self::Fail),
+            "rename" => Some(Self::Rename),
+            "new-folder" => Some(Self::NewFolder),
+            "skip-same" => Some(Self::SkipSame),
+            _ => None,
+        }
+    }
 }
 
 /// Why a service's configuration is not usable; the call fails with 125.
@@ -87,6 +132,9 @@ pub enum Problem {
     /// A value of another type than the key takes.
     #[error("the value has the wrong type for this key")]
     Type,
+    /// A word that this key does not know.
+    #[error("this key does not know that word")]
+    Word,
     /// A key for the second time.
     #[error("this key was there before")]
     Duplicate,
@@ -126,7 +174,7 @@ impl ServiceConfig {
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {
         let for_sockets = self.skip_service_descriptor || self.exit_on_client_eof || self.exit_on_service_eof;
-        !for_sockets && !self.splice && !self.pipes
+        !for_sockets && !self.splice && !self.pipes && self.builtin.is_none()
     }
 
     /// The first setting that only makes sense for sockets, if any is there.
@@ -208,6 +256,8 @@ impl ServiceConfig {
             "exit-on-service-eof" => self.exit_on_service_eof = value.bool()?,
             "splice" => self.splice = value.bool()?,
             "pipes" => self.pipes = value.bool()?,
+            "builtin" => self.builtin = Some(Builtin::named(value.text()?).ok_or(Problem::Word)?),
+            "existing" => self.existing = Existing::named(value.text()?).ok_or(Problem::Word)?,
             "force-user" => self.force_user = Some(value.text()?.to_owned()),
             _ => return Ok(false),
         }

@@ -23,7 +23,7 @@ impl StderrCopy {
     }
 
     /// Writes what fits. A log that fails, or that nobody reads, must not stop the call.
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         if let Some(log) = self.0.as_ref().filter(|log| log.may_try()) {
             let _ = log.write(bytes);
         }

@@ -2,7 +2,7 @@
 //! restriction silently, and errors name a line of the file.
 #![no_main]
 
-use engine::exec::{ConfigError, ServiceConfig};
+use engine::exec::{Builtin, ConfigError, Existing, ServiceConfig};
 use engine::fuzzing::service_config;
 use libfuzzer_sys::fuzz_target;
 
@@ -37,6 +37,8 @@ fn written(config: &ServiceConfig) -> String {
         exit_on_service_eof,
         splice,
         pipes,
+        builtin,
+        existing,
         force_user,
     } = config;
     let mut text = format!(
@@ -44,6 +46,16 @@ fn written(config: &ServiceConfig) -> String {
          exit-on-client-eof={exit_on_client_eof}\nexit-on-service-eof={exit_on_service_eof}\n\
          splice={splice}\npipes={pipes}\n"
     );
+    if let Some(Builtin::Filecopy) = builtin {
+        text += "builtin='filecopy'\n";
+    }
+    let existing = match existing {
+        Existing::Fail => "fail",
+        Existing::Rename => "rename",
+        Existing::NewFolder => "new-folder",
+        Existing::SkipSame => "skip-same",
+    };
+    text += &format!("existing='{existing}'\n");
     if let Some(user) = force_user {
         text += &format!("force-user='{user}'");
     }

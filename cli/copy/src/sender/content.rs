@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{SeekFrom, Stat, seek};
 use rustix::io::{Errno, pread};
+use wire::filecopy::Checksum;
 
 use super::{End, Sending, failed, misused};
-use crate::shown::Name;
+use filecopy::shown::Name;
 
 /// Files of fewer bytes are read whole, holes and all.
 const SPARSE: u64 = 256 << 10;
@@ -29,6 +30,7 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
             if u64::try_from(now).unwrap_or(0) < len {
                 return Err(End::Failed(format!("{} has become shorter meanwhile", Name(path))));
             }
+            zeros(to, hole.saturating_sub(at));
             to.outlet.put_zeros(hole.saturating_sub(at))?;
             count(to, path, hole.saturating_sub(at))?;
             at = hole;
@@ -50,6 +52,9 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
             Err(Errno::INTR) => continue,
             Err(error) => return Err(failed(path, error)),
         };
+        if let Some(sum) = &mut to.content {
+            sum.update(room.get(..read.min(wanted)).unwrap_or_default());
+        }
         to.outlet.filled(read.min(wanted));
         at = at.saturating_add(read.min(wanted) as u64);
         count(to, path, read.min(wanted) as u64)?;
@@ -58,6 +63,16 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
         }
     }
     Ok(false)
+}
+
+/// Takes a hole into the file's own sum, where that is needed.
+fn zeros(to: &mut Sending<'_>, mut count: u64) {
+    let Some(sum) = &mut to.content else { return };
+    while count > 0 {
+        let now = count.min(4096);
+        sum.update([0; 4096].get(..usize::try_from(now).unwrap_or(0)).unwrap_or_default());
+        count = count.saturating_sub(now);
+    }
 }
 
 fn count(to: &mut Sending<'_>, path: &[u8], bytes: u64) -> Result<(), End> {

@@ -14,7 +14,7 @@ fn problem(text: &str) -> (usize, Problem) {
 #[test]
 fn every_key_is_read() {
     let all = config(
-        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true\nsplice=true\npipes=true",
+        "wait-for-session = true\nskip-service-descriptor=true\nexit-on-client-eof =true\nexit-on-service-eof= true\nsplice=true\npipes=true\nbuiltin='filecopy'\nexisting='skip-same'",
     );
     assert_eq!(
         all,
@@ -25,9 +25,18 @@ fn every_key_is_read() {
             exit_on_service_eof: true,
             splice: true,
             pipes: true,
-            force_user: None
+            force_user: None,
+            builtin: Some(Builtin::Filecopy),
+            existing: Existing::SkipSame,
         }
     );
+    for (word, rule) in
+        [("fail", Existing::Fail), ("rename", Existing::Rename), ("new-folder", Existing::NewFolder)]
+    {
+        assert_eq!(config(&format!("existing='{word}'")).existing, rule);
+    }
+    assert_eq!(problem("builtin='other'"), (1, Problem::Word));
+    assert_eq!(problem("\nexisting='replace'"), (2, Problem::Word));
     assert_eq!(config("force-user = 'joan'\n").force_user.as_deref(), Some("joan"));
     assert_eq!(config(""), ServiceConfig::default());
 }

@@ -1,27 +1,29 @@
 //! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
 
 mod confine;
+mod existing;
 mod file;
 mod folder;
 mod space;
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use engine::say;
-use rustix::event::{PollFd, PollFlags, poll};
+use engine::exec::Existing;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal, is_plain};
 
+use crate::port::Port;
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
 pub use confine::confine;
+use existing::{Fresh, Names};
 use folder::Folder;
 pub use space::Patience;
 
 /// How much is read at once: what fits into a processor's second cache is summed and written from there.
-pub(crate) const BUFFER: usize = 256 << 10;
+pub const BUFFER: usize = 256 << 10;
 
 /// How to receive.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +34,8 @@ pub struct Settings {
     pub verbose: bool,
     /// Wait until there is room for each file and so much more.
     pub wait: Option<Patience>,
+    /// What to do about names that are there already.
+    pub existing: Existing,
     /// Files are made at their final places, as where the file system has no unnamed ones.
     pub in_place: bool,
 }
@@ -51,41 +55,58 @@ impl From<Errno> for Trouble {
 }
 
 /// Receives a stream into `root`, which was opened for reading before anything was written, and answers it.
-pub fn receive(root: OwnedFd, input: OwnedFd, output: &OwnedFd, settings: &Settings) -> Code {
+pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code {
     // Modes are the sender's.
     rustix::process::umask(Mode::empty());
-    let _ = rustix::pipe::fcntl_setpipe_size(&input, BUFFER);
+    let (root, fresh) = match settings.existing {
+        Existing::NewFolder => match Fresh::make(root) {
+            Ok((root, fresh)) => (root, Some(fresh)),
+            Err(errno) => {
+                port.end_input();
+                let code = Trouble::from(errno).code;
+                port.say(&format!("a folder for this copy cannot be made: {code}"));
+                port.answer(&Answer { code, ..Answer::default() }.to_bytes());
+                return code;
+            }
+        },
+        _ => (root, None),
+    };
     let mut session = Session {
         machine: Receiver::new(settings.limits),
-        folder: Folder::new(root, settings.in_place),
+        names: Names::new(settings.existing),
+        folder: Folder::new(root, settings),
         sum: Sum::default(),
         settings,
+        port,
     };
-    let answer = session.run(&input);
+    let answer = session.run();
     // Whoever still writes is to see at once that nobody reads.
-    drop(input);
+    session.port.end_input();
     session.explain(&answer);
     // The sender may be gone; the exit status tells the rest.
-    let _ = write_all(output, &answer.to_bytes());
+    session.port.answer(&answer.to_bytes());
+    fresh.into_iter().for_each(Fresh::end);
     answer.code
 }
 
 struct Session<'a> {
     machine: Receiver,
+    names: Names,
     folder: Folder,
     sum: Sum,
     settings: &'a Settings,
+    port: &'a mut dyn Port,
 }
 
 impl Session<'_> {
-    fn run(&mut self, input: &OwnedFd) -> Answer {
+    fn run(&mut self) -> Answer {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let bytes = match read(input, &mut buffer) {
+            let bytes = match self.port.read(&mut buffer) {
                 Ok(0) | Err(_) => {
                     self.machine.handle_end();
                     let event = self.machine.poll_event();
-                    return self.react(event, &[], input).unwrap_or_else(|| self.answer(Code::BROKEN, true));
+                    return self.react(event, &[]).unwrap_or_else(|| self.answer(Code::BROKEN, true));
                 }
                 Ok(len) => buffer.get(..len).unwrap_or_default(),
             };
@@ -108,7 +129,7 @@ impl Session<'_> {
                     self.sum.update(summed);
                     summed = &[];
                 }
-                if let Some(answer) = self.react(event, before, input) {
+                if let Some(answer) = self.react(event, before) {
                     return answer;
                 }
             }
@@ -117,12 +138,16 @@ impl Session<'_> {
     }
 
     /// Does what an event asks for; an answer ends it all.
-    fn react(&mut self, event: Option<Event>, bytes: &[u8], input: &OwnedFd) -> Option<Answer> {
-        let name = self.machine.name();
-        let done = match event? {
+    fn react(&mut self, event: Option<Event>, bytes: &[u8]) -> Option<Answer> {
+        let event = event?;
+        if let Err(trouble) = self.place(&event) {
+            return Some(self.failed(&trouble));
+        }
+        let name = self.names.path(self.machine.name());
+        let done = match event {
             Event::File { mode, len, times } => self
                 .folder
-                .make_room(name, len, self.settings.wait.as_ref(), input)
+                .make_room(name, len, self.settings.wait.as_ref(), self.port)
                 .and_then(|()| self.folder.begin(name, mode, len, times)),
             Event::Content(len) => {
                 let from = bytes.len().saturating_sub(len);
@@ -137,25 +162,45 @@ impl Session<'_> {
         match done {
             Ok(true) => {
                 if self.settings.verbose {
-                    told(self.machine.name());
+                    self.port.say(&told(self.machine.name()));
                 }
                 None
             }
             Ok(false) => None,
-            Err(trouble) => {
-                self.folder.give_up(self.machine.name());
-                if let Some(more) = &trouble.more {
-                    say::error(more);
-                }
-                Some(self.answer(trouble.code, true))
-            }
+            Err(trouble) => Some(self.failed(&trouble)),
         }
     }
 
+    /// Where a new entry is to be.
+    fn place(&mut self, event: &Event) -> Result<(), Trouble> {
+        let folder = match event {
+            Event::File { .. } | Event::Link(_) => false,
+            Event::Folder { .. } => true,
+            _ => return Ok(()),
+        };
+        let name = self.machine.name();
+        if self.names.place(self.folder.root(), name, folder)? {
+            self.port.say(&format!(
+                "{} is there already: it becomes {}",
+                Name(name),
+                Name(self.names.path(name))
+            ));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, trouble: &Trouble) -> Answer {
+        self.folder.give_up(self.names.path(self.machine.name()));
+        if let Some(more) = &trouble.more {
+            self.port.say(more);
+        }
+        self.answer(trouble.code, true)
+    }
+
     fn refused(&mut self, refusal: &Refusal) -> Answer {
-        self.folder.give_up(self.machine.name());
+        self.folder.give_up(self.names.path(self.machine.name()));
         if let Some(wrong) = refusal.wrong {
-            say::error(format_args!("{}: {wrong}", Name(self.machine.name())));
+            self.port.say(&format!("{}: {wrong}", Name(self.machine.name())));
         }
         self.answer(refusal.code, refusal.has_name)
     }
@@ -174,7 +219,7 @@ impl Session<'_> {
     }
 
     /// Says on stderr what went wrong.
-    fn explain(&self, answer: &Answer) {
+    fn explain(&mut self, answer: &Answer) {
         let code = answer.code;
         if code.is_good() || code == Code::CUT && answer.last_name.as_ref().is_some_and(Vec::is_empty) {
             return;
@@ -183,18 +228,18 @@ impl Session<'_> {
         let mark = code.name().map_or_else(|| number.to_string(), str::to_owned);
         match &answer.last_name {
             Some(name) if !name.is_empty() => {
-                say::error(format_args!("{}: {} ({mark})", Name(name), explained(code)))
+                self.port.say(&format!("{}: {} ({mark})", Name(name), explained(code)));
             }
-            _ => say::error(format_args!("{} ({mark})", explained(code))),
+            _ => self.port.say(&format!("{} ({mark})", explained(code))),
         }
     }
 }
 
 /// Names an entry for whoever reads the list: as it is, unless it might steer a terminal or end the line.
-fn told(name: &[u8]) {
+fn told(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
-        Ok(text) if is_plain(name) => say::error(text),
-        _ => say::error(Name(name)),
+        Ok(text) if is_plain(name) => text.to_owned(),
+        _ => Name(name).to_string(),
     }
 }
 
@@ -213,34 +258,4 @@ fn explained(code: Code) -> impl fmt::Display {
 /// How much is missing, in a person's words.
 pub(crate) fn no_room(name: &[u8], needed: u64, free: u64) -> String {
     format!("{}: needs {}, there are {} free", Name(name), Size(needed), Size(free))
-}
-
-/// Reads what there is, waiting for the first byte, whatever flags the descriptor came with.
-pub(crate) fn read(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
-    loop {
-        match rustix::io::read(fd, &mut *buffer) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(fd, PollFlags::IN)?,
-            other => return other,
-        }
-    }
-}
-
-fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(fd, PollFlags::OUT)?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn wait(fd: &OwnedFd, for_what: PollFlags) -> Result<(), Errno> {
-    match poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), for_what)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

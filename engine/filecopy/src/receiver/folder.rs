@@ -2,14 +2,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, futimens, mkdirat, statat, symlinkat, syncfs};
+use engine::exec::Existing;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, fchmod, futimens, mkdirat, readlinkat, statat, symlinkat, syncfs,
+};
 use rustix::io::Errno;
 use wire::filecopy::Time;
 
-use super::Trouble;
+use super::existing::Same;
 use super::file::{Incoming, Naming, timestamps};
 use super::space::{self, Patience, Space};
+use super::{Settings, Trouble};
 use crate::beneath;
+use crate::port::Port;
 
 /// Makes entries below one folder.
 #[derive(Debug)]
@@ -23,13 +28,16 @@ pub(super) struct Folder {
     /// Where in `open` the paths end that had a first header.
     ends: Vec<usize>,
     file: Option<Incoming>,
+    /// In place of a file in the making: one that is there, and what comes is it again.
+    same: Option<Same>,
+    skips_same: bool,
     naming: Naming,
     space: Space,
 }
 
 impl Folder {
-    pub(super) fn new(root: OwnedFd, in_place: bool) -> Self {
-        let naming = if in_place { Naming::InPlace } else { Naming::Descriptor };
+    pub(super) fn new(root: OwnedFd, settings: &Settings) -> Self {
+        let naming = if settings.in_place { Naming::InPlace } else { Naming::Descriptor };
         Self {
             root,
             parent: None,
@@ -37,9 +45,16 @@ impl Folder {
             open: Vec::new(),
             ends: Vec::new(),
             file: None,
+            same: None,
+            skips_same: settings.existing == Existing::SkipSame,
             naming,
             space: Space::default(),
         }
+    }
+
+    /// Where everything is below.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// Looks the next entry's parent up again.
@@ -53,10 +68,10 @@ impl Folder {
         name: &[u8],
         len: u64,
         wait: Option<&Patience>,
-        input: &OwnedFd,
+        port: &mut dyn Port,
     ) -> Result<(), Trouble> {
         if let Some(how) = wait {
-            return space::wait(&self.root, input, name, len, how);
+            return space::wait(&self.root, port, name, len, how);
         }
         self.space.check(&self.root, name, len)
     }
@@ -70,7 +85,12 @@ impl Folder {
         times: [Time; 2],
     ) -> Result<bool, Trouble> {
         let mut naming = self.naming;
+        let skips_same = self.skips_same;
         let (parent, base) = self.parent(name)?;
+        if skips_same && let Some(same) = Same::find(parent, base, len, times[1]) {
+            self.same = Some(same);
+            return Ok(false);
+        }
         let file = Incoming::begin(&mut naming, parent, base, mode, len, times)?;
         (self.file, self.naming) = (Some(file), naming);
         Ok(false)
@@ -81,11 +101,19 @@ impl Folder {
         if let Some(file) = &mut self.file {
             file.content(bytes)?;
         }
+        if let Some(same) = &mut self.same {
+            same.content(bytes)?;
+        }
         Ok(false)
     }
 
     /// Finishes the file; it is there now.
     pub(super) fn finish(&mut self, name: &[u8]) -> Result<bool, Trouble> {
+        if let Some(same) = self.same.take() {
+            let (parent, base) = self.parent(name)?;
+            same.finish(parent, base)?;
+            return Ok(true);
+        }
         let Some(file) = self.file.take() else { return Ok(false) };
         let mut naming = self.naming;
         let parent = self.parent(name);
@@ -134,9 +162,15 @@ impl Folder {
 
     /// Makes a link.
     pub(super) fn link(&mut self, name: &[u8], target: &[u8]) -> Result<bool, Trouble> {
+        let skips_same = self.skips_same;
         let (parent, base) = self.parent(name)?;
-        symlinkat(target, parent, base)?;
-        Ok(true)
+        match symlinkat(target, parent, base) {
+            Err(Errno::EXIST) if skips_same => {
+                let there = readlinkat(parent, base, Vec::new()).map_err(|_| Errno::EXIST)?;
+                if there.to_bytes() == target { Ok(true) } else { Err(Errno::EXIST.into()) }
+            }
+            made => Ok(made.map(|()| true)?),
+        }
     }
 
     /// Waits until the disk has it all.
@@ -187,7 +221,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
         fs::create_dir(&inside).unwrap();
-        let mut folder = Folder::new(fs::File::open(&inside).unwrap().into(), false);
+        let mut folder = Folder::new(fs::File::open(&inside).unwrap().into(), &Settings::default());
         folder.folder(b"d", 0o755, TIMES).unwrap();
         folder.begin(b"d/f", 0o644, 1, TIMES).unwrap();
         fs::rename(inside.join("d"), &outside).unwrap();
@@ -221,7 +255,7 @@ mod tests {
     #[test]
     fn only_the_innermost_folder_has_a_second_header() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), false);
+        let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), &Settings::default());
         let mode = |name: &str| {
             use std::os::unix::fs::PermissionsExt;
             fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777

@@ -1,21 +1,22 @@
 //! Whether there is room for a file, before its content is taken.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use engine::say;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::fstatvfs;
-use rustix::io::Errno;
 use wire::filecopy::Code;
 
 use super::{Trouble, no_room};
+use crate::port::Port;
 use crate::shown::Size;
 
 /// Files smaller than this are counted against the last look.
 const SMALL: u64 = 1 << 20;
 /// With less than this left every file is worth a look.
 const CLOSE: u64 = 64 << 20;
+
+/// How often to look again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait for room.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +52,7 @@ impl Space {
 /// Waits until there is room for a file and the margin. Ends with the sender, and after a time.
 pub(super) fn wait(
     folder: &OwnedFd,
-    input: &OwnedFd,
+    port: &mut dyn Port,
     name: &[u8],
     len: u64,
     how: &Patience,
@@ -69,14 +70,10 @@ pub(super) fn wait(
         }
         if !said {
             said = true;
-            say::error(format_args!("waiting for room: {} needed, {} free", Size(needed), Size(free)));
+            port.say(&format!("waiting for room: {} needed, {} free", Size(needed), Size(free)));
         }
-        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let mut fds = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::RDHUP)];
-        match poll(&mut fds, Some(&second)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Err(Trouble { code: Code::BROKEN, more: None }),
-            Err(error) => return Err(error.into()),
+        if port.is_alone(LOOK)? {
+            return Err(Trouble { code: Code::BROKEN, more: None });
         }
     }
 }

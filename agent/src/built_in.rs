@@ -1,0 +1,52 @@
+//! Services that a call's own process is: no program is started for them.
+
+use std::time::Instant;
+
+use engine::direct::Service;
+use engine::exec::{Builtin, Prepared, StderrLog};
+use engine::pump::{NoStreams, Outcome, StderrCopy};
+use filecopy::service::{Request, serve};
+use ring::Channel;
+use wire::command::CommandKind;
+use wire::version::Version;
+
+use crate::call::{self, Ground};
+use crate::job::Task;
+
+/// Which of them this is.
+pub(crate) fn of(prepared: &Prepared) -> Option<Builtin> {
+    match prepared {
+        Prepared::Executable(executable) => executable.builtin,
+        _ => None,
+    }
+}
+
+/// Serves the call; gives the process's exit status.
+pub(crate) fn run(
+    ground: Ground<'_>,
+    (channel, version): (Channel, Version),
+    (Builtin::Filecopy, task): (Builtin, &Task),
+    label: &str,
+    port: u32,
+) -> i32 {
+    let since = Instant::now();
+    let account = match ground.services.users.account(task.user.as_deref()) {
+        Ok(account) => account,
+        Err(error) => {
+            let code = call::failed(label, &error);
+            return ground.report(channel, version, code, NoStreams::FailedInVm);
+        }
+    };
+    let CommandKind::Service(called) = &task.kind else { return call::EXIT_LOST };
+    let log = StderrLog::new(called, ground.services.installation);
+    let mut service = Service::new(channel, version, Some(StderrCopy::to(log.open())));
+    let request = Request {
+        source: called.source.as_str(),
+        argument: called.service.argument(),
+        account: account.as_ref(),
+        existing: task.config.existing,
+    };
+    let code = serve(&mut service, &request);
+    let outcome: Outcome = service.finish(code);
+    call::ended(&outcome, label, port, since)
+}

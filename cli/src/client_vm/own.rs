@@ -1,0 +1,42 @@
+//! A qube's call that a command makes in its own process.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use engine::datalink;
+use ring::Transport;
+
+use super::args::{Args, SOCKET, SOCKET_VARIABLE};
+use super::{report, request};
+use crate::failure::Failure;
+use crate::own::Call;
+
+/// Asks the agent for a service and waits for it.
+///
+/// # Errors
+/// The exit status; why was said on stderr.
+pub fn open(target: &OsStr, service: &OsStr) -> Result<Call, i32> {
+    ask(target, service).map_err(|failure| report(&failure))
+}
+
+/// Whether there is an agent to ask: dom0 has none.
+pub fn has_agent() -> bool {
+    std::fs::symlink_metadata(socket()).is_ok()
+}
+
+fn socket() -> PathBuf {
+    let told = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+    told.unwrap_or_else(|| SOCKET.into()).into()
+}
+
+fn ask(target: &OsStr, service: &OsStr) -> Result<Call, Failure> {
+    let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
+    let asked = request::ask(&socket(), &Args::request(target, service, None)?)?;
+    // Policy decides meanwhile.
+    let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
+    let allowed = asked.answer()?;
+    let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
+    let link = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
+        .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
+    Ok(Call::new(link, allowed))
+}

@@ -1,0 +1,203 @@
+//! Names that are there already: the target's rule, which no sender chooses.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::SystemTime;
+
+use engine::exec::Existing;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, mkdirat, openat, statat, unlinkat};
+use rustix::io::{Errno, pread};
+use wire::filecopy::Time;
+
+/// Names that are tried in place of one that is taken.
+const TRIES: u32 = 10_000;
+/// Folders of the first level whose new names are remembered: a sender comes back to them, but not to any number.
+const REMEMBERED: usize = 1024;
+
+/// Under which names things are made.
+#[derive(Debug)]
+pub(super) struct Names {
+    rule: Existing,
+    /// Folders of the first level that this stream has made: the sender's name, ours.
+    folders: VecDeque<(Vec<u8>, Vec<u8>)>,
+    /// The path of the entry in hand.
+    path: Vec<u8>,
+}
+
+impl Names {
+    pub(super) const fn new(rule: Existing) -> Self {
+        Self { rule, folders: VecDeque::new(), path: Vec::new() }
+    }
+
+    /// Finds the path for a new entry, and says if that is not the sender's.
+    pub(super) fn place(&mut self, root: BorrowedFd<'_>, name: &[u8], folder: bool) -> Result<bool, Errno> {
+        if self.rule != Existing::Rename {
+            return Ok(false);
+        }
+        let top = name.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let rest = name.get(top.len()..).unwrap_or_default();
+        let known = self.folders.iter().find(|(theirs, _)| theirs == top).map(|(_, ours)| ours.clone());
+        let is_top = rest.is_empty();
+        let (ours, renamed) = match known.filter(|_| !is_top || folder) {
+            Some(ours) => (ours, false),
+            None if is_top => {
+                let ours = free_name(root, top, folder)?;
+                if folder {
+                    if self.folders.len() >= REMEMBERED {
+                        self.folders.pop_front();
+                    }
+                    self.folders.push_back((top.to_vec(), ours.clone()));
+                }
+                let renamed = ours != top;
+                (ours, renamed)
+            }
+            // Its folder never came, or too many came since.
+            None => (top.to_vec(), false),
+        };
+        self.path.clear();
+        self.path.extend_from_slice(&ours);
+        self.path.extend_from_slice(rest);
+        Ok(renamed)
+    }
+
+    /// The path of the entry in hand, which the sender calls `name`.
+    pub(super) fn path<'a>(&'a self, name: &'a [u8]) -> &'a [u8] {
+        if self.rule == Existing::Rename { &self.path } else { name }
+    }
+}
+
+/// `name`, or `name (2)` and so on: a file's extension stays at its end.
+fn free_name(root: BorrowedFd<'_>, name: &[u8], folder: bool) -> Result<Vec<u8>, Errno> {
+    let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && !folder);
+    let (stem, extension) = name.split_at_checked(dot.unwrap_or(name.len())).unwrap_or((name, b""));
+    let mut tried = name.to_vec();
+    for number in 2..TRIES {
+        match statat(root, tried.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(tried),
+            Err(error) => return Err(error),
+            Ok(_) => tried = [stem, format!(" ({number})").as_bytes(), extension].concat(),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+/// A folder of its own for one copy, named by the time; it goes again if nothing comes into it.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    root: OwnedFd,
+    name: Vec<u8>,
+}
+
+impl Fresh {
+    /// Makes it; opened for reading, as the root was.
+    pub(super) fn make(root: OwnedFd) -> Result<(OwnedFd, Self), Errno> {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let name = free_name(root.as_fd(), now.replace(':', "-").as_bytes(), true)?;
+        mkdirat(&root, name.as_slice(), Mode::from_raw_mode(0o700))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = openat(&root, name.as_slice(), flags, Mode::empty())?;
+        Ok((folder, Self { root, name }))
+    }
+
+    /// Done with it. What holds something stays.
+    pub(super) fn end(self) {
+        let _ = unlinkat(&self.root, self.name.as_slice(), AtFlags::REMOVEDIR);
+    }
+}
+
+/// A file that is there already and seems to be the one that comes: what comes is compared with it.
+#[derive(Debug)]
+pub(super) struct Same {
+    fd: OwnedFd,
+    at: u64,
+}
+
+impl Same {
+    /// Whether a file of this length and time is there.
+    pub(super) fn find(parent: BorrowedFd<'_>, name: &[u8], len: u64, modified: Time) -> Option<Self> {
+        // A FIFO in its place is not waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = openat(parent, name, flags, Mode::empty()).ok()?;
+        let stat = fstat(&fd).ok()?;
+        is_same(&stat, len, modified).then_some(Self { fd, at: 0 })
+    }
+
+    /// Takes content that must be what is there.
+    pub(super) fn content(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let mut there = vec![0; bytes.len()];
+        let mut have = 0;
+        while let Some(room) = there.get_mut(have..).filter(|room| !room.is_empty()) {
+            match pread(&self.fd, room, self.at) {
+                Ok(0) => return Err(Errno::EXIST),
+                Ok(len) => {
+                    have = have.saturating_add(len);
+                    self.at = self.at.saturating_add(len as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if there == bytes { Ok(()) } else { Err(Errno::EXIST) }
+    }
+
+    /// Whether the name still leads to that file, at the end.
+    pub(super) fn finish(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        let (ours, there) = (fstat(&self.fd)?, statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let same = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino);
+        if same { Ok(()) } else { Err(Errno::EXIST) }
+    }
+}
+
+fn is_same(stat: &Stat, len: u64, modified: Time) -> bool {
+    use rustix::fs::FileType;
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && u64::try_from(stat.st_size) == Ok(len)
+        && stat.st_mtime == i64::from(modified.seconds)
+        && i64::try_from(stat.st_mtime_nsec) == Ok(i64::from(modified.nanoseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn taken_names_get_a_number_and_folders_keep_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::File::open(dir.path()).unwrap();
+        for name in ["a.txt", "a (2).txt", ".x", "d.d"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let mut names = Names::new(Existing::Rename);
+        let mut place = |name: &str, folder| {
+            let renamed = names.place(root.as_fd(), name.as_bytes(), folder).unwrap();
+            (String::from_utf8(names.path(b"").to_vec()).unwrap(), renamed)
+        };
+        assert_eq!(place("a.txt", false), ("a (3).txt".into(), true));
+        assert_eq!(place(".x", false), (".x (2)".into(), true));
+        assert_eq!(place("new", false), ("new".into(), false));
+        assert_eq!(place("d.d", true), ("d.d (2)".into(), true));
+        fs::create_dir(dir.path().join("d.d (2)")).unwrap();
+        assert_eq!(place("d.d/f", false), ("d.d (2)/f".into(), false));
+        assert_eq!(place("d.d", true), ("d.d (2)".into(), false));
+        // A file of the name of a folder that came before is one more thing of that name.
+        assert_eq!(place("d.d", false), ("d (2).d".into(), true));
+        for number in 0..3 * REMEMBERED {
+            place(&number.to_string(), true);
+        }
+        assert!(names.folders.len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn a_folder_for_one_copy_goes_if_nothing_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = || OwnedFd::from(fs::File::open(dir.path()).unwrap());
+        let (_, fresh) = Fresh::make(root()).unwrap();
+        let (other, second) = Fresh::make(root()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        mkdirat(&other, c"x", Mode::from_raw_mode(0o700)).unwrap();
+        fresh.end();
+        second.end();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

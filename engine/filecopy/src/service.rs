@@ -1,0 +1,64 @@
+//! `qubes.Filecopy` in the call's own process: the ring and one folder are its only ends.
+
+use std::path::PathBuf;
+
+use engine::direct::Service;
+use engine::exec::{Account, Existing};
+use rustix::process::getuid;
+use wire::filecopy::NameRules;
+
+use crate::incoming::incoming;
+use crate::receiver::{Settings, confine, receive};
+use crate::shown::Name;
+
+/// A call of the service.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Who has called.
+    pub source: &'a str,
+    /// The service's argument.
+    pub argument: Option<&'a str>,
+    /// Who receives; `None` for whoever we are.
+    pub account: Option<&'a Account>,
+    /// What to do about names that are there already.
+    pub existing: Existing,
+}
+
+/// Serves a call to its end; its exit code. This process becomes the user who receives and can do nothing but that
+/// afterwards.
+pub fn serve(call: &mut Service, request: &Request<'_>) -> i32 {
+    match prepare(request) {
+        Ok((root, settings)) => {
+            // Before any file is opened: see there. Without it the rules of names and links still hold.
+            confine(&root);
+            i32::from(receive(root, call, &settings).exit_status())
+        }
+        Err(text) => {
+            let _ = call.say(&format!("qubes.Filecopy: {text}"));
+            1
+        }
+    }
+}
+
+fn prepare(request: &Request<'_>) -> Result<(std::os::fd::OwnedFd, Settings), String> {
+    let mut settings = Settings { existing: request.existing, ..Settings::default() };
+    match request.argument {
+        None | Some("") => {}
+        Some("allow-all-names") => settings.limits.names = NameRules::All,
+        Some(other) => return Err(format!("unknown argument {}", Name(other.as_bytes()))),
+    }
+    let home = match request.account {
+        Some(account) => {
+            account.become_it().map_err(|error| format!("cannot become {}: {error}", account.name))?;
+            account.home.clone()
+        }
+        None => own_home().ok_or("the user has no home")?,
+    };
+    Ok((incoming(request.source.as_bytes(), &home)?, settings))
+}
+
+/// A lab's machines have homes of their own.
+fn own_home() -> Option<PathBuf> {
+    let told = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    told.or_else(|| Account::by_uid(getuid()).map(|account| account.home))
+}

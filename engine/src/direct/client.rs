@@ -1,0 +1,129 @@
+//! The caller's end of a call that its own process makes.
+
+use std::time::Duration;
+
+use ring::Channel;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use wire::stream::{Kind, Role};
+use wire::version::Version;
+
+use super::{Direct, Lost, Seen};
+use crate::pump::{Ending, Outcome};
+
+/// A command's own call: writes what the service reads, reads what it answers. What the service says on its error output
+/// goes to ours, made harmless for a terminal.
+#[derive(Debug)]
+pub struct Client {
+    direct: Direct,
+    /// Looked at in vain, with so many bytes there.
+    have: usize,
+}
+
+impl Client {
+    /// Makes the call at this link.
+    pub fn new(channel: Channel, version: Version) -> Self {
+        Self { direct: Direct::new(channel, version, Role::Client), have: 0 }
+    }
+
+    /// Gives the service what there is room for, without waiting.
+    ///
+    /// # Errors
+    /// The service is gone. What it sent before can still be read.
+    pub fn try_write(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
+        self.direct.give(Kind::Stdin, bytes)
+    }
+
+    /// Takes what has come, without waiting; 0 for nothing.
+    ///
+    /// # Errors
+    /// The service is gone.
+    pub fn try_read(&mut self, buffer: &mut [u8]) -> Result<usize, Lost> {
+        let mut taken = 0;
+        loop {
+            let room = buffer.get_mut(taken..).unwrap_or_default();
+            taken = taken.saturating_add(self.direct.take(room)?);
+            if taken == buffer.len() {
+                return Ok(taken);
+            }
+            match self.direct.look()? {
+                Seen::Main(_) => {}
+                Seen::Nothing(_) if !self.direct.errors.is_empty() => self.pass_errors_on(),
+                Seen::Nothing(have) => {
+                    self.have = have;
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    fn pass_errors_on(&mut self) {
+        let mut bytes = std::mem::take(&mut self.direct.errors);
+        wire::escape::filter_terminal(&mut bytes);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match rustix::io::write(rustix::stdio::stderr(), rest) {
+                Ok(len) => rest = rest.get(len..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let _ = poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], None);
+                }
+                // Nobody reads it.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Whether nothing more can be read: the service has ended its stream, or is gone.
+    ///
+    /// # Errors
+    /// It is gone, and in bad ways.
+    pub fn has_ended(&mut self) -> Result<bool, Lost> {
+        if self.direct.has_ended() {
+            return Ok(true);
+        }
+        // In this order: it may have written before it went.
+        let open = self.direct.channel.is_open();
+        Ok(!open && matches!(self.direct.look()?, Seen::Nothing(_)) && self.direct.errors.is_empty())
+    }
+
+    /// Waits until something can be read, or this many bytes (or any, if there can't be so many) can be written, or the
+    /// service is gone; at most so long. `false`: nothing of that.
+    ///
+    /// # Errors
+    /// The link is broken.
+    pub fn wait(&mut self, room: usize, limit: Option<Duration>) -> Result<bool, Lost> {
+        let room = if room == 0 { 0 } else { self.direct.useful_room(room) };
+        self.direct.wait(Some(self.have), room, limit)
+    }
+
+    /// Ends what the service reads and waits for its exit code.
+    pub fn finish(mut self) -> Outcome {
+        let heard = self.last_words();
+        let remote = self.direct.incoming.exit_code();
+        Outcome {
+            ending: heard.err().filter(|_| remote.is_none()).map_or(Ending::Complete, Ending::from),
+            remote,
+            bytes_in: self.direct.bytes_in,
+            bytes_out: self.direct.bytes_out,
+            ..Outcome::default()
+        }
+    }
+
+    fn last_words(&mut self) -> Result<(), Lost> {
+        // It may be gone already, with its code in the ring.
+        let _ = self.direct.end(Kind::Stdin);
+        let mut unread = [0; 4096];
+        while self.direct.incoming.exit_code().is_none() {
+            let open = self.direct.channel.is_open();
+            if self.try_read(&mut unread)? > 0 || self.direct.incoming.exit_code().is_some() {
+                continue;
+            }
+            if !open {
+                return Err(Lost::Closed);
+            }
+            self.direct.wait(Some(self.have), 0, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! The service's end of a call that its own process serves.
+
+use std::time::Duration;
+
+use ring::Channel;
+use wire::stream::{Kind, Role};
+use wire::version::Version;
+
+use super::{Direct, Lost, Seen};
+use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
+
+/// A service that is built in: reads what the caller sends, writes what it gets.
+#[derive(Debug)]
+pub struct Service {
+    direct: Direct,
+    log: Option<StderrCopy>,
+}
+
+impl Service {
+    /// Serves the call at this link; what it says on its error output goes to `log` as well.
+    pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
+        Self { direct: Direct::new(channel, version, Role::Service), log }
+    }
+
+    /// Reads what there is, waiting for the first byte; 0 at the end.
+    ///
+    /// # Errors
+    /// The caller is gone.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Lost> {
+        loop {
+            let taken = self.direct.take(buffer)?;
+            if taken > 0 || self.direct.has_ended() || buffer.is_empty() {
+                return Ok(taken);
+            }
+            if self.is_over()? {
+                return Err(Lost::Closed);
+            }
+            let Seen::Nothing(have) = self.direct.look()? else { continue };
+            self.direct.wait(Some(have), 0, None)?;
+        }
+    }
+
+    /// The peer is gone, and what it has left can never be made sense of. Asked in this order, see [`Channel::ended`].
+    fn is_over(&mut self) -> Result<bool, Lost> {
+        let open = self.direct.channel.is_open();
+        Ok(!open && matches!(self.direct.look()?, Seen::Nothing(_)))
+    }
+
+    /// Writes for the caller's stdout.
+    ///
+    /// # Errors
+    /// The caller is gone.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        self.send(Kind::Stdout, bytes)
+    }
+
+    /// A line for the caller's error output, and for the log.
+    ///
+    /// # Errors
+    /// The caller is gone; the log has the line.
+    pub fn say(&mut self, line: &str) -> Result<(), Lost> {
+        let line = format!("{line}\n");
+        if let Some(log) = &mut self.log {
+            log.write(line.as_bytes());
+        }
+        self.send(Kind::Stderr, line.as_bytes())
+    }
+
+    fn send(&mut self, kind: Kind, mut bytes: &[u8]) -> Result<(), Lost> {
+        while !bytes.is_empty() {
+            let given = self.direct.give(kind, bytes)?;
+            bytes = bytes.get(given..).unwrap_or_default();
+            if given == 0 {
+                let room = self.direct.useful_room(bytes.len());
+                self.direct.wait(None, room, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the caller is gone; looks for so long.
+    ///
+    /// # Errors
+    /// It is, and in bad ways.
+    pub fn is_alone(&mut self, limit: Duration) -> Result<bool, Lost> {
+        if self.direct.channel.is_open() {
+            self.direct.wait(None, 0, Some(limit))?;
+        }
+        Ok(!self.direct.channel.is_open())
+    }
+
+    /// Ends the call with this exit code: ends of streams, code, and what the caller still says.
+    pub fn finish(self, code: i32) -> Outcome {
+        let Direct { channel, version, bytes_in, bytes_out, .. } = self.direct;
+        let told = report(channel, version, code, NoStreams::FailedInVm);
+        let ending = told.map_or_else(Ending::from, |()| Ending::Complete);
+        Outcome { ending, local: Some(code), bytes_in, bytes_out, ..Outcome::default() }
+    }
+}
