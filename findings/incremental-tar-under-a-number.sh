@@ -11,11 +11,13 @@
 # the POSIX form), and put the digits in front of every name: 15303367432/d/c. They end without a
 # word; as the number differs from file to file, one folder becomes many. bsdtar and crate tar read
 # the names as they are, and make a folder of the entries of type D, as GNU tar does. With
-# --format=posix all agree.
+# --format=posix all agree. The entry that --label makes has empty number fields: crate tar says Err
+# and nothing of the archive is read, tarfile makes an empty file of the label.
 #
 # For this project: tar2qfile's input is what a backup made: prefix only after "ustar\0"; an entry
-# of type D is a folder whose body is skipped; a test with a real incremental archive. A test that
-# compares by Python's tarfile would report our right names as wrong.
+# of type D is a folder whose body is skipped, one of type V nothing, and an empty number is 0; tests
+# with a real incremental archive and a labelled one. A test that compares by Python's tarfile would
+# report our right names as wrong.
 #
 # Source: GNU tar's manual, "Basic Tar Format" (struct oldgnu_header).
 set -u
@@ -31,6 +33,7 @@ echo data >files/d/c
 touch -d @1700000000 files/d/c files/d
 tree/bin/tar -C files -g snapshot -cf gnu.tar d
 tree/bin/tar -C files -g snapshot.posix --format=posix -cf posix.tar d
+tree/bin/tar -C files -V 'my backup' -cf label.tar d
 cat >reader/Cargo.toml <<'END'
 [package]
 name = "reader"
@@ -45,7 +48,10 @@ cat >reader/src/main.rs <<'END'
 fn main() {
     let file = std::fs::File::open(std::env::args().nth(1).unwrap()).unwrap();
     for entry in tar::Archive::new(file).entries().unwrap() {
-        println!("{}", entry.unwrap().path().unwrap().display());
+        match entry {
+            Ok(entry) => println!("{}", entry.path().unwrap().display()),
+            Err(error) => println!("{error}"),
+        }
     }
 }
 END
@@ -56,7 +62,7 @@ names() { # of files, digits of the number as N
 	Archive::Tar) perl -I tree/usr/share/perl/5.36.0 -MArchive::Tar -e 'print "$_\n" for Archive::Tar->list_archive($ARGV[0])' "$2" ;;
 	bsdtar) LD_LIBRARY_PATH=$work/tree/usr/lib/x86_64-linux-gnu tree/usr/bin/bsdtar -tf "$2" ;;
 	"crate tar") target/debug/reader "$2" ;;
-	esac 2>/dev/null | grep 'c$' | sed 's/^[0-7]\{11\}/N/'
+	esac 2>/dev/null | grep "${3:-c}\$" | sed 's/^[0-7]\{11\}/N/'
 }
 changed=0
 same() {
@@ -72,6 +78,8 @@ for reader in tarfile Archive::Tar bsdtar "crate tar"; do
 	same "$reader, --listed-incremental" "$(names "$reader" gnu.tar)" "$recorded"
 	same "$reader, the same with --format=posix" "$(names "$reader" posix.tar)" d/c
 done
+same "crate tar, --label" "$(names "crate tar" label.tar .)" "numeric field was not a number:  when getting size for my backup"
+same "tarfile, --label" "$(names tarfile label.tar backup)" "my backup"
 exit $changed
 
 # seen (2026-11-30):
@@ -85,3 +93,5 @@ exit $changed
 #   bsdtar, the same with --format=posix: d/c
 #   crate tar, --listed-incremental: d/c
 #   crate tar, the same with --format=posix: d/c
+#   crate tar, --label: numeric field was not a number:  when getting size for my backup
+#   tarfile, --label: my backup
