@@ -5,16 +5,16 @@
 # One would think: a tar that reads a pipe reads it to its end (it has code that drains pipes), so
 # that the writer is never cut off; small readers stop at the end mark.
 #
-# What happens: GNU tar ends behind the record with the end mark, as crate tar and tarfile do: what
-# the writer still has, the padding of a record larger than 10,240 bytes (-b), or anything appended,
-# meets a closed pipe: the writer is killed by SIGPIPE, 141, after a copy in which nothing is missing.
-# With the usual record there is nothing behind the mark, so nobody sees it. bsdtar and busybox read
-# on to the end, and therefore wait for a writer that keeps the pipe open.
+# What happens: GNU tar ends behind the record with the end mark, as crate tar and tarfile do:
+# what the writer still has, the padding of a record larger than 10,240 bytes (-b), or anything
+# appended, meets a closed pipe: the writer is killed by SIGPIPE, 141, after a copy in which
+# nothing is missing. With the usual record there is nothing behind the mark, so nobody sees it.
+# bsdtar and busybox read on to the end, and therefore wait for a writer that keeps the pipe open.
 #
 # For this project: `tar -b 2048 -c … | qvm-run -p VM 'tar x'` with pipefail fails although all
-# arrived, or not, by what else is on the way; say so in docs/. tar2qfile reads its input to the end
-# behind the mark (and bounds how long), so that its writer ends with 0. Tests that move archives use
-# the status of the reader.
+# arrived, or not, by what else is on the way; say so in docs/. tar2qfile reads its input to the
+# end behind the mark (and bounds how long), so that its writer ends with 0. Tests that move
+# archives use the status of the reader.
 #
 # Source: seen here; the manual of GNU tar ("Blocking") does not say.
 set -u

@@ -2,22 +2,22 @@
 # GNU tar 1.34 (Debian 1.34+dfsg-1.2+deb12u1) as writer; readers: Python 3.11.2's tarfile (Debian
 # 3.11.2-6+deb12u9), Archive::Tar 2.40 (perl 5.36.0-7+deb12u4), bsdtar 3.6.2, crate tar 0.4.46.
 #
-# One would think: a backup made with --listed-incremental holds the files under the names that were
-# given; a reader that does not know the extra entries leaves those out.
+# One would think: a backup made with --listed-incremental holds the files under the names that
+# were given; a reader that does not know the extra entries leaves those out.
 #
 # What happens: in GNU's own form the last 155 bytes of a header are no name prefix: with
-# --listed-incremental the access time and change time stand there in octal. Python's tarfile and Perl's
-# Archive::Tar look at the field without looking at the magic ("ustar  " there, "ustar" and NUL in
-# the POSIX form), and put the digits in front of every name: 15303367432/d/c. They end without a
-# word; as the number differs from file to file, one folder becomes many. bsdtar and crate tar read
-# the names as they are, and make a folder of the entries of type D, as GNU tar does. With
-# --format=posix all agree. The entry that --label makes has empty number fields: crate tar says Err
-# and nothing of the archive is read, tarfile makes an empty file of the label.
+# --listed-incremental the access time and change time stand there in octal. Python's tarfile and
+# Perl's Archive::Tar look at the field without looking at the magic ("ustar  " there, "ustar" and
+# NUL in the POSIX form), and put the digits in front of every name: 15303367432/d/c. They end
+# without a word; as the number differs from file to file, one folder becomes many. bsdtar and
+# crate tar read the names as they are, and make a folder of the entries of type D, as GNU tar
+# does. With --format=posix all agree. The entry that --label makes has empty number fields: crate
+# tar says Err and nothing of the archive is read, tarfile makes an empty file of the label.
 #
 # For this project: tar2qfile's input is what a backup made: prefix only after "ustar\0"; an entry
-# of type D is a folder whose body is skipped, one of type V nothing, and an empty number is 0; tests
-# with a real incremental archive and a labelled one. A test that compares by Python's tarfile would
-# report our right names as wrong.
+# of type D is a folder whose body is skipped, one of type V nothing, and an empty number is 0;
+# tests with a real incremental archive and a labelled one. A test that compares by Python's
+# tarfile would report our right names as wrong.
 #
 # Source: GNU tar's manual, "Basic Tar Format" (struct oldgnu_header).
 set -u

@@ -1,20 +1,20 @@
 #!/bin/bash
 # glibc 2.36, ldconfig (Debian libc-bin 2.36-9+deb12u14).
 #
-# One would think: the link libNAME.so.1 leads to the file with the plain name, libNAME.so.1.0; who
-# moves that one to libNAME.so.1.0.distrib (as dpkg-divert does by itself), .bak or ~ beside it and
-# lays another in its place has replaced the library.
+# One would think: the link libNAME.so.1 leads to the file with the plain name, libNAME.so.1.0;
+# who moves that one to libNAME.so.1.0.distrib (as dpkg-divert does by itself), .bak or ~ beside
+# it and lays another in its place has replaced the library.
 #
 # What happens: ldconfig looks at every file whose name begins with "lib" and has ".so" in it,
-# whatever follows, and takes from those with one SONAME the one whose name sorts last; a longer name
-# is a newer version. So it points the link to the copy that was moved away, also if the link was
-# right before. It does so when any library of the system is installed or removed (a trigger), so
-# what was tried works until then. A name with something in front of "lib" is left alone.
+# whatever follows, and takes from those with one SONAME the one whose name sorts last; a longer
+# name is a newer version. So it points the link to the copy that was moved away, also if the link
+# was right before. It does so when any library of the system is installed or removed (a trigger),
+# so what was tried works until then. A name with something in front of "lib" is left alone.
 #
 # For this project: whoever lays our libvchan in the place of another (drop-in for C programs,
-# qrexec-switch) moves the old file to another folder (dpkg-divert --divert), or to a name that does
-# not begin with "lib", runs ldconfig, and looks where the link leads; "status" looks each time. The
-# same for a copy that somebody keeps by hand beside ours: a line in docs/.
+# qrexec-switch) moves the old file to another folder (dpkg-divert --divert), or to a name that
+# does not begin with "lib", runs ldconfig, and looks where the link leads; "status" looks each
+# time. The same for a copy that somebody keeps by hand beside ours: a line in docs/.
 #
 # Source: dpkg-divert(1) warns that ldconfig does not honour diversions and the link "may" lead to
 # the diverted file; that it always does, and copies of any name as well, was seen here.

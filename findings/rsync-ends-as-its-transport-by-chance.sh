@@ -2,22 +2,23 @@
 # rsync 3.5.0 (Debian 3.5.0+ds1-0+deb12u1), with a call as its remote shell (-e).
 #
 # One would think, after rsync(1) and its list of codes: a transport that cannot run the far side
-# shows in the status, always in the same way (124 to 127), and a transport's other codes are none of
-# rsync's.
+# shows in the status, always in the same way (124 to 127), and a transport's other codes are none
+# of rsync's.
 #
 # What happens: when the far side goes away before or during the copy, rsync reports 12 (protocol
-# data stream), and looks once, without waiting, whether the transport has ended: if it has and its
-# code is larger than 12, that code is the status, else 12. So a refused call is 126 or 12, a missing
-# service 127 or 12, a lost one 255 or 12: about half of the runs each for `exit 126`. A transport
-# that closes its streams before it ends gives 12; one that ends first gives its code. After a good
-# copy rsync waits, and takes any code as its own: 23 from the transport is "some files/attrs were
-# not transferred", 125 is "remote shell killed".
+# data stream), and looks once, without waiting, whether the transport has ended: if it has and
+# its code is larger than 12, that code is the status, else 12. So a refused call is 126 or 12, a
+# missing service 127 or 12, a lost one 255 or 12: about half of the runs each for `exit 126`. A
+# transport that closes its streams before it ends gives 12; one that ends first gives its code.
+# After a good copy rsync waits, and takes any code as its own: 23 from the transport is "some
+# files/attrs were not transferred", 125 is "remote shell killed".
 #
 # For this project: qrexec-client-vm and qvm-run as `rsync -e`: a script that tells refused from
-# broken by rsync's status is wrong half of the time, and we cannot mend it (a process's streams are
-# closed before its end can be seen). It reads the line that our client writes on stderr instead; the
-# page of exit codes says so, and that 255 after a copy means "all is there, the call was lost at its
-# end". Where end of file and exit code come together, our clients end without closing stdout first.
+# broken by rsync's status is wrong half of the time, and we cannot mend it (a process's streams
+# are closed before its end can be seen). It reads the line that our client writes on stderr
+# instead; the page of exit codes says so, and that 255 after a copy means "all is there, the call
+# was lost at its end". Where end of file and exit code come together, our clients end without
+# closing stdout first.
 #
 # Source: rsync(1), EXIT VALUES and --rsh; neither tells of the race.
 set -u

@@ -1,22 +1,22 @@
 #!/bin/bash
 # run-mailcap (and edit, see, open) of Debian's mailcap 3.70+nmu1; xdg-open calls it, too.
 #
-# One would think: the program that the mailcap names is given the file, whatever it is called; what
-# it saves is in the file afterwards.
+# One would think: the program that the mailcap names is given the file, whatever it is called;
+# what it saves is in the file afterwards.
 #
 # What happens: for a name with a blank, a quote, $, & or any other letter that a shell might take
-# for its own, run-mailcap makes a link /tmp/tmp.XXXXXXXXXX to the file, without the suffix, gives the
-# program that name, and removes it when the program has ended. A program that saves by writing a new file and
-# renaming it (sed -i, many editors and converters) puts the new file in the place of the link: it is
-# removed with the link, the old content stays, and the status is 0. A program that goes by the
-# suffix does not know what the file is.
+# for its own, run-mailcap makes a link /tmp/tmp.XXXXXXXXXX to the file, without the suffix, gives
+# the program that name, and removes it when the program has ended. A program that saves by
+# writing a new file and renaming it (sed -i, many editors and converters) puts the new file in
+# the place of the link: it is removed with the link, the old content stays, and the status is 0.
+# A program that goes by the suffix does not know what the file is.
 #
-# For this project: qubes.OpenInVM keeps a file's name as the peer gave it, blanks included, so edits
-# in such files are lost with run-mailcap or xdg-open as opener, and "unchanged" is what we would
-# report. Give the opener a name of letters that need no care (as upstream does: others become _),
-# suffix kept, and tell the peer's name in words only.
+# For this project: qubes.OpenInVM keeps a file's name as the peer gave it, blanks included, so
+# edits in such files are lost with run-mailcap or xdg-open as opener, and "unchanged" is what we
+# would report. Give the opener a name of letters that need no care (as upstream does: others
+# become _), suffix kept, and tell the peer's name in words only.
 #
-# Source: run-mailcap(1), "aliases": it says that a link is made, not what that means for saving.
+# Source: run-mailcap(1), SECURITY: it says that a link is made, not what that means for saving.
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT

@@ -1,20 +1,23 @@
 #!/bin/bash
-# Files dated before 1970 in tar archives. Writers: GNU tar 1.34 (Debian 1.34+dfsg-1.2+deb12u1) and
-# bsdtar 3.6.2; readers: crate tar 0.4.46, busybox 1.35.0, Python 3's tarfile.
+# Files dated before 1970 in tar archives. Writers: GNU tar 1.34 (Debian 1.34+dfsg-1.2+deb12u1)
+# and bsdtar 3.6.2; readers: crate tar 0.4.46, busybox 1.35.0, Python 3's tarfile.
 #
-# One would think: an old date is kept, or becomes 0 where the form has no sign; all readers agree.
+# One would think: an old date is kept, or becomes 0 where the form has no sign; all readers
+# agree.
 #
-# What happens: GNU's form has the time in binary, 12 bytes of two's complement (here fff…5740), and
-# all read it. bsdtar's default form has it in binary as well, but in 11 of the 12 bytes, with a blank
-# as the last: who reads the field as GNU's gets a date 256 times as old, in 1969 still plausible;
-# the true one is in a pax record. Crate tar and busybox do not read mtime in pax records: they set
-# the wrong date, and for GNU's pax form, whose header says 0, crate tar sets 1 and busybox 0. GNU
-# tar -H ustar leaves such a file out and ends 2. bsdtar --format=gnutar writes 0.
+# What happens: GNU's form has the time in binary, 12 bytes of two's complement (here fff…5740),
+# and all read it. bsdtar's default form has it in binary as well, but in 11 of the 12 bytes, with
+# a blank as the last: who reads the field as GNU's gets a date 256 times as old, in 1969 still
+# plausible; the true one is in a pax record. Crate tar and busybox do not read mtime in pax
+# records: they set the wrong date, and for GNU's pax form, whose header says 0, crate tar sets 1
+# and busybox 0. GNU tar -H ustar leaves such a file out and ends 2. bsdtar --format=gnutar writes
+# 0.
 #
 # For this project: tar2qfile gets such archives (dates of 1969 come from a wrong zone, dates of
-# 1904 and 1601 from other systems). Its reader must take mtime from pax records, with sign and fraction, and
-# the binary field with its sign; a number it cannot read in a date is no reason to call the whole
-# archive no tar file. The wire's seconds are the low 32 bits, so an old date goes through.
+# 1904 and 1601 from other systems). Its reader must take mtime from pax records, with sign and
+# fraction, and the binary field with its sign; a number it cannot read in a date is no reason to
+# call the whole archive no tar file. The wire's seconds are the low 32 bits, so an old date goes
+# through.
 #
 # Source: seen here; the GNU tar manual has the binary form, pax(1) the record.
 set -u

@@ -1,19 +1,19 @@
 #!/bin/bash
 # unshare of util-linux 2.38.1 (Debian 2.38.1-5+deb12u3), --fork.
 #
-# One would think: the waiting parent ends at SIGTERM, taking its child along with --kill-child, and
-# reports a killed child as 128 plus the signal, as all other wrappers do.
+# One would think: the waiting parent ends at SIGTERM, taking its child along with --kill-child,
+# and reports a killed child as 128 plus the signal, as all other wrappers do.
 #
-# What happens: SIGTERM is blocked in the parent: it goes on and so does the child, with --kill-child
-# too (that one is for SIGKILL to the parent alone). A child that SIGTERM killed makes 143, but one
-# that SIGKILL killed (the OOM killer, a manager's last resort) makes status 1 and the line
-# "sigprocmask unblock failed: Invalid argument", as if unshare had failed. bwrap ends at SIGTERM and
-# makes 137.
+# What happens: SIGTERM is blocked in the parent: it goes on and so does the child, with
+# --kill-child too (that one is for SIGKILL to the parent alone). A child that SIGTERM killed
+# makes 143, but one that SIGKILL killed (the OOM killer, a manager's last resort) makes status 1
+# and the line "sigprocmask unblock failed: Invalid argument", as if unshare had failed. bwrap
+# ends at SIGTERM and makes 137.
 #
-# For this project: the page "In containers" and tests that start an agent in namespaces with unshare: stop
-# the child itself, not unshare; a status 1 may be a killed agent, so look for what the agent
-# said, not at the status. A script that ends its unshare by SIGTERM and waits stays where it is.
-# bwrap --die-with-parent or an init (tini, dumb-init) forwards and tells.
+# For this project: the page "In containers" and tests that start an agent in namespaces with
+# unshare: stop the child itself, not unshare; a status 1 may be a killed agent, so look for what
+# the agent said, not at the status. A script that ends its unshare by SIGTERM and waits stays
+# where it is. bwrap --die-with-parent or an init (tini, dumb-init) forwards and tells.
 #
 # Source: unshare(1) says of --fork that SIGINT and SIGTERM are ignored; the status was seen here.
 set -u

@@ -1,20 +1,21 @@
 #!/bin/bash
-# Crates winsplit 0.1.0 and windows-args 0.2.0, and Python 3's subprocess.list2cmdline as the writer.
+# Crates winsplit 0.1.0 and windows-args 0.2.0, and Python 3's subprocess.list2cmdline as the
+# writer.
 #
-# One would think: all three follow the one set of rules for command lines of Windows, so what one of
-# them writes another reads back.
+# One would think: all three follow the one set of rules for command lines of Windows, so what one
+# of them writes another reads back.
 #
-# What happens: winsplit drops every empty word (""), and reads the first word, the program, like the
-# others: a backslash in front of a quote there, as in "C:\tools\" -x, takes the quote for text and
-# swallows what follows; and a quote that ends within a word goes on. windows-args has the rule of
-# CommandLineToArgvW: the program ends at its closing quote, whatever follows, and an empty line or a
-# leading blank is an empty program. list2cmdline doubles backslashes in the program, too, so for a
-# program whose name ends in one it writes what only winsplit reads back.
+# What happens: winsplit drops every empty word (""), and reads the first word, the program, like
+# the others: a backslash in front of a quote there, as in "C:\tools\" -x, takes the quote for
+# text and swallows what follows; and a quote that ends within a word goes on. windows-args has
+# the rule of CommandLineToArgvW: the program ends at its closing quote, whatever follows, and an
+# empty line or a leading blank is an empty program. list2cmdline doubles backslashes in the
+# program, too, so for a program whose name ends in one it writes what only winsplit reads back.
 #
-# For this project: the Windows agent takes the first word of a service file as the program and the
-# rest as written (no splitting, no joining), and qrexec-client-vm.exe hands on the rest of its own
-# command line. The first word is found by its own small rule (in quotes up to the next quote, else
-# up to a blank); a table of these lines is its test. winsplit is no oracle for it.
+# For this project: the Windows agent takes the first word of a service file as the program and
+# the rest as written (no splitting, no joining), and qrexec-client-vm.exe hands on the rest of
+# its own command line. The first word is found by its own small rule (in quotes up to the next
+# quote, else up to a blank); a table of these lines is its test. winsplit is no oracle for it.
 #
 # Source: "Parsing C command-line arguments" and CommandLineToArgvW in Microsoft's documentation.
 set -u

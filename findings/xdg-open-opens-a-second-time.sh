@@ -1,19 +1,20 @@
 #!/bin/bash
-# xdg-open 1.1.3 (Debian xdg-utils 1.1.3-4.1) with DE=generic or no desktop, and run-mailcap (mailcap
-# 3.70+nmu1).
+# xdg-open 1.1.3 (Debian xdg-utils 1.1.3-4.1) with DE=generic or no desktop, and run-mailcap
+# (mailcap 3.70+nmu1).
 #
-# One would think: xdg-open finds the program for a file or an address, starts it once and ends with
-# its status, or with a code of its own.
+# One would think: xdg-open finds the program for a file or an address, starts it once and ends
+# with its status, or with a code of its own.
 #
 # What happens: each way that it knows is tried until one ends with 0. A program that did open the
-# file and ended with another status, an editor left by ":cq" or one that crashed after an hour, is
-# taken for missing: the same file goes to the next one (here the list in BROWSER), and xdg-open ends
-# with that one's status; the last may be tried twice. Where none is left it says "no method available" and ends 3, whatever
-# the program's own status was. For addresses it is the same with the browsers of the list.
+# file and ended with another status, an editor left by ":cq" or one that crashed after an hour,
+# is taken for missing: the same file goes to the next one (here the list in BROWSER), and
+# xdg-open ends with that one's status; the last may be tried twice. Where none is left it says
+# "no method available" and ends 3, whatever the program's own status was. For addresses it is the
+# same with the browsers of the list.
 #
 # For this project: qubes.OpenInVM and qubes.OpenURL with xdg-open as opener (the last resort, and
-# what upstream's opener calls with DE=generic): a status is no word of the program's, a file may be
-# edited twice, a page shown twice. Find the program once (xdg-mime query default), start it
+# what upstream's opener calls with DE=generic): a status is no word of the program's, a file may
+# be edited twice, a page shown twice. Find the program once (xdg-mime query default), start it
 # ourselves, and pass its status; or say in docs/ that QUBES_OPEN names one program.
 #
 # Source: xdg-open(1) has codes 1 to 4 and no word of this.

@@ -1,21 +1,21 @@
 #!/bin/bash
 # zenity 3.44.0 (Debian 3.44.0-1) with GTK 3.24.38 (Debian 3.24.38-2~deb12u3).
 #
-# One would think: 1 is the user's "Cancel" or "No", 5 a time-out, and trouble of zenity's own is 255
-# (it has its own variables for the codes, ZENITY_CANCEL and ZENITY_ERROR).
+# One would think: 1 is the user's "Cancel" or "No", 5 a time-out, and trouble of zenity's own is
+# 255 (it has its own variables for the codes, ZENITY_CANCEL and ZENITY_ERROR).
 #
 # What happens: without a display, or with one that cannot be reached, GTK ends the process before
-# zenity sees anything, with status 1: for every kind of dialog, for a wrong option and for --version
-# too, and ZENITY_ERROR has no say. With a display the same words give 0, 5 and 255.
+# zenity sees anything, with status 1: for every kind of dialog, for a wrong option and for
+# --version too, and ZENITY_ERROR has no say. With a display the same words give 0, 5 and 255.
 #
-# For this project: a progress dialog that ends with 1 is the user's "Cancel", which stops a copy: on
-# a machine without a session, or with DISPLAY=:0 set by guess as upstream's sender does, the copy
-# would be "cancelled" before its first byte. Before a dialog is used `zenity --version` must end
-# with 0; if it does not, the plain text way is taken. A question without a display is "No" in the
-# same way: never build an allowance on "not 0".
+# For this project: a progress dialog that ends with 1 is the user's "Cancel", which stops a copy:
+# on a machine without a session, or with DISPLAY=:0 set by guess as upstream's sender does, the
+# copy would be "cancelled" before its first byte. Before a dialog is used `zenity --version` must
+# end with 0; if it does not, the plain text way is taken. A question without a display is "No" in
+# the same way: never build an allowance on "not 0".
 #
-# Source: zenity's manual, "Environment variables" (ZENITY_ERROR); gtk_init() in GTK's reference says
-# that it terminates the program.
+# Source: zenity's manual, "Environment variables" (ZENITY_ERROR); gtk_init() in GTK's reference
+# says that it terminates the program.
 set -u
 work=$(mktemp -d) || exit 1
 server=
