@@ -8,7 +8,7 @@ use crate::common::{self, Pattern, code, full, lab, within_deadline};
 use lab::Lab;
 use rustix::pipe::{SpliceFlags, splice};
 
-/// What `--buffer-size` is given: the smallest, the field's own, the largest.
+/// What `--buffer-size` is given: the smallest, upstream's own, the largest.
 const SIZES: [&str; 3] = ["4096", "64K", "1M"];
 
 const MIB: u64 = 1 << 20;

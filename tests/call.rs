@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long the processes of a call may take to go after the caller has its exit code.
 const GONE: Duration = Duration::from_secs(5);
 
-/// The field's example of a service that adds: its two scripts as its documentation gives them.
+/// Upstream's example of a service that adds: its two scripts as its documentation gives them.
 const ADD_CLIENT: &str = "#!/bin/sh
 echo $1 $2    # pass data to RPC server
 exec cat >&$SAVED_FD_1 # print result to the original stdout, not to the other RPC endpoint

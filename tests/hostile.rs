@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 
 const CAT: &str = "#!/bin/sh\nexec cat\n";
 
-/// More than the 256 that the field's programs can hold.
+/// More than the 256 that the C programs can hold.
 const CROWD: usize = 300;
 
 /// How long the last processes may take to go.

@@ -46,7 +46,7 @@ fn median(recording: &Value, name: &str) -> f64 {
     metric["median"].as_f64().unwrap()
 }
 
-/// More than the field has ports for between two VMs. The bounds are those for 2,000 calls, taken down.
+/// More than upstream has ports for between two VMs. The bounds are those for 2,000 calls, taken down.
 #[test]
 fn idle_calls_are_small() {
     if !full() {

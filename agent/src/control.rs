@@ -20,7 +20,7 @@ const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait when listening failed, before trying again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Ring sizes of the control link, as the field has them.
+/// Ring sizes of the control link, as upstream has them.
 const RINGS: Sizes = Sizes { left: 4096, right: 4096 };
 
 /// Bytes that may wait for a daemon that does not read before further requests are refused. Half of

@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
 
 /// Whatever has a descriptor and a token of its own.
 #[derive(Debug)]
-enum Thing {
+enum Watched {
     /// A program that asks for a service.
     Client(Client),
     /// The process of a call.
@@ -87,7 +87,7 @@ enum Thing {
     Session { user: String, wait: SessionWait },
 }
 
-impl AsFd for Thing {
+impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Client(client) => client.as_fd(),
@@ -123,7 +123,7 @@ struct Agent {
     looking: BTreeMap<CallId, Job>,
     /// Those of them whose caller was not there.
     not_met: BTreeSet<CallId>,
-    things: BTreeMap<u64, Thing>,
+    watched: BTreeMap<u64, Watched>,
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
     meminfo: Option<MeminfoWriter>,
@@ -164,7 +164,7 @@ impl Agent {
             hall,
             looking: BTreeMap::new(),
             not_met: BTreeSet::new(),
-            things: BTreeMap::new(),
+            watched: BTreeMap::new(),
             next_token: first_token(),
             sessions: Sessions::default(),
             meminfo: MeminfoWriter::from_env(installation),
@@ -260,13 +260,13 @@ impl Agent {
                     }
                 }
                 Output::Connect(ClientId(token), endpoint) => {
-                    if let Some(Thing::Client(client)) = self.things.get(&token) {
+                    if let Some(Watched::Client(client)) = self.watched.get(&token) {
                         client.answer(endpoint);
                         step::reached("answer passed on");
                     }
                 }
                 Output::Withdraw(ClientId(token)) => {
-                    if let Some(Thing::Client(client)) = self.things.get(&token) {
+                    if let Some(Watched::Client(client)) = self.watched.get(&token) {
                         client.withdraw();
                     }
                 }
@@ -313,7 +313,7 @@ impl Agent {
     }
 
     fn admit(&mut self, client: Client) {
-        match self.watch(Thing::Client(client)) {
+        match self.watch(Watched::Client(client)) {
             // Its request is usually there already.
             Ok(token) => self.on_thing(token),
             Err(error) => tracing::error!("cannot watch a client: {error}"),
@@ -321,7 +321,7 @@ impl Agent {
     }
 
     fn on_client(&mut self, token: u64) {
-        let Some(Thing::Client(client)) = self.things.get_mut(&token) else { return };
+        let Some(Watched::Client(client)) = self.watched.get_mut(&token) else { return };
         match client.hear() {
             Heard::Nothing => return,
             Heard::Request(request) => {
@@ -344,31 +344,31 @@ impl Agent {
 
     // ---- everything with a token ------------------------------------------------------------
 
-    fn watch(&mut self, thing: Thing) -> Result<u64, Errno> {
+    fn watch(&mut self, what: Watched) -> Result<u64, Errno> {
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
-        self.reactor.add(&thing, token, Interest::Read)?;
-        if let Thing::Client(client) = &thing {
+        self.reactor.add(&what, token, Interest::Read)?;
+        if let Watched::Client(client) = &what {
             self.places.take(client.user());
         }
-        self.things.insert(token, thing);
+        self.watched.insert(token, what);
         Ok(token)
     }
 
     /// Closes what has this token.
-    fn forget(&mut self, token: u64) -> Option<Thing> {
-        let thing = self.things.remove(&token)?;
-        let _ = self.reactor.remove(&thing);
-        if let Thing::Client(client) = &thing {
+    fn forget(&mut self, token: u64) -> Option<Watched> {
+        let what = self.watched.remove(&token)?;
+        let _ = self.reactor.remove(&what);
+        if let Watched::Client(client) = &what {
             self.places.give_back(client.user());
         }
-        Some(thing)
+        Some(what)
     }
 
     fn on_thing(&mut self, token: u64) {
-        match self.things.get_mut(&token) {
-            Some(Thing::Client(_)) => self.on_client(token),
-            Some(Thing::Process(call, child)) => {
+        match self.watched.get_mut(&token) {
+            Some(Watched::Client(_)) => self.on_client(token),
+            Some(Watched::Process(call, child)) => {
                 let (call, ended) = (*call, child.try_wait());
                 if has_ended(&ended) {
                     self.forget(token);
@@ -376,12 +376,12 @@ impl Agent {
                 }
             }
             // Whatever a fork server says, it means that the call is over.
-            Some(Thing::Handed(call, _)) => {
+            Some(Watched::Handed(call, _)) => {
                 let call = *call;
                 self.forget(token);
                 self.call_ended(call);
             }
-            Some(Thing::Session { user, wait }) => {
+            Some(Watched::Session { user, wait }) => {
                 let (user, ended) = (user.clone(), wait.try_wait());
                 if has_ended(&ended) {
                     self.forget(token);
@@ -395,7 +395,7 @@ impl Agent {
     // ---- time -------------------------------------------------------------------------------
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        let clients = self.things.values().filter_map(client_deadline);
+        let clients = self.watched.values().filter_map(client_deadline);
         let hall = self.hall.as_ref().and_then(Hall::deadline);
         let ours = [self.control.deadline(), self.gate.deadline(), self.sessions.deadline(), hall];
         let next = clients.chain(ours.into_iter().flatten()).min()?;
@@ -406,9 +406,9 @@ impl Agent {
         if let Err(why) = self.control.on_time(&self.reactor, now) {
             self.link_lost(&why);
         }
-        let late = |thing: &Thing| client_deadline(thing).is_some_and(|deadline| deadline <= now);
+        let late = |what: &Watched| client_deadline(what).is_some_and(|deadline| deadline <= now);
         let tokens: Vec<u64> =
-            self.things.iter().filter(|(_, thing)| late(thing)).map(|(token, _)| *token).collect();
+            self.watched.iter().filter(|(_, what)| late(what)).map(|(token, _)| *token).collect();
         for token in tokens {
             tracing::warn!("a client did not finish its request");
             self.client_gone(token);
@@ -432,9 +432,9 @@ fn warden(transport: &Transport, reactor: &Reactor) -> Result<Option<Warden>, Er
     Ok(warden)
 }
 
-fn client_deadline(thing: &Thing) -> Option<Instant> {
-    match thing {
-        Thing::Client(client) => client.deadline(),
+fn client_deadline(what: &Watched) -> Option<Instant> {
+    match what {
+        Watched::Client(client) => client.deadline(),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use wire::names::DomainId;
 
-/// Calls that may wait at once, for all users: what the field's agent has places for. A session that never comes must
+/// Calls that may wait at once, for all users: what upstream's agent has places for. A session that never comes must
 /// not gather them for ever.
 const MOST: usize = 256;
 

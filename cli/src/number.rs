@@ -5,7 +5,7 @@
 pub enum NumberError {
     /// No digits at the beginning, or something behind them.
     #[error("not a number")]
-    Rubbish,
+    NotANumber,
     /// More than the machine, or the thing it counts, can take.
     #[error("too large, at most {0} is possible")]
     TooLarge(u64),
@@ -21,9 +21,9 @@ fn leading(text: &str) -> Result<(u64, &str), NumberError> {
         _ => (10, text),
     };
     let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
-    let (number, rest) = digits.split_at_checked(end).ok_or(NumberError::Rubbish)?;
+    let (number, rest) = digits.split_at_checked(end).ok_or(NumberError::NotANumber)?;
     if number.is_empty() {
-        return Err(NumberError::Rubbish);
+        return Err(NumberError::NotANumber);
     }
     Ok((u64::from_str_radix(number, radix).unwrap_or(u64::MAX), rest))
 }
@@ -31,12 +31,12 @@ fn leading(text: &str) -> Result<(u64, &str), NumberError> {
 /// Reads a whole text as a number.
 ///
 /// # Errors
-/// [`NumberError::Rubbish`] if it is none, [`NumberError::TooLarge`] if it is over `max`.
+/// [`NumberError::NotANumber`] if it is none, [`NumberError::TooLarge`] if it is over `max`.
 pub fn parse(text: &str, max: u64) -> Result<u64, NumberError> {
     match leading(text)? {
         (number, "") if number <= max => Ok(number),
         (_, "") => Err(NumberError::TooLarge(max)),
-        _ => Err(NumberError::Rubbish),
+        _ => Err(NumberError::NotANumber),
     }
 }
 
@@ -50,7 +50,7 @@ pub fn parse_size(text: &str, max: u64) -> Result<u64, NumberError> {
         "" => 1,
         "k" | "K" => 1 << 10,
         "m" | "M" => 1 << 20,
-        _ => return Err(NumberError::Rubbish),
+        _ => return Err(NumberError::NotANumber),
     };
     number.checked_mul(unit).filter(|size| *size <= max).ok_or(NumberError::TooLarge(max))
 }
@@ -69,7 +69,7 @@ mod tests {
             [0, 42, 31, 31, 8].map(Ok)
         );
         for bad in ["", " 1", "+1", "-1", "0x", "0xg", "08", "1a", "1 ", "a", "１"] {
-            assert_eq!(read(bad), Err(NumberError::Rubbish), "{bad:?}");
+            assert_eq!(read(bad), Err(NumberError::NotANumber), "{bad:?}");
         }
         assert_eq!(parse("99999999999999999999999", 9), Err(NumberError::TooLarge(9)));
         assert_eq!(parse("10", 9), Err(NumberError::TooLarge(9)));
@@ -83,7 +83,7 @@ mod tests {
             [65_536, 65_536, MIB, 16_384].map(Ok)
         );
         for bad in ["", "K", "64KB", "1G", "1K ", "1.5M"] {
-            assert_eq!(read(bad), Err(NumberError::Rubbish), "{bad:?}");
+            assert_eq!(read(bad), Err(NumberError::NotANumber), "{bad:?}");
         }
         for large in ["1048577", "1025K", "2M", "99999999999999999999M"] {
             assert_eq!(read(large), Err(NumberError::TooLarge(MIB)), "{large}");

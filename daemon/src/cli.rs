@@ -125,7 +125,7 @@ impl Environment {
     }
 }
 
-/// A number of seconds; anything else counts as not said, as in the field.
+/// A number of seconds; anything else counts as not said, as it does upstream.
 fn startup_limit(get: &impl Fn(&str) -> Option<OsString>) -> Duration {
     let said = get("QREXEC_STARTUP_TIMEOUT");
     let seconds = said.and_then(|text| text.to_str()?.trim().parse().ok()).filter(|seconds| *seconds > 0);

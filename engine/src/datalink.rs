@@ -26,7 +26,7 @@ pub const WAIT_DOM0_SERVICE: Duration = Duration::from_secs(5);
 pub const WAIT_HELLO: Duration = Duration::from_secs(10);
 
 /// How long a server is looked for again after one that closed before its HELLO. It may be that of an earlier call, on
-/// its way out, on a port that the daemon has given out anew: the field's daemon does so at once.
+/// its way out, on a port that the daemon has given out anew: upstream's daemon does so at once.
 const ANOTHER: Duration = Duration::from_secs(10);
 /// How long to wait before that: nothing tells when the new server is there.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -17,7 +17,7 @@ use wire::header::HEADER_LEN;
 /// its link; the longest control message there is fits many times.
 pub const MAX_QUEUED: usize = 1 << 20;
 
-/// Bytes taken from the transport at once: one full control ring of the field.
+/// Bytes taken from the transport at once: one full control ring of upstream.
 const READ_SIZE: usize = 4096;
 
 /// Why a link is no longer of use. Each of them ends the link.
@@ -250,7 +250,7 @@ impl<T: ByteLink> Framed<T> {
     pub fn flush(&mut self) -> Result<(), LinkError> {
         let mut wrote = false;
         while let Some(message) = self.out.front() {
-            // A header is written in one piece: the field's readers take it as one.
+            // A header is written in one piece: upstream's readers take it as one.
             if self.sent == 0 && self.link.room()? < HEADER_LEN.min(message.len()) {
                 break;
             }

@@ -13,7 +13,7 @@ fn transports(kind: Kind, dir: &std::path::Path) -> (Transport, Transport) {
     (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir))
 }
 
-/// The field's daemon gives a port out anew while the client of its last call is still there: whoever connects finds
+/// Upstream's daemon gives a port out anew while the client of its last call is still there: whoever connects finds
 /// that one, which closes, and then the right one.
 #[test]
 fn a_server_on_its_way_out_is_not_the_one() {

@@ -326,7 +326,7 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
     }
 }
 
-/// The field's programs read a header at once: whoever looks at any moment finds it whole or not at all, however
+/// The C programs read a header at once: whoever looks at any moment finds it whole or not at all, however
 /// little room there is. `payload` bytes and what is around them fill a small ring to its last bytes.
 #[test]
 fn a_header_is_written_in_one_piece() {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Lie;
+use crate::error::BadIndex;
 use crate::index::{self, Mark};
 use crate::page::{Page, Word};
 use crate::region::Region;
@@ -31,7 +31,7 @@ impl RxIndex {
     /// Looks at the peer's `prod` once: bytes ready, or the proof that it lies.
     ///
     /// The acquire pairs with the producer's release: the bytes it names are there.
-    pub(crate) fn ready(&mut self, page: &impl Page) -> Result<usize, Lie> {
+    pub(crate) fn ready(&mut self, page: &impl Page) -> Result<usize, BadIndex> {
         let prod = page.index(self.prod_word);
         index::check_prod(self.given, self.seen, prod, self.size)?;
         self.seen = prod;
@@ -78,7 +78,7 @@ impl Consumer {
     }
 
     /// Looks at the peer's index: bytes that may be read now.
-    pub fn ready(&mut self) -> Result<usize, Lie> {
+    pub fn ready(&mut self) -> Result<usize, BadIndex> {
         self.index.ready(&*self.region)
     }
 

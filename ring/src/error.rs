@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// The peer wrote something into the shared page that cannot be true.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Lie {
+pub enum BadIndex {
     /// Its consumer index claims bytes that were never produced, or went backwards.
     #[error("the peer's cons {cons:#x} does not follow from prod {prod:#x} in a ring of {size} bytes")]
     Cons {
@@ -34,7 +34,7 @@ pub enum Lie {
 pub enum Error {
     /// Shared indices that cannot be true: the channel is over.
     #[error("vchan peer misbehaved: {0}")]
-    Lie(#[from] Lie),
+    BadIndex(#[from] BadIndex),
     /// The peer has closed or died; nothing can be sent any more.
     #[error("vchan peer is gone")]
     Closed,

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Free-running `u32` indices, masked only when they become an address.
 
-use crate::error::Lie;
+use crate::error::BadIndex;
 
 /// Bytes between two free-running indices.
 pub fn distance(from: u32, to: u32) -> u32 {
@@ -22,17 +22,21 @@ pub fn pieces(start: u32, len: usize, size: u32) -> [(usize, usize); 2] {
 /// What a producer learns from the shared `cons`: bytes still in use.
 ///
 /// `seen` is the last accepted value. An honest `cons` lies between `seen` and `prod`.
-pub fn check_cons(prod: u32, seen: u32, cons: u32, size: u32) -> Result<u32, Lie> {
+pub fn check_cons(prod: u32, seen: u32, cons: u32, size: u32) -> Result<u32, BadIndex> {
     let used = distance(cons, prod);
-    if used > distance(seen, prod) { Err(Lie::Cons { cons, prod, size }) } else { Ok(used) }
+    if used > distance(seen, prod) { Err(BadIndex::Cons { cons, prod, size }) } else { Ok(used) }
 }
 
 /// What a consumer learns from the shared `prod`: bytes ready.
 ///
 /// `seen` is the last accepted value. An honest `prod` does not go back and stays within one ring of `cons`.
-pub fn check_prod(cons: u32, seen: u32, prod: u32, size: u32) -> Result<u32, Lie> {
+pub fn check_prod(cons: u32, seen: u32, prod: u32, size: u32) -> Result<u32, BadIndex> {
     let ready = distance(cons, prod);
-    if ready > size || ready < distance(cons, seen) { Err(Lie::Prod { prod, cons, size }) } else { Ok(ready) }
+    if ready > size || ready < distance(cons, seen) {
+        Err(BadIndex::Prod { prod, cons, size })
+    } else {
+        Ok(ready)
+    }
 }
 
 /// How much was committed or given back in all, and how much of that the peer was told of.

@@ -50,7 +50,7 @@ mod xenvchan;
 pub use blocking::Blocking;
 pub use channel::Channel;
 pub use consumer::Consumer;
-pub use error::{Error, Lie};
+pub use error::{BadIndex, Error};
 pub use layout::{Order, Orders, Sizes};
 pub use link::{Counters, Habits, Link};
 pub use patience::Patience;

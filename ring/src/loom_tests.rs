@@ -15,7 +15,7 @@ use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use loom::thread;
 
 use crate::consumer::RxIndex;
-use crate::error::Lie;
+use crate::error::BadIndex;
 use crate::layout::{CLOSED, CONNECTED, NOTIFY_READ, NOTIFY_WRITE};
 use crate::page::{Flag, Page, Side, Word, arm, must_ring};
 use crate::producer::TxIndex;
@@ -107,7 +107,7 @@ impl Model {
     /// [`arm`], looking once only in the mutant that does so.
     fn arm(&self, side: Side, bits: u8, mut is_there: impl FnMut() -> bool) -> bool {
         let mut looks = 0;
-        let look = || -> Result<bool, Lie> {
+        let look = || -> Result<bool, BadIndex> {
             looks += 1;
             Ok((looks == 1 || self.mutation != Mutation::NoSecondLook) && is_there())
         };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Lie;
+use crate::error::BadIndex;
 use crate::index::{self, Mark};
 use crate::page::{Page, Word};
 use crate::region::Region;
@@ -30,7 +30,7 @@ impl TxIndex {
     /// Looks at the peer's `cons` once: bytes of room, or the proof that it lies.
     ///
     /// The acquire pairs with the consumer's release: its reads of the freed bytes come before our writes.
-    pub(crate) fn room(&mut self, page: &impl Page) -> Result<usize, Lie> {
+    pub(crate) fn room(&mut self, page: &impl Page) -> Result<usize, BadIndex> {
         let cons = page.index(self.cons_word);
         let used = index::check_cons(self.prod, self.seen, cons, self.size)?;
         self.seen = cons;
@@ -70,7 +70,7 @@ impl Producer {
     }
 
     /// Looks at the peer's index: bytes that may be filled now.
-    pub fn room(&mut self) -> Result<usize, Lie> {
+    pub fn room(&mut self) -> Result<usize, BadIndex> {
         self.index.room(&*self.region)
     }
 
@@ -127,7 +127,7 @@ impl Producer {
     }
 
     /// Gives the ring's memory back to the system, if the peer has taken everything that was in it.
-    pub fn trim(&mut self) -> Result<(), Lie> {
+    pub fn trim(&mut self) -> Result<(), BadIndex> {
         if self.room()? == self.size() {
             trim::discard(&self.region, self.base, self.size());
         }

@@ -10,7 +10,7 @@ use super::mixture::{Mixture, Peer, script};
 use crate::common::{EXE, Said, call, within_deadline};
 
 const PROGRAM: &str = "qrexec-fork-server";
-/// More than the field's server queues.
+/// More than upstream's server queues.
 const BURST: usize = 24;
 
 #[test]

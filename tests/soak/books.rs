@@ -87,7 +87,7 @@ impl Books {
     }
 }
 
-/// What a killed client leaves is removed when its port is used again. The soak uses those again that the field knows;
+/// What a killed client leaves is removed when its port is used again. The soak uses those again that upstream knows;
 /// a port above them was needed only while very many were in use.
 fn is_above_the_fields_ports(name: &str) -> bool {
     let port = name.strip_suffix(".sock").and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok());

@@ -177,7 +177,7 @@ fn use_all_ports(lab: &Lab) {
     }
 }
 
-/// A daemon hands out the port freed longest ago: so many calls in a row as there are ports that the field knows take
+/// A daemon hands out the port freed longest ago: so many calls in a row as there are ports that upstream knows take
 /// each of them once, unless one is still reserved.
 fn assert_all_ports_free(lab: &Lab, vm: &str) {
     let log = lab.layout().log(DOM0).join(format!("daemon-{vm}.log"));

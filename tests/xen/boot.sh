@@ -11,7 +11,7 @@
 # unpacked below WORK; nothing is installed. XENSTORED=oxenstored takes the other xenstore, SUITES="rings calls" only these parts, in
 # this order (deaths ends a VM, so it comes last); ENDS, CHANNELS, SPEED_MIB, SPEED_ROUNDS, FIELD_MIB, FIELD_ROUNDS: how many and how much in
 # ends, churn, speed and field. DEVICES=libxen has all of it by the other layer of devices. BOOT_SECONDS is LIMIT where `cargo xtask xen` calls this.
-# QREXEC_PEER_DIR: a folder with the field's qrexec-agent, -client-vm and -daemon, built for libxenvchan, to be measured too.
+# QREXEC_PEER_DIR: a folder with upstream's qrexec-agent, -client-vm and -daemon, built for libxenvchan, to be measured too.
 set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
@@ -105,7 +105,7 @@ common_tree() {
     [ -z "${DEVICES:-}" ] || echo "export QREXEC_XEN_DEVICES=$DEVICES" >>"$tree/etc/functions.sh"
 }
 
-# The field's programs in /peer, and what they need: services are started by the multiplexer, sessions are PAM's.
+# The C programs in /peer, and what they need: services are started by the multiplexer, sessions are PAM's.
 peer_tree() {
     local tree=$1 security=/lib/x86_64-linux-gnu/security kind program
     for program in agent client-vm daemon; do

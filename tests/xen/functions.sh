@@ -1,5 +1,5 @@
 # What dom0 and the VMs have in common. The limit of granted pages is the machine's to set: 64 calls at once need more
-# than Linux's default of 1024. The field's programs ask about ports in a way that newer kernels allow no guest unless told to.
+# than Linux's default of 1024. The C programs ask about ports in a way that newer kernels allow no guest unless told to.
 load_modules() {
     for module in /modules/*.ko; do
         case $module in

@@ -262,10 +262,10 @@ stop_qrexec() {
     rm -f /run/qubes/qrexec.*
 }
 
-# Calls through our qrexec, and then through the field's programs, if there are any: what each costs.
+# Calls through our qrexec, and then through the C programs, if there are any: what each costs.
 field() {
-    [ -x /peer/qrexec-agent ] || { echo "LAB   the field's programs: skipped: no peer" && return; }
-    [ -x /test/vcpu ] || { echo "LAB   the field's programs: skipped: no libxen-dev to count processor time with" && return; }
+    [ -x /peer/qrexec-agent ] || { echo "LAB   the C programs: skipped: no peer" && return; }
+    [ -x /test/vcpu ] || { echo "LAB   the C programs: skipped: no libxen-dev to count processor time with" && return; }
     [ -S /run/qubes/qrexec.vm2 ] || start_qrexec || return
     for round in $(seq "${FIELD_ROUNDS:-2}"); do through ours /test; done
     stop_qrexec
@@ -277,9 +277,9 @@ field() {
             status=$?
             [ $status -ne 0 ] || break
         done
-        result "the field's daemon of $vm" $status
+        result "upstream's daemon of $vm" $status
     done
-    for round in $(seq "${FIELD_ROUNDS:-2}"); do through "the field's programs" /peer; done
+    for round in $(seq "${FIELD_ROUNDS:-2}"); do through "the C programs" /peer; done
     stop_qrexec
 }
 

@@ -12,7 +12,7 @@ use crate::version::Version;
 
 /// Longest body of a message on a local socket, in bytes.
 pub const MAX_LOCAL_BODY: usize = 65_535;
-/// Longest body toward a program of the field on a control link, in bytes: its rings hold 4096 bytes
+/// Longest body toward a program of upstream on a control link, in bytes: its rings hold 4096 bytes
 /// each way and it reads a body in one piece.
 pub const MAX_CONTROL_BODY: usize = 4096;
 /// Longest command line in an exec message under [`MAX_LOCAL_BODY`], without its NUL, in bytes.

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-/// Whether a byte may reach a terminal: printable ASCII, and the blanks and bells that the field's
+/// Whether a byte may reach a terminal: printable ASCII, and the blanks and bells that upstream's
 /// filter lets through.
 pub const fn is_terminal_safe(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e | b'\t' | b'\n' | b'\r' | 0x07 | 0x08)

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_e
 /// Length of a header on the wire, in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// Message types, as `qrexec.h` of the field numbers them.
+/// Message types, as `qrexec.h` of upstream numbers them.
 pub mod ty {
     /// Client to service: bytes for the service's stdin; empty means end of file.
     pub const DATA_STDIN: u32 = 0x190;

@@ -55,7 +55,7 @@ impl Port {
     pub const CONTROL: Self = Self(512);
     /// The first port for data links.
     pub const FIRST_DATA: Self = Self(513);
-    /// The last data port that the field's programs accept.
+    /// The last data port that the C programs accept.
     pub const LAST_FIELD_DATA: Self = Self(768);
 
     /// Whether data links may live here.
@@ -141,7 +141,7 @@ impl Target {
         checked(target.as_bytes(), is_target_byte, MAX_TARGET).map(Self)
     }
 
-    /// Makes a target of any bytes, as the field does: cut at [`MAX_TARGET`], everything outside
+    /// Makes a target of any bytes, as upstream does: cut at [`MAX_TARGET`], everything outside
     /// `[A-Za-z0-9_.@:-]` becomes `_`, nothing at all becomes `@default`.
     pub fn sanitize(bytes: &[u8]) -> Self {
         match bytes.get(..MAX_TARGET).unwrap_or(bytes) {
@@ -188,7 +188,7 @@ impl ServiceName {
         Self::named(name)
     }
 
-    /// Makes a service name of any bytes, as the field does: everything outside
+    /// Makes a service name of any bytes, as upstream does: everything outside
     /// `[A-Za-z0-9_.+-]` becomes `_`. Refused are an empty name, one that begins with `+` and one
     /// longer than [`MAX_SERVICE`].
     pub fn sanitize(bytes: &[u8]) -> Result<Self, NameError> {
@@ -263,7 +263,7 @@ pub(crate) fn padded<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 /// The bytes of a NUL-padded field up to its first NUL. The last byte counts as a NUL whatever it
-/// is, as in the field's programs.
+/// is, as in the C programs.
 pub(crate) fn unpadded(field: &[u8]) -> &[u8] {
     let room = field.split_last().map_or(field, |(_, room)| room);
     room.split(|&b| b == 0).next().unwrap_or_default()

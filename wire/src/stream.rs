@@ -3,11 +3,11 @@
 //! [`Incoming`] judges the headers that arrive and says what to do with the bytes behind each;
 //! [`Outgoing`] builds the headers to send and keeps their order. Payload never passes through here.
 //!
-//! The rules, from the field's public documentation and behaviour:
+//! The rules, from upstream's public documentation and behaviour:
 //!
 //! - The client sends `DATA_STDIN`; the service sends `DATA_STDOUT`, `DATA_STDERR` and at last
 //!   `DATA_EXIT_CODE`. A chunk of length 0 ends its stream.
-//! - The field takes `DATA_STDIN` and `DATA_STDOUT` for one another, so both mean "the other side's
+//! - Upstream takes `DATA_STDIN` and `DATA_STDOUT` for one another, so both mean "the other side's
 //!   main stream" here, see [`Incoming::crossed`].
 //! - A service ignores `DATA_STDERR` and `DATA_EXIT_CODE` from a client.
 //! - No chunk is longer than the link's version allows, whatever its type. Unknown types end the link.

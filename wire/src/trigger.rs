@@ -72,7 +72,7 @@ pub struct BadTrigger {
 }
 
 impl Trigger {
-    /// Reads a trigger body of type `ty`. Names are sanitised as the field does it.
+    /// Reads a trigger body of type `ty`. Names are sanitised as upstream does it.
     ///
     /// The outer error ends the link: the message has no room for its fields. The inner one is a request to refuse,
     /// on a link that goes on; a malformed id is one of those.

@@ -120,16 +120,16 @@ struct System {
 }
 
 impl System {
-    /// Installs a package in the place of the field's, looks at it, uses it, and removes it without a trace.
+    /// Installs a package in the place of upstream's, looks at it, uses it, and removes it without a trace.
     fn try_out(&self, package: &Package, file: &Path, pam: bool) -> Result<(), Failure> {
         let name = package.name;
         let before = self.files()?;
-        self.step("the field's package", &stand_ins::field(package.side))?;
+        self.step("upstream's package", &stand_ins::field(package.side))?;
         self.install(package, file)?;
         findings("links", Ok(self.wrong_links(package.side)))?;
         findings("units, group and folders", Ok(self.wrong_state(package.side)))?;
-        self.step("the field's policy stays", stand_ins::POLICY_STAYS)?;
-        self.step("a package that needs the field's", stand_ins::DEPENDANT)?;
+        self.step("upstream's policy stays", stand_ins::POLICY_STAYS)?;
+        self.step("a package that needs upstream's", stand_ins::DEPENDANT)?;
         self.step("no windows, no waiting", "timeout 10 /etc/qubes-rpc/qubes.WaitForSession </dev/null")?;
         self.try_programs(package.side)?;
         if pam && package.side.has_logins() {

@@ -36,7 +36,7 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) side: Side,
     summary: &'static str,
-    /// Packages of the field whose files are in the same places.
+    /// Packages of upstream whose files are in the same places.
     replaces: &'static str,
     /// Those of them that others may want: what they ask of it is here.
     provides: &'static str,
@@ -66,7 +66,7 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// The release of the field's packages whose place these take, with which others compare what they need.
+/// The release of upstream's packages whose place these take, with which others compare what they need.
 const FIELD: &str = "4.4.2-1";
 
 /// Builds them; gives each with its file.

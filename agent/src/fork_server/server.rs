@@ -122,7 +122,7 @@ fn serve(
         reactor,
         signals,
         gate: Gate::default(),
-        things: BTreeMap::new(),
+        watched: BTreeMap::new(),
         asking: 0,
         next_token: FIRST_TOKEN,
     };
@@ -131,14 +131,14 @@ fn serve(
 
 /// Whatever has a descriptor and a token of its own.
 #[derive(Debug)]
-enum Thing {
+enum Watched {
     /// A connection whose request is not complete; it must be by then.
     Asking(OwnedFd, Decoder, Instant),
     /// The process of a call, which holds the connection.
     Process(Child),
 }
 
-impl AsFd for Thing {
+impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Asking(socket, ..) => socket.as_fd(),
@@ -154,7 +154,7 @@ struct Server {
     reactor: Reactor,
     signals: Signals,
     gate: Gate,
-    things: BTreeMap<u64, Thing>,
+    watched: BTreeMap<u64, Watched>,
     asking: usize,
     next_token: u64,
 }
@@ -165,7 +165,7 @@ impl Server {
         let mut events = Vec::new();
         loop {
             let now = Instant::now();
-            let deadlines = self.things.values().filter_map(deadline).chain(self.gate.deadline());
+            let deadlines = self.watched.values().filter_map(deadline).chain(self.gate.deadline());
             let timeout = deadlines.min().map(|next| next.saturating_duration_since(now));
             self.reactor.wait(timeout, &mut events)?;
             let now = Instant::now();
@@ -194,7 +194,7 @@ impl Server {
             if !trusted {
                 tracing::warn!("another user asked for a call: refused");
             } else if let Some(token) =
-                self.watch(Thing::Asking(socket, Decoder::default(), now + REQUEST_LIMIT))
+                self.watch(Watched::Asking(socket, Decoder::default(), now + REQUEST_LIMIT))
             {
                 // Its request is usually there already.
                 self.on_thing(token);
@@ -203,11 +203,11 @@ impl Server {
     }
 
     fn on_thing(&mut self, token: u64) {
-        match self.things.get_mut(&token) {
-            Some(Thing::Asking(socket, decoder, _)) => match hear(socket, decoder) {
+        match self.watched.get_mut(&token) {
+            Some(Watched::Asking(socket, decoder, _)) => match hear(socket, decoder) {
                 Ok(None) => {}
                 Ok(Some(request)) => {
-                    if let Some(Thing::Asking(socket, ..)) = self.forget(token) {
+                    if let Some(Watched::Asking(socket, ..)) = self.forget(token) {
                         self.start(socket, request);
                     }
                 }
@@ -216,7 +216,7 @@ impl Server {
                     self.forget(token);
                 }
             },
-            Some(Thing::Process(child)) => match child.try_wait() {
+            Some(Watched::Process(child)) => match child.try_wait() {
                 Ok(None) => {}
                 Ok(Some(_)) | Err(_) => {
                     self.forget(token);
@@ -238,35 +238,35 @@ impl Server {
         speak_for("");
         match child {
             Ok(child) => {
-                self.watch(Thing::Process(child));
+                self.watch(Watched::Process(child));
             }
             Err(error) => tracing::error!("cannot run a call: {error}"),
         }
     }
 
-    fn watch(&mut self, thing: Thing) -> Option<u64> {
+    fn watch(&mut self, what: Watched) -> Option<u64> {
         let token = self.next_token;
         self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
-        if let Err(error) = self.reactor.add(&thing, token, Interest::Read) {
+        if let Err(error) = self.reactor.add(&what, token, Interest::Read) {
             tracing::error!("cannot watch a call: {error}");
             return None;
         }
-        self.asking = self.asking.saturating_add(usize::from(matches!(thing, Thing::Asking(..))));
-        self.things.insert(token, thing);
+        self.asking = self.asking.saturating_add(usize::from(matches!(what, Watched::Asking(..))));
+        self.watched.insert(token, what);
         Some(token)
     }
 
-    fn forget(&mut self, token: u64) -> Option<Thing> {
-        let thing = self.things.remove(&token)?;
-        let _ = self.reactor.remove(&thing);
-        self.asking = self.asking.saturating_sub(usize::from(matches!(thing, Thing::Asking(..))));
-        Some(thing)
+    fn forget(&mut self, token: u64) -> Option<Watched> {
+        let what = self.watched.remove(&token)?;
+        let _ = self.reactor.remove(&what);
+        self.asking = self.asking.saturating_sub(usize::from(matches!(what, Watched::Asking(..))));
+        Some(what)
     }
 
     fn on_time(&mut self, now: Instant) {
-        let late = |thing: &Thing| deadline(thing).is_some_and(|deadline| deadline <= now);
+        let late = |what: &Watched| deadline(what).is_some_and(|deadline| deadline <= now);
         let tokens: Vec<u64> =
-            self.things.iter().filter(|(_, thing)| late(thing)).map(|(token, _)| *token).collect();
+            self.watched.iter().filter(|(_, what)| late(what)).map(|(token, _)| *token).collect();
         for token in tokens {
             tracing::warn!("a request for a call was not finished");
             self.forget(token);
@@ -274,10 +274,10 @@ impl Server {
     }
 }
 
-fn deadline(thing: &Thing) -> Option<Instant> {
-    match thing {
-        Thing::Asking(.., deadline) => Some(*deadline),
-        Thing::Process(_) => None,
+fn deadline(what: &Watched) -> Option<Instant> {
+    match what {
+        Watched::Asking(.., deadline) => Some(*deadline),
+        Watched::Process(_) => None,
     }
 }
 
@@ -316,16 +316,16 @@ mod tests {
             reactor: Reactor::new().expect("reactor"),
             signals: Signals::block(&[Signal::TERM]).expect("signals"),
             gate: Gate::default(),
-            things: BTreeMap::new(),
+            watched: BTreeMap::new(),
             asking: 0,
             next_token: FIRST_TOKEN,
         };
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
         let now = Instant::now();
-        server.watch(Thing::Asking(ours.into(), Decoder::default(), now + REQUEST_LIMIT)).expect("watched");
+        server.watch(Watched::Asking(ours.into(), Decoder::default(), now + REQUEST_LIMIT)).expect("watched");
         server.on_time(now + Duration::from_millis(9999));
-        assert_eq!((server.things.len(), server.asking), (1, 1));
+        assert_eq!((server.watched.len(), server.asking), (1, 1));
         server.on_time(now + Duration::from_secs(10));
-        assert_eq!((server.things.len(), server.asking), (0, 0));
+        assert_eq!((server.watched.len(), server.asking), (0, 0));
     }
 }

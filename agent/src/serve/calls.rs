@@ -13,7 +13,7 @@ use engine::voice::speaking_for;
 use wire::command::ServiceCall;
 use wire::names::DomainId;
 
-use super::{Agent, Thing};
+use super::{Agent, Watched};
 use crate::call::Ground;
 use crate::crowd::{Admission, Word};
 use crate::fork_server::Request;
@@ -21,7 +21,7 @@ use crate::hall::{Hall, Left};
 use crate::job::Job;
 use crate::{call, fork_server};
 
-/// How long a call waits for a fork server that has more calls than it can queue: the field's has five places. A server
+/// How long a call waits for a fork server that has more calls than it can queue: upstream's has five places. A server
 /// that is stuck leaves the call most of the ten seconds that a caller in dom0 has.
 const QUEUE: Duration = Duration::from_secs(3);
 
@@ -77,7 +77,7 @@ impl Agent {
                 self.files.restore();
                 call::refuse(self.ground(), &job)
             });
-            if let Err(error) = child.and_then(|child| Ok(self.watch(Thing::Process(call, child))?)) {
+            if let Err(error) = child.and_then(|child| Ok(self.watch(Watched::Process(call, child))?)) {
                 tracing::error!("cannot refuse a call: {error}");
                 self.callers.over(call);
                 self.core.handle_call_ended(call);
@@ -108,7 +108,7 @@ impl Agent {
         self.files.raise_again();
         match waiting {
             Ok(wait) => {
-                if self.watch(Thing::Session { user: user.clone(), wait }).is_err() {
+                if self.watch(Watched::Session { user: user.clone(), wait }).is_err() {
                     self.session_ended(&user);
                 }
             }
@@ -137,7 +137,7 @@ impl Agent {
     fn launch(&mut self, call: CallId, job: Job) {
         let handed = self.hand_over(&job, None);
         if let Handed::Over(socket) = handed {
-            return self.watch_call(call, Ok(Thing::Handed(call, socket)));
+            return self.watch_call(call, Ok(Watched::Handed(call, socket)));
         }
         let busy = matches!(handed, Handed::Busy);
         // What was looked for once is waited for here.
@@ -165,11 +165,11 @@ impl Agent {
     }
 
     fn watch_process(&mut self, call: CallId, child: io::Result<Child>) {
-        self.watch_call(call, child.map(|child| Thing::Process(call, child)));
+        self.watch_call(call, child.map(|child| Watched::Process(call, child)));
     }
 
-    fn watch_call(&mut self, call: CallId, thing: io::Result<Thing>) {
-        if let Err(error) = thing.and_then(|thing| Ok(self.watch(thing)?)) {
+    fn watch_call(&mut self, call: CallId, what: io::Result<Watched>) {
+        if let Err(error) = what.and_then(|what| Ok(self.watch(what)?)) {
             tracing::error!("cannot run a call: {error}");
             self.call_ended(call);
         }

@@ -212,7 +212,7 @@ fn requests_go_to_dom0_and_answers_come_back() {
     drop(allowed);
     assert_eq!(daemon.hear(), Some(Message::ConnectionTerminated(endpoint)));
 
-    // Rubbish costs the program its connection, and nobody else anything.
+    // Nonsense costs the program its connection, and nobody else anything.
     let mut rubbish = lab.program();
     rubbish.write_all(&[0x11; 200]).expect("write");
     // Closed with bytes unread: an end or a reset.

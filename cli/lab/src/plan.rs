@@ -29,7 +29,7 @@ pub enum Transport {
     /// Sealed shared memory and a doorbell socket: the embedded default.
     #[default]
     Shm,
-    /// A plain unix stream, as the field's test double speaks it.
+    /// A plain unix stream, as upstream's test double speaks it.
     Socket,
 }
 
@@ -285,7 +285,7 @@ impl Layout {
     }
 }
 
-/// Checks that `name` can be a VM of a lab: as in the field, at most 31 of `[A-Za-z0-9_.-]`, a letter first, not dom0.
+/// Checks that `name` can be a VM of a lab: at most, as upstream says, 31 of `[A-Za-z0-9_.-]`, a letter first, not dom0.
 pub(super) fn check_vm_name(name: &str) -> Result<(), Error> {
     let letter_first = name.starts_with(|c: char| c.is_ascii_alphabetic());
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));

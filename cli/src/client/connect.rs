@@ -4,7 +4,7 @@ use super::args::{Plan, Waiting};
 use super::daemon::{Daemon, Error};
 use crate::failure::Failure;
 
-/// What the field's tools end with when this fails.
+/// What upstream's tools end with when this fails.
 const FAILED: i32 = 137;
 
 /// Has the command run in the target and tells the waiting request where to meet it.

@@ -223,7 +223,7 @@ fn buffer_size(text: &str) -> Result<usize, Failure> {
     number::parse_size(text, MAX_BUFFER)
         .and_then(|size| usize::try_from(size).map_err(|_| NumberError::TooLarge(MAX_BUFFER)))
         .map_err(|error| match error {
-            NumberError::Rubbish => Failure::usage(explain(error)),
+            NumberError::NotANumber => Failure::usage(explain(error)),
             NumberError::TooLarge(_) => Failure::trouble(explain(error)),
         })
 }

@@ -97,7 +97,7 @@ impl Core {
         }
         let theirs = PeerInfo::decode(&frame.body)?.version;
         let version = Version::negotiate(theirs)?;
-        // The field's daemon answers with the agent's own number, and its agents count on that.
+        // Upstream's daemon answers with the agent's own number, and its agents count on that.
         self.send_agent(&Message::Hello(theirs));
         self.agent = Agent::Present(version);
         self.timers.clear(Timer::Agent);

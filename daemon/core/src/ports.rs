@@ -6,7 +6,7 @@
 //!
 //! The next port is the lowest free one whose last call was with another domain: the data server of that call was met
 //! under another name, so it is in nobody's way. Where all were last used with the same domain, it is the one that is
-//! free longest, because its old data server may still listen. The field's peers accept 513 to 768 only, so a port
+//! free longest, because its old data server may still listen. Upstream's peers accept 513 to 768 only, so a port
 //! above that is given out only when none below is free.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ pub struct Ports {
     reserved: BTreeMap<u32, DomainId>,
     /// Counts the releases, so that free ports can be compared by age.
     releases: u64,
-    /// What the field's peers accept, then what lies above; the odd and the even half of each.
+    /// What upstream's peers accept, then what lies above; the odd and the even half of each.
     bands: [[Pool; 2]; 2],
 }
 

@@ -11,7 +11,7 @@ use crate::token::{Token, is_dom0};
 ///
 /// The rules are gone through from last to first: `allow` and `ask` add their targets, `deny` takes
 /// its own away, so that for each target the first rule in the policy decides. `@adminvm` and a
-/// `dom0` found by name are kept apart until the end, as the field does.
+/// `dom0` found by name are kept apart until the end, as upstream does.
 pub(crate) fn collect(policy: &Policy, call: &Call<'_>) -> Result<Vec<String>, Fault> {
     let system = call.system;
     let Some(source) = call.source.domain else {

@@ -11,7 +11,7 @@ use crate::request::split_service;
 use crate::rule::{self, Action, Rule, Scope};
 
 /// Files that one policy may read, an included one counted each time. A policy could double the
-/// work with every file it has; the field's engine would never come to an end.
+/// work with every file it has; upstream's engine would never come to an end.
 const MAX_FILES: usize = 16_384;
 /// Bytes that one policy may have, counted likewise.
 const MAX_BYTES: usize = 64 << 20;

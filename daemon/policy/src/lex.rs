@@ -11,7 +11,7 @@ pub(crate) struct Word<'a> {
 }
 
 /// Blanks between words: Unicode white space and the four ASCII separators U+001C to U+001F,
-/// which the field's engine takes as blanks too.
+/// which upstream's engine takes as blanks too.
 pub(crate) fn is_blank(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }

@@ -36,7 +36,7 @@
 //!
 //! # What decides
 //!
-//! The grammar and the decisions are those of the field's own engine, its corners included: where
+//! The grammar and the decisions are those of upstream's own engine, its corners included: where
 //! that engine would stop with an internal error, the call is denied. The only wanted differences:
 //! a qube without UUID (as in R4.2 and before) can be called and has no `target_uuid` in the
 //! answer; control characters in a request are refused.

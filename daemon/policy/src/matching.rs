@@ -107,7 +107,7 @@ impl fmt::Display for Asked<'_> {
     }
 }
 
-/// Why a rule cannot be evaluated. The field's engine stops with an internal error there, so the
+/// Why a rule cannot be evaluated. Upstream's engine stops with an internal error there, so the
 /// call is denied, whatever rules follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault(pub(crate) String);

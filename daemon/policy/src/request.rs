@@ -118,7 +118,7 @@ fn check_text(request: &Request<'_>) -> Result<(), Deny> {
 fn verify_target<'a>(system: &SystemInfo, target: &'a str) -> Result<(Asked<'a>, Option<&'a str>), Deny> {
     let target = if target.is_empty() { "@default" } else { target };
     match Asked::read(target) {
-        // The field takes this for an error of syntax, of which it never notifies.
+        // Upstream takes this for an error of syntax, of which it never notifies.
         None => Err(Deny::silent(format!("{target:?} cannot be the target of a call"))),
         Some(asked) => asked.verify(system).map(|verified| {
             let unknown = matches!((&asked, &verified), (Asked::Qube(_), Asked::Default));

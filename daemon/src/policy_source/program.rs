@@ -309,7 +309,7 @@ impl PolicyProgram {
         let mut args = vec![self.called.clone()];
         match owner.foreign(question) {
             Some(source) if self.ours => args.push(CString::new(format!("--requested-source={source}"))?),
-            // The field's command line has no place for it, and what it would decide is another question: whether the
+            // Upstream's command line has no place for it, and what it would decide is another question: whether the
             // relay itself may call.
             Some(source) => {
                 return Err(io::Error::other(format!("it cannot be told of the requested source {source}")));
@@ -394,7 +394,7 @@ impl Running {
             Some(Way::Socket(Form::Connects)) if said == b"result=allow" => return Ok(Verdict::Made),
             _ => {}
         }
-        // The field's program ends with 1 where it denies.
+        // Upstream's program ends with 1 where it denies.
         if status != 0 && !(status == 1 && said == b"result=deny") && self.said.len() < MAX_ANSWER {
             return Err(Undecided::ended(status, said));
         }

@@ -1,6 +1,6 @@
 //! What an administrator may say about a service: `key = value` lines in a file named like it.
 //!
-//! The language is the small part of TOML that the field's programs read: bare keys, booleans,
+//! The language is the small part of TOML that the C programs read: bare keys, booleans,
 //! decimal integers, single-quoted strings, `#` comments. Whatever is not understood fails the
 //! call, because a line that was meant to restrict something must never be dropped silently; only
 //! whole unknown keys are passed over, so that newer files work with older programs.

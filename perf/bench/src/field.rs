@@ -1,4 +1,4 @@
-//! A folder of the field's C programs, made to fit a lab.
+//! A folder of the C programs, made to fit a lab.
 //!
 //! They speak the same protocol and know almost the same options. What is different: their daemon starts a program for
 //! every question of policy, and their rings find each other through `VCHAN_SOCKET_DIR` whatever carries the bytes. So
@@ -16,7 +16,7 @@ use cli::failure::Failure;
 /// Answers a question of policy: `-- SOURCE TARGET SERVICE`. One process without children.
 const ALLOW: &str = "#!/bin/sh\nprintf 'user=DEFAULT\\nresult=allow\\ntarget=%s\\nautostart=False\\nrequested_target=%s\\n' \"$3\" \"$3\"\n";
 
-/// Whether the folder has the field's programs: their daemon has no version to show.
+/// Whether the folder has the C programs: their daemon has no version to show.
 pub(super) fn is_field(folder: &Path) -> bool {
     let daemon = folder.join("qrexec-daemon");
     silent(Command::new(daemon).arg("--version")).status().is_ok_and(|status| !status.success())

@@ -128,7 +128,7 @@ impl Stage {
             Place::Lab { lab, .. } => (Some(lab), SERVER),
             Place::Apart { target, .. } => (None, target.as_str()),
         };
-        // The field's client does not know of the variable that ours goes by.
+        // Upstream's client does not know of the variable that ours goes by.
         let agent = lab.map(|lab| format!("--agent-socket={}", lab.layout().agent_socket(CALLER).display()));
         let options = agent.into_iter().chain(buffer);
         self.client(options.chain([target.to_owned(), service.to_owned()]))

@@ -24,7 +24,7 @@ impl Failure {
             Failure::Closed => libc::EPIPE,
             Failure::NotYet => libc::EAGAIN,
             Failure::Fatal(Error::Io { source, .. }) => source.raw_os_error().unwrap_or(libc::EIO),
-            Failure::Fatal(Error::Lie(_) | Error::BadMeeting { .. } | Error::BadOrders { .. }) => {
+            Failure::Fatal(Error::BadIndex(_) | Error::BadMeeting { .. } | Error::BadOrders { .. }) => {
                 libc::EPROTO
             }
             Failure::Fatal(_) => libc::EINVAL,

@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // The C boundary: exported names, a caller's pointers, errno.
-//! `libvchan.so`: the field's C interface to vchans, on our rings.
+//! `libvchan.so`: upstream's C interface to vchans, on our rings.
 //!
 //! The interface and its rules are in `include/libvchan.h`. The environment says which transport is used and as which
 //! domain, exactly as for the programs of this project.

@@ -4,7 +4,7 @@
 //! A client may come before its server. Most are less than a millisecond early, and closing an inotify instance takes the
 //! kernel more than ten (it waits for a grace period of all readers): so a client looks again a few times, after pauses
 //! that double, and only then watches the folder and tries again when the name appears. What no event announces (a
-//! listener of the field's that is bound but does not listen yet, or no inotify instance to be had) is tried again after a
+//! listener of upstream's that is bound but does not listen yet, or no inotify instance to be had) is tried again after a
 //! few milliseconds, then after pauses that double up to a second: waiting long costs nothing.
 
 use std::io;
@@ -196,7 +196,7 @@ impl FileConnector {
                 self.state = State::Greeting(fd);
                 return Ok(true);
             }
-            // A name that appears raises an event; a listener of the field's that is not ready yet does not.
+            // A name that appears raises an event; a listener of upstream's that is not ready yet does not.
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => self.kind != Kind::Shm,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
@@ -254,7 +254,7 @@ impl AsFd for FileConnector {
 
 fn watch_folder(kind: Kind, path: &Path) -> Option<OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
-    // Our own listeners appear by rename; the field's are bound in place.
+    // Our own listeners appear by rename; upstream's are bound in place.
     let what = match kind {
         Kind::Shm => inotify::WatchFlags::MOVED_TO,
         _ => inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE,

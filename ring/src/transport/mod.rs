@@ -36,7 +36,7 @@ pub use xen::door as xenstore;
 pub enum Kind {
     /// Sealed shared memory between processes of one machine: the embedded default.
     Shm,
-    /// The field's test double: the vchan stream on a plain unix socket.
+    /// Upstream's test double: the vchan stream on a plain unix socket.
     Socket,
     /// Grant-mapped memory and event channels.
     Xen,
@@ -64,7 +64,7 @@ pub struct Rings {
 /// Data ring on shared memory between processes, each way. It takes memory only where it was touched, and gives
 /// it back when the call rests; with less, whoever sleeps is woken for less.
 const SHM_RING: usize = 1 << 20;
-/// The field's default data ring, each way.
+/// Upstream's default data ring, each way.
 const FIELD_RING: usize = 64 << 10;
 
 impl Transport {

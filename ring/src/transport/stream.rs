@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The field's test double, `vchan-socket`: the vchan stream on a plain unix socket.
+//! Upstream's test double, `vchan-socket`: the vchan stream on a plain unix socket.
 //!
 //! No memory is shared with the peer. So that the pump is the same, both rings are private memory of
 //! this process: this end of them stages bytes between ring and socket, by `sendmsg` and `recvmsg` on

@@ -1,6 +1,6 @@
 //! Peers that break every rule: the worst they get is their own channel's end.
 //!
-//! Each test runs under a deadline. What an honest side may answer is [`Error::Lie`], [`Error::Closed`]
+//! Each test runs under a deadline. What an honest side may answer is [`Error::BadIndex`], [`Error::Closed`]
 //! or, while meeting, [`Error::BadMeeting`]: never a panic, a hang, growth or an error of our own.
 
 #[path = "../common/mod.rs"]

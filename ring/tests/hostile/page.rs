@@ -28,7 +28,7 @@ fn both(body: fn(&mut Channel, &Raw)) {
 
 #[track_caller]
 fn is_lie<T>(result: Result<T, Error>) {
-    assert!(matches!(result, Err(Error::Lie(_))), "{:?}", result.err());
+    assert!(matches!(result, Err(Error::BadIndex(_))), "{:?}", result.err());
 }
 
 #[test]

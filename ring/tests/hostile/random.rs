@@ -31,7 +31,7 @@ pub(crate) fn use_channel(channel: &mut Channel, len: usize) -> Result<(), Error
         Ok(())
     };
     match turn() {
-        Err(error @ (Error::Lie(_) | Error::Closed)) => Err(error),
+        Err(error @ (Error::BadIndex(_) | Error::Closed)) => Err(error),
         Err(other) => panic!("not the peer's fault: {other}"),
         Ok(()) => Ok(()),
     }

@@ -96,7 +96,7 @@ fn limits_are_kept_with_a_reason() {
     assert_eq!(message.encode(Version::V4), Err(TooLong { len: 65_536, max: 65_535 }));
 }
 
-/// What the field's control rings hold in one piece.
+/// What upstream's control rings hold in one piece.
 #[test]
 fn names_that_the_fields_rings_hold() {
     for (version, longest) in [(Version::V3, 3999), (Version::V4, 3935)] {

@@ -1,9 +1,9 @@
-//! Packages of the test's own: one that stands for the field's, and one that needs it. Each is made and installed by a
+//! Packages of the test's own: one that stands for upstream's, and one that needs it. Each is made and installed by a
 //! script inside the system.
 
 use crate::install::Side;
 
-/// The field's package: the same units, enabled as the field enables them and masked while its package is removed, a
+/// Upstream's package: the same units, enabled as upstream enables them and masked while its package is removed, a
 /// service of the same name, and policy.
 pub(super) fn field(side: Side) -> String {
     FIELD.replace("@units@", &side.units().collect::<Vec<_>>().join(" "))
@@ -15,9 +15,9 @@ for unit in @units@; do
     printf '[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n' >$unit || exit
 done
 mkdir -p /tmp/field/etc/qubes-rpc /tmp/field/etc/qubes/policy.d && cd /tmp/field || exit
-printf '#!/bin/sh\necho of the field\n' >etc/qubes-rpc/qubes.WaitForSession
+printf '#!/bin/sh\necho of upstream\n' >etc/qubes-rpc/qubes.WaitForSession
 chmod 755 etc/qubes-rpc/qubes.WaitForSession
-echo '# of the field' >etc/qubes/policy.d/90-field.policy
+echo '# of upstream' >etc/qubes/policy.d/90-field.policy
 cd DEBIAN
 printf '%s\n' /etc/qubes-rpc/qubes.WaitForSession /etc/qubes/policy.d/90-field.policy >conffiles
 cat >control <<'END'
@@ -25,7 +25,7 @@ Package: qubes-core-qrexec
 Version: 4.4.2-1
 Architecture: all
 Maintainer: nobody <nobody@localhost>
-Description: stands for the field's
+Description: stands for upstream's
 END
 cat >postinst <<'END'
 #!/bin/sh
@@ -48,11 +48,11 @@ dpkg-deb --root-owner-group --build /tmp/field /tmp/field.deb && dpkg --install 
 rm -r /tmp/field /tmp/field.deb; exit $status
 "#;
 
-/// The field's package gave way, its policy did not.
+/// Upstream's package gave way, its policy did not.
 pub(super) const POLICY_STAYS: &str = "! dpkg --status qubes-core-qrexec | grep -q '^Status: .* installed$' && \
     test -e /etc/qubes/policy.d/90-field.policy && ! grep field /etc/qubes-rpc/qubes.WaitForSession";
 
-/// A package that wants the field's, in a version with sockets and policies of this form.
+/// A package that wants upstream's, in a version with sockets and policies of this form.
 pub(super) const DEPENDANT: &str = r#"
 mkdir -p /tmp/needs/DEBIAN && cat >/tmp/needs/DEBIAN/control <<'END' || exit
 Package: needs-qrexec
@@ -60,7 +60,7 @@ Version: 1
 Architecture: all
 Maintainer: nobody <nobody@localhost>
 Depends: qubes-core-qrexec (>= 4.2.0)
-Description: needs the field's
+Description: needs upstream's
 END
 dpkg-deb --build /tmp/needs /tmp/needs.deb && dpkg --install /tmp/needs.deb && dpkg --purge needs-qrexec; status=$?
 rm -r /tmp/needs /tmp/needs.deb; exit $status

@@ -57,7 +57,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The field's name for it, which its clients look for.
+    /// Upstream's name for it, which its clients look for.
     #[must_use]
     pub fn class(&self) -> &'static str {
         match self {

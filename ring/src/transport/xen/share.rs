@@ -2,8 +2,8 @@
 //! How large the rings of a call are where nobody says more than a minimum: a share of what the kernel grants.
 //!
 //! The kernel grants a domain so many pages and says how many, but not how many are left. A call's share is what makes
-//! [`CALLS`] calls at once possible, as the kernel's default and the field's rings do; but larger rings than the field's
-//! have, all together, no more than half of the pages. The other half is left to calls with the field's rings.
+//! [`CALLS`] calls at once possible, as the kernel's default and upstream's rings do; but larger rings than upstream's
+//! have, all together, no more than half of the pages. The other half is left to calls with upstream's rings.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,9 +12,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use crate::layout::PAGE;
 
-/// Calls at once that share the pages: as many as fit Linux's default with the field's rings.
+/// Calls at once that share the pages: as many as fit Linux's default with upstream's rings.
 const CALLS: usize = 31;
-/// The field's ring, and the least that a call gets.
+/// Upstream's ring, and the least that a call gets.
 pub(super) const LEAST: usize = 64 << 10;
 /// The largest ring that a call gets unasked.
 const MOST: usize = 1 << 20;
@@ -53,7 +53,7 @@ impl Share {
 }
 
 /// One of the places for larger rings: a name that one socket of this system can have at a time. It is free again when
-/// its holder has ended, however it did. Whoever takes all the names makes the rings of others as small as the field's.
+/// its holder has ended, however it did. Whoever takes all the names makes the rings of others as small as upstream's.
 pub(super) struct Place(#[expect(dead_code, reason = "held, and nothing else")] OwnedFd);
 
 impl Place {
