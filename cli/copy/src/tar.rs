@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use wire::filecopy::{Answered, Code, Sender, Time};
 
+mod sparse;
+
 use crate::agent::judge;
 use crate::outlet::{Outlet, Stop};
 use crate::sender::complain;
 use filecopy::shown::Name;
+use sparse::{Piece, Records};
 
 const PROGRAM: &str = "tar2qfile";
 const BLOCK: usize = 512;
@@ -89,7 +92,15 @@ impl From<io::Error> for Failure {
 struct Extended {
     path: Option<Vec<u8>>,
     size: Option<u64>,
-    modified: Option<u64>,
+    modified: Option<i64>,
+    sparse: Records,
+}
+
+/// A member that is sent.
+struct Member<'a> {
+    name: &'a [u8],
+    mode: u32,
+    modified: i64,
 }
 
 struct Tar<'a> {
@@ -119,24 +130,17 @@ impl Tar<'_> {
                 }
                 b'x' => {
                     let text = self.body(header.size)?;
-                    extended = pax(&text);
+                    extended =
+                        pax(&text).ok_or(Failure::Text("the map of a sparse file is wrong".to_owned()))?;
                 }
                 b'L' => {
                     let mut name = self.body(header.size)?;
                     name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
                     extended.path = Some(name);
                 }
-                b'0' | 0 | b'7' => {
-                    let member = std::mem::take(&mut extended);
-                    let name = member.path.unwrap_or(header.name);
-                    let size = member.size.unwrap_or(header.size);
-                    let wanted = prefixes.is_empty()
-                        || prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
-                    if wanted {
-                        self.member(&name, header.mode, size, member.modified.unwrap_or(header.modified))?;
-                    } else {
-                        self.skip(padded(size))?;
-                    }
+                b'0' | 0 | b'7' | b'S' => {
+                    let said = std::mem::take(&mut extended);
+                    self.file(&block, &header, said, prefixes)?;
                 }
                 _ => {
                     let size = std::mem::take(&mut extended).size.unwrap_or(header.size);
@@ -150,11 +154,56 @@ impl Tar<'_> {
         Ok(self.outlet.flush()?)
     }
 
-    fn member(&mut self, name: &[u8], mode: u32, size: u64, modified: u64) -> Result<(), Failure> {
-        let name = name.strip_prefix(b"./").unwrap_or(name);
-        let low = u32::try_from(modified & 0xffff_ffff).unwrap_or(0);
+    /// A regular file, whole or in pieces, if it is wanted.
+    fn file(
+        &mut self,
+        block: &[u8; BLOCK],
+        header: &Header,
+        said: Extended,
+        prefixes: &[OsString],
+    ) -> Result<(), Failure> {
+        let name = said.sparse.name.as_ref().or(said.path.as_ref()).unwrap_or(&header.name);
+        let (mut stored, modified) =
+            (said.size.unwrap_or(header.size), said.modified.unwrap_or(header.modified));
+        let member = Member { name, mode: header.mode, modified };
+        let wanted = prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+        let map = if header.kind == b'S' {
+            Some(sparse::old(block, || self.block())?)
+        } else if said.sparse.any && wanted {
+            let pieces = said.sparse.pieces(|| self.block())?;
+            Some(pieces.zip(said.sparse.real_size).map(|((pieces, taken), real_size)| {
+                stored = stored.saturating_sub(taken);
+                (pieces, real_size)
+            }))
+        } else {
+            None
+        };
+        match map {
+            _ if !wanted => return self.skip(padded(stored)),
+            None => self.member(&member, &[Piece { offset: 0, len: stored }], stored)?,
+            Some(Some((pieces, real_size))) if sparse::fit(&pieces, stored, real_size) => {
+                self.member(&member, &pieces, real_size)?;
+            }
+            Some(_) => {
+                return Err(Failure::Text(format!("{}: the map of a sparse file is wrong", Name(name))));
+            }
+        }
+        self.skip(padded(stored).saturating_sub(stored))
+    }
+
+    fn block(&mut self) -> io::Result<[u8; BLOCK]> {
+        let mut block = [0; BLOCK];
+        self.file.read_exact(&mut block)?;
+        Ok(block)
+    }
+
+    /// Sends a file whose content is these pieces of the archive, with zeros between them.
+    fn member(&mut self, member: &Member<'_>, pieces: &[Piece], size: u64) -> Result<(), Failure> {
+        let name = member.name.strip_prefix(b"./").unwrap_or(member.name);
+        // The wire has the low 32 bits of the seconds.
+        let low = u32::try_from(member.modified & 0xffff_ffff).unwrap_or(0);
         let times = [Time { seconds: low, nanoseconds: 0 }; 2];
-        let mode = mode & 0o7777;
+        let mode = member.mode & 0o7777;
         let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for at in slashes {
             let folder = name.get(..at).unwrap_or_default();
@@ -166,19 +215,39 @@ impl Tar<'_> {
             }
         }
         self.header(name, 0o100_000 | mode, size, times)?;
-        let mut left = size;
+        let mut at = 0;
+        for piece in pieces {
+            self.fill(piece.offset.saturating_sub(at), |_, room| {
+                room.fill(0);
+                Ok(room.len())
+            })?;
+            self.fill(piece.len, |file, room| file.read(room))?;
+            at = piece.offset.saturating_add(piece.len);
+        }
+        self.fill(size.saturating_sub(at), |_, room| {
+            room.fill(0);
+            Ok(room.len())
+        })?;
+        self.machine.handle_body(size).map_err(|error| Failure::Text(error.to_string()))
+    }
+
+    /// Sends so many bytes that `from` gives.
+    fn fill(
+        &mut self,
+        mut left: u64,
+        mut from: impl FnMut(&mut File, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<(), Failure> {
         while left > 0 {
             let room = self.outlet.room()?;
             let wanted = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read = self.file.read(room.get_mut(..wanted).unwrap_or_default())?;
-            if read == 0 {
+            let given = from(&mut self.file, room.get_mut(..wanted).unwrap_or_default())?;
+            if given == 0 {
                 return Err(Failure::Text("the archive ends in the middle of a file".to_owned()));
             }
-            self.outlet.filled(read);
-            left = left.saturating_sub(read as u64);
+            self.outlet.filled(given);
+            left = left.saturating_sub(given as u64);
         }
-        self.machine.handle_body(size).map_err(|error| Failure::Text(error.to_string()))?;
-        self.skip(padded(size).saturating_sub(size))
+        Ok(())
     }
 
     fn header(&mut self, name: &[u8], mode: u32, size: u64, times: [Time; 2]) -> Result<(), Failure> {
@@ -211,7 +280,7 @@ struct Header {
     name: Vec<u8>,
     mode: u32,
     size: u64,
-    modified: u64,
+    modified: i64,
     kind: u8,
 }
 
@@ -231,7 +300,8 @@ impl Header {
             return None;
         }
         let mut name = text(345, 155)?;
-        if field(257, 5)? != b"ustar" {
+        // In GNU's own form, whose magic goes on with a blank, times may stand there.
+        if field(257, 6)? != b"ustar\0" {
             name.clear();
         }
         if !name.is_empty() {
@@ -242,7 +312,8 @@ impl Header {
             name,
             mode: u32::try_from(octal(field(100, 8)?)?).ok()?,
             size: octal(field(124, 12)?)?,
-            modified: octal(field(136, 12)?)?,
+            // A date that cannot be read is no reason to lose the file.
+            modified: date(field(136, 12)?).unwrap_or(0),
             kind: *block.get(156)?,
         })
     }
@@ -263,8 +334,27 @@ fn octal(field: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads `LEN KEY=VALUE\n` lines.
-fn pax(mut text: &[u8]) -> Extended {
+/// A number of seconds, in octal digits or in binary with a sign.
+fn date(field: &[u8]) -> Option<i64> {
+    match field {
+        [first, rest @ ..] if first & 0x80 != 0 => {
+            let start = if first & 0x40 != 0 { i64::from(*first) - 256 } else { i64::from(first & 0x3f) };
+            rest.iter().try_fold(start, |sum, byte| sum.checked_mul(256)?.checked_add(i64::from(*byte)))
+        }
+        digits => octal(digits)?.try_into().ok(),
+    }
+}
+
+/// Seconds of a pax record: a sign and a fraction may be there. A fraction before 1970 belongs to the second below.
+fn seconds(text: &[u8]) -> Option<i64> {
+    let (whole, fraction) = text.split_at(text.iter().position(|byte| *byte == b'.').unwrap_or(text.len()));
+    let number: i64 = std::str::from_utf8(whole).ok()?.parse().ok()?;
+    let later = fraction.iter().any(|byte| (b'1'..=b'9').contains(byte));
+    Some(number - i64::from(later && whole.starts_with(b"-")))
+}
+
+/// Reads `LEN KEY=VALUE\n` lines. `None` if what one says of a sparse file cannot be.
+fn pax(mut text: &[u8]) -> Option<Extended> {
     let mut extended = Extended::default();
     while let Some(space) = text.iter().position(|byte| *byte == b' ') {
         let len =
@@ -281,8 +371,12 @@ fn pax(mut text: &[u8]) -> Extended {
             match line.get(..at).unwrap_or_default() {
                 b"path" => extended.path = Some(value.to_vec()),
                 b"size" => extended.size = number(value),
-                b"mtime" => extended.modified = number(value),
-                _ => {}
+                b"mtime" => extended.modified = seconds(value),
+                key => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        extended.sparse.take(key, value)?;
+                    }
+                }
             }
         }
         if rest.len() == text.len() {
@@ -290,7 +384,7 @@ fn pax(mut text: &[u8]) -> Extended {
         }
         text = rest;
     }
-    extended
+    Some(extended)
 }
 
 #[cfg(test)]
@@ -308,9 +402,23 @@ mod tests {
     #[test]
     fn extended_headers_are_read() {
         let text = b"12 path=a/b\n20 mtime=1234.56789\n11 size=77\n";
-        let extended = pax(text);
+        let extended = pax(text).unwrap();
         assert_eq!(extended.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!((extended.size, extended.modified), (Some(77), Some(1234)));
-        assert!(pax(b"0 ").path.is_none() && pax(b"99 path=x").path.is_none());
+        for cut in [&b"0 "[..], b"99 path=x"] {
+            assert!(pax(cut).unwrap().path.is_none());
+        }
+        assert!(pax(b"25 GNU.sparse.realsize=x\n").is_none());
+    }
+
+    #[test]
+    fn dates_may_lie_before_1970() {
+        let mut gnu = [0xff; 12];
+        gnu[10..].copy_from_slice(&[0x57, 0x40]);
+        assert_eq!((date(&gnu), date(b"00000000012 ")), (Some(-43_200), Some(10)));
+        assert_eq!((date(b"9"), date(&[0xbf; 12])), (None, None));
+        let said = ["-43200", "-43200.5", "-0.5", "7.9", "-43200.000"].map(|text| seconds(text.as_bytes()));
+        assert_eq!(said, [-43_200, -43_201, -1, 7, -43_200].map(Some));
+        assert_eq!((seconds(b""), seconds(b"now")), (None, None));
     }
 }
