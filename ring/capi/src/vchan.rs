@@ -372,7 +372,7 @@ mod tests {
         let rings = Sizes::both(4096);
         let listener = ours.listen(2, 513, rings).unwrap();
         let mut beacon = Beacon::new().unwrap();
-        beacon.watch(listener.as_fd(), EventFlags::IN).unwrap();
+        beacon.watch(listener.as_fd(), Some(Interest::Read)).unwrap();
         let offer = Offer { listener, staged: Vec::new(), rings: Orders::choose(rings).unwrap() };
         let mut server = Vchan::new(beacon, State::Waiting(offer));
         server.blocking = false;

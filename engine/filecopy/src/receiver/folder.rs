@@ -243,7 +243,10 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_finished_in_place_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = Folder::new(fs::File::open(dir.path()).unwrap().into(), true);
+        let mut folder = Folder::new(
+            fs::File::open(dir.path()).unwrap().into(),
+            &Settings { in_place: true, ..Settings::default() },
+        );
         // No file can get this length.
         folder.begin(b"f", 0o644, u64::MAX, TIMES).unwrap();
         assert!(dir.path().join("f").exists());
