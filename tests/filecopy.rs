@@ -267,6 +267,9 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
         let lab = lab().start().unwrap();
         let work = home(&lab, "work");
         let content = "x".repeat(3 << 20);
+        let mut begun_rounds = 0;
+        // Who waits for the disk already waits until it has answered; else it is a few milliseconds.
+        let limit = Duration::from_secs(5);
         for round in 0..rounds {
             for name in 0..8 {
                 write(&work.join(format!("d/{name}")), &content);
@@ -277,10 +280,14 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
             command.current_dir(&work).env("TMPDIR", &temporary);
             let mut sender =
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            // From the HELLOs on. Before, either side waits for another one: a caller that is gone may have been an earlier
+            // one on its port, a service's process that is gone may not have been the one.
+            while !arrived(&lab).exists() && sender.try_wait().unwrap().is_none() {}
             // The moment is what is tried; no event of it can be waited for.
             std::thread::sleep(Duration::from_micros(round * 7_919 % 40_000));
             let receiver =
                 extras(&lab).into_iter().find(|process| process.vm == "vault").map(|process| process.pid);
+            begun_rounds += u64::from(receiver.is_some());
             let kills_sender = round % 2 == 0;
             let victim = if kills_sender { Some(sender.id() as i32) } else { receiver };
             if let Some(pid) = victim.and_then(Pid::from_raw) {
@@ -290,7 +297,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
             if victim.is_some()
                 && let Some(pid) = survivor
             {
-                assert!(ended_within(pid, Duration::from_secs(1)), "round {round}: {pid} goes on");
+                assert!(ended_within(pid, limit), "round {round}: {pid} goes on");
             }
             let ended = sender.wait().unwrap();
             let mut said = String::new();
@@ -298,7 +305,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
             if !kills_sender && !ended.success() {
                 assert!(!said.is_empty(), "round {round}: no reason");
             }
-            assert!(leftovers(&lab, Duration::from_secs(1)).is_empty(), "round {round}");
+            assert!(leftovers(&lab, limit).is_empty(), "round {round}");
             for name in 0..8 {
                 let (here, there) = (work.join(format!("d/{name}")), arrived(&lab).join(format!("d/{name}")));
                 if let Ok(text) = fs::read_to_string(&there) {
@@ -310,6 +317,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
             assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "round {round}");
             let _ = fs::remove_dir_all(arrived(&lab));
         }
+        assert!(begun_rounds > rounds / 4, "{begun_rounds} of {rounds} were killed in the middle");
     });
 }
 
