@@ -11,6 +11,7 @@ mod call;
 mod client;
 mod client_connect;
 mod client_vm;
+mod confine;
 mod filecopy;
 mod splice;
 mod terminal;

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use engine::direct::Service;
-use engine::exec::{Builtin, Prepared, Services, StderrLog};
+use engine::exec::{Builtin, Prepared, StderrLog};
 use engine::pump::{NoStreams, Outcome, StderrCopy};
 use filecopy::service::{Request, serve};
 use ring::Channel;
 use wire::command::CommandKind;
 use wire::version::Version;
 
-use crate::call;
+use crate::call::{self, Ground};
 use crate::job::Task;
 
 /// Which of them this is.
@@ -24,22 +24,22 @@ pub(crate) fn of(prepared: &Prepared) -> Option<Builtin> {
 /// Serves the call; gives the process's exit status.
 pub(crate) fn run(
     (channel, version): (Channel, Version),
-    services: &Services,
+    ground: Ground<'_>,
     (Builtin::Filecopy, task): (Builtin, &Task),
     label: &str,
     port: u32,
 ) -> i32 {
     let since = Instant::now();
-    let account = match services.users.account(task.user.as_deref()) {
+    let account = match ground.services.users.account(task.user.as_deref()) {
         Ok(account) => account,
         Err(error) => {
             let code = call::failed(label, &error);
-            return call::report(channel, version, code, NoStreams::FailedInVm);
+            return ground.report(channel, version, code, NoStreams::FailedInVm);
         }
     };
     let CommandKind::Service(called) = &task.kind else { return call::EXIT_LOST };
-    let log = StderrLog::new(called, services.embedded);
-    let mut service = Service::new(channel, version, Some(StderrCopy::to(move || log.open())));
+    let log = StderrLog::new(called, ground.services.embedded);
+    let mut service = Service::new(channel, version, Some(StderrCopy::to(log.open())));
     let request = Request {
         source: called.source.as_str(),
         argument: called.service.argument(),

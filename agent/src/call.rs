@@ -4,11 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agent_core::CallId;
+use engine::call as steps;
+use engine::confine::Confinement;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::process::{EXIT_TROUBLE, Signals};
 pub(crate) use engine::pump::EXIT_LOST;
-use engine::pump::{self, NoStreams, Outcome, Outlived, StderrCopy};
+use engine::pump::{Call, NoStreams, Outcome, Outlived, StderrCopy};
 use engine::step;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
@@ -26,6 +28,14 @@ const SOON: Duration = Duration::from_millis(10);
 /// How long a caller that is refused may take to hear it.
 const REFUSAL: Duration = Duration::from_secs(10);
 
+/// What the processes of all calls share.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    pub(crate) transport: &'a Transport,
+    pub(crate) services: &'a Services,
+    pub(crate) confinement: Confinement,
+}
+
 /// The agent that has started a call's process, and goes on knowing about the call.
 #[derive(Clone, Copy)]
 pub(crate) struct Agent<'a> {
@@ -38,16 +48,17 @@ pub(crate) struct Agent<'a> {
 }
 
 /// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
-pub(crate) fn refuse(transport: &Transport, job: &Job) -> i32 {
+pub(crate) fn refuse(ground: Ground<'_>, job: &Job) -> i32 {
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
-    let link = datalink::connect(transport, domain, port, REFUSAL);
+    let link = datalink::connect(ground.transport, domain, port, REFUSAL);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
     // A caller that does not come need not know.
-    link.map_or(EXIT_LOST, |(channel, version)| report(channel, version, EXIT_TROUBLE, why))
+    link.map_or(EXIT_LOST, |(channel, version)| ground.report(channel, version, EXIT_TROUBLE, why))
 }
 
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
-pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: Option<Agent<'_>>) -> i32 {
+pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32 {
+    let Ground { transport, services, confinement } = ground;
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     // Unblocked at the end, one that came late would decide how this process ends.
     std::mem::forget(Signals::block(&[Signal::USR1]));
@@ -67,7 +78,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
     };
     if job.just {
         return match found.greet(left()) {
-            Ok((channel, version)) => just_exec(channel, version, services, job),
+            Ok((channel, version)) => just_exec(channel, version, ground, job),
             Err(error) => no_link(domain, port, &error),
         };
     }
@@ -76,7 +87,7 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
         && let Some(builtin) = built_in::of(prepared)
     {
         return match found.greet(left()) {
-            Ok(link) => built_in::run(link, services, (builtin, task), &job.label, port),
+            Ok(link) => built_in::run(link, ground, (builtin, task), &job.label, port),
             Err(error) => no_link(domain, port, &error),
         };
     }
@@ -94,11 +105,12 @@ pub(crate) fn run(transport: &Transport, services: &Services, job: Job, agent: O
     };
     match (link, started) {
         (Ok((channel, version)), Ok((started, log))) => {
-            pumped(channel, version, started, log, &job.label, port, agent)
+            let call = call(version, started, log, agent);
+            pumped(channel, call, confinement, &job.label, port)
         }
         (Ok((channel, version)), Err(error)) => {
             let code = failed(&job.label, &error);
-            report(channel, version, code, NoStreams::FailedInVm)
+            ground.report(channel, version, code, NoStreams::FailedInVm)
         }
         // A service that was started sees the end of its streams.
         (Err(error), _) => no_link(domain, port, &error),
@@ -111,7 +123,8 @@ fn no_link(domain: u32, port: u32, error: &datalink::Error) -> i32 {
 }
 
 /// Starts it and reports at once whether that worked.
-fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) -> i32 {
+fn just_exec(channel: Channel, version: Version, ground: Ground<'_>, job: Job) -> i32 {
+    let services = ground.services;
     let started = job.task.and_then(|task| {
         let prepared = services.prepare(&task.kind, &task.config)?;
         let log = log_of(services, &task).and_then(|log| log.open().ok());
@@ -124,7 +137,7 @@ fn just_exec(channel: Channel, version: Version, services: &Services, job: Job) 
         }
         Err(error) => failed(&job.label, &error),
     };
-    report(channel, version, code, NoStreams::LeftAlone)
+    ground.report(channel, version, code, NoStreams::LeftAlone)
 }
 
 /// Starts what was found, and says where its error output is kept.
@@ -148,44 +161,41 @@ pub(crate) fn failed(label: &str, error: &ExecError) -> i32 {
     code
 }
 
-pub(crate) fn report(channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
-    match pump::report(channel, version, code, why) {
-        Ok(()) => code,
-        Err(error) => {
-            tracing::warn!("the caller did not hear exit code {code}: {error}");
-            EXIT_LOST
+impl Ground<'_> {
+    /// Ends a call that has no streams.
+    pub(crate) fn report(self, channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
+        match steps::report(channel, version, code, why, self.confinement) {
+            Ok(()) => code,
+            Err(error) => {
+                tracing::warn!("the caller did not hear exit code {code}: {error}");
+                EXIT_LOST
+            }
         }
     }
 }
 
-fn pumped(
-    channel: Channel,
-    version: Version,
-    started: Started,
-    log: Option<StderrLog>,
-    label: &str,
-    port: u32,
-    agent: Option<Agent<'_>>,
-) -> i32 {
-    tracing::debug!("{label}: pid {}", started.child.as_ref().map_or(0, engine::process::Child::pid));
+fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Option<Agent<'_>>) -> Call {
+    // Of a socket there is none.
+    let log = log.filter(|_| started.stderr.is_some());
+    Call {
+        sink: Some(started.stdin),
+        source: Some(started.stdout),
+        log_stderr: log.map(|log| StderrCopy::to(log.open())),
+        stderr: started.stderr,
+        child: started.child,
+        exit_on_client_eof: started.exit_on_client_eof,
+        exit_on_service_eof: started.exit_on_service_eof,
+        one_socket: if started.one_socket { asks_for_one_socket() } else { None },
+        splice: started.splice,
+        outlived: agent.and_then(tells),
+        ..Call::new(Role::Service, version)
+    }
+}
+
+fn pumped(channel: Channel, call: Call, confinement: Confinement, label: &str, port: u32) -> i32 {
+    tracing::debug!("{label}: pid {}", call.child.as_ref().map_or(0, engine::process::Child::pid));
     let since = Instant::now();
-    let outcome = pump::run(
-        channel,
-        pump::Call {
-            sink: Some(started.stdin),
-            source: Some(started.stdout),
-            log_stderr: log.map(|log| StderrCopy::to(move || log.open())),
-            stderr: started.stderr,
-            child: started.child,
-            exit_on_client_eof: started.exit_on_client_eof,
-            exit_on_service_eof: started.exit_on_service_eof,
-            one_socket: if started.one_socket { asks_for_one_socket() } else { None },
-            splice: started.splice,
-            outlived: agent.and_then(tells),
-            ..pump::Call::new(Role::Service, version)
-        },
-    );
-    ended(&outcome, label, port, since)
+    ended(&steps::run(channel, call, confinement), label, port, since)
 }
 
 /// Says how a call ended; the exit status of its process.

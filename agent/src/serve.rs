@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_core::{CallId, ClientId, Core, Level, Output, Refusal};
+use engine::confine::Confinement;
 use engine::exec::{Services, SessionWait, Users};
 use engine::process::{Child, FileLimit, Signals};
 use engine::reactor::{Event, Interest, Reactor};
@@ -97,6 +98,7 @@ struct Agent {
     files: FileLimit,
     transport: Transport,
     services: Services,
+    confinement: Confinement,
     fork_server: Option<OsString>,
     agent_socket: PathBuf,
     reactor: Reactor,
@@ -126,6 +128,8 @@ impl Agent {
     fn new(options: &Options) -> Result<Self, Error> {
         let transport = Transport::from_env()?;
         let embedded = transport.kind() != Kind::Xen;
+        let confinement = Confinement::unless(options.no_confine);
+        confinement.announce();
         let files = FileLimit::raise();
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
@@ -141,6 +145,7 @@ impl Agent {
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
             warden: warden(&transport, &reactor)?,
             services: Services::from_env(Users::by_privilege(embedded), embedded),
+            confinement,
             fork_server: options.fork_server(embedded).map(OsString::from),
             agent_socket: options.agent_socket.clone(),
             core: Core::default(),

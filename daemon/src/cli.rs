@@ -41,6 +41,9 @@ pub struct Args {
     /// Stay in the foreground and log to standard error.
     #[arg(short = 'D', long)]
     pub direct: bool,
+    /// Do not confine the processes of services in dom0, for debugging; QREXEC_CONFINE=off does the same.
+    #[arg(long)]
+    pub no_confine: bool,
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG.
     // It is read before everything else, by whoever sets up the log.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]

@@ -4,10 +4,12 @@
 //! daemon, and if it dies it takes one call with it.
 
 use daemon_core::{LocalService, Moved};
+use engine::call as steps;
+use engine::confine::Confinement;
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
 use engine::process::{EXIT_TROUBLE, Signals};
-use engine::pump::{self, Call, NoStreams};
+use engine::pump::{Call, NoStreams};
 use ring::{Channel, Kind, Transport};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wire::command::{CommandKind, ServiceCall};
@@ -21,7 +23,12 @@ use crate::service_log::ServiceLog;
 ///
 /// `files` is the limit of open descriptors that services get, which the daemon may have raised for
 /// itself.
-pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit>) -> (i32, Option<Moved>) {
+pub fn serve(
+    service: &LocalService,
+    transport: &Transport,
+    files: Option<Rlimit>,
+    confinement: Confinement,
+) -> (i32, Option<Moved>) {
     if let Some(limit) = files {
         // The raised limit would do no harm but to programs that use select(2).
         let _ = setrlimit(Resource::Nofile, limit);
@@ -32,7 +39,7 @@ pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit
     engine::voice::speak_for(service.call.source.as_str());
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
-        Ok((channel, version)) => run(&service.call, transport, channel, version),
+        Ok(link) => run(&service.call, transport, link, confinement),
         Err(error) => {
             tracing::warn!("{}: {error}", name(&service.call));
             (EXIT_TROUBLE, None)
@@ -43,16 +50,17 @@ pub fn serve(service: &LocalService, transport: &Transport, files: Option<Rlimit
 fn run(
     call: &ServiceCall,
     transport: &Transport,
-    channel: Channel,
-    version: Version,
+    (channel, version): (Channel, Version),
+    confinement: Confinement,
 ) -> (i32, Option<Moved>) {
     let embedded = transport.kind() != Kind::Xen;
     let services = Services::from_env(Users::Any, embedded);
     match start(&services, call) {
-        Ok(started) => pump_to_end(call, started, channel, version),
+        Ok(started) => pump_to_end(call, started, channel, version, confinement),
         Err(error) => {
             tracing::warn!("{}: {error}", name(call));
-            if let Err(error) = pump::report(channel, version, error.code(), NoStreams::FailedInDom0) {
+            let (code, why) = (error.code(), NoStreams::FailedInDom0);
+            if let Err(error) = steps::report(channel, version, code, why, confinement) {
                 tracing::warn!("{}: {error}", name(call));
             }
             (error.code(), None)
@@ -74,8 +82,12 @@ fn pump_to_end(
     mut started: Started,
     channel: Channel,
     version: Version,
+    confinement: Confinement,
 ) -> (i32, Option<Moved>) {
-    let log = started.stderr.take().and_then(|stderr| ServiceLog::begin(called, stderr));
+    if let Err(error) = channel.keep_from_children() {
+        tracing::warn!("{}: {error}", name(called));
+    }
+    let log = started.stderr.take().and_then(|stderr| ServiceLog::begin(called, stderr, confinement));
     let mut call = Call::new(Role::Service, version);
     call.sink = Some(started.stdin);
     call.source = Some(started.stdout);
@@ -85,7 +97,7 @@ fn pump_to_end(
     call.splice = started.splice;
     call.one_socket = if started.one_socket { asks_for_one_socket() } else { None };
     // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
-    let outcome = pump::run(channel, call);
+    let outcome = steps::run(channel, call, confinement);
     log.into_iter().for_each(ServiceLog::end);
     let exit = outcome.exit(Role::Service);
     if let Some(trouble) = &exit.trouble {

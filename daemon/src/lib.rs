@@ -32,6 +32,7 @@ use std::io;
 use std::path::Path;
 
 use daemon_core::{Settings, ports};
+use engine::confine::Confinement;
 use ring::Transport;
 use rustix::process::Rlimit;
 use wire::names::DomainId;
@@ -88,6 +89,7 @@ fn start(args: &Args, environment: Environment) -> io::Result<u8> {
 
 /// The daemon itself, wherever it runs.
 fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
+    Confinement::unless(args.no_confine).announce();
     let files = startup::raise_file_limit();
     let driver = setup(args, environment, report, files).and_then(Driver::new);
     match driver {
@@ -124,6 +126,7 @@ fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -
         startup_limit: environment.startup_limit,
         report,
         service_files: Some(files),
+        confinement: Confinement::unless(args.no_confine),
     })
 }
 

@@ -1,15 +1,14 @@
 //! What a service of dom0 says on standard error, in the daemon's log.
 //!
-//! It comes through a pipe to the process of the call, which writes it line by line: escaped, with the service and the
+//! It comes through a pipe to a process of its own, which writes it line by line: escaped, with the service and the
 //! caller in front, and no more than the caller's share of the log. What a VM makes a service say can neither look like a
-//! line of the daemon's nor push others out.
+//! line of the daemon's nor push others out. Like the call's process, this one can do nothing else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use engine::process::fork_keeping;
+use engine::confine::Confinement;
+use engine::process::{EXIT_TROUBLE, fork_keeping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,18 +18,14 @@ use wire::escape::{Escaped, LOG_LIMIT};
 /// Bytes of one read, and reads that empty a full pipe.
 const READ: usize = 4096;
 const READS: usize = (64 << 10) / READ + 1;
-/// How often, and after which pauses, to look whether the thread that ended is gone from the kernel's list.
-const LOOKS: u32 = 200;
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The log of one service, for as long as its call lasts.
 #[derive(Debug)]
 pub struct ServiceLog {
-    thread: JoinHandle<Heard>,
     /// Closed when the call has ended.
     lifeline: OwnedFd,
-    stderr: OwnedFd,
-    who: String,
+    /// Ends when what had been said by then is written.
+    written: OwnedFd,
 }
 
 /// How the reading stopped.
@@ -43,56 +38,44 @@ enum Heard {
 }
 
 impl ServiceLog {
-    /// Logs what comes from `stderr`, until [`ServiceLog::end`]. `None`: another process does it already.
-    pub fn begin(call: &ServiceCall, stderr: OwnedFd) -> Option<Self> {
+    /// Logs what comes from `stderr`, in a process that ends when nobody can say anything any more. `None`: there is no
+    /// such process, and nobody hears the service.
+    pub fn begin(call: &ServiceCall, stderr: OwnedFd, confinement: Confinement) -> Option<Self> {
         let who =
             format!("{} for {}", Escaped::new(call.service.as_str()), Escaped::new(call.source.as_str()));
-        let source = call.source.to_string();
-        match Self::try_begin(&who, source, &stderr) {
-            Ok((thread, lifeline)) => Some(Self { thread, lifeline, stderr, who }),
-            Err(error) => {
-                tracing::warn!("another process reads what {who} says: {error}");
-                go_on_elsewhere(&who, &stderr);
-                None
-            }
-        }
+        Self::try_begin(&who, call.source.as_str(), stderr, confinement)
+            .inspect_err(|error| tracing::warn!("nobody hears {who}: {error}"))
+            .ok()
     }
 
-    fn try_begin(who: &str, source: String, stderr: &OwnedFd) -> io::Result<(JoinHandle<Heard>, OwnedFd)> {
+    fn try_begin(who: &str, source: &str, stderr: OwnedFd, confinement: Confinement) -> io::Result<Self> {
         let (ended, lifeline) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (mut lines, stderr) = (Lines::of(who), stderr.try_clone()?);
-        let thread = std::thread::Builder::new().spawn(move || {
-            engine::voice::speak_for(&source);
-            lines.follow(stderr.as_fd(), Some(ended.as_fd()))
+        let (written, writes) = pipe_with(PipeFlags::CLOEXEC)?;
+        let keep = [stderr.as_fd(), ended.as_fd(), writes.as_fd()];
+        fork_keeping(&keep, || {
+            engine::voice::speak_for(source);
+            if let Err(error) = confinement.close_to_streams() {
+                tracing::warn!("nobody hears {who}: confining the log: {error}");
+                return EXIT_TROUBLE;
+            }
+            let mut lines = Lines::of(who);
+            let heard = lines.follow(stderr.as_fd(), Some(ended.as_fd()));
+            // Somebody waits for this word or for our end.
+            let _ = rustix::io::write(&writes, b"!");
+            if heard == Heard::SoFar {
+                // What the service left running may go on to speak.
+                lines.follow(stderr.as_fd(), None);
+            }
+            0
         })?;
-        Ok((thread, lifeline))
+        Ok(Self { lifeline, written })
     }
 
-    /// The call has ended: what its service has said by now is written. What it left running may go on to speak, and finds
-    /// another process that listens.
+    /// The call has ended: what its service has said by now is written.
     pub fn end(self) {
         drop(self.lifeline);
-        if !matches!(self.thread.join(), Ok(Heard::All)) {
-            go_on_elsewhere(&self.who, &self.stderr);
-        }
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&self.written, &mut [0_u8; 1]));
     }
-}
-
-/// A process of its own goes on, for as long as somebody holds the other end.
-fn go_on_elsewhere(who: &str, stderr: &OwnedFd) {
-    for _ in 0..LOOKS {
-        let listens = || {
-            Lines::of(who).follow(stderr.as_fd(), None);
-            0
-        };
-        match fork_keeping(&[stderr.as_fd()], listens) {
-            Ok(_) => return,
-            // The thread that was joined is still in the kernel's list.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => std::thread::sleep(PAUSE),
-            Err(error) => return tracing::warn!("nobody hears {who} any more: {error}"),
-        }
-    }
-    tracing::warn!("nobody hears {who} any more");
 }
 
 /// Makes lines of what it reads.

@@ -3,6 +3,8 @@
 //! | module | one job |
 //! |---|---|
 //! | [`pump`] | one call's data: local descriptors ⇄ ring, by poll or io_uring |
+//! | [`call`] | the three steps of one call: prepare, confine, run |
+//! | [`confine`] | the door that a call's process closes behind itself |
 //! | [`direct`] | one call's data for work in the call's own process: memory ⇄ ring |
 //! | [`datalink`] | opening the data link of a call: meet, HELLO |
 //! | [`localfd`] | local descriptors that are never blocked on and never changed |
@@ -16,6 +18,8 @@
 //! | [`reactor`], [`link`] | the event loop of agent and daemon, and their framed control links |
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
+pub mod call;
+pub mod confine;
 pub mod datalink;
 pub mod direct;
 pub mod exec;

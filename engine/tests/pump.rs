@@ -386,7 +386,7 @@ fn a_flood_of_error_output_does_not_starve_stdout() {
         let mut s = local(Role::Service, service.1);
         if logged {
             let log = File::create(dir.path().join("log")).unwrap();
-            s.call.log_stderr = Some(StderrCopy::to(move || Ok(log.into())));
+            s.call.log_stderr = Some(StderrCopy::to(Ok(log.into())));
         }
         let running = [start(client.0, c.call), start(service.0, s.call)];
         let mut flood = s.err.take().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::consumer::{Consumer, RxIndex};
 use crate::error::Error;
 use crate::layout::{CONNECTED, NOTIFY_WRITE, WAITING};
-use crate::link::{Bell, Counters, Link};
+use crate::link::{Bell, Counters, Habits, Link};
 use crate::page::{Page, Side, Word};
 use crate::producer::{Producer, TxIndex};
 use crate::region::Region;
@@ -102,6 +102,22 @@ impl Channel {
     /// Bytes committed since the last flush of data.
     pub fn unflushed_data(&self) -> u64 {
         self.tx.unflushed()
+    }
+
+    /// Opens what may be needed later, see [`Link::settle`].
+    ///
+    /// # Errors
+    /// Something could not be opened.
+    pub fn settle(&mut self) -> Result<Habits, Error> {
+        self.link.settle()
+    }
+
+    /// Keeps the pages from child processes, see [`Link::keep_from_children`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keep_from_children(&self) -> Result<(), Error> {
+        self.link.keep_from_children()
     }
 
     /// Counts so far.

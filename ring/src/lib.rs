@@ -53,7 +53,7 @@ pub use channel::Channel;
 pub use consumer::Consumer;
 pub use error::{Error, Lie};
 pub use layout::{Order, Orders, Sizes};
-pub use link::{Counters, Link};
+pub use link::{Counters, Habits, Link};
 pub use patience::Patience;
 pub use producer::Producer;
 pub use spans::{Access, Spans};

@@ -34,6 +34,21 @@ pub(crate) trait Bell: Send {
     fn wants_in(&mut self) -> bool;
     /// Whether the descriptor should be polled for output.
     fn wants_out(&self) -> bool;
+    /// Opens whatever may be needed later: nothing can be opened from now on.
+    fn settle(&mut self) -> Result<Habits, Error> {
+        Ok(Habits::default())
+    }
+}
+
+/// What a channel asks of the kernel as long as it lives, besides reading, writing and polling what is open.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Habits {
+    /// It has an epoll instance and timers.
+    pub watches: bool,
+    /// Requests to devices.
+    pub ioctls: &'static [u32],
+    /// A library of others does what it likes.
+    pub unknown: bool,
 }
 
 /// Looks at memory for one look that costs system calls, some microseconds together. A guest's system calls are dear where
@@ -82,6 +97,23 @@ impl Link {
     /// domain's never.
     pub fn lends(&self) -> bool {
         self.bell.lends() && !self.region.is_foreign()
+    }
+
+    /// Opens what the channel may need later, for a process that will not be able to. What it asks of the kernel from
+    /// then on.
+    ///
+    /// # Errors
+    /// Something could not be opened.
+    pub fn settle(&mut self) -> Result<Habits, Error> {
+        self.bell.settle()
+    }
+
+    /// Processes that this one forks from now on do not see the pages.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keep_from_children(&self) -> Result<(), Error> {
+        self.region.keep_from_children()
     }
 
     /// Bytes that can be read now. A stream is asked for more when there are none.

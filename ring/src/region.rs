@@ -9,7 +9,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use crate::error::Error;
 use crate::layout::{Orders, PAGE};
@@ -72,6 +72,13 @@ impl Region {
         let len = self.head.len() + tail.as_ref().map_or(0, MmapRaw::len);
         assert!(self.tail.is_none() && len == orders.region_bytes(), "a region of another size");
         Region { head: self.head, tail, orders, foreign: self.foreign, copied: self.copied }
+    }
+
+    /// Leaves no mapping to processes that are forked from now on.
+    pub(crate) fn keep_from_children(&self) -> Result<(), Error> {
+        let mut maps = std::iter::once(&self.head).chain(&self.tail);
+        maps.try_for_each(|map| map.advise(Advice::DontFork))
+            .map_err(Error::io("keeping the vchan pages from child processes"))
     }
 
     /// The orders this region was mapped for; never read back from the page.

@@ -27,6 +27,9 @@ const MAP_GRANT_REF: libc::c_ulong = request(b'G', 0, 24);
 /// The same for pages that were granted and pages that were mapped.
 const SET_UNMAP_NOTIFY: libc::c_ulong = request(b'G', 7, 16);
 
+/// The requests of a channel that is there: to ring, and to ask for a domain.
+pub(crate) const LASTING: [u32; 2] = [NOTIFY as u32, BIND_INTERDOMAIN as u32];
+
 /// `GNTALLOC_FLAG_WRITABLE`
 const WRITABLE: u32 = 1;
 /// `UNMAP_NOTIFY_CLEAR_BYTE | UNMAP_NOTIFY_SEND_EVENT`
@@ -114,10 +117,22 @@ impl EventChannel {
 /// another if it is not. The only such question that an ordinary guest may ask. Xen knows what is left of a domain for
 /// as long as anybody maps a page of it.
 pub(crate) fn knows(domain: u32) -> bool {
-    let Ok(fd) = open("evtchn") else { return true };
-    // SAFETY: the request's structure is two words, remote domain and remote port.
-    let answer = unsafe { ioctl(&fd, BIND_INTERDOMAIN, &mut [domain, u32::MAX]) };
-    !answer.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+    Asker::new().map_or(true, |asker| asker.knows(domain))
+}
+
+/// An open device, to ask later: see [`knows`].
+pub(crate) struct Asker(OwnedFd);
+
+impl Asker {
+    pub(crate) fn new() -> Result<Asker, Error> {
+        open("evtchn").map(Asker)
+    }
+
+    pub(crate) fn knows(&self, domain: u32) -> bool {
+        // SAFETY: the request's structure is two words, remote domain and remote port.
+        let answer = unsafe { ioctl(&self.0, BIND_INTERDOMAIN, &mut [domain, u32::MAX]) };
+        !answer.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+    }
 }
 
 impl AsFd for EventChannel {

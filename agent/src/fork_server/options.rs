@@ -22,6 +22,10 @@ pub struct Options {
     #[arg(short, long)]
     pub foreground: bool,
 
+    /// Do not confine the processes of calls, for debugging; QREXEC_CONFINE=off does the same
+    #[arg(long)]
+    pub no_confine: bool,
+
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG
     // It is read before everything else, by whoever sets up the log.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use engine::confine::Confinement;
 use engine::exec::{Services, Users};
 use engine::process::{Child, Signals, fork_keeping};
 use engine::reactor::{Event, Interest, Reactor};
@@ -18,6 +19,7 @@ use rustix::process::Signal;
 
 use super::Options;
 use super::request::{Decoder, Request};
+use crate::call::Ground;
 use crate::door::{Door, Gate, max_guests};
 use crate::job::Job;
 use crate::{EXIT_DONE, EXIT_FAILED, call};
@@ -78,11 +80,13 @@ fn run(options: &Options) -> Result<(), Error> {
     let transport = Transport::from_env()?;
     let path = options.socket().ok_or(Error::NoUser)?;
     let door = Door::open(&path, MODE).map_err(|source| Error::Door { path, source })?;
+    let confinement = Confinement::unless(options.no_confine);
+    confinement.announce();
     if options.foreground {
-        return serve(&door, transport);
+        return serve(&door, transport, confinement);
     }
     let in_background = || {
-        let served = serve(&door, transport);
+        let served = serve(&door, transport, confinement);
         // This process drops nothing.
         door.remove_file();
         status(served)
@@ -92,7 +96,7 @@ fn run(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-fn serve(door: &Door, transport: Transport) -> Result<(), Error> {
+fn serve(door: &Door, transport: Transport, confinement: Confinement) -> Result<(), Error> {
     let reactor = Reactor::new()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
     reactor.add(&signals, SIGNALS, Interest::Read)?;
@@ -105,6 +109,7 @@ fn serve(door: &Door, transport: Transport) -> Result<(), Error> {
     let server = Server {
         transport,
         services,
+        confinement,
         reactor,
         signals,
         gate: Gate::default(),
@@ -136,6 +141,7 @@ impl AsFd for Thing {
 struct Server {
     transport: Transport,
     services: Services,
+    confinement: Confinement,
     reactor: Reactor,
     signals: Signals,
     gate: Gate,
@@ -217,7 +223,9 @@ impl Server {
         let job = Job::in_session(&self.services, just, endpoint, &command);
         speak_for(&job.voice());
         tracing::debug!("{}", job.label);
-        let child = fork_keeping(&[socket.as_fd()], || call::run(&self.transport, &self.services, job, None));
+        let ground =
+            Ground { transport: &self.transport, services: &self.services, confinement: self.confinement };
+        let child = fork_keeping(&[socket.as_fd()], || call::run(ground, job, None));
         speak_for("");
         match child {
             Ok(child) => {
@@ -293,6 +301,7 @@ mod tests {
         let mut server = Server {
             transport: Transport::new(Kind::Shm, 7, dir.path()),
             services: Services::from_env(Users::session(), true),
+            confinement: Confinement::On,
             reactor: Reactor::new().expect("reactor"),
             signals: Signals::block(&[Signal::TERM]).expect("signals"),
             gate: Gate::default(),

@@ -14,6 +14,7 @@ use wire::command::ServiceCall;
 use wire::names::DomainId;
 
 use super::{Agent, Thing};
+use crate::call::Ground;
 use crate::crowd::{Admission, Word};
 use crate::fork_server::Request;
 use crate::hall::{Hall, Left};
@@ -46,6 +47,10 @@ impl Agent {
         speaking_for(&job.voice(), || self.serve_or_refuse(call, job));
     }
 
+    fn ground(&self) -> Ground<'_> {
+        Ground { transport: &self.transport, services: &self.services, confinement: self.confinement }
+    }
+
     /// A call of somebody who has his share already is not served.
     fn serve_or_refuse(&mut self, call: CallId, job: Job) {
         let label = job.label.clone();
@@ -71,7 +76,7 @@ impl Agent {
             let child = speaking_for(&job.voice(), || {
                 fork_pump(|| {
                     self.files.restore();
-                    call::refuse(&self.transport, &job)
+                    call::refuse(self.ground(), &job)
                 })
             });
             if let Err(error) = child.and_then(|child| Ok(self.watch(Thing::Process(call, child))?)) {
@@ -149,7 +154,7 @@ impl Agent {
                 Some(Handed::Over(socket)) => fork_server::await_end(&socket),
                 _ => {
                     let agent = call::Agent { told, call, waits };
-                    call::run(&self.transport, &self.services, job, Some(agent))
+                    call::run(self.ground(), job, Some(agent))
                 }
             }
         });

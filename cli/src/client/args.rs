@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use engine::confine::Confinement;
 use engine::datalink::WAIT_CLIENT;
 use wire::control::MAX_CMDLINE;
 use wire::names::{DomainId, Ident, Target};
@@ -69,6 +70,9 @@ pub(super) struct Args {
     /// Use stdin, which must be a stream socket, for both directions
     #[arg(long, action = ArgAction::Count, conflicts_with = "local")]
     use_stdin_socket: u8,
+    /// Do not confine this process while it moves bytes, for debugging; QREXEC_CONFINE=off does the same
+    #[arg(long)]
+    no_confine: bool,
     /// What to run: USER:COMMAND, USER:QUBESRPC SERVICE+ARG SOURCE; for dom0 itself without USER
     #[arg(value_name = "COMMAND")]
     command: OsString,
@@ -110,6 +114,7 @@ pub(super) struct Plan {
     pub(super) socket_dir: PathBuf,
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
+    pub(super) confinement: Confinement,
 }
 
 impl Args {
@@ -145,6 +150,7 @@ impl Args {
             socket_dir: self.socket_dir,
             prefix,
             stdin_is_both: self.use_stdin_socket > 0,
+            confinement: Confinement::unless(self.no_confine),
         })
     }
 }

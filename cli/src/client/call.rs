@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use engine::exec::{Prepared, Services, Stderr};
 use engine::pump::{Call, Outcome};
-use engine::{datalink, localfd, pump};
+use engine::{datalink, localfd};
 use ring::Transport;
 use wire::command::{Command, CommandKind};
 use wire::names::DomainId;
@@ -45,7 +45,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
         None => (None, None, None),
     };
     let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
-    let outcome = pump::run(
+    let outcome = engine::call::run(
         channel,
         Call {
             sink: sink.flatten(),
@@ -58,6 +58,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
             one_socket,
             ..Call::new(Role::Client, version)
         },
+        plan.confinement,
     );
     // The daemon counts the call as its client's as long as we hold on to it.
     drop(daemon);

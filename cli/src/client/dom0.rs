@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use engine::datalink;
 use engine::exec::{ExecError, Executable, Image, Prepared, Services, Stderr, Users};
-use engine::pump::{self, Call, NoStreams};
+use engine::pump::{Call, NoStreams};
 use ring::Transport;
 use wire::command::{Command, CommandKind};
 use wire::control::Endpoint;
@@ -125,7 +125,8 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
-            let _ = pump::report(channel, version, failure.status, NoStreams::FailedInDom0);
+            let (code, why) = (failure.status, NoStreams::FailedInDom0);
+            let _ = engine::call::report(channel, version, code, why, plan.confinement);
             return Err(failure);
         }
     };
@@ -134,5 +135,5 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     call.child = child;
     call.prefix.clone_from(&plan.prefix);
     call.one_socket = one_socket;
-    status::of_served(&pump::run(channel, call))
+    status::of_served(&engine::call::run(channel, call, plan.confinement))
 }

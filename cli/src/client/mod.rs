@@ -6,19 +6,19 @@
 
 use std::ffi::OsString;
 
-use engine::say;
-
 use crate::failure::Failure;
-use crate::{qubesd, status, usage};
+use crate::{status, usage};
 
 mod args;
 mod call;
 mod connect;
 mod daemon;
 mod dom0;
+mod killer;
 pub mod own;
 
 use args::{Args, Plan, Purpose};
+use killer::Killer;
 
 const PROGRAM: &str = "qrexec-client";
 
@@ -34,13 +34,13 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(Err(failure)) => return failure.report(PROGRAM),
         Err(status) => return status,
     };
+    let killer = (plan.kill && !plan.target.is_dom0()).then(|| Killer::begin(&plan.target)).transpose();
+    let killer = match killer.map_err(Failure::during("a process that kills the qube")) {
+        Ok(killer) => killer,
+        Err(failure) => return failure.report(PROGRAM),
+    };
     let result = run(&plan);
-    if plan.kill
-        && !plan.target.is_dom0()
-        && let Err(error) = qubesd::call(qubesd::Socket::Admin, "admin.vm.Kill", &plan.target, b"")
-    {
-        say::error(format_args!("{PROGRAM}: cannot kill {}: {error}", plan.target));
-    }
+    killer.into_iter().for_each(Killer::kill);
     match result {
         // Only what ran may be passed over, never that nobody knows how it ended.
         Ok(_) if !plan.exit_code => 0,

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
+use engine::confine::Confinement;
 use wire::names::{Ident, MAX_TARGET, ServiceName, Target};
 use wire::trigger::Trigger;
 
@@ -65,6 +66,9 @@ pub(super) struct Args {
     /// Lend ring pages to stdout, a pipe, instead of copying them: only where its reader copies what it reads
     #[arg(long)]
     splice: bool,
+    /// Do not confine this process while it moves bytes, for debugging; QREXEC_CONFINE=off does the same
+    #[arg(long)]
+    no_confine: bool,
     /// The qube on whose behalf the call is made: a hint for the policy (once)
     #[arg(short, long, value_name = "QUBE", action = ArgAction::Append)]
     source_qube: Vec<OsString>,
@@ -84,6 +88,7 @@ pub(super) struct Plan {
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
     pub(super) splice: bool,
+    pub(super) confinement: Confinement,
     /// `None`: as the stream requires.
     pub(super) filter_stdout: Option<bool>,
     /// `None`: as the stream requires.
@@ -121,6 +126,7 @@ impl Args {
             prefix_data: Vec::new(),
             use_stdin_socket: 0,
             splice: false,
+            no_confine: false,
             source_qube: Vec::new(),
             words: words.to_vec(),
         })
@@ -162,6 +168,7 @@ impl Args {
             prefix,
             stdin_is_both,
             splice: self.splice,
+            confinement: Confinement::unless(self.no_confine),
             filter_stdout: choice(self.filter_escape_chars_stdout, self.no_filter_escape_chars_stdout),
             filter_stderr: choice(self.filter_escape_chars_stderr, self.no_filter_escape_chars_stderr),
         })

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 
 use engine::pump::Call;
-use engine::{datalink, localfd, pump, say, step};
+use engine::{datalink, localfd, say, step};
 use ring::Transport;
 use wire::stream::Role;
 
@@ -86,7 +86,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
     drop(saved);
-    let outcome = pump::run(
+    let outcome = engine::call::run(
         channel,
         Call {
             sink: streams.sink,
@@ -100,6 +100,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
             one_socket,
             ..Call::new(Role::Client, version)
         },
+        plan.confinement,
     );
     step::reached("ends");
     status::of_call(&outcome)

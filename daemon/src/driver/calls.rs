@@ -122,8 +122,9 @@ impl Driver {
             return self.core.handle_service_started(id, Err(error.into()));
         }
         let (transport, files, traffic) = (&self.transport, self.service_files, self.traffic.writer());
+        let confinement = self.confinement;
         let serve = || {
-            let (status, moved) = dom0_service::serve(service, transport, files);
+            let (status, moved) = dom0_service::serve(service, transport, files, confinement);
             moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
             status
         };

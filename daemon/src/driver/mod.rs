@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use daemon_core::{CallId, Core, Now, Output, Settings};
+use engine::confine::Confinement;
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
@@ -86,6 +87,8 @@ pub struct Setup {
     pub may_start: bool,
     /// The limit of open descriptors for services in dom0, if it is not the daemon's own.
     pub service_files: Option<Rlimit>,
+    /// Of the processes that serve calls in dom0.
+    pub confinement: Confinement,
 }
 
 /// A running daemon.
@@ -96,6 +99,7 @@ pub struct Driver {
     socket_dir: PathBuf,
     transport: Transport,
     service_files: Option<Rlimit>,
+    confinement: Confinement,
     epoch: Instant,
     reactor: Reactor,
     signals: Signals,
@@ -135,6 +139,7 @@ impl Driver {
             socket_dir: setup.socket_dir,
             transport: setup.transport,
             service_files: setup.service_files,
+            confinement: setup.confinement,
             epoch: Instant::now(),
             reactor,
             signals,

@@ -18,11 +18,7 @@ pub struct Service {
 
 impl Service {
     /// Serves the call at this link; what it says on its error output goes to `log` as well.
-    pub fn new(channel: Channel, version: Version, mut log: Option<StderrCopy>) -> Self {
-        // Whoever confines itself can open nothing afterwards.
-        if let Some(log) = &mut log {
-            log.open();
-        }
+    pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }
     }
 

@@ -11,20 +11,28 @@
 //! It is a hint and not a bond: the allowed processors are the same before and after, and a scheduler that
 //! knows better moves it away again. Nothing is ever done to the neighbour, nor is anything told to anybody.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-/// Processes of a service that are looked at, at most: a service with more is not one program's pipe.
-const TREE: usize = 64;
+/// Processes and descriptors that are looked at, at most: who started us usually has few.
+const KIN: usize = 16;
+const FDS: usize = 24;
+
+/// Longest line of `/proc/PID/stat`: fifty numbers and a name.
+const LINE: usize = 1024;
 
 /// A process that works at the other end of a descriptor of ours. It may have ended, or its number may mean
 /// another one by now: the worst that comes of it is a hint that does not help.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Neighbour {
-    pid: u32,
+    /// Open, since a process that moves bytes can open nothing.
+    stat: File,
+    /// What it had run at the last look.
+    ran: u64,
 }
 
 /// What `/proc/PID/stat` says that matters here.
@@ -37,45 +45,41 @@ struct Stat {
 }
 
 impl Neighbour {
-    /// The busiest process of `root` and its descendants: a service that is a script does its work in a child.
+    /// The process with this number.
     #[must_use]
-    pub fn in_tree(root: u32) -> Option<Neighbour> {
-        let mut pids = vec![root];
-        let mut next = 0;
-        while let Some(pid) = pids.get(next).filter(|_| pids.len() < TREE) {
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            pids.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-            next += 1;
-        }
-        busiest(pids.into_iter())
+    pub fn process(pid: u32) -> Option<Neighbour> {
+        Some(Neighbour { stat: File::open(format!("/proc/{pid}/stat")).ok()?, ran: 0 })
     }
 
-    /// The busiest of this user's processes that hold the same pipe as `pipe`, not counting this one.
-    ///
-    /// Costs a look at every descriptor of every process that may be looked at, a millisecond or two: for
-    /// calls that move much, once. `None` for what is not a pipe, and where `/proc` does not tell.
+    /// The busiest of those that hold the same pipe as `pipe`: who has started us, and whom else it has started, in a
+    /// pipeline say. `None` for what is not a pipe, and where `/proc` does not tell.
     #[must_use]
     pub fn at_pipe(pipe: impl AsFd) -> Option<Neighbour> {
         let own = fs::read_link(format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd())).ok()?;
         if !own.to_str()?.starts_with("pipe:[") {
             return None;
         }
-        let pids =
-            fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let holds_it = |pid: &u32| {
-            let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-            fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|link| link == own)
-        };
-        busiest(pids.filter(|pid| *pid != std::process::id()).filter(holds_it))
+        let is_it = |path: String| fs::read_link(path).is_ok_and(|link| link == own);
+        let parent = rustix::process::getppid()?.as_raw_nonzero().get().unsigned_abs();
+        let children =
+            fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        let others = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+        let kin = others.filter(|pid| *pid != std::process::id()).take(KIN);
+        let in_pipeline = kin.filter(|pid| (0..=1).any(|fd| is_it(format!("/proc/{pid}/fd/{fd}"))));
+        let fds = fs::read_dir(format!("/proc/{parent}/fd")).into_iter().flatten().take(FDS);
+        let of_parent = fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == own));
+        busiest(of_parent.then_some(parent).into_iter().chain(in_pipeline))
     }
 
-    /// Moves this thread to where the neighbour ran last. `Ok(true)`: it was elsewhere before.
+    /// Moves this thread to where the neighbour ran last, if it has run since the last look. `Ok(true)`: it was elsewhere
+    /// before.
     ///
     /// # Errors
     /// What reading `/proc` or the scheduler said: the neighbour is gone, or may not be looked at.
-    pub fn join(self) -> io::Result<bool> {
-        let there = stat(self.pid)?.cpu;
-        if sched_getcpu() == there {
+    pub fn join(&mut self) -> io::Result<bool> {
+        let Stat { ran, cpu: there } = self.look()?;
+        let has_run = std::mem::replace(&mut self.ran, ran) != ran;
+        if !has_run || sched_getcpu() == there {
             return Ok(false);
         }
         let allowed = sched_getaffinity(None)?;
@@ -88,16 +92,20 @@ impl Neighbour {
         sched_setaffinity(None, &allowed)?;
         Ok(true)
     }
+
+    fn look(&self) -> io::Result<Stat> {
+        let mut line = [0; LINE];
+        let length = self.stat.read_at(&mut line, 0)?;
+        parse_stat(line.get(..length).unwrap_or_default()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
 }
 
 fn busiest(pids: impl Iterator<Item = u32>) -> Option<Neighbour> {
-    let ran = pids.filter_map(|pid| Some((stat(pid).ok()?.ran, pid)));
-    ran.max().map(|(_, pid)| Neighbour { pid })
-}
-
-fn stat(pid: u32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let neighbours = pids.filter_map(|pid| {
+        let neighbour = Neighbour::process(pid)?;
+        Some((neighbour.look().ok()?.ran, neighbour))
+    });
+    neighbours.max_by_key(|(ran, _)| *ran).map(|(_, neighbour)| neighbour)
 }
 
 /// Fields 14, 15 and 39 of proc_pid_stat(5). The second, the name, may hold blanks and brackets of its own.
@@ -112,6 +120,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
     #[test]
@@ -124,25 +133,47 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_pipe_is_found_and_joined() {
-        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let pipe = cat.stdin.take().unwrap();
-        let neighbour = Neighbour::at_pipe(&pipe).expect("cat holds it");
-        assert_eq!(neighbour, Neighbour { pid: cat.id() });
-        assert_eq!(Neighbour::in_tree(cat.id()), Some(neighbour));
-        assert!(Neighbour::in_tree(std::process::id()).is_some());
-
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut neighbour = Neighbour::process(child.id()).expect("cat runs");
         let before = sched_getaffinity(None).unwrap();
         neighbour.join().unwrap();
         assert!(sched_getaffinity(None).unwrap() == before, "the allowed processors are the same");
+        assert!(!neighbour.join().unwrap(), "it has not run meanwhile");
 
-        drop(pipe);
-        cat.wait().unwrap();
-        assert!(neighbour.join().is_err() || Neighbour::in_tree(cat.id()).is_some());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(neighbour.join().is_err(), "it is gone");
+    }
+
+    /// The shell is this process's child, so that the test is the one who asks, and the shell's other child is found.
+    #[test]
+    fn whoever_is_in_the_same_pipeline_is_found() {
+        if std::env::var_os("QREXEC_TEST_PIPELINE").is_some() {
+            let neighbour = Neighbour::at_pipe(std::io::stdin());
+            return assert!(neighbour.is_some_and(|found| found.look().is_ok()));
+        }
+        let program = std::env::current_exe().unwrap();
+        let test = "process::neighbour::tests::whoever_is_in_the_same_pipeline_is_found";
+        let line = format!("cat | {{ '{}' --exact {test}; echo \"ended $?\"; }}", program.display());
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &line])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .env("QREXEC_TEST_PIPELINE", "1");
+        let mut child = shell.spawn().unwrap();
+        // `cat` lives as long as this end of its pipe.
+        let held = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ended = lines.map_while(Result::ok).find(|line| line.starts_with("ended "));
+        assert_eq!(ended.as_deref(), Some("ended 0"));
+        drop(held);
+        child.wait().unwrap();
     }
 
     #[test]
     fn what_is_no_pipe_has_no_neighbour() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(Neighbour::at_pipe(&file), None);
+        assert!(Neighbour::at_pipe(&file).is_none());
     }
 }

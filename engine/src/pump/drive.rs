@@ -34,6 +34,40 @@ const READER: Duration = Duration::from_millis(10);
 /// about to: whoever has read an answer and gone may still want the exit code.
 const UNHEARD: Duration = Duration::from_secs(2);
 
+/// How a call comes to an io_uring instance.
+pub(super) enum Instance {
+    /// It makes one when it has something to do for it.
+    Later,
+    /// It has one.
+    Made(Box<Uring>),
+    /// It makes none any more.
+    Never,
+}
+
+impl Instance {
+    /// For a process that will not be able to make one.
+    pub(super) fn settled(engine: Engine) -> Instance {
+        match engine {
+            Engine::Auto | Engine::Poll => Instance::Never,
+            Engine::Uring => {
+                Uring::restricted().map_or(Instance::Never, |uring| Instance::Made(Box::new(uring)))
+            }
+        }
+    }
+
+    /// `None`: none to be had (limits, confinement, an old kernel), and poll does the same work.
+    fn take(&mut self, syscalls: u64) -> Option<Box<Uring>> {
+        match std::mem::replace(self, Instance::Never) {
+            Instance::Later => {
+                *self = Instance::Later;
+                Uring::new(syscalls).ok().map(Box::new)
+            }
+            Instance::Made(uring) => Some(uring),
+            Instance::Never => None,
+        }
+    }
+}
+
 /// What the environment asks for.
 pub(super) fn engine_from_env() -> Result<Engine, Failure> {
     let Some(name) = std::env::var_os("QREXEC_ENGINE") else { return Ok(Engine::Auto) };
@@ -46,8 +80,8 @@ pub(super) fn engine_from_env() -> Result<Engine, Failure> {
 }
 
 /// Pumps until the call is over.
-pub(super) fn drive(mut pump: Pump, engine: Engine) -> Outcome {
-    let mut gear = Gear::new(engine);
+pub(super) fn drive(mut pump: Pump, engine: Engine, instance: Instance) -> Outcome {
+    let mut gear = Gear::new(engine, instance);
     let ending = match gear.drive(&mut pump) {
         Ok(()) => Ending::Complete,
         Err(ending) => ending,
@@ -58,6 +92,7 @@ pub(super) fn drive(mut pump: Pump, engine: Engine) -> Outcome {
 /// What a call has that depends on how much it moves.
 struct Gear {
     engine: Engine,
+    instance: Instance,
     driver: Box<dyn Driver>,
     /// What the call must have moved to count as large (again).
     large_at: u64,
@@ -66,9 +101,10 @@ struct Gear {
 }
 
 impl Gear {
-    fn new(engine: Engine) -> Gear {
+    fn new(engine: Engine, instance: Instance) -> Gear {
         let large_at = if engine == Engine::Uring { 0 } else { LARGE };
-        Gear { engine, driver: Box::new(Poll::default()), large_at, is_large: false, has_rested: false }
+        let driver = Box::new(Poll::default());
+        Gear { engine, instance, driver, large_at, is_large: false, has_rested: false }
     }
 
     fn drive(&mut self, pump: &mut Pump) -> Result<(), Ending> {
@@ -109,10 +145,9 @@ impl Gear {
         self.has_rested = false;
         pump.grow();
         if self.engine != Engine::Poll
-            // None to be had (limits, seccomp, an old kernel): poll does the same work.
-            && let Ok(uring) = Uring::new(self.driver.syscalls())
+            && let Some(uring) = self.instance.take(self.driver.syscalls())
         {
-            self.driver = Box::new(uring);
+            self.driver = uring;
         }
     }
 

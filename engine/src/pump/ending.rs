@@ -67,6 +67,9 @@ pub enum Failure {
     /// There was never anybody to write to.
     #[error("stdout is closed, so what the service sent is lost")]
     Mute,
+    /// The process could not be confined.
+    #[error("confining this process: {0}")]
+    Confinement(io::Error),
     /// The pump broke the protocol: an error of this program.
     #[error(transparent)]
     Misuse(#[from] Misuse),
@@ -127,6 +130,13 @@ pub struct Outcome {
     pub bytes_out: u64,
     /// What it cost.
     pub cost: Cost,
+}
+
+impl From<Failure> for Outcome {
+    /// Nothing was moved, and the call is over.
+    fn from(failure: Failure) -> Outcome {
+        Outcome { ending: failure.into(), ..Outcome::default() }
+    }
 }
 
 /// Counts of what a call costs this process.

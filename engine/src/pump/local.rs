@@ -77,10 +77,10 @@ impl Local {
         Ok(code.is_some())
     }
 
-    /// Who of its descendants, or itself, the pump's bytes come from or go to.
+    /// It, as the one that the pump's bytes come from or go to.
     pub(super) fn neighbour(&self) -> Option<Neighbour> {
         match &self.process {
-            Process::Running { child, .. } => Neighbour::in_tree(child.pid().unsigned_abs()),
+            Process::Running { child, .. } => Neighbour::process(child.pid().unsigned_abs()),
             Process::None | Process::Ended(_) => None,
         }
     }

@@ -33,19 +33,54 @@ mod uring;
 
 use ring::Channel;
 
+use crate::confine::Needs;
+
 pub use call::{Call, Outlived};
+use drive::{Engine, Instance};
 pub use ending::{Cost, EXIT_LOST, EXIT_UNREAD, Ending, Exit, Failure, Lost, Outcome};
 pub use report::{NoStreams, report};
 pub use stderr_copy::StderrCopy;
 use turn::Pump;
 
-/// Pumps one call to its end.
-pub fn run(channel: Channel, call: Call) -> Outcome {
-    let pump = drive::engine_from_env().and_then(|engine| Ok((engine, Pump::new(channel, call)?)));
-    match pump {
-        Ok((engine, pump)) => logged(drive::drive(pump, engine)),
-        Err(failure) => Outcome { ending: failure.into(), ..Outcome::default() },
+/// A call that has opened whatever it will need.
+pub(crate) struct Ready {
+    pump: Pump,
+    engine: Engine,
+    instance: Instance,
+}
+
+/// Opens whatever one call will need.
+pub(crate) fn prepare(channel: Channel, call: Call) -> Result<Ready, Failure> {
+    let engine = drive::engine_from_env()?;
+    Ok(Ready { pump: Pump::new(channel, call)?, engine, instance: Instance::Later })
+}
+
+impl Ready {
+    /// Prepares for not being able to open anything any more; what will be asked of the kernel then.
+    ///
+    /// Most calls are over before an io_uring instance would be of use to them, and all would have to have one: so there
+    /// is none, unless the environment asks for it.
+    pub(crate) fn settle(&mut self) -> Result<Needs, ring::Error> {
+        let habits = self.pump.link.settle()?;
+        self.instance = Instance::settled(self.engine);
+        Ok(Needs {
+            reopens: self.pump.receiver.lends(),
+            uring: matches!(self.instance, Instance::Made(_)),
+            watches: habits.watches,
+            ioctls: habits.ioctls,
+            unknown: habits.unknown,
+        })
     }
+
+    /// Pumps the call to its end.
+    pub(crate) fn run(self) -> Outcome {
+        logged(drive::drive(self.pump, self.engine, self.instance))
+    }
+}
+
+/// Pumps one call to its end, in a process that does other things too.
+pub fn run(channel: Channel, call: Call) -> Outcome {
+    prepare(channel, call).map_or_else(Outcome::from, Ready::run)
 }
 
 /// What a call cost goes to the log: `qrexec-bench --counters` reads it there.

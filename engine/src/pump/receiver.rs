@@ -466,6 +466,11 @@ impl Receiver {
         }
     }
 
+    /// Whether ring pages are lent to the sink.
+    pub(super) fn lends(&self) -> bool {
+        self.sink.lends()
+    }
+
     /// The sink, where it can be slept on.
     pub(super) fn local_end(&self) -> Option<&LocalFd> {
         self.sink.pollable()

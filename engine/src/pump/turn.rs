@@ -32,6 +32,25 @@ pub(super) enum Turn {
     Done,
 }
 
+/// Who is at the local end, as far as that is known.
+struct Neighbours {
+    child: Option<Neighbour>,
+    source: Option<Neighbour>,
+    sink: Option<Neighbour>,
+}
+
+impl Neighbours {
+    /// The local process, else whoever holds the other ends of pipes.
+    fn find(local: &Local, sender: &Sender, receiver: &Receiver) -> Neighbours {
+        if local.is_process() {
+            return Neighbours { child: local.neighbour(), source: None, sink: None };
+        }
+        let ends = [sender.local_end(), receiver.local_end()];
+        let [source, sink] = ends.map(|end| end.and_then(Neighbour::at_pipe));
+        Neighbours { child: None, source, sink }
+    }
+}
+
 /// One running call.
 pub(super) struct Pump {
     role: Role,
@@ -43,8 +62,7 @@ pub(super) struct Pump {
     exit_on_service_eof: bool,
     pub(super) patience: Patience,
     pub(super) sleeps: u64,
-    /// Who is at the local end, once that was looked for.
-    neighbour: Option<Option<Neighbour>>,
+    neighbours: Neighbours,
 }
 
 impl Pump {
@@ -77,16 +95,18 @@ impl Pump {
             prefix: call.prefix,
             one_socket,
         };
+        let sender = Sender::new(producer, outward);
+        let local = Local::new(call.child, call.outlived);
         Ok(Pump {
             role,
-            sender: Sender::new(producer, outward),
+            neighbours: Neighbours::find(&local, &sender, &receiver),
+            sender,
             receiver,
-            local: Local::new(call.child, call.outlived),
+            local,
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
             patience: Patience::new(link.is_far()),
             sleeps: 0,
-            neighbour: None,
             link,
         })
     }
@@ -214,20 +234,10 @@ impl Pump {
 
     /// Goes where the process runs that most of this call's bytes come from or go to. A hint that fails is none.
     pub(super) fn join_neighbour(&mut self) {
-        let neighbour = match self.neighbour {
-            Some(known) => known,
-            None => *self.neighbour.insert(self.find_neighbour()),
-        };
-        let _ = neighbour.map(Neighbour::join);
-    }
-
-    fn find_neighbour(&self) -> Option<Neighbour> {
-        if self.local.is_process() {
-            return self.local.neighbour();
-        }
         let sends_more = self.sender.sent() > self.receiver.received();
-        let busy = if sends_more { self.sender.local_end() } else { self.receiver.local_end() };
-        busy.and_then(Neighbour::at_pipe)
+        let Neighbours { child, source, sink } = &mut self.neighbours;
+        let busy = if sends_more { source } else { sink };
+        let _ = child.as_mut().or(busy.as_mut()).map(Neighbour::join);
     }
 
     // ---- when the call is over --------------------------------------------------------------

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::share::Place;
 use super::vigil::Vigil;
 use crate::error::Error;
-use crate::link::Bell;
-use crate::xendev::EventChannel;
+use crate::link::{Bell, Habits};
+use crate::xendev::{self, EventChannel};
 
 pub(super) struct Doorbell {
     event: EventChannel,
@@ -43,6 +43,11 @@ impl Bell for Doorbell {
             Some(_) => Ok(true),
             None => self.event.take().map(|_| true),
         }
+    }
+
+    fn settle(&mut self) -> Result<Habits, Error> {
+        self.vigil.as_mut().map_or(Ok(()), Vigil::settle)?;
+        Ok(Habits { watches: true, ioctls: &xendev::LASTING, unknown: false })
     }
 
     fn is_stream(&self) -> bool {

@@ -19,7 +19,7 @@ use super::life::{self, Lookout, Sight};
 use super::store::Store;
 use super::{DOM0, warden};
 use crate::error::Error;
-use crate::xendev;
+use crate::xendev::{self, Asker};
 
 /// How often the hypervisor is asked, by whoever does so: for peers that keep no key for us, and mapped by nobody.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
@@ -34,6 +34,17 @@ pub(super) struct Vigil {
     server: Option<Lookout>,
     /// Ready when any of these is, or anything that was added.
     either: OwnedFd,
+    /// What was opened while this process could still open something; from then on there is nothing else.
+    reserve: Option<Reserve>,
+}
+
+/// What is needed to look for oneself.
+struct Reserve {
+    /// Asks the hypervisor.
+    asker: Option<Asker>,
+    /// For when the agent is gone.
+    store: Option<Store>,
+    timer: Option<OwnedFd>,
 }
 
 /// Who would know.
@@ -59,9 +70,28 @@ impl Vigil {
             None => life::announce(own).and_then(|()| alone(own, peer))?,
         };
         let either = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        let vigil = Vigil { own, peer, source, server: None, either };
+        let vigil = Vigil { own, peer, source, server: None, either, reserve: None };
         vigil.watch_source()?;
         Ok(Some(vigil))
+    }
+
+    /// Opens what will be needed once this process can open nothing any more. Xenstore hears nothing of it.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let (mut store, mut spare) = (None, None);
+        if matches!(self.source, Source::Agent(_)) && self.peer != DOM0 {
+            store = Store::open().ok();
+            spare = Some(timer(PERIOD).map_err(failed)?);
+        }
+        self.reserve = Some(Reserve { asker: Asker::new().ok(), store, timer: spare });
+        Ok(())
+    }
+
+    /// Looks for itself from now on, with what there is in reserve if nothing can be opened.
+    fn alone(&mut self) -> Result<Source, Error> {
+        let Some(Reserve { store, timer, .. }) = &mut self.reserve else { return alone(self.own, self.peer) };
+        let timer = timer.take().ok_or(Errno::MFILE).map_err(failed)?;
+        let lookout = store.take().and_then(|store| look_out_by(store, self.own, self.peer));
+        Ok(Source::Own { timer, lookout })
     }
 
     /// Makes the descriptor ready when `fd` is, too, for as long as that is open.
@@ -98,7 +128,10 @@ impl Vigil {
                 Err(Errno::AGAIN | Errno::INTR) => Ok(false),
                 // The agent is gone; the call goes on without it.
                 _ if self.peer == DOM0 => self.turn_to(Source::Nobody).map(|()| false),
-                _ => self.turn_to(alone(self.own, self.peer)?).map(|()| false),
+                _ => {
+                    let source = self.alone()?;
+                    self.turn_to(source).map(|()| false)
+                }
             },
             Source::Nobody => Ok(false),
             Source::Own { lookout, timer } => {
@@ -118,21 +151,32 @@ impl Vigil {
 
     /// Turns to the agent, if there is one again; else asks the hypervisor, and looks after xenstore.
     fn on_tick(&mut self) -> Result<bool, Error> {
-        if let (true, Ok(agent)) = (self.own != DOM0, warden::ask(self.peer)) {
+        if let (true, Some(agent)) = (self.own != DOM0, self.ask_agent()) {
             return self.turn_to(Source::Agent(agent)).map(|()| false);
         }
-        if !xendev::knows(self.peer) {
+        let is_known = match &self.reserve {
+            Some(reserve) => reserve.asker.as_ref().is_none_or(|asker| asker.knows(self.peer)),
+            None => xendev::knows(self.peer),
+        };
+        if !is_known {
             return Ok(true);
         }
         let Source::Own { lookout, .. } = &mut self.source else { return Ok(false) };
         if let Some(lookout) = lookout {
             return Ok(lookout.tick().is_ok_and(|sight| sight == Sight::Gone));
         }
-        if let Some(again) = look_out(self.own, self.peer) {
+        if self.reserve.is_none()
+            && let Some(again) = look_out(self.own, self.peer)
+        {
             watch(&self.either, &again, 0).map_err(failed)?;
             *lookout = Some(again);
         }
         Ok(false)
+    }
+
+    /// An agent that has come back, for who can still connect to it.
+    fn ask_agent(&self) -> Option<OwnedFd> {
+        self.reserve.is_none().then(|| warden::ask(self.peer).ok())?
     }
 
     /// The old source leaves the epoll instance with its last descriptor.
@@ -166,7 +210,10 @@ fn alone(own: u32, peer: u32) -> Result<Source, Error> {
 /// Dom0 may read every key, so the domain's own number serves, which nobody but the toolstack removes; and it may hear
 /// of the end of any domain, should the keys stay. `None`: xenstore is not to be had now.
 fn look_out(own: u32, peer: u32) -> Option<Lookout> {
-    let store = Store::open().ok()?;
+    look_out_by(Store::open().ok()?, own, peer)
+}
+
+fn look_out_by(store: Store, own: u32, peer: u32) -> Option<Lookout> {
     let mut lookout = match own {
         DOM0 => Lookout::new(store, format!("/local/domain/{peer}/domid"), Some(RELEASE)),
         _ => Lookout::new(store, life::of(peer), None),

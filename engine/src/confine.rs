@@ -1,0 +1,91 @@
+#![forbid(unsafe_code)]
+//! The door that a call's process closes behind itself: from then on it moves bytes and can do nothing else.
+//!
+//! What such a process reads comes from another VM. Should a fault in this code ever let that VM take it over, it finds
+//! a process that gains no privilege by starting a program (`no_new_privs`), has no file and no network (Landlock), and
+//! has no system calls but those of [`filter`] (seccomp). Everything that a call needs is open before.
+//!
+//! The services that it has started are not confined: they began before.
+
+mod files;
+mod filter;
+mod program;
+
+use std::io;
+
+/// `off` leaves calls unconfined, for debugging.
+const VARIABLE: &str = "QREXEC_CONFINE";
+
+/// What a call needs beyond what every call does.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Needs {
+    /// It lends pages to a pipe, and looks into that pipe after it was closed.
+    pub(crate) reopens: bool,
+    /// It has an io_uring instance.
+    pub(crate) uring: bool,
+    /// It has an epoll instance and timers.
+    pub(crate) watches: bool,
+    /// Requests to devices.
+    pub(crate) ioctls: &'static [u32],
+    /// It runs a library of others that cannot be confined.
+    pub(crate) unknown: bool,
+}
+
+/// Whether the processes of calls are confined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confinement {
+    /// As they should be.
+    On,
+    /// For debugging.
+    Off,
+}
+
+impl Confinement {
+    /// On, unless an option (`off`) or the environment says otherwise.
+    #[must_use]
+    pub fn unless(off: bool) -> Self {
+        let off = off || std::env::var_os(VARIABLE).is_some_and(|value| value == "off");
+        if off { Self::Off } else { Self::On }
+    }
+
+    /// Says once, in a program that will have calls, what is missing of their confinement.
+    pub fn announce(self) {
+        if self == Self::Off {
+            tracing::warn!("calls are not confined");
+        } else if !files::are_supported() {
+            tracing::warn!("this kernel has no Landlock: calls are confined by their system calls only");
+        }
+    }
+
+    /// Confines a process that only reads and writes what it has open.
+    ///
+    /// # Errors
+    /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
+    pub fn close_to_streams(self) -> io::Result<()> {
+        self.close(Needs::default())
+    }
+
+    /// Confines this thread and all threads that it will start, for good. It must be the only one.
+    ///
+    /// # Errors
+    /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
+    pub(crate) fn close(self, needs: Needs) -> io::Result<()> {
+        if self == Self::Off || needs.unknown {
+            return Ok(());
+        }
+        let has_no_files = files::give_up()?;
+        // Without Landlock, whoever may open something may open anything.
+        let needs = Needs { reopens: needs.reopens && has_no_files, ..needs };
+        filter::apply(needs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_switches_it_off() {
+        assert_eq!(Confinement::unless(true), Confinement::Off);
+    }
+}

@@ -1,0 +1,34 @@
+#![forbid(unsafe_code)]
+//! No file, no network, by Landlock. What is open stays open.
+
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+};
+
+/// The newest rules that are asked for; a kernel that has fewer applies those.
+const NEWEST: ABI = ABI::V6;
+
+/// Gives up every file and every port of this thread, for good, and the sockets without a file of those outside; gains no
+/// privilege by starting a program any more. Whether the kernel could do so for files.
+///
+/// Signals to processes outside are not given up with it: Landlock would count a service that was started before as one.
+pub(super) fn give_up() -> io::Result<bool> {
+    let confined = Ruleset::default()
+        .handle_access(AccessFs::from_all(NEWEST))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(NEWEST)))
+        .and_then(|rules| rules.scope(Scope::AbstractUnixSocket))
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(io::Error::other)?;
+    Ok(confined.ruleset != RulesetStatus::NotEnforced)
+}
+
+/// Whether this kernel knows how.
+pub(super) fn are_supported() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .is_ok()
+}

@@ -1,0 +1,171 @@
+#![forbid(unsafe_code)]
+//! The system calls of a call's process once it runs, by seccomp.
+//!
+//! What stands in [`calls`] is let through, and everything else fails with `EPERM`: a C library that tries one more call
+//! than it needs costs nobody a call. But what nothing in here ever does, and a stranger who has taken it over would do
+//! first, ends the process at once: the kernel says so in its log (`type=1326`), and the call is lost. `docs/safety.md`
+//! has both lists, each line with its reason.
+
+use std::io;
+
+use libc::c_long;
+
+use super::Needs;
+use super::program::{Rule, Rules, assemble};
+
+/// The kernel's name for this machine (`linux/audit.h`).
+#[cfg(target_arch = "x86_64")]
+const ARCH: Option<u32> = Some(0xc000_003e);
+#[cfg(target_arch = "aarch64")]
+const ARCH: Option<u32> = Some(0xc000_00b7);
+/// Others have no list here.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCH: Option<u32> = None;
+
+/// Confines this thread.
+pub(super) fn apply(needs: Needs) -> io::Result<()> {
+    let Some(arch) = ARCH else { return Ok(()) };
+    let program = assemble(arch, &calls(needs))
+        .ok_or_else(|| io::Error::other("the list of system calls is too long"))?;
+    match seccompiler::apply_filter(&program) {
+        // A kernel without filters.
+        Err(seccompiler::Error::Seccomp(error))
+            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
+        {
+            Ok(())
+        }
+        applied => applied.map_err(io::Error::other),
+    }
+}
+
+/// What needs no look at its arguments.
+const PLAIN: &[c_long] = &[
+    // Bytes, of what is open.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    // Waiting.
+    libc::SYS_ppoll,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_clock_gettime,
+    libc::SYS_gettimeofday,
+    // Memory.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_getrandom,
+    // Signals to this process itself, and its own place and names.
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigaction,
+    libc::SYS_sigaltstack,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getpgid,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The same under names that newer machines do without.
+#[cfg(target_arch = "x86_64")]
+const PLAIN_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_getpgrp, libc::SYS_time];
+#[cfg(not(target_arch = "x86_64"))]
+const PLAIN_HERE: &[c_long] = &[];
+
+/// What nothing in a call's process ever does.
+const DEADLY: &[c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_io_uring_setup,
+    libc::SYS_bpf,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_kill,
+];
+
+#[cfg(target_arch = "x86_64")]
+const DEADLY_HERE: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const DEADLY_HERE: &[c_long] = &[];
+
+/// What a call's process may do.
+fn calls(needs: Needs) -> Rules {
+    let mut rules = Rules::new();
+    let mut set = |call: c_long, rule: Rule| {
+        // Numbers are small and not negative.
+        rules.extend(u32::try_from(call).ok().map(|number| (number, rule)));
+    };
+    DEADLY.iter().chain(DEADLY_HERE).for_each(|call| set(*call, Rule::Kill));
+    PLAIN.iter().chain(PLAIN_HERE).for_each(|call| set(*call, Rule::Allow));
+    // Another process. A thread is refused like anything else.
+    set(libc::SYS_clone, Rule::KillWithout(0, libc::CLONE_THREAD.unsigned_abs()));
+    // To whom the socket is connected, and to no other name.
+    set(libc::SYS_sendto, Rule::Null(4));
+    // Memory that can hold no program.
+    set(libc::SYS_mmap, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
+    set(libc::SYS_mprotect, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
+    let fcntl = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ];
+    set(libc::SYS_fcntl, Rule::OneOf(1, fcntl.map(libc::c_int::unsigned_abs).to_vec()));
+    let ioctls = [libc::FIONREAD as u32, libc::TIOCGPGRP as u32];
+    set(libc::SYS_ioctl, Rule::OneOf(1, [&ioctls[..], needs.ioctls].concat()));
+    // The child that was started before, by its descriptor.
+    set(libc::SYS_waitid, Rule::OneOf(0, vec![libc::P_PIDFD]));
+    // Nobody else's place.
+    set(libc::SYS_sched_setaffinity, Rule::OneOf(0, vec![0]));
+    if needs.watches {
+        for call in [libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_timerfd_settime] {
+            set(call, Rule::Allow);
+        }
+        #[cfg(target_arch = "x86_64")]
+        set(libc::SYS_epoll_wait, Rule::Allow);
+    }
+    if needs.uring {
+        set(libc::SYS_io_uring_enter, Rule::Allow);
+    }
+    if needs.reopens {
+        // Landlock leaves pipes of our own to be opened, and nothing else.
+        set(libc::SYS_openat, Rule::Allow);
+        #[cfg(target_arch = "x86_64")]
+        set(libc::SYS_open, Rule::Allow);
+        set(libc::SYS_vmsplice, Rule::Allow);
+    }
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel runs it for each number when it is installed.
+    #[test]
+    fn the_list_fits_a_program_with_everything_that_may_be_needed() {
+        let all = Needs { reopens: true, uring: true, watches: true, ioctls: &[1, 2, 3], unknown: false };
+        for needs in [Needs::default(), all] {
+            let program = assemble(1, &calls(needs)).expect("fits");
+            assert!(program.len() < 250, "{}", program.len());
+        }
+    }
+}

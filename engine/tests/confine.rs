@@ -1,0 +1,208 @@
+//! A hostile build of a call's last step: it closes the door just as every call does and then tries everything that it
+//! must not be able to do. Each attempt is made without the door, too, so that none fails for another reason.
+//!
+//! Without the usual harness, which has threads: what is confined is a process of its own for each attempt.
+#![allow(unsafe_code)] // ptrace, fork and executable memory have no safe equivalent.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use engine::call;
+use engine::confine::Confinement;
+use engine::process::{Child, fork_pump};
+use engine::pump::Call;
+use ring::{Channel, Kind, Sizes, Transport};
+use wire::stream::Role;
+use wire::version::Version;
+
+/// The kernel's answer to what only an attacker does.
+const KILLED: i32 = 128 + libc::SIGSYS;
+/// Exit codes of an attempt are errors of the system, but these.
+const DONE: i32 = 0;
+const NOT_HERE: i32 = 200;
+
+/// What was opened before the door closed.
+struct Before {
+    folder: tempfile::TempDir,
+    _listener: UnixListener,
+    unconnected: OwnedFd,
+    datagrams: UnixDatagram,
+    child: std::process::Child,
+}
+
+/// Everything is in here, and removed by who can.
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+type Attempt = fn(&mut Before) -> io::Result<()>;
+
+/// Each with what becomes of it, one of these.
+const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
+    ("reads a file by an absolute path", |_| File::open("/etc/passwd").map(drop), &[libc::EPERM]),
+    ("reads a file of its own", |_| File::open("/proc/self/environ").map(drop), &[libc::EPERM]),
+    ("makes a file", |it| File::create(it.folder.path().join("new")).map(drop), &[libc::EPERM]),
+    ("lists a folder", |_| std::fs::read_dir("/").map(drop), &[libc::EPERM]),
+    ("removes a file", |it| std::fs::remove_file(it.folder.path().join("door")), &[libc::EPERM]),
+    ("makes a socket", |_| UnixDatagram::unbound().map(drop), &[KILLED]),
+    ("connects to a socket", connects, &[KILLED]),
+    (
+        "sends to another name",
+        |it| it.datagrams.send_to(b"x", it.folder.path().join("post")).map(drop),
+        &[libc::EPERM],
+    ),
+    ("becomes a program", |_| Err(Command::new("/bin/true").exec()), &[KILLED]),
+    ("starts a program", |_| Command::new("/bin/true").status().map(drop), &[KILLED, libc::EPERM]),
+    ("forks", forks, &[KILLED]),
+    ("starts a thread", starts_a_thread, &[libc::EPERM]),
+    ("traces its child", traces, &[KILLED]),
+    ("kills a process", |it| it.child.kill(), &[KILLED]),
+    ("makes an io_uring instance", |_| io_uring::IoUring::new(4).map(drop), &[KILLED]),
+    ("makes memory for a program", makes_executable_memory, &[libc::EPERM]),
+    (
+        "makes a file without a name",
+        |_| Ok(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).map(drop)?),
+        &[libc::EPERM],
+    ),
+];
+
+fn connects(before: &mut Before) -> io::Result<()> {
+    let address = rustix::net::SocketAddrUnix::new(before.folder.path().join("door"))?;
+    Ok(rustix::net::connect(&before.unconnected, &address)?)
+}
+
+fn forks(_: &mut Before) -> io::Result<()> {
+    // SAFETY: this process has one thread, and the child ends at once.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: takes a number and ends the process.
+        0 => unsafe { libc::_exit(0) },
+        _ => Ok(()),
+    }
+}
+
+fn starts_a_thread(_: &mut Before) -> io::Result<()> {
+    std::thread::Builder::new().spawn(|| ()).map(|thread| drop(thread.join()))
+}
+
+fn traces(before: &mut Before) -> io::Result<()> {
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: this request takes no pointer.
+    match unsafe { libc::ptrace(libc::PTRACE_SEIZE, before.child.id() as i32, null, null) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn makes_executable_memory(_: &mut Before) -> io::Result<()> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new range wherever there is room.
+    let made = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    if made == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn main() {
+    let root = tempfile::tempdir().expect("a folder");
+    ROOT.get_or_init(|| root.path().to_owned());
+    what_is_forbidden_fails();
+    the_second_door_holds_where_the_first_is_open();
+    a_service_that_was_started_before_is_free();
+}
+
+fn what_is_forbidden_fails() {
+    for (name, attempt, expected) in ATTEMPTS {
+        let free = status(Confinement::Off, false, *attempt);
+        if free == NOT_HERE || free != DONE && *name == "makes an io_uring instance" {
+            println!("skipped: {name}: not possible here anyway ({free})");
+        } else {
+            assert_eq!(free, DONE, "{name}, unconfined");
+        }
+        let confined = status(Confinement::On, false, *attempt);
+        assert!(expected.contains(&confined), "{name}: {confined}, expected one of {expected:?}");
+        println!("{name}: {confined} ... ok");
+    }
+}
+
+/// Whoever lends pages to a pipe may open something: Landlock leaves nothing but that pipe.
+fn the_second_door_holds_where_the_first_is_open() {
+    let reads: Attempt = |_| File::open("/etc/passwd").map(drop);
+    let status = status(Confinement::On, true, reads);
+    assert!([libc::EACCES, libc::EPERM].contains(&status), "{status}");
+    println!("reads a file where pages are lent: {status} ... ok");
+}
+
+/// It reads a file and starts a program after its parent has been confined.
+fn a_service_that_was_started_before_is_free() {
+    let mut child = fork_pump(|| {
+        let mut service = before().child;
+        let stdin = service.stdin.take();
+        let mut service = Child::try_from(service).expect("a child");
+        close(Confinement::On, false);
+        drop(stdin);
+        service.wait().unwrap_or(99)
+    })
+    .expect("fork");
+    assert_eq!(child.wait().expect("wait"), 7);
+    println!("what was started before is free ... ok");
+}
+
+/// The exit status of a process that tries this.
+fn status(confinement: Confinement, lends: bool, attempt: Attempt) -> i32 {
+    let mut child = fork_pump(|| {
+        let mut before = before();
+        close(confinement, lends);
+        match attempt(&mut before) {
+            Ok(()) => DONE,
+            Err(error) => error.raw_os_error().unwrap_or(NOT_HERE),
+        }
+    })
+    .expect("fork");
+    child.wait().expect("wait")
+}
+
+fn before() -> Before {
+    let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
+    let _listener = UnixListener::bind(folder.path().join("door")).expect("a door");
+    let post = UnixDatagram::bind(folder.path().join("post")).expect("a post");
+    std::mem::forget(post);
+    let datagrams = UnixDatagram::unbound().expect("a socket");
+    datagrams.connect(folder.path().join("post")).expect("connected");
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM);
+    let unconnected = rustix::net::socket(family, kind, None).expect("a socket");
+    let mut child = Command::new("sh");
+    child.args(["-c", "read line; cat /etc/passwd >/dev/null && env true && exit 7"]);
+    let child = child.stdin(std::process::Stdio::piped()).spawn().expect("a child");
+    Before { folder, _listener, unconnected, datagrams, child }
+}
+
+/// Prepares a call and closes the door, as every call does.
+fn close(confinement: Confinement, lends: bool) {
+    let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
+    let (ours, theirs) = channels(folder.path());
+    let (service, sink) = io::pipe().expect("a pipe");
+    let source = UnixStream::pair().expect("a socket").0;
+    let mut call = Call::new(Role::Service, Version::OURS);
+    (call.sink, call.source) = (Some(sink.into()), Some(source.into()));
+    call.splice = lends;
+    let prepared = call::prepare(ours, call).expect("prepared");
+    let confined = prepared.confine(confinement).expect("confined");
+    // What would be closed with them stays.
+    std::mem::forget((confined, theirs, service, folder));
+}
+
+fn channels(folder: &Path) -> (Channel, Channel) {
+    let transport = |own| Transport::new(Kind::Shm, own, folder);
+    let mut listener = transport(1).listen(0, 512, Sizes::both(1 << 20)).expect("listens");
+    let mut connector = transport(0).connect(1, 512).expect("looks");
+    let mut server = None;
+    loop {
+        server = server.or_else(|| listener.accept().expect("accepts"));
+        if let Some(client) = connector.poll().expect("connects") {
+            return (server.expect("was there first"), client);
+        }
+    }
+}
