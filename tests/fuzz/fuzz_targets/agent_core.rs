@@ -212,6 +212,7 @@ impl World {
                     assert!(self.waiting.remove(&id) && endpoint.port.is_data());
                     self.connected.insert(id, Some(endpoint));
                 }
+                Output::Withdraw(id) => assert!(self.connected.contains_key(&id)),
                 Output::Refuse(id, _) => assert!(self.waiting.remove(&id)),
                 Output::Start(id, start) => {
                     assert!(start.params.connect_port.is_data());
