@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::steps::{Failure, cargo, is_there, root, step};
 
 /// Seconds for the whole of one boot, unless `BOOT_SECONDS` says otherwise. A quiet machine needs a third of it.
-const LIMIT: &str = "600";
+const LIMIT: &str = "900";
 
 /// What of Xen's is linked with the C peer.
 const LIBRARIES: [&str; 5] = ["-lxenvchan", "-lxenevtchn", "-lxengnttab", "-lxenstore", "-ldl"];
