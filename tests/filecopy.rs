@@ -258,7 +258,7 @@ fn a_large_tree_arrives_whole_by_the_built_in_ends_and_by_programs() {
     });
 }
 
-/// Whoever is killed at whatever moment: a final name has all of its content, the other side ends within a second, what
+/// Whoever is killed at whatever moment: a final name has all of its content, the other side ends within seconds, what
 /// was not confirmed stays, and nothing is left in the folder for temporary files.
 #[test]
 fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
