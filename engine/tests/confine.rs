@@ -1,5 +1,5 @@
-//! A hostile build of a call's last step: it closes the door just as every call does and then tries everything that it
-//! must not be able to do. Each attempt is made without the door, too, so that none fails for another reason.
+//! A hostile build of a call's last step: it confines itself just as every call does and then tries everything that it
+//! must not be able to do. Each attempt is made unconfined, too, so that none fails for another reason.
 //!
 //! Without the usual harness, which has threads: what is confined is a process of its own for each attempt.
 #![allow(unsafe_code)] // ptrace, fork and executable memory have no safe equivalent.
@@ -27,7 +27,7 @@ const KILLED: i32 = 128 + libc::SIGSYS;
 const DONE: i32 = 0;
 const NOT_HERE: i32 = 200;
 
-/// What was opened before the door closed.
+/// What was opened before the process was confined.
 struct Before {
     folder: tempfile::TempDir,
     _listener: UnixListener,
@@ -47,7 +47,7 @@ const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
     ("reads a file of its own", |_| File::open("/proc/self/environ").map(drop), &[libc::EPERM]),
     ("makes a file", |it| File::create(it.folder.path().join("new")).map(drop), &[libc::EPERM]),
     ("lists a folder", |_| std::fs::read_dir("/").map(drop), &[libc::EPERM]),
-    ("removes a file", |it| std::fs::remove_file(it.folder.path().join("door")), &[libc::EPERM]),
+    ("removes a file", |it| std::fs::remove_file(it.folder.path().join("socket")), &[libc::EPERM]),
     ("makes a socket", |_| UnixDatagram::unbound().map(drop), &[KILLED]),
     ("connects to a socket", connects, &[KILLED]),
     (
@@ -71,7 +71,7 @@ const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
 ];
 
 fn connects(before: &mut Before) -> io::Result<()> {
-    let address = rustix::net::SocketAddrUnix::new(before.folder.path().join("door"))?;
+    let address = rustix::net::SocketAddrUnix::new(before.folder.path().join("socket"))?;
     Ok(rustix::net::connect(&before.unconnected, &address)?)
 }
 
@@ -166,7 +166,7 @@ fn status(confinement: Confinement, lends: bool, attempt: Attempt) -> i32 {
 
 fn before() -> Before {
     let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
-    let _listener = UnixListener::bind(folder.path().join("door")).expect("a door");
+    let _listener = UnixListener::bind(folder.path().join("socket")).expect("a listener");
     let post = UnixDatagram::bind(folder.path().join("post")).expect("a post");
     std::mem::forget(post);
     let datagrams = UnixDatagram::unbound().expect("a socket");
@@ -179,7 +179,7 @@ fn before() -> Before {
     Before { folder, _listener, unconnected, datagrams, child }
 }
 
-/// Prepares a call and closes the door, as every call does.
+/// Prepares a call and confines this process, as every call does.
 fn close(confinement: Confinement, lends: bool) {
     let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
     let (ours, theirs) = channels(folder.path());

@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use wire::escape::Escaped;
 use wire::names::DomainId;
 
-use super::ways::{Form, Owner, USAGE, Undecided, Way};
+use super::request_form::{Form, Owner, USAGE, Undecided, Way};
 use crate::answer::{self, MAX_ANSWER};
 
 /// Programs that run at once. A question to the user may take long; further ones wait their turn, and

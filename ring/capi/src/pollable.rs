@@ -21,7 +21,7 @@ const WATCHED: u64 = 1;
 const TIMER: u64 = 2;
 
 /// See the module.
-pub(crate) struct Beacon {
+pub(crate) struct Pollable {
     events: Reactor,
     kick: OwnedFd,
     kicked: bool,
@@ -35,11 +35,11 @@ fn failed(what: &str) -> impl FnOnce(Errno) -> Error {
     move |errno| wrap(errno.into())
 }
 
-impl Beacon {
-    pub(crate) fn new() -> Result<Beacon, Error> {
+impl Pollable {
+    pub(crate) fn new() -> Result<Pollable, Error> {
         let make = || {
             let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            Ok(Beacon {
+            Ok(Pollable {
                 events: Reactor::of(&[kick.as_fd()])?,
                 kick,
                 kicked: false,
@@ -50,7 +50,7 @@ impl Beacon {
         make().map_err(failed("making"))
     }
 
-    /// Makes the descriptor readable until [`Beacon::calm`].
+    /// Makes the descriptor readable until [`Pollable::calm`].
     pub(crate) fn kick(&mut self) -> Result<(), Error> {
         if !self.kicked {
             rustix::io::write(&self.kick, &1u64.to_ne_bytes()).map_err(failed("signalling"))?;
@@ -117,7 +117,7 @@ impl Beacon {
     }
 }
 
-impl AsFd for Beacon {
+impl AsFd for Pollable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }

@@ -3,15 +3,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::share::Place;
-use super::vigil::Vigil;
+use super::domain_watch::DomainWatch;
+use super::ring_share::Place;
 use crate::error::Error;
 use crate::link::{Bell, Habits};
 use crate::xendev::{self, EventChannel};
 
 pub(super) struct Doorbell {
     event: EventChannel,
-    vigil: Option<Vigil>,
+    domain_watch: Option<DomainWatch>,
     _place: Option<Place>,
 }
 
@@ -19,17 +19,17 @@ impl Doorbell {
     /// `place` is held for as long as the channel.
     pub(super) fn new(
         event: EventChannel,
-        vigil: Option<Vigil>,
+        domain_watch: Option<DomainWatch>,
         place: Option<Place>,
     ) -> Result<Doorbell, Error> {
-        vigil.as_ref().map_or(Ok(()), |vigil| vigil.watch_too(&event))?;
-        Ok(Doorbell { event, vigil, _place: place })
+        domain_watch.as_ref().map_or(Ok(()), |domain_watch| domain_watch.watch_too(&event))?;
+        Ok(Doorbell { event, domain_watch, _place: place })
     }
 }
 
 impl Bell for Doorbell {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.vigil.as_ref().map_or(self.event.as_fd(), AsFd::as_fd)
+        self.domain_watch.as_ref().map_or(self.event.as_fd(), AsFd::as_fd)
     }
 
     fn ring(&mut self) -> Result<bool, Error> {
@@ -38,15 +38,15 @@ impl Bell for Doorbell {
 
     /// An event, if there is one, is all that woke us: whatever else there is makes the descriptor ready again.
     fn acknowledge(&mut self) -> Result<bool, Error> {
-        match &mut self.vigil {
-            Some(vigil) if !self.event.take()? => Ok(!vigil.is_peer_gone()?),
+        match &mut self.domain_watch {
+            Some(domain_watch) if !self.event.take()? => Ok(!domain_watch.is_peer_gone()?),
             Some(_) => Ok(true),
             None => self.event.take().map(|_| true),
         }
     }
 
     fn settle(&mut self) -> Result<Habits, Error> {
-        self.vigil.as_mut().map_or(Ok(()), Vigil::settle)?;
+        self.domain_watch.as_mut().map_or(Ok(()), DomainWatch::settle)?;
         let requests = xendev::requests();
         Ok(Habits { watches: true, ioctls: requests.unwrap_or_default(), unknown: requests.is_none() })
     }

@@ -3,8 +3,8 @@
 //!
 //! A process that ends tells its peer, however it ends: the kernel clears its live byte and sends an event when its
 //! pages are unmapped. A domain that is destroyed tells nobody, and the hypervisor goes on knowing it for as long as we
-//! map a page of it. What tells is a key of its own that is not to be read any more (see [`super::life`]). In a VM the
-//! agent watches for all calls together and tells those concerned (see [`super::warden`]); in dom0, and where no agent of
+//! map a page of it. What tells is a key of its own that is not to be read any more (see [`super::liveness`]). In a VM the
+//! agent watches for all calls together and tells those concerned (see [`super::domain_monitor`]); in dom0, and where no agent of
 //! ours runs or none runs just now, each channel does it for itself. Nothing of this is on the way of the data, and no
 //! answer is ever waited for: xenstore may be slow, and a daemon serves others meanwhile.
 
@@ -16,9 +16,9 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 
 use sys::reactor::{Interest, Reactor};
 
-use super::life::{self, Lookout, Sight};
+use super::liveness::{self, Lookout, Sight};
 use super::store::Store;
-use super::{DOM0, warden};
+use super::{DOM0, domain_monitor};
 use crate::error::Error;
 use crate::xendev::{self, Asker};
 
@@ -27,7 +27,7 @@ pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// What xenstore lets dom0, and nobody else, watch for the end of any domain.
 const RELEASE: &str = "@releaseDomain";
 
-pub(super) struct Vigil {
+pub(super) struct DomainWatch {
     own: u32,
     peer: u32,
     /// Pages of the peer's that are mapped here, once there are some: the agent counts them.
@@ -60,12 +60,12 @@ enum Source {
     Own { timer: OwnedFd, lookout: Option<Lookout> },
 }
 
-impl Vigil {
+impl DomainWatch {
     /// `None`: the peer is dom0, whose end is the machine's, and no agent tells whether this VM was restored.
-    pub(super) fn new(own: u32, peer: u32) -> Result<Option<Vigil>, Error> {
-        let agent = if own == DOM0 { None } else { warden::ask(peer).ok() };
+    pub(super) fn new(own: u32, peer: u32) -> Result<Option<DomainWatch>, Error> {
+        let agent = if own == DOM0 { None } else { domain_monitor::ask(peer).ok() };
         if announces(own, agent.is_some()) {
-            life::announce(own)?;
+            liveness::announce(own)?;
         }
         let source = match agent {
             Some(agent) => Source::Agent(agent),
@@ -73,9 +73,10 @@ impl Vigil {
             None => alone(own, peer)?,
         };
         let either = Reactor::new().map_err(failed)?;
-        let vigil = Vigil { own, peer, pages: None, source, server: None, either, reserve: None };
-        vigil.watch_source()?;
-        Ok(Some(vigil))
+        let domain_watch =
+            DomainWatch { own, peer, pages: None, source, server: None, either, reserve: None };
+        domain_watch.watch_source()?;
+        Ok(Some(domain_watch))
     }
 
     /// Opens what will be needed once this process can open nothing any more. Xenstore hears nothing of it.
@@ -108,7 +109,7 @@ impl Vigil {
         if self.peer == DOM0 {
             return Ok(());
         }
-        let mut server = Lookout::go_on(store, key, life::of(self.peer));
+        let mut server = Lookout::go_on(store, key, liveness::of(self.peer));
         if server.look().is_ok() {
             self.watch_too(&server)?;
             self.server = Some(server);
@@ -124,7 +125,7 @@ impl Vigil {
 
     fn count(&self) {
         if let (Source::Agent(agent), Some(pages)) = (&self.source, self.pages) {
-            warden::count(agent, pages);
+            domain_monitor::count(agent, pages);
         }
     }
 
@@ -138,8 +139,8 @@ impl Vigil {
         let mut word = [0u8; 1];
         match &mut self.source {
             Source::Agent(agent) => match rustix::io::read(agent, &mut word) {
-                Ok(1) if word == [warden::RESTORED] => Err(Error::Restored),
-                Ok(1) if word == [warden::FULL] => Err(Error::TooManyPages { domain: self.peer }),
+                Ok(1) if word == [domain_monitor::RESTORED] => Err(Error::Restored),
+                Ok(1) if word == [domain_monitor::FULL] => Err(Error::TooManyPages { domain: self.peer }),
                 Ok(1) => Ok(true),
                 Err(Errno::AGAIN | Errno::INTR) => Ok(false),
                 // The agent is gone; the call goes on without it.
@@ -192,7 +193,7 @@ impl Vigil {
 
     /// An agent that has come back, for who can still connect to it.
     fn ask_agent(&self) -> Option<OwnedFd> {
-        self.reserve.is_none().then(|| warden::ask(self.peer).ok())?
+        self.reserve.is_none().then(|| domain_monitor::ask(self.peer).ok())?
     }
 
     /// The old source leaves the epoll instance with its last descriptor.
@@ -214,7 +215,7 @@ impl Vigil {
     }
 }
 
-impl AsFd for Vigil {
+impl AsFd for DomainWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.either.as_fd()
     }
@@ -233,7 +234,7 @@ fn look_out(own: u32, peer: u32) -> Option<Lookout> {
 fn look_out_by(store: Store, own: u32, peer: u32) -> Option<Lookout> {
     let mut lookout = match own {
         DOM0 => Lookout::new(store, format!("/local/domain/{peer}/domid"), Some(RELEASE)),
-        _ => Lookout::new(store, life::of(peer), None),
+        _ => Lookout::new(store, liveness::of(peer), None),
     };
     lookout.look().ok().map(|_| lookout)
 }
@@ -281,9 +282,10 @@ fn announces(own: u32, has_agent: bool) -> bool {
     own != DOM0 && !has_agent
 }
 
-/// A descriptor that is ready when `fd` is, or the vigil: for whoever has the vigil only for a while.
-pub(super) fn either(fd: impl AsFd, vigil: Option<&Vigil>) -> Result<Reactor, Error> {
-    let fds: Vec<BorrowedFd<'_>> = [Some(fd.as_fd()), vigil.map(AsFd::as_fd)].into_iter().flatten().collect();
+/// A descriptor that is ready when `fd` is, or the domain watch: for whoever has the domain watch only for a while.
+pub(super) fn either(fd: impl AsFd, domain_watch: Option<&DomainWatch>) -> Result<Reactor, Error> {
+    let fds: Vec<BorrowedFd<'_>> =
+        [Some(fd.as_fd()), domain_watch.map(AsFd::as_fd)].into_iter().flatten().collect();
     Reactor::of(&fds).map_err(failed)
 }
 

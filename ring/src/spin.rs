@@ -39,7 +39,7 @@ const TAKEN_FAR: Duration = Duration::from_millis(10);
 
 /// How many looks the next sleep is worth.
 #[derive(Debug)]
-pub struct Patience {
+pub struct Spin {
     far: bool,
     looks: u32,
     /// What had been moved before the last sleep.
@@ -51,17 +51,17 @@ pub struct Patience {
     next_rest: u32,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience::new(false)
+impl Default for Spin {
+    fn default() -> Spin {
+        Spin::new(false)
     }
 }
 
-impl Patience {
+impl Spin {
     /// `far`: the peer has processors of its own.
-    pub fn new(far: bool) -> Patience {
-        let fresh = Patience { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST };
-        Patience { looks: fresh.most(), ..fresh }
+    pub fn new(far: bool) -> Spin {
+        let fresh = Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST };
+        Spin { looks: fresh.most(), ..fresh }
     }
 
     fn most(&self) -> u32 {
@@ -126,23 +126,23 @@ mod tests {
     const LOOK: Duration = Duration::from_micros(1);
 
     /// Looks after something was moved.
-    fn next(patience: &mut Patience) -> u32 {
-        patience.looks(patience.moved + 1)
+    fn next(spin: &mut Spin) -> u32 {
+        spin.looks(spin.moved + 1)
     }
 
-    fn miss(patience: &mut Patience, slept: Duration) -> u32 {
-        let looks = next(patience);
-        patience.slept(looks, LOOK * looks, slept);
+    fn miss(spin: &mut Spin, slept: Duration) -> u32 {
+        let looks = next(spin);
+        spin.slept(looks, LOOK * looks, slept);
         looks
     }
 
     #[test]
     fn a_peer_that_only_rings_costs_one_look_a_ring() {
-        let mut patience = Patience::default();
+        let mut spin = Spin::default();
         let looks: Vec<u32> = (0..6)
             .map(|_| {
-                let looks = patience.looks(0);
-                patience.slept(looks, LOOK * looks, LOOK);
+                let looks = spin.looks(0);
+                spin.slept(looks, LOOK * looks, LOOK);
                 looks
             })
             .collect();
@@ -151,52 +151,48 @@ mod tests {
 
     #[test]
     fn a_transfer_that_is_under_way_sleeps_at_once() {
-        let mut patience = Patience::default();
-        assert_eq!(patience.looks(LITTLE), MOST);
-        assert_eq!(patience.looks(3 * LITTLE), 0);
-        assert_eq!(patience.looks(3 * LITTLE), MOST, "the answer to its end is waited for");
+        let mut spin = Spin::default();
+        assert_eq!(spin.looks(LITTLE), MOST);
+        assert_eq!(spin.looks(3 * LITTLE), 0);
+        assert_eq!(spin.looks(3 * LITTLE), MOST, "the answer to its end is waited for");
     }
 
     #[test]
     fn another_domain_is_looked_for_before_every_sleep() {
-        let mut patience = Patience::new(true);
-        assert_eq!(patience.looks(3 * LITTLE), MOST_FAR);
-        assert_eq!(patience.looks(9 * LITTLE), MOST_FAR);
-        patience.found(3 * TAKEN);
-        assert_eq!(patience.looks(9 * LITTLE), MOST_FAR, "a look there may take longer");
-        patience.found(2 * TAKEN_FAR);
-        assert_eq!(patience.looks(9 * LITTLE), 0);
+        let mut spin = Spin::new(true);
+        assert_eq!(spin.looks(3 * LITTLE), MOST_FAR);
+        assert_eq!(spin.looks(9 * LITTLE), MOST_FAR);
+        spin.found(3 * TAKEN);
+        assert_eq!(spin.looks(9 * LITTLE), MOST_FAR, "a look there may take longer");
+        spin.found(2 * TAKEN_FAR);
+        assert_eq!(spin.looks(9 * LITTLE), 0);
     }
 
     #[test]
     fn long_waits_cost_fewer_and_fewer_looks() {
-        let mut patience = Patience::default();
-        let looks: Vec<u32> = (0..7).map(|_| miss(&mut patience, Duration::from_secs(1))).collect();
+        let mut spin = Spin::default();
+        let looks: Vec<u32> = (0..7).map(|_| miss(&mut spin, Duration::from_secs(1))).collect();
         assert_eq!(looks, [16, 8, 4, 2, 1, 1, 1]);
     }
 
     #[test]
     fn a_wait_that_looks_would_have_covered_brings_them_back() {
-        let mut patience = Patience::default();
+        let mut spin = Spin::default();
         for _ in 0..7 {
-            miss(&mut patience, Duration::from_secs(1));
+            miss(&mut spin, Duration::from_secs(1));
         }
-        assert_eq!(miss(&mut patience, Duration::from_micros(40)), 1);
-        assert_eq!(next(&mut patience), MOST);
+        assert_eq!(miss(&mut spin, Duration::from_micros(40)), 1);
+        assert_eq!(next(&mut spin), MOST);
     }
 
     #[test]
     fn a_processor_that_others_want_is_not_looked_on() {
-        let mut patience = Patience::default();
-        let looks = next(&mut patience);
-        patience.slept(looks, Duration::from_millis(3), Duration::from_micros(10));
-        assert_eq!((0..REST).map(|_| next(&mut patience)).max(), Some(0));
-        assert_eq!(next(&mut patience), MOST);
-        patience.found(Duration::from_millis(3));
-        assert_eq!(
-            (0..2 * REST).map(|_| next(&mut patience)).max(),
-            Some(0),
-            "twice as long the second time"
-        );
+        let mut spin = Spin::default();
+        let looks = next(&mut spin);
+        spin.slept(looks, Duration::from_millis(3), Duration::from_micros(10));
+        assert_eq!((0..REST).map(|_| next(&mut spin)).max(), Some(0));
+        assert_eq!(next(&mut spin), MOST);
+        spin.found(Duration::from_millis(3));
+        assert_eq!((0..2 * REST).map(|_| next(&mut spin)).max(), Some(0), "twice as long the second time");
     }
 }

@@ -153,7 +153,7 @@ mod tests {
             return assert!(neighbour.is_some_and(|found| found.look().is_ok()));
         }
         let program = std::env::current_exe().unwrap();
-        let test = "process::neighbour::tests::whoever_is_in_the_same_pipeline_is_found";
+        let test = "process::placement::tests::whoever_is_in_the_same_pipeline_is_found";
         let line = format!("cat | {{ '{}' --exact {test}; echo \"ended $?\"; }}", program.display());
         let mut shell = Command::new("sh");
         shell

@@ -20,7 +20,7 @@ const ACCEPT_BATCH: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket, its clients, and the reactor that watches them.
-pub(super) struct Front {
+pub(super) struct LocalClients {
     reactor: Reactor,
     open: bool,
     socket: Option<LocalSocket>,
@@ -28,11 +28,11 @@ pub(super) struct Front {
     clients: Peers<ClientId>,
 }
 
-impl Front {
+impl LocalClients {
     /// No socket yet; `main` watches what this watches.
     pub(super) fn new(main: &Reactor) -> Result<Self, Errno> {
         let reactor = Reactor::new()?;
-        main.add(&reactor, Token::Front.encode(), Interest::Read)?;
+        main.add(&reactor, Token::LocalClients.encode(), Interest::Read)?;
         let clients = Peers::new(Token::Client);
         Ok(Self { reactor, open: true, socket: None, paused_until: None, clients })
     }
@@ -41,7 +41,7 @@ impl Front {
     pub(super) fn set_open(&mut self, main: &Reactor, open: bool) -> Result<(), Errno> {
         if open != self.open {
             let interest = if open { Interest::Read } else { Interest::Hangup };
-            main.modify(&self.reactor, Token::Front.encode(), interest)?;
+            main.modify(&self.reactor, Token::LocalClients.encode(), interest)?;
             self.open = open;
         }
         Ok(())
@@ -104,9 +104,9 @@ impl Front {
 }
 
 impl Driver {
-    pub(super) fn front_ready(&mut self) {
+    pub(super) fn local_clients_ready(&mut self) {
         let mut events: Vec<Event> = Vec::new();
-        if let Err(error) = self.front.reactor.wait(Some(Duration::ZERO), &mut events) {
+        if let Err(error) = self.local_clients.reactor.wait(Some(Duration::ZERO), &mut events) {
             tracing::error!("watching local clients: {error}");
             return;
         }
@@ -121,26 +121,26 @@ impl Driver {
     }
 
     pub(super) fn send_client(&mut self, id: ClientId, message: Vec<u8>) {
-        if let Err(error) = self.front.clients.send(&self.front.reactor, id, message) {
+        if let Err(error) = self.local_clients.clients.send(&self.local_clients.reactor, id, message) {
             tracing::warn!("a local client was closed: {error}");
-            self.front.close_client(id);
+            self.local_clients.close_client(id);
             self.core.handle_client_closed(id);
         }
     }
 
     /// Takes connections again after a pause that is over.
     pub(super) fn resume_front(&mut self) {
-        if self.front.paused_until.is_some_and(|until| until <= self.now()) {
-            self.front.pause(None);
+        if self.local_clients.paused_until.is_some_and(|until| until <= self.now()) {
+            self.local_clients.pause(None);
         }
     }
 
     fn accept_clients(&mut self) {
         for _ in 0..ACCEPT_BATCH {
             let now = self.now();
-            let Some(socket) = self.front.accept(now) else { return };
+            let Some(socket) = self.local_clients.accept(now) else { return };
             let id = self.core.handle_client_connected(now);
-            if let Err(error) = self.front.clients.insert(&self.front.reactor, id, socket) {
+            if let Err(error) = self.local_clients.clients.insert(&self.local_clients.reactor, id, socket) {
                 tracing::warn!("a local client was closed: {error}");
                 self.core.handle_client_closed(id);
             }
@@ -149,12 +149,12 @@ impl Driver {
     }
 
     fn client_ready(&mut self, id: ClientId) {
-        if let Err(error) = self.front.clients.on_ready(&self.front.reactor, id) {
+        if let Err(error) = self.local_clients.clients.on_ready(&self.local_clients.reactor, id) {
             tracing::warn!("a local client was closed: {error}");
-            self.front.close_client(id);
+            self.local_clients.close_client(id);
             return self.core.handle_client_closed(id);
         }
-        while let Some(heard) = self.front.clients.hear(&self.front.reactor, id) {
+        while let Some(heard) = self.local_clients.clients.hear(&self.local_clients.reactor, id) {
             let now = self.now();
             match heard {
                 // A client has at most two messages to send; a third closes it.

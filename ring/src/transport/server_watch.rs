@@ -12,7 +12,7 @@ use rustix::fs::inotify;
 use super::{Kind, Transport};
 
 /// Where servers of other machines appear for this one.
-pub struct Doorway {
+pub struct ServerWatch {
     transport: Transport,
     inotify: Option<OwnedFd>,
     /// The watch, while there is one.
@@ -28,7 +28,7 @@ pub enum Appeared {
     Many,
 }
 
-impl Doorway {
+impl ServerWatch {
     /// `None` where servers are not files.
     pub(super) fn new(transport: &Transport) -> Option<Self> {
         if transport.kind == Kind::Xen {
@@ -112,20 +112,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for kind in [Kind::Shm, Kind::Socket] {
             let transport = Transport::new(kind, 3, folder.path());
-            let mut doorway = Doorway::new(&transport).unwrap();
+            let mut server_watch = ServerWatch::new(&transport).unwrap();
             let serve = |own: u32, peer, port| {
                 Transport::new(kind, own, folder.path()).listen(peer, port, Sizes::both(4096)).unwrap()
             };
             let _before = serve(7, 3, 512);
-            assert!(doorway.watch() && doorway.watch());
-            assert!(doorway.is_there(7, 512) && !doorway.is_there(7, 513));
+            assert!(server_watch.watch() && server_watch.watch());
+            assert!(server_watch.is_there(7, 512) && !server_watch.is_there(7, 513));
             let _these = [serve(7, 3, 513), serve(7, 4, 514), serve(8, 3, 515)];
             std::fs::write(folder.path().join("shm.9.3.x.sock"), "").unwrap();
-            assert_eq!(doorway.appeared(), Appeared::These(vec![(7, 513), (8, 515)]));
-            doorway.rest();
+            assert_eq!(server_watch.appeared(), Appeared::These(vec![(7, 513), (8, 515)]));
+            server_watch.rest();
             let _after = serve(7, 3, 516);
-            assert_eq!(doorway.appeared(), Appeared::These(Vec::new()));
-            assert!(doorway.is_there(7, 516));
+            assert_eq!(server_watch.appeared(), Appeared::These(Vec::new()));
+            assert!(server_watch.is_there(7, 516));
         }
     }
 
@@ -134,22 +134,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("shm");
         let transport = Transport::new(Kind::Shm, 3, &folder);
-        let mut doorway = Doorway::new(&transport).unwrap();
+        let mut server_watch = ServerWatch::new(&transport).unwrap();
         for _ in 0..2 {
             use std::os::unix::fs::DirBuilderExt;
             std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
-            assert!(doorway.watch());
+            assert!(server_watch.watch());
             let server = Transport::new(Kind::Shm, 7, &folder).listen(3, 513, Sizes::both(4096)).unwrap();
-            assert_eq!(doorway.appeared(), Appeared::These(vec![(7, 513)]));
+            assert_eq!(server_watch.appeared(), Appeared::These(vec![(7, 513)]));
             // As long as it is there, so is what it appeared in.
             drop(server);
             std::fs::remove_dir_all(&folder).unwrap();
-            assert_eq!(doorway.appeared(), Appeared::Many, "nothing would tell any more");
+            assert_eq!(server_watch.appeared(), Appeared::Many, "nothing would tell any more");
         }
     }
 
     #[test]
     fn on_xen_there_are_no_files() {
-        assert!(Doorway::new(&Transport::new(Kind::Xen, 3, Path::new(""))).is_none());
+        assert!(ServerWatch::new(&Transport::new(Kind::Xen, 3, Path::new(""))).is_none());
     }
 }

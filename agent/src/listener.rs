@@ -14,9 +14,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listening socket. Its file goes with it, unless a successor has put its own in that place.
 #[derive(Debug)]
-pub(crate) struct Door(Bound);
+pub(crate) struct Listener(Bound);
 
-impl Door {
+impl Listener {
     /// Listens at `path`, which gets these permissions.
     pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
         Bound::new(path, mode).map(Self)
@@ -34,25 +34,25 @@ impl Door {
     }
 }
 
-/// Whether a door is watched: not while there is no room, nor for a moment after nobody could be let
+/// Whether a listener is watched: not while there is no room, nor for a moment after nobody could be let
 /// in for want of a descriptor.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct AcceptPause {
     open: bool,
     again: Option<Instant>,
 }
 
-/// Open, for a door that was just given to the reactor.
-impl Default for Gate {
+/// Open, for a listener that was just given to the reactor.
+impl Default for AcceptPause {
     fn default() -> Self {
         Self { open: true, again: None }
     }
 }
 
-impl Gate {
+impl AcceptPause {
     /// The next connection, non-blocking; `None`: nobody is waiting, or nobody can be let in now.
-    pub(crate) fn let_in(&mut self, door: &Door, now: Instant) -> Option<OwnedFd> {
-        match door.0.accept() {
+    pub(crate) fn accept(&mut self, listener: &Listener, now: Instant) -> Option<OwnedFd> {
+        match listener.0.accept() {
             Ok(client) => client,
             Err(error) => {
                 // No descriptor left, here or in the whole system. The client stays where it is.
@@ -68,24 +68,31 @@ impl Gate {
         self.again
     }
 
-    /// Watches the door as long as somebody can come in.
-    pub(crate) fn adjust(&mut self, reactor: &Reactor, door: &Door, token: u64, room: bool, now: Instant) {
+    /// Watches the listener as long as somebody can come in.
+    pub(crate) fn adjust(
+        &mut self,
+        reactor: &Reactor,
+        listener: &Listener,
+        token: u64,
+        room: bool,
+        now: Instant,
+    ) {
         self.again = self.again.filter(|time| *time > now);
         let open = room && self.again.is_none();
         let interest = if open { Interest::Read } else { Interest::Hangup };
-        if self.open != open && reactor.modify(door, token, interest).is_ok() {
+        if self.open != open && reactor.modify(listener, token, interest).is_ok() {
             self.open = open;
         }
     }
 }
 
 /// As many guests as half of this process's descriptors; the rest is for calls.
-pub(crate) fn max_guests() -> usize {
+pub(crate) fn max_clients() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
 }
 
-impl AsFd for Door {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -97,17 +104,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn the_file_is_open_to_all_and_goes_with_the_door() {
+    fn the_file_is_open_to_all_and_goes_with_the_listener() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("agent");
-        let door = Door::open(&path, 0o777).expect("listens");
+        let listener = Listener::open(&path, 0o777).expect("listens");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o777);
-        assert!(door.0.accept().expect("nobody").is_none());
+        assert!(listener.0.accept().expect("nobody").is_none());
         let _client = std::os::unix::net::UnixStream::connect(&path).expect("connects");
-        assert!(door.0.accept().expect("somebody").is_some());
+        assert!(listener.0.accept().expect("somebody").is_some());
 
-        let successor = Door::open(&path, 0o777).expect("replaces it");
-        drop(door);
+        let successor = Listener::open(&path, 0o777).expect("replaces it");
+        drop(listener);
         assert!(path.exists());
         drop(successor);
         assert!(!path.exists());

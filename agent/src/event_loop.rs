@@ -16,38 +16,38 @@ use engine::installation::Disagreement;
 use engine::process::{Child, FileLimit, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
-use ring::{Transport, Warden};
+use ring::{DomainMonitor, Transport};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::names::Ident;
 
-use crate::client::{Client, Heard};
+use crate::admission::Callers;
+use crate::client::{ClientConnection, Heard};
+use crate::client_slots::ClientSlots;
 use crate::control::{self, Control, Lost};
-use crate::crowd::Callers;
-use crate::door::{Door, Gate, max_guests};
-use crate::hall::Hall;
 use crate::job::Job;
+use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::meminfo::MeminfoWriter;
 use crate::options::Options;
-use crate::places::Places;
 use crate::session::Sessions;
+use crate::waiting_calls::WaitingCalls;
 
 mod calls;
 
 const CONTROL: u64 = 0;
-const DOOR: u64 = 1;
+const LISTENER: u64 = 1;
 const SIGNALS: u64 = 2;
-const WARDEN: u64 = 3;
+const DOMAIN_MONITOR: u64 = 3;
 const CALLERS: u64 = 4;
-const HALL: u64 = 5;
+const WAITING_CALLS: u64 = 5;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
-/// Programs let in before everybody else has a turn; the door stays readable as long as more wait.
+/// Programs let in before everybody else has a turn; the listener stays readable as long as more wait.
 const ACCEPT_BATCH: usize = 64;
 
 /// Everybody in the VM may ask; who may enter the socket's folder decides more.
-const DOOR_MODE: u32 = 0o777;
+const LISTENER_MODE: u32 = 0o777;
 
 /// Why the agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub(crate) enum Error {
     #[error("cannot count calls: {0}")]
     Callers(io::Error),
     #[error("cannot listen at {}: {source}", path.display())]
-    Door { path: PathBuf, source: io::Error },
+    Listener { path: PathBuf, source: io::Error },
     /// Whoever started this agent starts the next one, which knows the VM's new number.
     #[error("{0}")]
     Over(ring::Error),
@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
 #[derive(Debug)]
 enum Watched {
     /// A program that asks for a service.
-    Client(Client),
+    Client(ClientConnection),
     /// The process of a call.
     Process(CallId, Child),
     /// A call that a fork server runs: its end is the connection's.
@@ -110,15 +110,15 @@ struct Agent {
     signals: Signals,
     control: Control,
     /// Where calls cannot see for themselves whether the other VM is still there.
-    warden: Option<Warden>,
+    domain_monitor: Option<DomainMonitor>,
     core: Core,
     /// There from the first HELLO on.
-    door: Option<Door>,
-    gate: Gate,
-    places: Places,
+    listener: Option<Listener>,
+    accept_pause: AcceptPause,
+    client_slots: ClientSlots,
     callers: Callers<Job>,
     /// Where servers are files.
-    hall: Option<Hall<(CallId, Job)>>,
+    waiting_calls: Option<WaitingCalls<(CallId, Job)>>,
     /// Calls whose processes look for their callers, for as long as they run.
     looking: BTreeMap<CallId, Job>,
     /// Those of them whose caller was not there.
@@ -141,27 +141,27 @@ impl Agent {
         reactor.add(&signals, SIGNALS, Interest::Read)?;
         let callers = Callers::new(options.max_served).map_err(Error::Callers)?;
         reactor.add(&callers, CALLERS, Interest::Read)?;
-        let hall = Hall::new(&transport);
-        if let Some(descriptor) = hall.as_ref().and_then(Hall::descriptor) {
-            reactor.add(descriptor, HALL, Interest::Read)?;
+        let waiting_calls = WaitingCalls::new(&transport);
+        if let Some(descriptor) = waiting_calls.as_ref().and_then(WaitingCalls::descriptor) {
+            reactor.add(descriptor, WAITING_CALLS, Interest::Read)?;
         }
         Ok(Self {
             files,
             control: Control::new(transport.clone(), &reactor, CONTROL)?,
-            warden: warden(&transport, &reactor)?,
+            domain_monitor: domain_monitor(&transport, &reactor)?,
             services: Services::from_env(Users::by_privilege(installation), installation),
             confinement,
             fork_server: options.fork_server(installation).map(OsString::from),
             agent_socket: options.agent_socket.clone(),
             core: Core::default(),
-            door: None,
-            gate: Gate::default(),
-            places: Places::new(
-                options.max_calls.unwrap_or_else(max_guests),
+            listener: None,
+            accept_pause: AcceptPause::default(),
+            client_slots: ClientSlots::new(
+                options.max_calls.unwrap_or_else(max_clients),
                 rustix::process::geteuid().as_raw(),
             ),
             callers,
-            hall,
+            waiting_calls,
             looking: BTreeMap::new(),
             not_met: BTreeSet::new(),
             watched: BTreeMap::new(),
@@ -189,8 +189,8 @@ impl Agent {
                 if event.token == SIGNALS && self.signals.take_next().map_err(Error::Signals)?.is_some() {
                     return Ok(());
                 }
-                if let (WARDEN, Some(warden)) = (event.token, &mut self.warden) {
-                    warden.on_ready().map_err(Error::Over)?;
+                if let (DOMAIN_MONITOR, Some(domain_monitor)) = (event.token, &mut self.domain_monitor) {
+                    domain_monitor.on_ready().map_err(Error::Over)?;
                 }
                 self.on_event(event, now);
             }
@@ -201,15 +201,15 @@ impl Agent {
 
     fn on_event(&mut self, event: &Event, now: Instant) {
         match event.token {
-            SIGNALS | WARDEN => {}
+            SIGNALS | DOMAIN_MONITOR => {}
             CONTROL => {
                 if let Err(why) = self.control.on_ready(&self.reactor, now) {
                     self.link_lost(&why);
                 }
             }
-            DOOR => self.accept(now),
+            LISTENER => self.accept(now),
             CALLERS => self.hear_calls(),
-            HALL => self.callers_came(),
+            WAITING_CALLS => self.callers_came(),
             token => self.on_thing(token),
         }
     }
@@ -232,7 +232,7 @@ impl Agent {
                 control::Event::Up(version) => {
                     tracing::info!("connected to dom0, protocol {version}");
                     self.core.handle_link_up(version);
-                    self.open_door()?;
+                    self.open_listener()?;
                     self.act();
                 }
                 control::Event::Message(message) => match self.core.handle_message(message) {
@@ -286,14 +286,14 @@ impl Agent {
     // ---- programs of this VM ----------------------------------------------------------------
 
     /// Lets programs in, once the daemon has been there for the first time.
-    fn open_door(&mut self) -> Result<(), Error> {
-        if self.door.is_some() {
+    fn open_listener(&mut self) -> Result<(), Error> {
+        if self.listener.is_some() {
             return Ok(());
         }
-        let door = Door::open(&self.agent_socket, DOOR_MODE)
-            .map_err(|source| Error::Door { path: self.agent_socket.clone(), source })?;
-        self.reactor.add(&door, DOOR, Interest::Read)?;
-        self.door = Some(door);
+        let listener = Listener::open(&self.agent_socket, LISTENER_MODE)
+            .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
+        self.reactor.add(&listener, LISTENER, Interest::Read)?;
+        self.listener = Some(listener);
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
         }
@@ -302,17 +302,17 @@ impl Agent {
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPT_BATCH {
-            let Some(door) = &self.door else { return };
-            let Some(socket) = self.gate.let_in(door, now) else { return };
+            let Some(listener) = &self.listener else { return };
+            let Some(socket) = self.accept_pause.accept(listener, now) else { return };
             // There is always an answer; if there were none, it would be nobody's.
             let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
-            if self.places.are_free(user) {
-                self.admit(Client::new(socket, user, now));
+            if self.client_slots.are_free(user) {
+                self.admit(ClientConnection::new(socket, user, now));
             }
         }
     }
 
-    fn admit(&mut self, client: Client) {
+    fn admit(&mut self, client: ClientConnection) {
         match self.watch(Watched::Client(client)) {
             // Its request is usually there already.
             Ok(token) => self.on_thing(token),
@@ -349,7 +349,7 @@ impl Agent {
         self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
         self.reactor.add(&what, token, Interest::Read)?;
         if let Watched::Client(client) = &what {
-            self.places.take(client.user());
+            self.client_slots.take(client.user());
         }
         self.watched.insert(token, what);
         Ok(token)
@@ -360,7 +360,7 @@ impl Agent {
         let what = self.watched.remove(&token)?;
         let _ = self.reactor.remove(&what);
         if let Watched::Client(client) = &what {
-            self.places.give_back(client.user());
+            self.client_slots.give_back(client.user());
         }
         Some(what)
     }
@@ -396,8 +396,9 @@ impl Agent {
 
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let clients = self.watched.values().filter_map(client_deadline);
-        let hall = self.hall.as_ref().and_then(Hall::deadline);
-        let ours = [self.control.deadline(), self.gate.deadline(), self.sessions.deadline(), hall];
+        let waiting_calls = self.waiting_calls.as_ref().and_then(WaitingCalls::deadline);
+        let ours =
+            [self.control.deadline(), self.accept_pause.deadline(), self.sessions.deadline(), waiting_calls];
         let next = clients.chain(ours.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -416,20 +417,22 @@ impl Agent {
         }
         self.give_up_waiting(now);
         self.look_for_callers(now);
-        if let Some(door) = &self.door {
-            self.gate.adjust(&self.reactor, door, DOOR, true, now);
+        if let Some(listener) = &self.listener {
+            self.accept_pause.adjust(&self.reactor, listener, LISTENER, true, now);
         }
     }
 }
 
 /// Without one, each call asks for itself.
-fn warden(transport: &Transport, reactor: &Reactor) -> Result<Option<Warden>, Errno> {
-    let warden = transport.warden().unwrap_or_else(|error| {
+fn domain_monitor(transport: &Transport, reactor: &Reactor) -> Result<Option<DomainMonitor>, Errno> {
+    let domain_monitor = transport.domain_monitor().unwrap_or_else(|error| {
         tracing::warn!("calls will each ask whether their peer is still there: {error}");
         None
     });
-    warden.as_ref().map_or(Ok(()), |warden| reactor.add(warden, WARDEN, Interest::Read))?;
-    Ok(warden)
+    domain_monitor
+        .as_ref()
+        .map_or(Ok(()), |domain_monitor| reactor.add(domain_monitor, DOMAIN_MONITOR, Interest::Read))?;
+    Ok(domain_monitor)
 }
 
 fn client_deadline(what: &Watched) -> Option<Instant> {

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use agent_core::{CallId, Start};
 use engine::datalink::WAIT_VM;
 use engine::exec::ExecError;
+use engine::log_source::speaking_for;
 use engine::process::{Child, EXIT_TROUBLE, fork_keeping, fork_pump};
 use engine::step;
-use engine::voice::speaking_for;
 use wire::command::ServiceCall;
 use wire::names::DomainId;
 
 use super::{Agent, Watched};
+use crate::admission::{Admission, Word};
 use crate::call::Ground;
-use crate::crowd::{Admission, Word};
 use crate::fork_server::Request;
-use crate::hall::{Hall, Left};
 use crate::job::Job;
+use crate::waiting_calls::{Left, WaitingCalls};
 use crate::{call, fork_server};
 
 /// How long a call waits for a fork server that has more calls than it can queue: upstream's has five places. A server
@@ -44,7 +44,7 @@ impl Agent {
             meminfo.call_begins();
         }
         let job = Job::new(&self.services, start);
-        speaking_for(&job.voice(), || self.serve_or_refuse(call, job));
+        speaking_for(&job.log_source(), || self.start_or_refuse(call, job));
     }
 
     fn ground(&self) -> Ground<'_> {
@@ -52,19 +52,19 @@ impl Agent {
     }
 
     /// A call of somebody who has his share already is not served.
-    fn serve_or_refuse(&mut self, call: CallId, job: Job) {
+    fn start_or_refuse(&mut self, call: CallId, job: Job) {
         let label = job.label.clone();
         match self.callers.admit(call, job.endpoint.domain, job) {
             Admission::Served(job) => {
                 tracing::debug!("{label}");
                 self.launch_in_session(call, job);
             }
-            Admission::Refused(crowd) => {
-                tracing::warn!("{label}: exit code {EXIT_TROUBLE}: {crowd}");
+            Admission::Refused(too_many) => {
+                tracing::warn!("{label}: exit code {EXIT_TROUBLE}: {too_many}");
                 self.tell_refused();
             }
-            Admission::Dropped(crowd) => {
-                tracing::warn!("{label}: not answered: {crowd}");
+            Admission::Dropped(too_many) => {
+                tracing::warn!("{label}: not answered: {too_many}");
                 self.call_ended(call);
             }
         }
@@ -95,7 +95,7 @@ impl Agent {
             Ok(true) => self.await_session(user, &for_call),
             Ok(false) => {}
             Err((call, mut job)) => {
-                job.task = Err(ExecError::Crowd);
+                job.task = Err(ExecError::TooManyCalls);
                 self.launch(call, job);
             }
         }
@@ -121,14 +121,14 @@ impl Agent {
 
     pub(super) fn session_ended(&mut self, user: &str) {
         for (call, job) in self.sessions.ended(user) {
-            speaking_for(&job.voice(), || self.launch(call, job));
+            speaking_for(&job.log_source(), || self.launch(call, job));
         }
     }
 
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
         for (call, job) in self.sessions.late(now) {
             let late = || tracing::warn!("{}: the session did not come while its caller waited", job.label);
-            speaking_for(&job.voice(), late);
+            speaking_for(&job.log_source(), late);
             self.call_ended(call);
         }
     }
@@ -141,7 +141,7 @@ impl Agent {
         }
         let busy = matches!(handed, Handed::Busy);
         // What was looked for once is waited for here.
-        let waits = self.hall.is_some() && !busy && !job.waited;
+        let waits = self.waiting_calls.is_some() && !busy && !job.waited;
         let told = self.callers.writer();
         let mut job = Some(job);
         let child = fork_keeping(&[told], || {
@@ -201,23 +201,25 @@ impl Agent {
         // It may have told something just before.
         self.hear_calls();
         let job = self.looking.remove(&call);
-        let (true, Some(mut job), Some(hall)) = (self.not_met.remove(&call), job, &mut self.hall) else {
+        let (true, Some(mut job), Some(waiting_calls)) =
+            (self.not_met.remove(&call), job, &mut self.waiting_calls)
+        else {
             return self.call_ended(call);
         };
         job.waited = true;
-        if let Some((call, job)) = hall.wait(job.endpoint, job.until, Instant::now(), (call, job)) {
+        if let Some((call, job)) = waiting_calls.wait(job.endpoint, job.until, Instant::now(), (call, job)) {
             self.launch_for_caller(call, job);
         }
     }
 
     /// The caller is there, or was: whoever listened may be gone again, so its process waits for as long as is left.
     fn launch_for_caller(&mut self, call: CallId, job: Job) {
-        speaking_for(&job.voice(), || self.launch(call, job));
+        speaking_for(&job.log_source(), || self.launch(call, job));
     }
 
     /// Callers have come for whom calls wait.
     pub(super) fn callers_came(&mut self) {
-        let met = self.hall.as_mut().map(Hall::on_ready).unwrap_or_default();
+        let met = self.waiting_calls.as_mut().map(WaitingCalls::on_ready).unwrap_or_default();
         for (call, job) in met {
             self.launch_for_caller(call, job);
         }
@@ -225,13 +227,14 @@ impl Agent {
 
     /// Callers are looked for where nothing tells that they have come, and given up in the end.
     pub(super) fn look_for_callers(&mut self, now: Instant) {
-        let left = self.hall.as_mut().map(|hall| hall.on_time(now)).unwrap_or_default();
+        let left =
+            self.waiting_calls.as_mut().map(|waiting_calls| waiting_calls.on_time(now)).unwrap_or_default();
         for left in left {
             match left {
                 Left::Met((call, job)) => self.launch_for_caller(call, job),
                 Left::Late((call, job)) => {
                     let (label, domain, port) = (&job.label, job.endpoint.domain.0, job.endpoint.port.0);
-                    speaking_for(&job.voice(), || {
+                    speaking_for(&job.log_source(), || {
                         tracing::error!(
                             "{label}: no data link to domain {domain}, port {port}: its caller did not come"
                         );

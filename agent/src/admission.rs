@@ -11,7 +11,7 @@ use agent_core::CallId;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
 use wire::names::DomainId;
-use wire::shares::{Crowd, Shares};
+use wire::shares::{Shares, TooManyCalls};
 
 /// What a call takes of the VM's memory: its process and a small service, measured with a thousand of them.
 const CALL_BYTES: u64 = 600 << 10;
@@ -50,9 +50,9 @@ pub(crate) enum Admission<T> {
     /// It is served.
     Served(T),
     /// Its caller is to be told that it is not: [`Callers::next_refusal`].
-    Refused(Crowd),
+    Refused(TooManyCalls),
     /// There are too many to tell; its caller hears nothing.
-    Dropped(Crowd),
+    Dropped(TooManyCalls),
 }
 
 impl<T> Callers<T> {
@@ -66,15 +66,15 @@ impl<T> Callers<T> {
 
     /// A call of this domain has come.
     pub(crate) fn admit(&mut self, call: CallId, source: DomainId, item: T) -> Admission<T> {
-        let Err(crowd) = self.shares.take(source) else {
+        let Err(too_many) = self.shares.take(source) else {
             self.calls.insert(call, (source, Kind::Served));
             return Admission::Served(item);
         };
         if self.queued.take(source).is_err() {
-            return Admission::Dropped(crowd);
+            return Admission::Dropped(too_many);
         }
         self.queue.push_back((call, source, item));
-        Admission::Refused(crowd)
+        Admission::Refused(too_many)
     }
 
     /// The next call whose caller can be told now that it is refused.

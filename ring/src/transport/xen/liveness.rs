@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::store::{Store, is_missing};
-use super::wire::Request;
+use super::store_messages::Request;
 use crate::error::Error;
 
 /// The key, below each VM's own folder.

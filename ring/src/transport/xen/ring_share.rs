@@ -23,27 +23,27 @@ const LIMIT: &str = "/sys/module/xen_gntalloc/parameters/limit";
 
 /// What one call may take unasked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::transport) struct Share {
+pub(in crate::transport) struct RingShare {
     /// Bytes of a ring, each way.
     pub(in crate::transport) ring: usize,
     /// How many calls may have more than the least.
     places: usize,
 }
 
-impl Share {
+impl RingShare {
     /// As the kernel's limit says that holds now.
-    pub(in crate::transport) fn now() -> Share {
+    pub(in crate::transport) fn now() -> RingShare {
         let text = fs::read_to_string(LIMIT).unwrap_or_default();
-        Share::of(text.trim().parse().ok())
+        RingShare::of(text.trim().parse().ok())
     }
 
     /// Of so many pages; of an unknown number, the least.
-    fn of(pages: Option<usize>) -> Share {
+    fn of(pages: Option<usize>) -> RingShare {
         let pages = pages.unwrap_or(0);
         let ring = (pages / CALLS).saturating_sub(1) / 2 * PAGE;
         let ring = ring.checked_ilog2().map_or(0, |order| 1 << order).clamp(LEAST, MOST);
         let places = if ring > LEAST { pages / 2 / (2 * ring / PAGE + 1) } else { 0 };
-        Share { ring, places }
+        RingShare { ring, places }
     }
 
     /// A place among those with larger rings, if one is free.
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn share(pages: usize) -> (usize, usize) {
-        let Share { ring, places } = Share::of(Some(pages));
+        let RingShare { ring, places } = RingShare::of(Some(pages));
         (ring >> 10, places)
     }
 
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn few_pages_or_an_unknown_number_are_the_least() {
-        assert_eq!(Share::of(None), Share { ring: LEAST, places: 0 });
+        assert_eq!(RingShare::of(None), RingShare { ring: LEAST, places: 0 });
         for pages in [0, 1, 31, 33, 100] {
             assert_eq!(share(pages), (64, 0));
         }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn larger_rings_leave_half_of_the_pages_and_all_of_them_fit_the_others() {
         for pages in (0..40_000).step_by(7) {
-            let Share { ring, places } = Share::of(Some(pages));
+            let RingShare { ring, places } = RingShare::of(Some(pages));
             assert!(ring.is_power_of_two());
             assert!(places * (2 * ring / PAGE + 1) <= pages / 2, "{pages}");
         }

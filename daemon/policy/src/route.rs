@@ -17,7 +17,7 @@ const MAX_COMMAND: usize = wire::control::MAX_CONTROL_BODY - wire::control::EXEC
 
 /// Why the daemon could not carry a permission out.
 #[derive(Debug, thiserror::Error)]
-enum NoRoad {
+enum NoRoute {
     #[error("{0:?} cannot call itself")]
     Itself(String),
     #[error("{0:?} is not in the system")]
@@ -42,14 +42,14 @@ impl Facts {
     /// The permission in the form in which the daemon carries it out.
     pub(crate) fn carry_out(&self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, Deny> {
         let rule = grant.rule.clone();
-        self.road(system, grant).map_err(|reason| Deny {
+        self.route(system, grant).map_err(|reason| Deny {
             reason: format!("{reason} ({rule})"),
             notify: true,
             rule: Some(rule),
         })
     }
 
-    fn road(&self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, NoRoad> {
+    fn route(&self, system: &SystemInfo, grant: Grant<'_>) -> Result<Allow, NoRoute> {
         let mut allow = Allow {
             target: grant.target.to_owned(),
             target_uuid: None,
@@ -63,7 +63,7 @@ impl Facts {
             just_evaluated: false,
         };
         if self.source == grant.target {
-            return Err(NoRoad::Itself(grant.target.to_owned()));
+            return Err(NoRoute::Itself(grant.target.to_owned()));
         }
         if is_dom0(grant.target) {
             allow.target = "dom0".to_owned();
@@ -77,8 +77,8 @@ impl Facts {
         Ok(allow)
     }
 
-    /// The road to a qube, which may be one of another machine.
-    fn to_qube(&self, system: &SystemInfo, target: &str, allow: &mut Allow) -> Result<(), NoRoad> {
+    /// The route to a qube, which may be one of another machine.
+    fn to_qube(&self, system: &SystemInfo, target: &str, allow: &mut Allow) -> Result<(), NoRoute> {
         let domain = known(system, target)?;
         let remote = domain.is_remote().then_some(domain);
         let reached = match remote {
@@ -100,7 +100,7 @@ impl Facts {
     }
 
     /// Whether the daemon takes these names. It knows the service that was asked for already.
-    fn check(&self, allow: &Allow) -> Result<(), NoRoad> {
+    fn check(&self, allow: &Allow) -> Result<(), NoRoute> {
         if let Some(user) = &allow.user {
             User::new(user)?;
         }
@@ -111,22 +111,22 @@ impl Facts {
             allow.policy_source.as_ref(),
         ];
         for name in names.into_iter().flatten() {
-            Target::new(name).map_err(|why| NoRoad::Name { name: name.clone(), why })?;
+            Target::new(name).map_err(|why| NoRoute::Name { name: name.clone(), why })?;
         }
         if allow.target_uuid.as_deref().is_some_and(is_dom0_by_uuid) {
-            return Err(NoRoad::Dom0ByUuid(allow.target.clone()));
+            return Err(NoRoute::Dom0ByUuid(allow.target.clone()));
         }
         if let Some(service) = &allow.service {
-            ServiceName::new(service).map_err(NoRoad::Service)?;
+            ServiceName::new(service).map_err(NoRoute::Service)?;
         }
         let length = if allow.target == "dom0" { 0 } else { self.command_len(allow) };
         if length > MAX_COMMAND {
-            return Err(NoRoad::Command(length));
+            return Err(NoRoute::Command(length));
         }
         // All the rest of an answer is a user and four names, and fits by far.
         match &allow.service {
             Some(service) if service.len() > MAX_ANSWER / 2 && allow.answer().len() >= MAX_ANSWER => {
-                Err(NoRoad::Answer(service.len()))
+                Err(NoRoute::Answer(service.len()))
             }
             _ => Ok(()),
         }
@@ -144,12 +144,12 @@ impl Facts {
     }
 }
 
-fn known<'a>(system: &'a SystemInfo, name: &str) -> Result<&'a Domain, NoRoad> {
-    system.get(name).ok_or_else(|| NoRoad::Unknown(name.to_owned()))
+fn known<'a>(system: &'a SystemInfo, name: &str) -> Result<&'a Domain, NoRoute> {
+    system.get(name).ok_or_else(|| NoRoute::Unknown(name.to_owned()))
 }
 
-fn needed<'a>(remote: &Domain, value: Option<&'a str>, what: &'static str) -> Result<&'a str, NoRoad> {
-    value.ok_or_else(|| NoRoad::Unset { qube: remote.name.clone(), what })
+fn needed<'a>(remote: &Domain, value: Option<&'a str>, what: &'static str) -> Result<&'a str, NoRoute> {
+    value.ok_or_else(|| NoRoute::Unset { qube: remote.name.clone(), what })
 }
 
 fn uuid_of(domain: &Domain, prefix: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 //! The thread that carries what a program has written, while the program is elsewhere.
 //!
 //! Two things cannot be done at once by a write: what a server writes before its client comes, and what a socket does
-//! not take yet. Both used to wait for the program's next call, which may be long in coming. The courier waits for the
+//! not take yet. Both used to wait for the program's next call, which may be long in coming. The writer waits for the
 //! client, or for the socket, and moves the bytes then. It is started when there is something to carry, so most
 //! programs never have it; afterwards it sleeps until it is needed again.
 //!
@@ -25,12 +25,12 @@ const PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// A vchan as the C side holds it.
 pub struct Handle {
     vchan: Arc<Mutex<Vchan>>,
-    courier: Option<Courier>,
-    /// The process that made it: in a forked child there is no courier.
+    writer: Option<BackgroundWriter>,
+    /// The process that made it: in a forked child there is no writer.
     process: u32,
 }
 
-struct Courier {
+struct BackgroundWriter {
     bell: Arc<Bell>,
     thread: JoinHandle<()>,
 }
@@ -47,7 +47,7 @@ fn lock(vchan: &Mutex<Vchan>) -> MutexGuard<'_, Vchan> {
 
 impl Handle {
     pub(crate) fn new(vchan: Vchan) -> Handle {
-        Handle { vchan: Arc::new(Mutex::new(vchan)), courier: None, process: std::process::id() }
+        Handle { vchan: Arc::new(Mutex::new(vchan)), writer: None, process: std::process::id() }
     }
 
     /// The vchan, for one call.
@@ -55,15 +55,15 @@ impl Handle {
         lock(&self.vchan)
     }
 
-    /// After a call: sends the courier out if there is something to carry. `quietly` starts a thread that takes no
+    /// After a call: sends the writer out if there is something to carry. `quietly` starts a thread that takes no
     /// signals. Without a thread the bytes move at the next call.
     pub(crate) fn tend(&mut self, quietly: impl FnOnce(&mut dyn FnMut())) {
-        if !lock(&self.vchan).wants_courier() || self.is_forked() {
+        if !lock(&self.vchan).wants_writer() || self.is_forked() {
             return;
         }
-        match &self.courier {
-            Some(courier) => courier.bell.ring(),
-            None => quietly(&mut || self.courier = Courier::start(&self.vchan)),
+        match &self.writer {
+            Some(writer) => writer.bell.ring(),
+            None => quietly(&mut || self.writer = BackgroundWriter::start(&self.vchan)),
         }
     }
 
@@ -74,27 +74,27 @@ impl Handle {
 
     /// Before it is dropped: what was written leaves, as far as the peer takes it.
     pub(crate) fn linger(mut self) {
-        if let Some(courier) = self.courier.take() {
+        if let Some(writer) = self.writer.take() {
             if self.is_forked() {
                 // The thread is the parent's, and so is a lock that it may hold.
-                std::mem::forget(courier);
+                std::mem::forget(writer);
                 std::mem::forget(self);
                 return;
             }
-            courier.dismiss();
+            writer.dismiss();
         }
         lock(&self.vchan).linger();
     }
 }
 
-impl Courier {
-    fn start(vchan: &Arc<Mutex<Vchan>>) -> Option<Courier> {
+impl BackgroundWriter {
+    fn start(vchan: &Arc<Mutex<Vchan>>) -> Option<BackgroundWriter> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
         let bell = Arc::new(Bell { wake, end: AtomicBool::new(false) });
         let (vchan, own) = (Arc::clone(vchan), Arc::clone(&bell));
         let builder = std::thread::Builder::new().name("libvchan".into()).stack_size(128 << 10);
         let thread = builder.spawn(move || carry(&vchan, &own)).ok()?;
-        Some(Courier { bell, thread })
+        Some(BackgroundWriter { bell, thread })
     }
 
     /// Ends it, and waits for that.
@@ -116,7 +116,7 @@ impl Bell {
     }
 }
 
-/// The courier's life.
+/// The writer's life.
 fn carry(vchan: &Mutex<Vchan>, bell: &Bell) {
     while !bell.end.load(Ordering::Acquire) {
         // A descriptor of our own: the call that is under way may close the other one.

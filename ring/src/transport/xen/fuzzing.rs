@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! The parser of xenstore's words, for the target `xenstore` in `tests/fuzz`.
 
-use super::wire::{self, Decoder, MAX_BODY, Message};
+use super::store_messages::{self, Decoder, MAX_BODY, Message};
 
 /// Most bytes that an incomplete message has.
 pub const MAX_MESSAGE: usize = 16 + MAX_BODY;
@@ -29,7 +29,7 @@ pub fn messages<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Heard {
                 Ok(Some(Message::Reply { ty, body })) => Some((ty, body)),
                 Ok(Some(Message::Failed(name))) => Some((0, name)),
                 Ok(None) => break,
-                Err(wire::TooLong) => return Heard { messages, too_long: true, held: 0 },
+                Err(store_messages::TooLong) => return Heard { messages, too_long: true, held: 0 },
             });
         }
     }
@@ -38,10 +38,10 @@ pub fn messages<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Heard {
 
 /// The text of a failure with this name.
 pub fn failure(name: &[u8]) -> String {
-    wire::failure(name).to_string()
+    store_messages::failure(name).to_string()
 }
 
 /// A positive decimal number.
 pub fn number(value: &[u8]) -> Option<u32> {
-    wire::number(value)
+    store_messages::number(value)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Places in all, and a part of them that one user may have: whatever he does, there is room for the others.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ClientSlots {
     max: usize,
     share: usize,
     /// Users without a share of their own: root, and the agent's own, whom nothing keeps from everything anyway.
@@ -15,7 +15,7 @@ pub(crate) struct Places {
     refusing: bool,
 }
 
-impl Places {
+impl ClientSlots {
     /// So many, of which a user may have half; root and `own`, the agent's user, may have all.
     pub(crate) fn new(max: usize, own: u32) -> Self {
         Self { max, share: max.div_ceil(2), own, taken: 0, by_user: BTreeMap::new(), refusing: false }
@@ -62,11 +62,11 @@ impl Places {
 mod tests {
     use super::*;
 
-    fn fill(places: &mut Places, user: u32) -> usize {
+    fn fill(slots: &mut ClientSlots, user: u32) -> usize {
         (0..100)
             .filter(|_| {
-                places.are_free(user) && {
-                    places.take(user);
+                slots.are_free(user) && {
+                    slots.take(user);
                     true
                 }
             })
@@ -75,18 +75,18 @@ mod tests {
 
     #[test]
     fn one_user_has_half_and_the_others_the_rest() {
-        let mut places = Places::new(9, 77);
-        assert_eq!((fill(&mut places, 1000), fill(&mut places, 1001)), (5, 4));
-        assert!(!places.are_free(0) && !places.are_free(77));
-        places.give_back(1000);
-        assert!(places.are_free(1000) && places.are_free(1001));
-        places.give_back(1001);
-        places.give_back(1001);
-        assert_eq!((fill(&mut places, 1000), fill(&mut places, 77)), (1, 2));
+        let mut slots = ClientSlots::new(9, 77);
+        assert_eq!((fill(&mut slots, 1000), fill(&mut slots, 1001)), (5, 4));
+        assert!(!slots.are_free(0) && !slots.are_free(77));
+        slots.give_back(1000);
+        assert!(slots.are_free(1000) && slots.are_free(1001));
+        slots.give_back(1001);
+        slots.give_back(1001);
+        assert_eq!((fill(&mut slots, 1000), fill(&mut slots, 77)), (1, 2));
         for (user, count) in [(1000, 5), (1001, 2), (77, 2)] {
-            (0..count).for_each(|_| places.give_back(user));
+            (0..count).for_each(|_| slots.give_back(user));
         }
-        assert!(places.by_user.is_empty() && places.taken == 0);
-        assert_eq!(fill(&mut places, 0), 9);
+        assert!(slots.by_user.is_empty() && slots.taken == 0);
+        assert_eq!(fill(&mut slots, 0), 9);
     }
 }

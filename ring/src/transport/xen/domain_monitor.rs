@@ -1,10 +1,10 @@
 #![forbid(unsafe_code)]
 //! One eye for a whole VM: which of the domains that its calls are with are still there?
 //!
-//! The agent keeps a [`Warden`]. A channel connects to its socket and writes the domain's number, four bytes, low half
+//! The agent keeps a [`DomainMonitor`]. A channel connects to its socket and writes the domain's number, four bytes, low half
 //! first; a byte comes back when that domain is gone, another when this VM itself was restored from a saved one, and the
 //! connection's end means that the agent is. A channel that maps pages of that domain writes their number too: the one
-//! with which they would be too many is told so, and ends. The warden watches one key of each domain (see [`super::life`]), and asks
+//! with which they would be too many is told so, and ends. The domain monitor watches one key of each domain (see [`super::liveness`]), and asks
 //! the hypervisor once a second too, for domains that have none. While no call is with another VM, nothing happens.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,27 +13,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::domain_watch::{PERIOD, arm_for_leaps, leaps, set, timer, watch};
 use super::store::{Store, is_missing};
-use super::vigil::{PERIOD, arm_for_leaps, leaps, set, timer, watch};
-use super::wire::Request;
-use super::{DOM0, life};
+use super::store_messages::Request;
+use super::{DOM0, liveness};
 use crate::error::Error;
 use crate::xendev;
 use sys::reactor::Reactor;
 use sys::unix;
 
-mod guest;
+mod member;
 #[cfg(test)]
 mod tests;
 
-use guest::Guest;
+use member::Member;
 
-/// Where the warden listens, unless `QREXEC_PEERS_SOCKET` says otherwise.
+/// Where the domain monitor listens, unless `QREXEC_PEERS_SOCKET` says otherwise.
 const SOCKET: &str = "/var/run/qubes/qrexec-peers";
 /// Every user's calls may ask.
 const MODE: u32 = 0o666;
 /// Calls that are told at once. One that finds no place asks for itself.
-const MAX_GUESTS: usize = 4096;
+const MAX_MEMBERS: usize = 4096;
 /// Domains that are looked after.
 const MAX_DOMAINS: usize = 256;
 /// Watches, of which xenstore gives a domain 128 for everything: the keys of further domains are read once a period.
@@ -42,13 +42,13 @@ const MAX_WATCHES: usize = 32;
 /// domain may write it as often as it likes.
 const NOISE: u32 = 16;
 
-const DOOR: u64 = 0;
+const LISTENER: u64 = 0;
 const TIMER: u64 = 1;
 const STORE: u64 = 2;
 const CLOCK: u64 = 3;
 const FIRST_GUEST: u64 = 4;
 
-/// What a guest is told: its domain is gone.
+/// What a member is told: its domain is gone.
 const GONE: u8 = 1;
 /// This VM is another one than before.
 pub(super) const RESTORED: u8 = 2;
@@ -77,22 +77,22 @@ fn socket() -> PathBuf {
 /// Opens a connection to xenstore.
 type Opener = Box<dyn Fn() -> Result<Store, Error> + Send>;
 
-pub(in crate::transport) struct Warden {
+pub(in crate::transport) struct DomainMonitor {
     own: u32,
     events: Reactor,
-    door: OwnedFd,
+    listener: OwnedFd,
     path: PathBuf,
     identity: unix::Identity,
-    /// No descriptor was to be had for a guest: the door is not watched until the next tick.
+    /// No descriptor was to be had for a member: the listener is not watched until the next tick.
     shut: bool,
     timer: OwnedFd,
     ticking: bool,
     /// Ready when the clock leaps, as it does when a VM is restored.
     clock: OwnedFd,
     restored: bool,
-    guests: BTreeMap<u64, Guest>,
+    members: BTreeMap<u64, Member>,
     next: u64,
-    /// See [`guest::ceiling`].
+    /// See [`member::ceiling`].
     ceiling: u64,
     domains: BTreeMap<u32, Watched>,
     knows: fn(u32) -> bool,
@@ -125,29 +125,29 @@ enum Question {
     Read(u32),
 }
 
-impl Warden {
-    pub(in crate::transport) fn new(own: u32) -> Result<Warden, Error> {
-        life::announce(own)?;
-        Warden::at(&socket(), own, xendev::knows, Box::new(Store::open))
+impl DomainMonitor {
+    pub(in crate::transport) fn new(own: u32) -> Result<DomainMonitor, Error> {
+        liveness::announce(own)?;
+        DomainMonitor::at(&socket(), own, xendev::knows, Box::new(Store::open))
     }
 
-    fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<Warden, Error> {
-        let (door, identity) = unix::listen_identified(path, MODE)
+    fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<DomainMonitor, Error> {
+        let (listener, identity) = unix::listen_identified(path, MODE)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
         let watched = || -> rustix::io::Result<(Reactor, OwnedFd, OwnedFd)> {
             let events = Reactor::new()?;
             let (timer, clock) = (timer(Duration::ZERO)?, leaps()?);
-            watch(&events, &door, DOOR)?;
+            watch(&events, &listener, LISTENER)?;
             watch(&events, &timer, TIMER)?;
             watch(&events, &clock, CLOCK)?;
             Ok((events, timer, clock))
         };
         let (events, timer, clock) =
             watched().map_err(|error| Error::io("watching for calls")(error.into()))?;
-        Ok(Warden {
+        Ok(DomainMonitor {
             own,
             events,
-            door,
+            listener,
             path: path.to_owned(),
             identity,
             shut: false,
@@ -155,9 +155,9 @@ impl Warden {
             ticking: false,
             clock,
             restored: false,
-            guests: BTreeMap::new(),
+            members: BTreeMap::new(),
             next: FIRST_GUEST,
-            ceiling: guest::ceiling(),
+            ceiling: member::ceiling(),
             domains: BTreeMap::new(),
             knows,
             open_store,
@@ -175,11 +175,11 @@ impl Warden {
         let _ = self.events.wait(Some(Duration::ZERO), &mut ready);
         for event in ready {
             match event.token {
-                DOOR => self.admit(),
+                LISTENER => self.admit(),
                 TIMER => self.tick(),
                 STORE => self.hear(),
                 CLOCK => self.on_leap(),
-                guest => self.listen(guest),
+                member => self.read_member(member),
             }
         }
         if self.restored { Err(Error::Restored) } else { Ok(()) }
@@ -187,51 +187,52 @@ impl Warden {
 
     fn admit(&mut self) {
         loop {
-            match unix::accept(&self.door) {
+            match unix::accept(&self.listener) {
                 Ok(None) => return,
                 // Who is turned away asks for itself.
-                Ok(Some(_)) if self.guests.len() >= MAX_GUESTS => {}
+                Ok(Some(_)) if self.members.len() >= MAX_MEMBERS => {}
                 Ok(Some(fd)) => {
                     if watch(&self.events, &fd, self.next).is_ok() {
-                        self.guests.insert(self.next, Guest::new(fd));
+                        self.members.insert(self.next, Member::new(fd));
                         self.next += 1;
                     }
                 }
                 Err(_) => {
-                    self.shut = self.events.remove(&self.door).is_ok();
+                    self.shut = self.events.remove(&self.listener).is_ok();
                     return self.tick_every(PERIOD);
                 }
             }
         }
     }
 
-    /// A guest says once which domain it means, and once how many pages it maps; whatever else it says, it goes.
-    fn listen(&mut self, id: u64) {
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        let mut said = [0u8; guest::WORDS + 1];
-        let understood = match rustix::io::read(&guest.fd, &mut said) {
+    /// A member says once which domain it means, and once how many pages it maps; whatever else it says, it goes.
+    fn read_member(&mut self, id: u64) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let mut said = [0u8; member::WORDS + 1];
+        let understood = match rustix::io::read(&member.fd, &mut said) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            Ok(n) => said.get(..n).is_some_and(|said| guest.hear(said)),
+            Ok(n) => said.get(..n).is_some_and(|said| member.hear(said)),
             Err(_) => false,
         };
-        if !understood || !guest.domain.is_some_and(|domain| self.take_up(domain)) {
-            self.guests.remove(&id);
+        if !understood || !member.domain.is_some_and(|domain| self.take_up(domain)) {
+            self.members.remove(&id);
         } else if !self.is_within(id)
-            && let Some(guest) = self.guests.remove(&id)
+            && let Some(member) = self.members.remove(&id)
         {
-            let _ = rustix::io::write(&guest.fd, &[FULL]);
+            let _ = rustix::io::write(&member.fd, &[FULL]);
         }
     }
 
-    /// Whether what its user's guests map of its domain, this one's included, is no more than they may. Users are told
+    /// Whether what its user's members map of its domain, this one's included, is no more than they may. Users are told
     /// apart since any of them can say any number; dom0 may do as it likes.
     fn is_within(&self, id: u64) -> bool {
-        let Some(new) = self.guests.get(&id).filter(|new| new.pages.is_some() && new.domain != Some(DOM0))
+        let Some(new) = self.members.get(&id).filter(|new| new.pages.is_some() && new.domain != Some(DOM0))
         else {
             return true;
         };
-        let same = self.guests.values().filter(|guest| (guest.domain, guest.user) == (new.domain, new.user));
-        same.filter_map(|guest| guest.pages).map(u64::from).sum::<u64>() <= self.ceiling
+        let same =
+            self.members.values().filter(|member| (member.domain, member.user) == (new.domain, new.user));
+        same.filter_map(|member| member.pages).map(u64::from).sum::<u64>() <= self.ceiling
     }
 
     /// Dom0 is not looked for: its end is the machine's.
@@ -263,9 +264,9 @@ impl Warden {
     fn tick(&mut self) {
         let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
         if self.shut {
-            self.shut = watch(&self.events, &self.door, DOOR).is_err();
+            self.shut = watch(&self.events, &self.listener, LISTENER).is_err();
         }
-        let wanted: BTreeSet<u32> = self.guests.values().filter_map(|guest| guest.domain).collect();
+        let wanted: BTreeSet<u32> = self.members.values().filter_map(|member| member.domain).collect();
         let known: Vec<u32> = self.domains.keys().copied().collect();
         for domain in known {
             if !wanted.contains(&domain) {
@@ -325,7 +326,9 @@ impl Warden {
     fn begin(&mut self, question: Question) -> io::Result<()> {
         let path = match question {
             Question::Own => "domid".to_owned(),
-            Question::Watch(domain) | Question::Unwatch(domain) | Question::Read(domain) => life::of(domain),
+            Question::Watch(domain) | Question::Unwatch(domain) | Question::Read(domain) => {
+                liveness::of(domain)
+            }
         };
         let request = match question {
             Question::Own | Question::Read(_) => Request::Read(&path),
@@ -401,18 +404,18 @@ impl Warden {
 
     fn end_all(&mut self) {
         self.restored = true;
-        for guest in std::mem::take(&mut self.guests).values() {
-            let _ = rustix::io::write(&guest.fd, &[RESTORED]);
+        for member in std::mem::take(&mut self.members).values() {
+            let _ = rustix::io::write(&member.fd, &[RESTORED]);
         }
     }
 
     fn tell(&mut self, gone: u32) {
         self.drop_domain(gone);
-        self.guests.retain(|_, guest| {
-            let concerned = guest.domain == Some(gone);
+        self.members.retain(|_, member| {
+            let concerned = member.domain == Some(gone);
             if concerned {
                 // Who is not there any more needs not be told.
-                let _ = rustix::io::write(&guest.fd, &[GONE]);
+                let _ = rustix::io::write(&member.fd, &[GONE]);
             }
             !concerned
         });
@@ -432,7 +435,7 @@ impl Warden {
         self.domains.values_mut().for_each(|watched| watched.watched = false);
     }
 
-    /// A timer that runs goes on as it does: guests who come all the time must not keep it from ending.
+    /// A timer that runs goes on as it does: members who come all the time must not keep it from ending.
     fn tick_every(&mut self, period: Duration) {
         let wanted = !period.is_zero();
         if wanted != self.ticking {
@@ -443,15 +446,15 @@ impl Warden {
     }
 }
 
-impl AsFd for Warden {
+impl AsFd for DomainMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 }
 
-impl Drop for Warden {
+impl Drop for DomainMonitor {
     fn drop(&mut self) {
-        // A stale file is replaced by the next warden.
+        // A stale file is replaced by the next domain monitor.
         let _ = unix::withdraw(&self.path, self.identity);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use ring::{Appeared, Doorway, Transport};
+use ring::{Appeared, ServerWatch, Transport};
 use wire::control::Endpoint;
 
 /// Pause before the first look where nothing tells that the caller has come; each further one is twice as long, up to
@@ -13,8 +13,8 @@ const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// The calls that wait, by where their callers will be.
-pub(crate) struct Hall<T> {
-    doorway: Doorway,
+pub(crate) struct WaitingCalls<T> {
+    server_watch: ServerWatch,
     watched: bool,
     waiting: BTreeMap<(u32, u32), Vec<Waiting<T>>>,
 }
@@ -36,23 +36,23 @@ pub(crate) enum Left<T> {
     Late(T),
 }
 
-impl<T> Hall<T> {
+impl<T> WaitingCalls<T> {
     /// `None` where each call waits for itself.
     pub(crate) fn new(transport: &Transport) -> Option<Self> {
-        Some(Self { doorway: transport.doorway()?, watched: false, waiting: BTreeMap::new() })
+        Some(Self { server_watch: transport.server_watch()?, watched: false, waiting: BTreeMap::new() })
     }
 
     /// Readable when callers have come.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.doorway.descriptor()
+        self.server_watch.descriptor()
     }
 
     /// Waits for the caller there. `Some`: it has come meanwhile.
     pub(crate) fn wait(&mut self, at: Endpoint, until: Instant, now: Instant, item: T) -> Option<T> {
         let place = (at.domain.0, at.port.0);
         // Before the look: whoever comes after it is told.
-        self.watched = self.doorway.watch();
-        if self.doorway.is_there(place.0, place.1) {
+        self.watched = self.server_watch.watch();
+        if self.server_watch.is_there(place.0, place.1) {
             self.rest();
             return Some(item);
         }
@@ -63,13 +63,13 @@ impl<T> Hall<T> {
 
     /// To be called when the descriptor is readable.
     pub(crate) fn on_ready(&mut self) -> Vec<T> {
-        let places = match self.doorway.appeared() {
+        let places = match self.server_watch.appeared() {
             Appeared::These(places) => places,
             Appeared::Many => {
                 // Before the look, as ever; the folder may be another one now.
-                self.watched = self.doorway.watch();
+                self.watched = self.server_watch.watch();
                 let all = self.waiting.keys().copied();
-                all.filter(|place| self.doorway.is_there(place.0, place.1)).collect()
+                all.filter(|place| self.server_watch.is_there(place.0, place.1)).collect()
             }
         };
         let met = places.into_iter().filter_map(|place| self.waiting.remove(&place)).flatten();
@@ -78,7 +78,7 @@ impl<T> Hall<T> {
         met
     }
 
-    /// When [`Hall::on_time`] has something to do.
+    /// When [`WaitingCalls::on_time`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let all = self.waiting.values().flatten();
         all.map(|one| if self.watched { one.until } else { one.until.min(one.look) }).min()
@@ -92,7 +92,7 @@ impl<T> Hall<T> {
         }
         for (place, all) in &mut self.waiting {
             let looks = !self.watched && all.iter().any(|one| one.look <= now);
-            let met = looks && self.doorway.is_there(place.0, place.1);
+            let met = looks && self.server_watch.is_there(place.0, place.1);
             let gone = all.extract_if(.., |one| met || one.until <= now);
             left.extend(gone.map(|one| if met { Left::Met(one.item) } else { Left::Late(one.item) }));
             for one in all.iter_mut().filter(|one| one.look <= now) {
@@ -108,7 +108,7 @@ impl<T> Hall<T> {
     /// Nothing is watched while nobody waits.
     fn rest(&mut self) {
         if self.waiting.is_empty() {
-            self.doorway.rest();
+            self.server_watch.rest();
         }
     }
 }
@@ -134,17 +134,17 @@ mod tests {
         make();
         let serve =
             |port| Transport::new(Kind::Shm, 7, &folder).listen(3, port, Sizes::both(4096)).expect("listens");
-        let mut hall = Hall::new(&Transport::new(Kind::Shm, 3, &folder)).expect("files");
+        let mut waiting_calls = WaitingCalls::new(&Transport::new(Kind::Shm, 3, &folder)).expect("files");
         let now = Instant::now();
         for port in [514, 515] {
-            assert_eq!(hall.wait(at(port), now + Duration::from_secs(120), now, port), None);
+            assert_eq!(waiting_calls.wait(at(port), now + Duration::from_secs(120), now, port), None);
         }
         std::fs::remove_dir_all(&folder).expect("removes");
         make();
         let _before = serve(514);
-        assert_eq!(hall.on_ready(), [514]);
+        assert_eq!(waiting_calls.on_ready(), [514]);
         let _after = serve(515);
-        assert_eq!(hall.on_ready(), [515]);
+        assert_eq!(waiting_calls.on_ready(), [515]);
     }
 
     #[test]
@@ -152,32 +152,33 @@ mod tests {
         let folder = tempfile::tempdir().expect("tempdir");
         let other = Transport::new(Kind::Shm, 7, folder.path());
         let serve = |port| other.listen(3, port, Sizes::both(4096)).expect("listens");
-        let mut hall = Hall::new(&Transport::new(Kind::Shm, 3, folder.path())).expect("files");
+        let mut waiting_calls =
+            WaitingCalls::new(&Transport::new(Kind::Shm, 3, folder.path())).expect("files");
         let now = Instant::now();
         let until = now + Duration::from_secs(120);
         let _there = serve(513);
-        assert_eq!(hall.wait(at(513), until, now, 13), Some(13));
+        assert_eq!(waiting_calls.wait(at(513), until, now, 13), Some(13));
         for port in [514, 515, 516] {
-            assert_eq!(hall.wait(at(port), until, now, port), None);
+            assert_eq!(waiting_calls.wait(at(port), until, now, port), None);
         }
-        assert_eq!((hall.deadline(), hall.on_ready()), (Some(until), vec![]));
+        assert_eq!((waiting_calls.deadline(), waiting_calls.on_ready()), (Some(until), vec![]));
         let _comes = serve(515);
-        assert_eq!(hall.on_ready(), [515]);
+        assert_eq!(waiting_calls.on_ready(), [515]);
 
         // As without an instance of inotify.
-        hall.watched = false;
+        waiting_calls.watched = false;
         let mut time = now;
         let mut looks = 0;
         while time < now + Duration::from_secs(60) {
-            time = hall.deadline().expect("two wait");
-            assert_eq!(hall.on_time(time), []);
+            time = waiting_calls.deadline().expect("two wait");
+            assert_eq!(waiting_calls.on_time(time), []);
             looks += 1;
         }
         assert!(looks < 80, "{looks} looks in a minute");
         let _late = serve(514);
-        let time = hall.deadline().expect("two wait");
-        assert_eq!(hall.on_time(time), [Left::Met(514)]);
-        assert_eq!(hall.on_time(until), [Left::Late(516)]);
-        assert_eq!(hall.deadline(), None);
+        let time = waiting_calls.deadline().expect("two wait");
+        assert_eq!(waiting_calls.on_time(time), [Left::Met(514)]);
+        assert_eq!(waiting_calls.on_time(until), [Left::Late(516)]);
+        assert_eq!(waiting_calls.deadline(), None);
     }
 }

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
-//! A channel that has connected to the warden, and how much its kind may map.
+//! A channel that has connected to the domain monitor, and how much its kind may map.
 
 use std::os::fd::OwnedFd;
 
 use crate::layout::PAGE;
 
-/// What a guest has to say, at most: its domain and a number of pages.
+/// What a member has to say, at most: its domain and a number of pages.
 pub(super) const WORDS: usize = 8;
 /// What may be mapped of one domain by all calls of a user: one part in so many of this VM's memory, which mapped pages
 /// take.
@@ -23,7 +23,7 @@ fn of_memory(bytes: u64) -> u64 {
     (bytes / PAGE as u64 / PART).max(LEAST_CEILING)
 }
 
-pub(super) struct Guest {
+pub(super) struct Member {
     pub(super) fd: OwnedFd,
     /// Whose process it is.
     pub(super) user: u32,
@@ -31,10 +31,10 @@ pub(super) struct Guest {
     pub(super) pages: Option<u32>,
 }
 
-impl Guest {
-    pub(super) fn new(fd: OwnedFd) -> Guest {
+impl Member {
+    pub(super) fn new(fd: OwnedFd) -> Member {
         let user = sys::unix::peer_uid(&fd).unwrap_or(u32::MAX);
-        Guest { fd, user, domain: None, pages: None }
+        Member { fd, user, domain: None, pages: None }
     }
 
     /// Each word once, and nothing else. `false`: it has said something else, or has gone.
