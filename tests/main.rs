@@ -25,6 +25,9 @@ mod policy_qubesd;
 mod policy_tools;
 mod qubesd;
 
+// Qubes of another machine.
+mod remote;
+
 // Many at a time, and some of them killed.
 mod chaos;
 mod promises;

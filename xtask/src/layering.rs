@@ -36,15 +36,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-remote", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
-    ("qrexec-lab", &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
+    (
+        "qrexec-lab",
+        &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-remote", "qrexec-ring", "qrexec-wire"],
+    ),
     (
         "qrexec-bench",
         &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-lab", "qrexec-ring", "qrexec-wire"],
     ),
-    ("qrexec-tests", &["qrexec-bench", "qrexec-cli", "qrexec-copy", "qrexec-lab"]),
-    ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab"]),
+    ("qrexec-tests", &["qrexec-bench", "qrexec-cli", "qrexec-copy", "qrexec-lab", "qrexec-remote"]),
+    ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab", "qrexec-remote"]),
     ("xtask", &[]),
 ];
 

@@ -19,6 +19,7 @@ mod filecopy;
 mod foreground;
 mod keeper;
 mod plan;
+mod remote;
 mod report;
 mod start;
 mod store;

@@ -65,6 +65,7 @@ fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
     for program in cli::programs::PROGRAMS
         .iter()
         .chain(copy::PROGRAMS)
+        .chain(remote::PROGRAMS)
         .chain(crate::PROGRAMS)
         .map(|program| program.name)
     {
