@@ -17,6 +17,9 @@ mod filecopy;
 mod splice;
 mod terminal;
 
+// USB devices that are carried over calls.
+mod usb;
+
 // Who may call whom.
 mod policy_daemon;
 mod policy_lab;
