@@ -14,6 +14,7 @@
 mod args;
 mod builder;
 mod control;
+mod defaults;
 mod error;
 mod filecopy;
 mod foreground;
