@@ -14,6 +14,7 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod qvm_run;
 mod splice;
 mod terminal;
 

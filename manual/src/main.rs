@@ -46,8 +46,7 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
 
 /// Every program that has a page of the manual, by name.
 fn pages() -> impl Iterator<Item = (&'static str, &'static Page)> {
-    let programs =
-        [cli::programs::PROGRAMS, remote::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+    let programs = lab::TABLES.into_iter().chain([bench::PROGRAMS]).flatten();
     programs.filter_map(|program| Some((program.name, program.page.as_ref()?)))
 }
 

@@ -107,6 +107,9 @@ struct LabArgs {
     /// A service of a machine: an executable, a socket, or /dev/tcp/HOST/PORT
     #[arg(long, value_name = "VM:NAME=PATH", value_parser = service)]
     service: Vec<ServiceArg>,
+    /// The VMs get no services but those that are named
+    #[arg(long)]
+    no_default_services: bool,
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
     transport: Transport,
@@ -138,6 +141,7 @@ impl LabArgs {
     fn builder(self) -> Result<Builder, Error> {
         let mut builder =
             Lab::builder().ask(self.ask).transport(self.transport).namespace(!self.no_namespace);
+        builder = builder.default_services(!self.no_default_services);
         for vm in &self.vm {
             builder = builder.vm(vm);
         }

@@ -43,6 +43,7 @@ impl Default for Builder {
             env: Vec::new(),
             namespace: true,
             stay: false,
+            bare: false,
         };
         Self { plan, name: None }
     }
@@ -68,6 +69,13 @@ impl Builder {
     #[must_use]
     pub fn ask(mut self, wanted: bool) -> Self {
         self.plan.ask = wanted;
+        self
+    }
+
+    /// Whether the VMs have the services with which one begins, `qubes.VMShell` among them. Default: they have.
+    #[must_use]
+    pub fn default_services(mut self, wanted: bool) -> Self {
+        self.plan.bare = !wanted;
         self
     }
 

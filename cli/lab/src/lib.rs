@@ -14,12 +14,13 @@
 mod args;
 mod builder;
 mod control;
+mod defaults;
 mod error;
 mod filecopy;
 mod foreground;
 mod keeper;
+mod links;
 mod plan;
-mod remote;
 mod report;
 mod start;
 mod store;
@@ -42,6 +43,10 @@ pub const PROGRAMS: &[Program] = &[
     Program::new(role::PROGRAM, main, Page::new(1, args::command)),
     Program::new(usb_sim::PROGRAM, usb_sim::main, Page::new(1, usb_sim::command)),
 ];
+
+/// Every program of a lab's machines, and the lab: what an executable must be to start one.
+pub const TABLES: [&[Program]; 5] =
+    [cli::programs::PROGRAMS, copy::PROGRAMS, remote::PROGRAMS, run::PROGRAMS, PROGRAMS];
 
 /// The parts that this executable plays when it starts itself; nobody types them.
 mod role {
