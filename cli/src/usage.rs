@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Args {
+    struct SampleArgs {
         #[arg(long)]
         _number: Option<u32>,
         #[arg(required = true, value_name = "WORD")]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn message(args: &[&str]) -> String {
-        one_line(&Args::try_parse_from(args).expect_err("a wrong command line"))
+        one_line(&SampleArgs::try_parse_from(args).expect_err("a wrong command line"))
     }
 
     #[test]

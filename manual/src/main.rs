@@ -13,7 +13,7 @@ use cli::programs::Page;
 
 /// Writes manual pages and completions.
 #[derive(Parser)]
-struct Args {
+struct ManualArgs {
     /// The `share` folder
     folder: PathBuf,
     /// Only those of these programs; names that nobody knows have none
@@ -21,7 +21,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { folder, programs } = Args::parse();
+    let ManualArgs { folder, programs } = ManualArgs::parse();
     match write(&folder, &programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,6 +19,7 @@
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
+//! | [`r2`] | protocol 1, the wire of releases R1 and R2 |
 //! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
@@ -37,6 +38,7 @@ pub mod frame;
 pub mod handshake;
 pub mod header;
 pub mod names;
+pub mod r2;
 pub mod shares;
 pub mod stream;
 pub mod trigger;

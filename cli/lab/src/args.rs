@@ -138,7 +138,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     if let [_, role, root] = args.as_slice() {
         match role.to_str() {
             Some(role::KEEPER) => return keeper::main(Path::new(root)),
-            Some(role::DOOR) => return keeper::door(Path::new(root)),
+            Some(role::NAMESPACE) => return keeper::enter_namespace(Path::new(root)),
             Some(role::SUPERVISOR) => return supervisor::main(Path::new(root)),
             _ => {}
         }

@@ -6,7 +6,7 @@
 //! measuring.
 //!
 //! Processes of a lab, from the outside in: the starter; the [`keeper`], which outlives it just long enough to clean
-//! up; the door into a PID namespace, where the system has one for us; the [`supervisor`]; then agents, daemons,
+//! up; the way into a PID namespace, where the system has one for us; the [`supervisor`]; then agents, daemons,
 //! services and commands. Every one of them ends when the lab does, however it ends.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
@@ -44,6 +44,6 @@ mod role {
     /// argv\[0\] of every role, by which the executable knows which program it is.
     pub(super) const PROGRAM: &str = "qrexec-lab";
     pub(super) const KEEPER: &str = "__keeper";
-    pub(super) const DOOR: &str = "__door";
+    pub(super) const NAMESPACE: &str = "__namespace";
     pub(super) const SUPERVISOR: &str = "__supervisor";
 }

@@ -24,7 +24,7 @@ mod driver;
 mod ending;
 mod gate;
 mod local;
-mod place;
+mod placement;
 mod receiver;
 mod report;
 mod sender;
