@@ -189,6 +189,7 @@ fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Optio
         exit_on_service_eof: started.exit_on_service_eof,
         one_socket: if started.one_socket { asks_for_one_socket() } else { None },
         splice: started.splice,
+        usbip: started.filter,
         outlived: agent.and_then(tells),
         ..Call::new(Role::Service, version)
     }
