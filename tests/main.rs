@@ -20,6 +20,7 @@ mod terminal;
 
 // USB devices that are carried over calls.
 mod usb;
+mod usb_programs;
 
 // Who may call whom.
 mod policy_daemon;
