@@ -4,6 +4,13 @@
 fn main() -> std::process::ExitCode {
     cli::multicall::main_of(
         "qrexec-lab",
-        &[cli::programs::PROGRAMS, copy::PROGRAMS, run::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS],
+        &[
+            cli::programs::PROGRAMS,
+            copy::PROGRAMS,
+            run::PROGRAMS,
+            open::PROGRAMS,
+            lab::PROGRAMS,
+            bench::PROGRAMS,
+        ],
     )
 }

@@ -46,8 +46,9 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
 
 /// Every program that has a page of the manual, by name.
 fn pages() -> impl Iterator<Item = (&'static str, &'static Page)> {
-    let programs =
-        [cli::programs::PROGRAMS, run::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+    let programs = [cli::programs::PROGRAMS, run::PROGRAMS, open::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS]
+        .into_iter()
+        .flatten();
     programs.filter_map(|program| Some((program.name, program.page.as_ref()?)))
 }
 

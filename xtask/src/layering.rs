@@ -37,11 +37,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-run", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
+    ("qrexec-open", &["qrexec-cli", "qrexec-engine", "qrexec-run", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
     (
         "qrexec-lab",
-        &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-run", "qrexec-wire"],
+        &[
+            "qrexec-cli",
+            "qrexec-copy",
+            "qrexec-engine",
+            "qrexec-open",
+            "qrexec-ring",
+            "qrexec-run",
+            "qrexec-wire",
+        ],
     ),
     (
         "qrexec-bench",
@@ -50,13 +59,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "qrexec-copy",
             "qrexec-engine",
             "qrexec-lab",
+            "qrexec-open",
             "qrexec-ring",
             "qrexec-run",
             "qrexec-wire",
         ],
     ),
-    ("qrexec-tests", &["qrexec-bench", "qrexec-cli", "qrexec-copy", "qrexec-lab", "qrexec-run"]),
-    ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab", "qrexec-run"]),
+    (
+        "qrexec-tests",
+        &["qrexec-bench", "qrexec-cli", "qrexec-copy", "qrexec-lab", "qrexec-open", "qrexec-run"],
+    ),
+    ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab", "qrexec-open", "qrexec-run"]),
     ("xtask", &[]),
 ];
 

@@ -82,6 +82,7 @@ fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
         .iter()
         .chain(copy::PROGRAMS)
         .chain(run::PROGRAMS)
+        .chain(open::PROGRAMS)
         .chain(crate::PROGRAMS)
         .map(|program| program.name)
     {
