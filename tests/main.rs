@@ -55,3 +55,4 @@ mod lab_commands;
 
 // Other implementations of the same programs.
 mod interop;
+mod scripts;
