@@ -14,7 +14,10 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod open;
 mod qvm_run;
+mod qvm_run_qubesd;
+mod services;
 mod splice;
 mod terminal;
 
@@ -59,3 +62,4 @@ mod lab_commands;
 
 // Other implementations of the same programs.
 mod interop;
+mod scripts;

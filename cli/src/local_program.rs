@@ -93,7 +93,12 @@ impl LocalProgram {
         }
         let one_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd { child, streams: Streams { source: source.into(), sink: Some(sink) }, one_socket, filter: None })
+        Ok(LocalEnd {
+            child,
+            streams: Streams { source: source.into(), sink: Some(sink) },
+            one_socket,
+            filter: None,
+        })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {

@@ -59,11 +59,16 @@ pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
     parse_as(of::<T>(), program, args)
 }
 
+/// A command line with what every program takes.
+pub fn completed(command: Command) -> Command {
+    complete(command)
+}
+
 /// The same by a complete command line whose texts differ from those of `T`.
 ///
 /// # Errors
 /// As for [`parse`].
-pub(crate) fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
+pub fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
     let matches = engine::getopt::matches(command, args);
     matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

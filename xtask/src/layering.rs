@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-open", &["qrexec-cli", "qrexec-engine", "qrexec-run", "qrexec-wire"]),
     ("qrexec-remote", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
     ("qrexec-run", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
     ("qrexec-usb-sim", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),

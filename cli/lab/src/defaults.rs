@@ -30,6 +30,9 @@ const SERVICES: &[Default] = &[
         text: Some(include_str!("../../../dist/qubes-rpc/qubes.VMShell")),
         config: Some(("qubes.VMRootShell", include_str!("../../../dist/rpc-config/qubes.VMRootShell"))),
     },
+    program("qubes.GetDate"),
+    program("qubes.OpenInVM"),
+    program("qubes.OpenURL"),
     program("qubes.VMExec"),
     program("qubes.VMExecGUI"),
     Default {

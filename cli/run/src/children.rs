@@ -86,6 +86,28 @@ impl Children {
         Ok(in_time)
     }
 
+    /// Waits until one of these can be read; `false` if we are told to end before that.
+    ///
+    /// # Errors
+    /// The system failed.
+    pub fn wait_for(&mut self, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        loop {
+            let fds = std::iter::once(self.signals.as_fd()).chain(fds.iter().copied());
+            let mut polled: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut polled, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ready = polled.iter().skip(1).any(|fd| !fd.revents().is_empty());
+            while let Some((number, by_kernel)) = self.signals.take_next_from()? {
+                self.tell(number, by_kernel);
+            }
+            if self.told.is_some() || ready {
+                return Ok(self.told.is_none());
+            }
+        }
+    }
+
     fn sleep(&self, left: Option<Duration>) -> io::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(self.signals.as_fd())
             .chain(self.running.iter().map(|(_, c)| c.as_fd()))

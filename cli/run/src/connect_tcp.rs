@@ -33,7 +33,7 @@ const MAX_CONNECTIONS: usize = 256;
     after_help = "\
 Each connection to LOCAL of this machine (without LOCAL: to PORT; 0: to any that is free) is a call of qubes.ConnectTCP+PORT in \
 QUBE, or where policy leads without one. Only programs of this machine reach it, unless --bind says otherwise. It goes on in \
-the background once the port is bound, says its process number, and ends when that is told to (kill), or with \
+the background once the port is bound, without its streams, says its process number, and ends when that is told to (kill), or with \
 --accept-once by itself.
 
 Examples:
@@ -128,7 +128,7 @@ fn run(args: &Args) -> Result<i32, Failure> {
     }
     let keep: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     let background = fork_keeping(&keep, || {
-        // Its caller's session may end, and whoever reads what the caller says must see that end.
+        // Its caller's session may end.
         let _ = rustix::process::setsid();
         quieten();
         serve(&way, &listeners, args.accept_once).unwrap_or_else(|failure| failure.report(PROGRAM))
@@ -138,11 +138,12 @@ fn run(args: &Args) -> Result<i32, Failure> {
     Ok(0)
 }
 
-/// Stdin and stdout lead nowhere any more.
+/// Its streams lead nowhere any more: whoever reads what the caller says waits for the end of that.
 fn quieten() {
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 
@@ -215,7 +216,10 @@ fn serve(way: &Way, listeners: &[TcpListener], once: bool) -> Result<i32, Failur
         });
         if let Some(status) = last {
             if status != 0 {
-                say::error(format_args!("{PROGRAM}: {}:{}: a connection ended with {status}", way.qube, way.port));
+                say::error(format_args!(
+                    "{PROGRAM}: {}:{}: a connection ended with {status}",
+                    way.qube, way.port
+                ));
             }
             if once {
                 return Ok(status);

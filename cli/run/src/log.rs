@@ -11,7 +11,7 @@ use wire::escape::Escaped;
 const PROGRAM: &str = "qubes.Log";
 
 /// Names the socket of the log where it is another.
-const SOCKET_VARIABLE: &str = "QREXEC_SYSLOG";
+const SOCKET_VARIABLE: &str = "QUBES_SYSLOG";
 const SOCKET: &str = "/dev/log";
 
 /// Longest line that is kept whole, in bytes.
@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn each_line_is_answered_and_empty_ones_are_not() {
         let (kept, answers) = served(b"one\n\n<3>two\n<13>three\nlast");
-        let wanted = [(6, "one"), (3, "two"), (5, "three"), (6, "last")].map(|(p, text)| (p, text.to_owned()));
+        let wanted =
+            [(6, "one"), (3, "two"), (5, "three"), (6, "last")].map(|(p, text)| (p, text.to_owned()));
         assert_eq!((kept.as_slice(), answers.as_str()), (&wanted[..], "OK\nOK\nOK\nOK\nOK\n"));
     }
 

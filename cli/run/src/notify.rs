@@ -42,7 +42,8 @@ fn pass_on(service: &str, source: &str) -> Result<(), String> {
     let path = Socket::Admin.path().with_file_name("qubesd.misc.sock");
     let told = |error: io::Error| format!("{}: {error}", path.display());
     let connected = engine::unix::connect_within(&path, LIMIT).map_err(told)?;
-    tell(UnixStream::from(connected), &format!("{service}+ {} name dom0\0", source.as_str()), &word).map_err(told)
+    tell(UnixStream::from(connected), &format!("{service}+ {} name dom0\0", source.as_str()), &word)
+        .map_err(told)
 }
 
 /// A number of updates: digits, and blanks that nobody means.
@@ -82,7 +83,9 @@ mod tests {
 
     #[test]
     fn an_answer_other_than_good_is_a_failure() {
-        for (answer, good) in [(&b"0\0"[..], true), (b"2\0QubesException\0", false), (b"0", false), (b"", false)] {
+        for (answer, good) in
+            [(&b"0\0"[..], true), (b"2\0QubesException\0", false), (b"0", false), (b"", false)]
+        {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             let qubesd = std::thread::spawn(move || {
                 let mut asked = Vec::new();

@@ -97,6 +97,14 @@ impl DirectClient {
         self.direct.wait(Some(self.have), room, limit)
     }
 
+    /// Ends what the service reads; its answer can still be read.
+    ///
+    /// # Errors
+    /// The service is gone.
+    pub fn end(&mut self) -> Result<(), Lost> {
+        self.direct.end(Kind::Stdin)
+    }
+
     /// Ends what the service reads and waits for its exit code.
     pub fn finish(mut self) -> Outcome {
         let heard = self.last_words();
