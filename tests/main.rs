@@ -21,6 +21,9 @@ mod services;
 mod splice;
 mod terminal;
 
+// USB devices that are carried over calls.
+mod usb;
+
 // Who may call whom.
 mod policy_daemon;
 mod policy_lab;
@@ -28,6 +31,9 @@ mod policy_load;
 mod policy_qubesd;
 mod policy_tools;
 mod qubesd;
+
+// Qubes of another machine.
+mod remote;
 
 // Many at a time, and some of them killed.
 mod chaos;

@@ -70,7 +70,7 @@ pub const PROGRAMS: &[Program] = &[
     Program::new("qrexec-agent", agent::main, Page::new(8, agent::Options::command)),
     Program::new("qrexec-client", client::main, Page::new(1, client::command)),
     Program::new("qrexec-client-vm", client_vm::main, Page::new(1, client_vm::command)),
-    Program::new("qrexec-daemon", daemon::main, Page::new(8, daemon::cli::Args::command)),
+    Program::new("qrexec-daemon", daemon::main, Page::new(8, daemon::cli::DaemonArgs::command)),
     Program::new(
         "qrexec-fork-server",
         agent::fork_server::main,

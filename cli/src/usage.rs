@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Args {
+    struct SampleArgs {
         #[arg(long)]
         _number: Option<u32>,
         #[arg(required = true, value_name = "WORD")]
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn message(args: &[&str]) -> String {
-        one_line(&Args::try_parse_from(args).expect_err("a wrong command line"))
+        one_line(&SampleArgs::try_parse_from(args).expect_err("a wrong command line"))
     }
 
     #[test]

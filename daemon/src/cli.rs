@@ -28,7 +28,7 @@ const MAX_DISPOSABLES: usize = 64;
 /// Serves the calls from and to one VM: decides by policy, and brings both ends together.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "qrexec-daemon", version, args_override_self = true, infer_long_args = true)]
-pub struct Args {
+pub struct DaemonArgs {
     /// Say nothing while waiting for the agent.
     #[arg(short, long)]
     pub quiet: bool,
@@ -74,7 +74,7 @@ pub struct Args {
     pub default_user: User,
 }
 
-impl Args {
+impl DaemonArgs {
     /// Reads the arguments, the program's own name first, as the C program does.
     ///
     /// # Errors
@@ -153,8 +153,8 @@ fn user(text: &str) -> Result<User, String> {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::read(std::iter::once(&"qrexec-daemon").chain(args).map(OsString::from).collect())
+    fn parse(args: &[&str]) -> Result<DaemonArgs, clap::Error> {
+        DaemonArgs::read(std::iter::once(&"qrexec-daemon").chain(args).map(OsString::from).collect())
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub enum ExecError {
     },
     /// More calls wait for a session than may.
     #[error("too many calls wait for a session already")]
-    Crowd,
+    TooManyCalls,
     /// A command line without sense.
     #[error("bad command line: {0}")]
     Command(#[from] CommandError),

@@ -14,6 +14,9 @@ pub enum Access {
     File,
     /// `recvmsg`/`sendmsg` with `MSG_DONTWAIT`: a socket, whatever its flags.
     Socket,
+    /// `preadv2`/`pwritev2` with `RWF_NOWAIT`: a pipe in blocking mode. `Unsupported`, and nothing was done, where the
+    /// kernel does not know how: before Linux 6.4, and on any description but the one that `pipe(2)` returned.
+    Nowait,
 }
 
 /// Most pieces in one list: 1 MiB in chunks of 64 KiB, and one more for the wrap, fit with ease.
@@ -70,6 +73,8 @@ impl<'a> Spans<'a> {
             // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped) that this side
             // reserved; the kernel writes at most their lengths and keeps nothing after the call.
             Access::File => unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            // SAFETY: as above.
+            Access::Nowait => unsafe { self.nowait(libc::SYS_preadv2, fd) },
             Access::Socket => {
                 let mut msg = self.message();
                 // SAFETY: as above; `msg` has no name and no control buffer, so nothing else is written,
@@ -88,6 +93,8 @@ impl<'a> Spans<'a> {
             // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel only
             // reads them. The peer may change them meanwhile: its own stream then carries what it wrote.
             Access::File => unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            // SAFETY: as above.
+            Access::Nowait => unsafe { self.nowait(libc::SYS_pwritev2, fd) },
             Access::Socket => {
                 let msg = self.message();
                 // SAFETY: as above, and `msg` has no name and no control data.
@@ -117,6 +124,18 @@ impl<'a> Spans<'a> {
     /// The caller must reap the completion before the list, or the half it came from, is dropped.
     pub fn as_raw(&self) -> (*const libc::iovec, u32) {
         (self.list.as_ptr(), self.count as u32)
+    }
+
+    /// `preadv2` or `pwritev2` where the descriptor is, without waiting. Not every C library has them.
+    ///
+    /// # Safety
+    /// As for `readv` or `writev` on the list.
+    unsafe fn nowait(&self, call: libc::c_long, fd: BorrowedFd<'_>) -> isize {
+        const HERE: libc::c_long = -1; // both halves of the offset
+        let (list, count) = (self.list.as_ptr(), self.count as libc::c_long);
+        let flags = libc::c_long::from(libc::RWF_NOWAIT);
+        // SAFETY: the caller's, and the arguments are those that both calls take.
+        unsafe { libc::syscall(call, fd.as_raw_fd(), list, count, HERE, HERE, flags) as isize }
     }
 
     fn message(&self) -> libc::msghdr {

@@ -18,6 +18,7 @@ const SAFE_CRATES: &[&str] = &[
     "daemon/core",
     "cli",
     "cli/copy",
+    "cli/remote",
     "cli/lab",
     "perf/bench",
 ];

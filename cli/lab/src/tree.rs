@@ -78,14 +78,7 @@ fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
 
 /// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
 fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
-    for program in cli::programs::PROGRAMS
-        .iter()
-        .chain(copy::PROGRAMS)
-        .chain(run::PROGRAMS)
-        .chain(open::PROGRAMS)
-        .chain(crate::PROGRAMS)
-        .map(|program| program.name)
-    {
+    for program in crate::TABLES.iter().flat_map(|table| table.iter()).map(|program| program.name) {
         let other = plan.bin_dir.as_ref().map(|folder| folder.join(program)).filter(|path| path.exists());
         link(other.as_deref().unwrap_or(&plan.exe), &bin.join(program))?;
     }

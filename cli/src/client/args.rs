@@ -30,7 +30,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
     args_override_self = true,
     infer_long_args = true
 )]
-pub(super) struct Args {
+pub(super) struct ClientArgs {
     /// The qube: its name, id, or uuid:UUID
     #[arg(short = 'd', value_name = "NAME")]
     domain: OsString,
@@ -117,7 +117,7 @@ pub(super) struct Plan {
     pub(super) confinement: Confinement,
 }
 
-impl Args {
+impl ClientArgs {
     /// Checks everything that can be checked before a daemon is asked.
     pub(super) fn plan(mut self) -> Result<Plan, Failure> {
         if self.use_stdin_socket > 1 || self.prefix_data.len() > 1 || self.connect.len() > 1 {
@@ -201,7 +201,7 @@ mod tests {
 
     fn plan(args: &[&str]) -> Result<Plan, i32> {
         let args = std::iter::once(&"qrexec-client").chain(args).map(OsString::from).collect();
-        crate::usage::parse::<Args>("qrexec-client", args)?.plan().map_err(|failure| failure.status)
+        crate::usage::parse::<ClientArgs>("qrexec-client", args)?.plan().map_err(|failure| failure.status)
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         {
             assert_eq!(plan(wrong).err(), Some(2), "{wrong:?}");
         }
-        let help = Args::try_parse_from(["qrexec-client", "-h"]).expect_err("help");
+        let help = ClientArgs::try_parse_from(["qrexec-client", "-h"]).expect_err("help");
         assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
     }
 }

@@ -112,7 +112,7 @@ impl Served {
 }
 
 /// A service of dom0, or a command, for a request that waits in a qube.
-pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
+pub(super) fn run_service(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let mut daemon = Daemon::connect(&plan.socket_dir, waiting.source_id).map_err(about(&waiting.source))?;
     let unset = Endpoint { domain: DomainId::DOM0, port: Port(0) };

@@ -32,7 +32,7 @@ const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;
     args_override_self = true,
     infer_long_args = true
 )]
-pub(super) struct Args {
+pub(super) struct ClientVmArgs {
     /// Smallest ring for the data, in each direction: bytes, or with K or M behind [default: by transport]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     buffer_size: Option<String>,
@@ -95,7 +95,7 @@ pub(super) struct Plan {
     pub(super) filter_stderr: Option<bool>,
 }
 
-impl Args {
+impl ClientVmArgs {
     /// Reads the command line, the program's name first.
     ///
     /// # Errors

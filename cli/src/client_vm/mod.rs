@@ -22,7 +22,7 @@ mod args;
 pub mod own;
 mod request;
 
-use args::{Args, Plan};
+use args::{ClientVmArgs, Plan};
 
 const PROGRAM: &str = "qrexec-client-vm";
 /// What callers look for on stderr when a call was refused, alone on its line.
@@ -30,13 +30,13 @@ const REFUSED: &str = "Request refused";
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <ClientVmArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     step::reached("begins");
-    let plan = match Args::read(args).map(Args::plan) {
+    let plan = match ClientVmArgs::read(args).map(ClientVmArgs::plan) {
         Ok(Ok(plan)) => plan,
         Ok(Err(failure)) => return report(&failure),
         Err(status) => return status,

@@ -27,7 +27,7 @@ const ANY_SERVICE: &str = "!include-service any * include/line\n";
 /// warnings), 1 something is.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyLintArgs {
     /// Show the lines.
     #[arg(short, long)]
     show_line: bool,
@@ -52,12 +52,12 @@ pub struct Finding {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyLintArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<PolicyLintArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };

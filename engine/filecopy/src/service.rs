@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::direct::Service;
+use engine::direct::DirectService;
 use engine::exec::{Account, Existing};
 use rustix::process::getuid;
 use wire::filecopy::NameRules;
@@ -26,7 +26,7 @@ pub struct Request<'a> {
 
 /// Serves a call to its end; its exit code. This process becomes the user who receives and can do nothing but that
 /// afterwards.
-pub fn serve(call: &mut Service, request: &Request<'_>) -> i32 {
+pub fn receive_files(call: &mut DirectService, request: &Request<'_>) -> i32 {
     match prepare(request) {
         Ok((root, settings)) => {
             // Before any file is opened: see there. Without it the rules of names and links still hold.

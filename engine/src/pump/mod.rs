@@ -22,7 +22,7 @@ mod drive;
 mod driver;
 mod ending;
 mod local;
-mod place;
+mod placement;
 mod receiver;
 mod report;
 mod sender;

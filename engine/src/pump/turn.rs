@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use ring::{Channel, Link, Patience, Spans};
+use ring::{Channel, Link, Spans, Spin};
 use wire::stream::Role;
 
 use super::call::Call;
@@ -60,7 +60,7 @@ pub(super) struct Pump {
     pub(super) local: Local,
     exit_on_client_eof: bool,
     exit_on_service_eof: bool,
-    pub(super) patience: Patience,
+    pub(super) spin: Spin,
     pub(super) sleeps: u64,
     neighbours: Neighbours,
 }
@@ -105,7 +105,7 @@ impl Pump {
             local,
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
-            patience: Patience::new(link.is_far()),
+            spin: Spin::new(link.is_far()),
             sleeps: 0,
             link,
         })

@@ -46,7 +46,7 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 /// Dialogs are shown with zenity or kdialog where there is a display and one of them, else on the terminal.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyAgentArgs {
     /// Where questions are taken.
     #[arg(
         short,
@@ -80,16 +80,16 @@ struct Agent {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyAgentArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<PolicyAgentArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };
-    match serve(&args) {
+    match listen(&args) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("{}: {error}", args.socket_path.display());
@@ -98,7 +98,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn serve(args: &Args) -> io::Result<()> {
+fn listen(args: &PolicyAgentArgs) -> io::Result<()> {
     let mut reactor = Reactor::new()?;
     // Before any thread, so that all of them leave the signals to this one.
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::policy_source::PolicyStore;
+use engine::log_source::{speak_for, speaking_for};
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
 use engine::unix::Bound;
-use engine::voice::{speak_for, speaking_for};
 use policy::{Policy, SystemInfo};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use wire::escape::Escaped;
 
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
-use super::{Args, PROGRAM};
+use super::{PROGRAM, PolicyDaemonArgs};
 use crate::policy_tools::asker::{Answer, Asker};
 use crate::policy_tools::group;
 use crate::policy_tools::judge::{Case, Closed, DENY, Question};
@@ -87,7 +87,7 @@ struct User {
 }
 
 impl Server {
-    pub(super) fn new(args: &Args) -> io::Result<Self> {
+    pub(super) fn new(args: &PolicyDaemonArgs) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         // Before any thread, so that all of them leave the signals to this one.
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
