@@ -154,8 +154,11 @@ fn their_backup_locations_live_as_long_as_the_call() {
         let mut id = String::new();
         std::io::Read::read_to_string(registered.stdout.as_mut().unwrap(), &mut id).unwrap();
         let service = format!("qubes.RestoreById+{}", id.trim());
-        let said = ask(&lab, &service, b"f\n");
-        assert!(said.stdout.windows(7).any(|part| part == b"content"), "{said:?}");
+        let receive = "echo f; exec qfile-unpacker -- '' \"$HOME\"";
+        let call = ["qrexec-client-vm", "vault", &service, "/bin/sh", "-c", receive];
+        let said = run(&lab, "work", &call, b"");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert_eq!(fs::read(lab.layout().home("work").join("f")).unwrap(), b"content");
         drop(registered.stdin.take());
         assert_eq!(common::wait_within(&mut registered, DEADLINE), Some(0));
         let said = ask(&lab, &service, b"f\n");

@@ -46,7 +46,7 @@ pub const PROGRAMS: &[Program] = &[
 
 /// Every program of a lab's machines, and the lab: what an executable must be to start one.
 pub const TABLES: [&[Program]; 6] =
-    [cli::programs::PROGRAMS, copy::PROGRAMS, open::PROGRAMS, remote::PROGRAMS, run::PROGRAMS, PROGRAMS];
+    [cli::programs::PROGRAMS, copy::PROGRAMS, remote::PROGRAMS, run::PROGRAMS, open::PROGRAMS, PROGRAMS];
 
 /// The parts that this executable plays when it starts itself; nobody types them.
 mod role {
