@@ -51,3 +51,4 @@ mod lab_commands;
 
 // Other implementations of the same programs.
 mod interop;
+mod usb_filter;
