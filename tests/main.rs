@@ -17,6 +17,10 @@ mod filecopy;
 mod splice;
 mod terminal;
 
+// USB devices that are carried over calls.
+mod usb;
+mod usb_programs;
+
 // Who may call whom.
 mod policy_daemon;
 mod policy_lab;

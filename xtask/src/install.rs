@@ -121,6 +121,7 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::All, "bin/qubes-policy-lint"),
     (Side::Lab, "bin/qrexec-lab"),
     (Side::Lab, "bin/qrexec-bench"),
+    (Side::Lab, "bin/qrexec-usb-sim"),
 ];
 
 /// Services of dom0 that the executable provides itself, by name.
@@ -366,7 +367,7 @@ mod tests {
             entries.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
         };
         assert_eq!((names(&dir), names(&dir.join("usr"))), (vec!["usr".into()], vec!["bin".into()]));
-        assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab"]);
+        assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab", "qrexec-usb-sim"]);
         fs::remove_dir_all(dir).unwrap();
     }
 

@@ -38,10 +38,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-copy", &["qrexec-cli", "qrexec-engine", "qrexec-filecopy", "qrexec-ring", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
-    ("qrexec-lab", &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-usb-sim", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
+    (
+        "qrexec-lab",
+        &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-ring", "qrexec-usb-sim", "qrexec-wire"],
+    ),
     (
         "qrexec-bench",
-        &["qrexec-cli", "qrexec-copy", "qrexec-engine", "qrexec-lab", "qrexec-ring", "qrexec-wire"],
+        &[
+            "qrexec-cli",
+            "qrexec-copy",
+            "qrexec-engine",
+            "qrexec-lab",
+            "qrexec-ring",
+            "qrexec-usb-sim",
+            "qrexec-wire",
+        ],
     ),
     ("qrexec-tests", &["qrexec-bench", "qrexec-cli", "qrexec-copy", "qrexec-lab"]),
     ("qrexec-manual", &["qrexec-bench", "qrexec-cli", "qrexec-lab"]),
@@ -59,7 +71,8 @@ const PURE: &[(&str, &[&str])] = &[
 /// The package whose executable is installed for dom0 and qubes, and what it must not contain: what only tries and
 /// measures.
 const SHIPPED: &str = "qrexec-cli";
-const NOT_SHIPPED: &[&str] = &["qrexec-lab", "qrexec-bench", "plotters", "indicatif", "hdrhistogram"];
+const NOT_SHIPPED: &[&str] =
+    &["qrexec-lab", "qrexec-bench", "qrexec-usb-sim", "plotters", "indicatif", "hdrhistogram"];
 
 /// What is installed and should not be.
 pub(crate) fn check_shipped(metadata: &Metadata) -> Vec<String> {

@@ -37,7 +37,10 @@ pub use plan::{DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Pla
 pub use sweep::{Process, kill_marked, processes};
 
 /// What this crate adds to an executable.
-pub const PROGRAMS: &[Program] = &[Program::new(role::PROGRAM, main, Page::new(1, args::command))];
+pub const PROGRAMS: &[Program] = &[
+    Program::new(role::PROGRAM, main, Page::new(1, args::command)),
+    Program::new(usb_sim::PROGRAM, usb_sim::main, Page::new(1, usb_sim::command)),
+];
 
 /// The parts that this executable plays when it starts itself; nobody types them.
 mod role {
