@@ -23,6 +23,7 @@ mod terminal;
 
 // USB devices that are carried over calls.
 mod usb;
+mod usb_filter;
 mod usb_programs;
 
 // Who may call whom.

@@ -309,6 +309,23 @@ fn each_wrong_answer_is_refused_at_either_end() {
     }
 }
 
+/// However the bytes arrive, what was right before a violation is sent on.
+#[test]
+fn what_came_before_a_violation_counts() {
+    for behind in [Role::Client, Role::Service] {
+        let filters = |role| (behind == role).then(Rules::default);
+        let call = attached(Kind::Shm, 65_536, filters(Role::Client), filters(Role::Service));
+        (&call.export).write_all(&[line(), vec![0; 48]].concat()).unwrap();
+        let mut got = Vec::new();
+        (&call.import).read_to_end(&mut got).unwrap();
+        assert_eq!(got, line());
+        call.import.shutdown(Shutdown::Both).unwrap();
+        call.export.shutdown(Shutdown::Both).unwrap();
+        let outcomes = [call.client, call.service].map(|side| side.join().unwrap());
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.failed().is_some()).count(), 1);
+    }
+}
+
 /// What a local side says before it hands over its socket counts like everything else.
 #[test]
 fn a_prefix_passes_through_the_filter_too() {

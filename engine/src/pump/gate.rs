@@ -71,6 +71,8 @@ pub(super) struct Inbound {
     gate: Gate,
     checked: Vec<u8>,
     written: usize,
+    /// What is wrong behind what was checked, which counts all the same, however the bytes arrived.
+    breach: Option<Failure>,
 }
 
 /// Checked bytes, at most, before they are written; beyond it only what one message adds.
@@ -78,7 +80,7 @@ const CHECKED: usize = 64 << 10;
 
 impl Inbound {
     pub(super) fn new(gate: Gate) -> Inbound {
-        Inbound { gate, checked: Vec::new(), written: 0 }
+        Inbound { gate, checked: Vec::new(), written: 0, breach: None }
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -95,8 +97,16 @@ impl Inbound {
         if self.checked.len() < CHECKED { self.gate.wanted() } else { 0 }
     }
 
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.gate.strain(bytes, &mut self.checked)
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.breach = self.gate.strain(bytes, &mut self.checked).err();
+    }
+
+    /// What is wrong, once everything before it was written.
+    pub(super) fn breach(&mut self) -> Result<(), Failure> {
+        match self.breach.take_if(|_| self.written == self.checked.len()) {
+            Some(breach) => Err(breach),
+            None => Ok(()),
+        }
     }
 
     /// So many bytes were written: how many of them were of the ring.

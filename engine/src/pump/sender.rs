@@ -63,6 +63,8 @@ pub(super) struct Sender {
     one_socket: Option<OneSocket>,
     /// What stands behind the source.
     gate: Option<Gate>,
+    /// What is wrong behind the prefix, which counts all the same.
+    breach: Option<Failure>,
     /// stderr was read last: stdout comes first now.
     err_was_read: bool,
     /// The peer takes nothing any more.
@@ -84,6 +86,7 @@ impl Sender {
             prefix,
             one_socket,
             gate,
+            breach: None,
             err_was_read: false,
             is_cut: false,
             sent: 0,

@@ -121,7 +121,7 @@ impl Pump {
 
     /// What comes before anything that the peer says: a service without error output has ended it.
     pub(super) fn begin(&mut self) -> Result<(), Ending> {
-        self.sender.begin()?;
+        self.sender.begin();
         if self.role == Role::Service {
             self.sender.send_end_of_stderr(&mut self.link)?;
         }

@@ -27,13 +27,16 @@ impl Receiver {
                 break;
             };
             self.consumer.get(at, bytes);
-            inbound.take(bytes)?;
+            inbound.take(bytes);
             let taken = bytes.len();
             self.received += taken as u64;
             let ring = self.messages.took(taken);
             self.release(link, ring)?;
             self.take_headers(link)?;
             any = true;
+        }
+        if let Some(inbound) = &mut self.inbound {
+            inbound.breach()?;
         }
         Ok(any)
     }

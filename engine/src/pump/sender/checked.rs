@@ -13,23 +13,17 @@ const STAGE: usize = 8 << 10;
 
 impl Sender {
     /// What is sent before anything that is read goes through the filter like everything else.
-    pub(in super::super) fn begin(&mut self) -> Result<(), Ending> {
+    pub(in super::super) fn begin(&mut self) {
         let prefix = std::mem::take(&mut self.prefix);
-        Ok(self.admit(prefix)?)
+        self.admit(prefix);
     }
 
     /// Has bytes in private memory sent before anything that is read, as far as the filter lets them through.
-    pub(super) fn admit(&mut self, bytes: Vec<u8>) -> Result<(), Failure> {
+    pub(super) fn admit(&mut self, bytes: Vec<u8>) {
         match &self.gate {
-            Some(gate) => gate.strain(&bytes, &mut self.prefix),
-            None if self.prefix.is_empty() => {
-                self.prefix = bytes;
-                Ok(())
-            }
-            None => {
-                self.prefix.extend(bytes);
-                Ok(())
-            }
+            Some(gate) => self.breach = gate.strain(&bytes, &mut self.prefix).err(),
+            None if self.prefix.is_empty() => self.prefix = bytes,
+            None => self.prefix.extend(bytes),
         }
     }
 
@@ -46,6 +40,10 @@ impl Sender {
     /// Reads into private memory, where the peer cannot change what is checked, and sends what the filter lets through. So
     /// goes each header, with little payload.
     pub(super) fn send_checked(&mut self, link: &mut Link) -> Result<bool, Ending> {
+        // What comes before a breach counts.
+        if let Some(breach) = self.breach.take_if(|_| self.prefix.is_empty()) {
+            return Err(breach.into());
+        }
         if self.gate.is_none() || self.direct() > 0 || !self.prefix.is_empty() {
             return Ok(false);
         }
@@ -58,7 +56,8 @@ impl Sender {
             Ok(n) => {
                 self.source.after_read(n, n < bytes.len());
                 if let Some(gate) = &self.gate {
-                    gate.strain(bytes.get(..n).unwrap_or_default(), &mut self.prefix)?;
+                    let bytes = bytes.get(..n).unwrap_or_default();
+                    self.breach = gate.strain(bytes, &mut self.prefix).err();
                 }
                 self.send_prefix(link)?;
             }

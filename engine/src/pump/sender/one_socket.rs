@@ -53,7 +53,7 @@ impl Sender {
             return Ok(false);
         };
         let rest = self.go_on_with(socket).map_err(Failure::during("taking the service's one socket"))?;
-        self.admit(rest)?;
+        self.admit(rest);
         Ok(true)
     }
 
