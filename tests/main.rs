@@ -14,6 +14,7 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod filecopy_deaths;
 mod splice;
 mod terminal;
 
