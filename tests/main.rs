@@ -14,6 +14,7 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod filecopy_deaths;
 mod open;
 mod qvm_run;
 mod qvm_run_qubesd;

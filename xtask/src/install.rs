@@ -173,10 +173,7 @@ const TOOLS: &[(&str, &[&str])] = &[
             "qvm-run-vm",
         ],
     ),
-    (
-        "qrexec-remote",
-        &["qrexec-remote", "qubesair.SSHProxy"],
-    ),
+    ("qrexec-remote", &["qrexec-remote", "qubesair.SSHProxy"]),
     (
         "qrexec-open",
         &["qubes.OpenInVM", "qubes.OpenURL", "qvm-get-image", "qvm-open-in-dvm", "qvm-open-in-vm"],

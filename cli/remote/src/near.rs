@@ -22,7 +22,8 @@ use crate::{master, waiting};
 pub fn service(args: Vec<OsString>) -> i32 {
     let caller = std::env::var_os("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
     let argument = args.get(1).cloned().unwrap_or_default();
-    call_remote(caller.as_bytes(), argument.as_bytes()).unwrap_or_else(|failure| failure.report("qrexec-remote"))
+    call_remote(caller.as_bytes(), argument.as_bytes())
+        .unwrap_or_else(|failure| failure.report("qrexec-remote"))
 }
 
 fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
