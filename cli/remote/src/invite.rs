@@ -16,7 +16,7 @@ use wire::remote::request;
 use wire::stream::Role;
 
 use crate::link::Link;
-use crate::{bytes, master};
+use crate::{bytes, log, master};
 
 /// The service by which dom0 sends calls for remote qubes to a relay.
 pub const TRANSPORT: &str = "qubesair.SSHProxy";
@@ -291,7 +291,8 @@ fn add_qubes(link: &Link, qubes: &Remotes, text: &str) -> Result<(), Failure> {
 
 /// Whether the far side answers as it must.
 fn check(link: &Link) -> Result<(), Failure> {
-    let session = master::open(link, request::CHECK, false)?;
+    let session = master::open(link, request::CHECK)?;
+    log::follow(link, session.stderr);
     let mut parser = Parser::new(Role::Client);
     let mut buffer = [0; 4096];
     loop {

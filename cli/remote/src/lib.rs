@@ -23,6 +23,7 @@ mod bytes;
 pub mod far;
 pub mod invite;
 pub mod link;
+mod log;
 pub mod master;
 pub mod near;
 pub mod session;

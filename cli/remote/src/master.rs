@@ -6,7 +6,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wire::escape::Escaped;
 
 use crate::link::Link;
+use crate::log;
 use crate::session::{self, Asked, Session};
 
 /// The most connections of a link.
@@ -32,17 +32,16 @@ const TRIES: u32 = 4;
 /// A further master ends when it has had no session for so long.
 const IDLE: &str = "ControlPersist=60";
 
-/// Opens a session on `link` that runs `command`. `apart`: what the far command says on stderr comes by the session; else
-/// it goes into the link's log.
+/// Opens a session on `link` that runs `command`.
 ///
 /// # Errors
 /// The far side cannot be reached, or takes no more calls: status 255.
-pub fn open(link: &Link, command: &str, apart: bool) -> Result<Session, Failure> {
+pub fn open(link: &Link, command: &str) -> Result<Session, Failure> {
     let began = now();
     let mut pause = PAUSES.0;
     let mut refusals = 0_u32;
     loop {
-        let there = match try_all(link, command, apart)? {
+        let there = match try_all(link, command)? {
             Tried::Open(session) => return Ok(session),
             Tried::Refused(there) => there,
         };
@@ -80,13 +79,9 @@ enum Tried {
 }
 
 /// Asks the masters one after the other; the first one that is not there is the last that is asked.
-fn try_all(link: &Link, command: &str, apart: bool) -> Result<Tried, Failure> {
+fn try_all(link: &Link, command: &str) -> Result<Tried, Failure> {
     for number in 0..MASTERS {
-        let log = match apart {
-            true => None,
-            false => Some(log(link).map_err(Failure::during(link.file("log").display()))?),
-        };
-        match session::ask(&socket(link, number), command, log) {
+        match session::ask(&socket(link, number), command) {
             Ok(Asked::Open(session)) => return Ok(Tried::Open(session)),
             Ok(Asked::Refused(reason)) => note(link, &reason),
             Ok(Asked::NoMaster) => return Ok(Tried::Refused(number)),
@@ -101,17 +96,10 @@ fn socket(link: &Link, number: usize) -> PathBuf {
     link.file(&format!("m{number}"))
 }
 
-/// The link's log, which only grows.
-fn log(link: &Link) -> io::Result<OwnedFd> {
-    let file = OpenOptions::new().create(true).append(true).open(link.file("log"))?;
-    Ok(file.into())
-}
-
 /// Writes a refusal into the log, except the one that is daily business.
 fn note(link: &Link, reason: &[u8]) {
     if reason != b"Session open refused by peer" {
-        let line = format!("no session: {}\n", Escaped::new(reason));
-        let _ = log(link).map(|log| File::from(log).write_all(line.as_bytes()));
+        log::add(link, format!("no session: {}\n", Escaped::new(reason)).as_bytes());
     }
 }
 

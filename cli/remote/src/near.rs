@@ -15,7 +15,7 @@ use wire::stream::{Kind, Role};
 use crate::bytes::{self, Sink};
 use crate::link::{self, Link};
 use crate::session::Session;
-use crate::{master, waiting};
+use crate::{log, master, waiting};
 
 /// The service to which dom0 sends a call for a remote qube: its argument is `QUBE+SERVICE+ARGUMENT`, the caller's name is
 /// in the environment as for every service.
@@ -40,9 +40,12 @@ fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     if !link.has_connection() {
         return waiting::call(&link, &request);
     }
-    let session = master::open(&link, &request.command(), layout == Layout::Plain)?;
+    let session = master::open(&link, &request.command())?;
     match layout {
-        Layout::Frames => framed(link.name(), session.from, session.to),
+        Layout::Frames => {
+            log::follow(&link, session.stderr);
+            framed(link.name(), session.from, session.to)
+        }
         Layout::Plain => plain(link.name(), session),
     }
 }
@@ -104,19 +107,18 @@ fn plain(link: &str, session: Session) -> Result<i32, Failure> {
     let (source, stdout, stderr) = own_streams()?;
     let Session { from, to, stderr: errors, mut control } = session;
     std::thread::spawn(move || bytes::copy(&source, &to));
-    let errors = std::thread::spawn(move || drain(errors, stderr));
-    drain(Some(from), stdout);
+    let errors = std::thread::spawn(move || drain(&errors, stderr));
+    drain(&from, stdout);
     let _ = errors.join();
     let code = control.exit_code().map_err(Failure::during("reading the exit code"))?;
     code.and_then(|code| i32::try_from(code).ok()).ok_or_else(|| master::gone(link))
 }
 
 /// Copies to the end, whether somebody takes it or not.
-fn drain(from: Option<OwnedFd>, mut to: Sink) {
-    let Some(from) = from else { return };
+fn drain(from: &OwnedFd, mut to: Sink) {
     let mut buffer = vec![0; bytes::BUFFER];
     loop {
-        let len = bytes::read(&from, &mut buffer).unwrap_or(0);
+        let len = bytes::read(from, &mut buffer).unwrap_or(0);
         match buffer.get(..len) {
             None | Some([]) => return,
             Some(bytes) => {

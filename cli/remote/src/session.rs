@@ -31,8 +31,8 @@ pub struct Session {
     pub from: OwnedFd,
     /// What is written to it goes to the far command's stdin.
     pub to: OwnedFd,
-    /// What the far command says on stderr, if somebody wants it apart.
-    pub stderr: Option<OwnedFd>,
+    /// What the far command says on stderr.
+    pub stderr: OwnedFd,
     /// The conversation with the `ssh`, which lasts as long as the session.
     pub control: Control,
 }
@@ -79,22 +79,18 @@ impl Control {
     }
 }
 
-/// Asks the `ssh` that listens at `socket` for a session that runs `command`. What the far command says on stderr goes to
-/// `log`, or into the session where that is `None`.
+/// Asks the `ssh` that listens at `socket` for a session that runs `command`.
 ///
 /// # Errors
 /// The system failed here.
-pub fn ask(socket: &Path, command: &str, log: Option<OwnedFd>) -> io::Result<Asked> {
+pub fn ask(socket: &Path, command: &str) -> io::Result<Asked> {
     let Ok(socket) = unix::connect(socket) else {
         return Ok(Asked::NoMaster);
     };
     let mut control = Control { socket, session: mux::Session::default() };
     let (stdin, to) = bytes::pipe()?;
     let (from, stdout) = bytes::pipe()?;
-    let (stderr, log) = match log {
-        Some(log) => (None, log),
-        None => bytes::pipe().map(|(read, write)| (Some(read), write))?,
-    };
+    let (stderr, errors) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     if bytes::write(&control.socket, &mux::hello()).is_err() {
         return Ok(Asked::NoMaster);
     }
@@ -104,7 +100,7 @@ pub fn ask(socket: &Path, command: &str, log: Option<OwnedFd>) -> io::Result<Ask
             Some(Err(violation)) => return Ok(Asked::Broken(violation)),
             Some(Ok(Event::Ready)) => {
                 let asked = bytes::write(&control.socket, &mux::new_session(command.as_bytes()));
-                let pass = || [&stdin, &stdout, &log].iter().try_for_each(|fd| pass(&control.socket, fd));
+                let pass = || [&stdin, &stdout, &errors].iter().try_for_each(|fd| pass(&control.socket, fd));
                 if asked.and_then(|()| pass()).is_err() {
                     return Ok(Asked::NoMaster);
                 }

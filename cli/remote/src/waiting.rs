@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use wire::remote::request::{self, Command, Request};
 
 use crate::link::Link;
-use crate::{bytes, far, master, near};
+use crate::{bytes, far, log, master, near};
 
 /// So many sessions wait at once.
 const SESSIONS: usize = 4;
@@ -56,7 +56,8 @@ fn worker(link: Link) -> std::thread::JoinHandle<()> {
 
 /// Opens a session and waits for a call on it, which is then served beside us.
 fn wait_for_call(link: &Link) -> Result<(), Failure> {
-    let session = master::open(link, request::ACCEPT, false)?;
+    let session = master::open(link, request::ACCEPT)?;
+    log::follow(link, session.stderr);
     let line = read_line(&session.from).map_err(|_| master::gone(link.name()))?;
     let Ok(Command::Call(request)) = request::parse(&line) else {
         return Err(master::lost(format!("{}: what came is no call", link.name())));
