@@ -14,6 +14,7 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod filecopy_deaths;
 mod open;
 mod qvm_run;
 mod qvm_run_qubesd;
@@ -23,6 +24,8 @@ mod terminal;
 
 // USB devices that are carried over calls.
 mod usb;
+mod usb_filter;
+mod usb_programs;
 
 // Who may call whom.
 mod policy_daemon;

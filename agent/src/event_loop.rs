@@ -119,7 +119,7 @@ struct Agent {
     callers: Callers<Job>,
     /// Where servers are files.
     waiting_calls: Option<WaitingCalls<(CallId, Job)>>,
-    /// Calls whose processes look for their callers, for as long as they run.
+    /// Calls whose processes look for their callers or serve them, for as long as they run.
     looking: BTreeMap<CallId, Job>,
     /// Those of them whose caller was not there.
     not_met: BTreeSet<CallId>,
@@ -372,7 +372,7 @@ impl Agent {
                 let (call, ended) = (*call, child.try_wait());
                 if has_ended(&ended) {
                     self.forget(token);
-                    self.process_ended(call);
+                    self.process_ended(call, ended.unwrap_or_default());
                 }
             }
             // Whatever a fork server says, it means that the call is over.

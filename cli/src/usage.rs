@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 use engine::say;
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::status;
@@ -31,6 +32,17 @@ pub(crate) fn complete(command: Command) -> Command {
         .value_parser(PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]));
     let everywhere = command.has_subcommands();
     command.arg(level.global(everywhere))
+}
+
+/// The rules behind `--filter`.
+///
+/// # Errors
+/// A usage failure: a word is not known.
+pub(crate) fn usbip_rules(words: &str) -> Result<Rules, Failure> {
+    Rules::from_words(words).ok_or_else(|| {
+        let words = words.escape_default();
+        Failure::usage(format!("--filter: {words}: expected usbip, no-vendor-requests, one-configuration, no-firmware, classes=08,…"))
+    })
 }
 
 /// The complete command line of a program.

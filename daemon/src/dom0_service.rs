@@ -94,6 +94,7 @@ fn pump_to_end(
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
+    call.usbip = started.filter;
     call.one_socket = if started.one_socket { asks_for_one_socket() } else { None };
     // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
     let outcome = steps::run(channel, call, confinement);

@@ -30,6 +30,8 @@ pub struct Spans<'a> {
     bytes: usize,
     /// Some of the pages are another domain's.
     foreign: bool,
+    /// Some of it is this process's own memory, which is only read.
+    has_own: bool,
     ring: PhantomData<&'a Region>,
 }
 
@@ -37,7 +39,14 @@ impl<'a> Spans<'a> {
     /// An empty list.
     pub fn new() -> Spans<'a> {
         const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Spans { list: [EMPTY; MAX_SPANS], count: 0, bytes: 0, foreign: false, ring: PhantomData }
+        Spans {
+            list: [EMPTY; MAX_SPANS],
+            count: 0,
+            bytes: 0,
+            foreign: false,
+            has_own: false,
+            ring: PhantomData,
+        }
     }
 
     /// Sum of the pieces.
@@ -48,6 +57,24 @@ impl<'a> Spans<'a> {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Appends private memory of this process, for [`Spans::drain_to`] only. `false`: there is no place for it.
+    pub fn push_own(&mut self, bytes: &'a [u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Some(place) = self.list.get_mut(self.count) else { return false };
+        *place = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.count += 1;
+        self.bytes += bytes.len();
+        self.has_own = true;
+        true
+    }
+
+    /// Whether there is private memory in it, which nothing may be read into.
+    pub fn has_own(&self) -> bool {
+        self.has_own
     }
 
     pub(crate) fn push(&mut self, region: &'a Region, base: usize, pieces: [(usize, usize); 2]) -> bool {
@@ -69,9 +96,12 @@ impl<'a> Spans<'a> {
 
     /// Reads from `fd` into the pieces. `Ok(0)` is the end of the stream, `WouldBlock` an empty one.
     pub fn fill_from(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
+        if self.has_own {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         check(match access {
             // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped) that this side
-            // reserved; the kernel writes at most their lengths and keeps nothing after the call.
+            // reserved, and no private memory; the kernel writes at most their lengths and keeps nothing after the call.
             Access::File => unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
             // SAFETY: as above.
             Access::Nowait => unsafe { self.nowait(libc::SYS_preadv2, fd) },
@@ -90,7 +120,7 @@ impl<'a> Spans<'a> {
     /// must ignore `SIGPIPE` for pipes (Rust programs do).
     pub fn drain_to(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
         check(match access {
-            // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel only
+            // SAFETY: `list[..count]` are live ring pieces or private bytes (`'a` keeps both); the kernel only
             // reads them. The peer may change them meanwhile: its own stream then carries what it wrote.
             Access::File => unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
             // SAFETY: as above.
@@ -109,7 +139,7 @@ impl<'a> Spans<'a> {
     /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes. Pages that
     /// another domain granted are refused: see `Region::foreign`.
     pub fn lend_to(&self, pipe: BorrowedFd<'_>) -> io::Result<usize> {
-        if self.foreign {
+        if self.foreign || self.has_own {
             return Err(io::ErrorKind::Unsupported.into());
         }
         // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel takes references
@@ -121,7 +151,8 @@ impl<'a> Spans<'a> {
 
     /// The list for a submission queue entry: address and count of `iovec`s.
     ///
-    /// The caller must reap the completion before the list, or the half it came from, is dropped.
+    /// The caller must reap the completion before the list, or the half it came from, is dropped, and must not read into one
+    /// that [has own memory](Spans::has_own).
     pub fn as_raw(&self) -> (*const libc::iovec, u32) {
         (self.list.as_ptr(), self.count as u32)
     }

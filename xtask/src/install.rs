@@ -127,6 +127,7 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::All, "bin/qubes-policy-admin"),
     (Side::All, "bin/qubes-policy-editor"),
     (Side::All, "bin/qubes-policy-lint"),
+    (Side::Tools, "bin/qrexec-remote"),
     (Side::Tools, "bin/qvm-connect-tcp"),
     (Side::Tools, "bin/qvm-get-image"),
     (Side::Tools, "bin/qvm-open-in-dvm"),
@@ -172,6 +173,7 @@ const TOOLS: &[(&str, &[&str])] = &[
             "qvm-run-vm",
         ],
     ),
+    ("qrexec-remote", &["qrexec-remote", "qubesair.SSHProxy"]),
     (
         "qrexec-open",
         &["qubes.OpenInVM", "qubes.OpenURL", "qvm-get-image", "qvm-open-in-dvm", "qvm-open-in-vm"],
@@ -311,7 +313,7 @@ impl Tree<'_> {
             let path = format!("lib/qubes/{executable}");
             let from = built.own(executable).unwrap_or(&built.all);
             write(&self.place(&path), &read(from)?, 0o755)?;
-            for name in names.iter().filter(|name| name.starts_with("qubes.")) {
+            for name in names.iter().filter(|name| name.contains('.')) {
                 link(&self.prefix.join(&path), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
             }
         }
@@ -450,7 +452,7 @@ mod tests {
 
     /// Each name leads to an executable that knows it.
     #[test]
-    fn the_tools_are_links_to_two_executables() {
+    fn the_tools_are_links_to_their_executables() {
         let dir = tempfile::tempdir().unwrap();
         let built = Built {
             all: PathBuf::from("/bin/sh"),
@@ -470,6 +472,7 @@ mod tests {
         let led = |name: &str| fs::read_link(dir.path().join("etc/qubes-rpc").join(name)).unwrap();
         assert_eq!(led("qubes.VMExec"), Path::new("/usr/lib/qubes/qrexec-run"));
         assert_eq!(led("qubes.OpenURL"), Path::new("/usr/lib/qubes/qrexec-open"));
+        assert_eq!(led("qubesair.SSHProxy"), Path::new("/usr/lib/qubes/qrexec-remote"));
         assert_eq!(led("qubes.ConnectTCP"), Path::new("/dev/tcp/127.0.0.1"));
         let config = fs::read_to_string(dir.path().join("etc/qubes/rpc-config/qubes.ConnectTCP")).unwrap();
         assert!(config.contains("skip-service-descriptor=true"));

@@ -68,9 +68,9 @@ pub(crate) fn build_lab() -> Result<Built, Failure> {
     Ok(Built { all: folder.join("qrexec-lab"), lean: names.map(|name| (name, folder.join(name))).into() })
 }
 
-/// The programs that people type: two executables, each several programs.
+/// The programs that people type: three executables, each several programs.
 pub(crate) fn build_tools() -> Result<Built, Failure> {
-    let names = ["qrexec-run", "qrexec-open"];
+    let names = ["qrexec-run", "qrexec-open", "qrexec-remote"];
     for name in names {
         step(name, &mut cargo(["build", "--release", "-p", name, "--bin", name]))?;
     }

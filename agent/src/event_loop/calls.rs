@@ -1,6 +1,7 @@
 //! Starting what the daemon asked for, and seeing it end.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const QUEUE: Duration = Duration::from_secs(3);
 
 /// How long calls from dom0 wait for a session. Their callers say themselves how long they wait, which nobody hears here.
 const DOM0_SESSION: Duration = Duration::from_secs(3600);
+
+/// Exit statuses of processes that a signal has ended.
+const SIGNALS: RangeInclusive<i32> = 129..=192;
 
 /// What became of handing a call over.
 enum Handed {
@@ -158,7 +162,7 @@ impl Agent {
         });
         step::reached("forked");
         // The process has taken its own copy.
-        if let (Some(job), true) = (job, waits) {
+        if let (Some(job), true) = (job, self.waiting_calls.is_some() && !busy) {
             self.looking.insert(call, job);
         }
         self.watch_process(call, child);
@@ -197,19 +201,33 @@ impl Agent {
     }
 
     /// The process of a call has ended: the call, too, unless its caller is still to come.
-    pub(super) fn process_ended(&mut self, call: CallId) {
+    pub(super) fn process_ended(&mut self, call: CallId, status: Option<i32>) {
         // It may have told something just before.
         self.hear_calls();
         let job = self.looking.remove(&call);
-        let (true, Some(mut job), Some(waiting_calls)) =
-            (self.not_met.remove(&call), job, &mut self.waiting_calls)
-        else {
+        let not_met = self.not_met.remove(&call);
+        if let Some(job) = &job
+            && status.is_some_and(|status| SIGNALS.contains(&status))
+            && self.transport.kind() == ring::Kind::Shm
+        {
+            return self.tell_lost(call, job);
+        }
+        let (true, Some(mut job), Some(waiting_calls)) = (not_met, job, &mut self.waiting_calls) else {
             return self.call_ended(call);
         };
         job.waited = true;
         if let Some((call, job)) = waiting_calls.wait(job.endpoint, job.until, Instant::now(), (call, job)) {
             self.launch_for_caller(call, job);
         }
+    }
+
+    /// A call's process was killed. Where its caller has not met it yet, it would wait for as long as callers do.
+    fn tell_lost(&mut self, call: CallId, job: &Job) {
+        let child = fork_pump(|| {
+            self.files.restore();
+            call::lost(self.ground(), job)
+        });
+        self.watch_process(call, child);
     }
 
     /// The caller is there, or was: whoever listened may be gone again, so its process waits for as long as is left.

@@ -20,7 +20,7 @@ use rustix::net::RecvFlags;
 use rustix::process::Signal;
 
 use super::Options;
-use super::request::{Decoder, Request};
+use super::request::{BadRequest, Decoder, Request};
 use crate::call::Ground;
 use crate::job::Job;
 use crate::listener::{AcceptPause, Listener, max_clients};
@@ -281,21 +281,30 @@ fn deadline(what: &Watched) -> Option<Instant> {
     }
 }
 
+/// Why a connection gave no request.
+#[derive(Debug, thiserror::Error)]
+enum NoRequest {
+    #[error("it ended before it was complete")]
+    Incomplete,
+    #[error("{0}")]
+    Receive(#[from] Errno),
+    #[error("{0}")]
+    Bad(#[from] BadRequest),
+}
+
 /// Reads what is there.
-fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, String> {
+fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, NoRequest> {
     let mut buffer = [0_u8; 4096];
     loop {
         let bytes = match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err("it ended before it was complete".to_owned()),
+            Ok((0, _)) => return Err(NoRequest::Incomplete),
             Ok((count, _)) => buffer.get(..count).unwrap_or_default(),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
-        match decoder.feed(bytes) {
-            Ok(None) => {}
-            Ok(Some(request)) => return Ok(Some(request)),
-            Err(error) => return Err(error.to_string()),
+        if let Some(request) = decoder.feed(bytes)? {
+            return Ok(Some(request));
         }
     }
 }

@@ -350,6 +350,22 @@ fn an_archive_arrives_as_files_with_private_folders() {
     assert!(!to.path().join("t/empty").exists(), "not behind that prefix");
 }
 
+/// A writer whose records are larger than a pipe still has to write when the archive has ended.
+#[test]
+fn a_writer_of_large_records_can_write_them_whole() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("f"), "content").unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-b", "2048", "-cf", "-", "f"]).current_dir(from.path()).stdout(Stdio::piped());
+    let Ok(mut tar) = tar.spawn() else { return skipped("large records: there is no tar") };
+    let mut agent = sender(&ours("tar2qfile"), &["-"], from.path());
+    agent.stdin(tar.stdout.take().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (status, sent, said) = common::outcome(agent.spawn().unwrap());
+    assert_eq!(common::wait(&mut tar), 0, "the writer");
+    // With `-` there is nobody to read the answer from.
+    assert_eq!((status, sent.len()), (1, 32 + 2 + 7 + 32), "{said}");
+}
+
 /// GNU tar writes holes in four forms; the content is the same in all, and so is the name.
 #[test]
 fn sparse_members_arrive_with_their_zeros() {

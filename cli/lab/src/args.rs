@@ -128,13 +128,18 @@ struct ServiceArg {
     path: PathBuf,
 }
 
-fn service(text: &str) -> Result<ServiceArg, String> {
+/// An argument of `--service` that names no service.
+#[derive(Debug, thiserror::Error)]
+#[error("VM:NAME=PATH is wanted")]
+struct NoService;
+
+fn service(text: &str) -> Result<ServiceArg, NoService> {
     let parts = || {
         let (vm, rest) = text.split_once(':')?;
         let (name, path) = rest.split_once('=')?;
         Some(ServiceArg { vm: vm.into(), name: name.into(), path: path.into() })
     };
-    parts().ok_or_else(|| "VM:NAME=PATH is wanted".to_owned())
+    parts().ok_or(NoService)
 }
 
 impl LabArgs {

@@ -44,7 +44,7 @@ pub fn main(link: &Link) -> Result<i32, Failure> {
         Command::Call(request) if request.layout == Layout::Plain => Err(replace(link, &request)),
         Command::Call(request) => {
             let (from, to) = streams()?;
-            Ok(serve(link, &request, from, to))
+            Ok(run_call(link, &request, from, to))
         }
     }
 }
@@ -65,7 +65,7 @@ fn end(to: &OwnedFd, code: i32) -> Result<i32, Failure> {
 }
 
 /// Serves a call in frames. The result is the session's exit code, which nobody needs: the frames have the call's.
-pub(crate) fn serve(link: &Link, request: &Request, from: OwnedFd, to: OwnedFd) -> i32 {
+pub(crate) fn run_call(link: &Link, request: &Request, from: OwnedFd, to: OwnedFd) -> i32 {
     let child = match client(link, request).and_then(|mut client| spawn(&mut client)) {
         Ok(child) => child,
         Err(failure) => {

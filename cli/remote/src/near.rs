@@ -22,10 +22,11 @@ use crate::{master, waiting};
 pub fn service(args: Vec<OsString>) -> i32 {
     let caller = std::env::var_os("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
     let argument = args.get(1).cloned().unwrap_or_default();
-    serve(caller.as_bytes(), argument.as_bytes()).unwrap_or_else(|failure| failure.report("qrexec-remote"))
+    call_remote(caller.as_bytes(), argument.as_bytes())
+        .unwrap_or_else(|failure| failure.report("qrexec-remote"))
 }
 
-fn serve(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
+fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     let wanted = || Failure::trouble("the argument of this service is QUBE+SERVICE+ARGUMENT");
     let text = std::str::from_utf8(argument).map_err(|_| wanted())?;
     let (qube, service) = text.split_once('+').ok_or_else(wanted)?;

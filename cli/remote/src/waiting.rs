@@ -64,7 +64,7 @@ fn wait_for_call(link: &Link) -> Result<(), Failure> {
     let link = link.clone();
     std::thread::spawn(move || {
         let control = session.control;
-        far::serve(&link, &request, session.from, session.to);
+        far::run_call(&link, &request, session.from, session.to);
         drop(control);
     });
     Ok(())

@@ -10,9 +10,11 @@ use engine::confine::Confinement;
 use engine::datalink::WAIT_CLIENT;
 use wire::control::MAX_CMDLINE;
 use wire::names::{DomainId, Ident, Target};
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::number;
+use crate::usage::usbip_rules;
 
 /// Names the folder of the daemons' sockets where no option does.
 pub(super) const SOCKET_DIR_VARIABLE: &str = "QREXEC_SOCKET_DIR";
@@ -70,6 +72,9 @@ pub(super) struct ClientArgs {
     /// Use stdin, which must be a stream socket, for both directions
     #[arg(long, action = ArgAction::Count, conflicts_with = "local")]
     use_stdin_socket: u8,
+    /// Both directions are USB over IP: pass only what RULES allow, `usbip` and more words as in a service's configuration
+    #[arg(long, value_name = "RULES", conflicts_with_all = ["filter_stdout", "exit_at_once"])]
+    filter: Option<String>,
     /// Do not confine this process while it moves bytes, for debugging; QREXEC_CONFINE=off does the same
     #[arg(long)]
     no_confine: bool,
@@ -114,6 +119,8 @@ pub(super) struct Plan {
     pub(super) socket_dir: PathBuf,
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
+    /// What passes, if both directions are USB over IP.
+    pub(super) usbip: Option<Rules>,
     pub(super) confinement: Confinement,
 }
 
@@ -150,6 +157,7 @@ impl ClientArgs {
             socket_dir: self.socket_dir,
             prefix,
             stdin_is_both: self.use_stdin_socket > 0,
+            usbip: self.filter.as_deref().map(usbip_rules).transpose()?,
             confinement: Confinement::unless(self.no_confine),
         })
     }
@@ -272,6 +280,9 @@ mod tests {
             &["-w-1"],
             &["-x"],
             &["-p", "a", "-p", "b"],
+            &["--filter", "usb"],
+            &["--filter", "usbip", "-t"],
+            &["--filter", "usbip", "-e"],
         ] {
             assert_eq!(with(wrong), Some(2), "{wrong:?}");
         }

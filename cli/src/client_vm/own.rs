@@ -1,6 +1,7 @@
 //! A qube's call that a command makes in its own process.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use engine::datalink;
@@ -36,7 +37,8 @@ fn ask(target: &OsStr, service: &OsStr) -> Result<Call, Failure> {
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;
     let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
-    let link = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
+    let promise = datalink::Promise::Silent(allowed.agent.as_fd());
+    let link = datalink::serve_while(&transport, domain, port, rings, datalink::WAIT_VM, promise)
         .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
     Ok(Call::new(link, allowed))
 }

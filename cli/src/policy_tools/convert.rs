@@ -62,7 +62,9 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn run(args: &LegacyConvertArgs) -> Result<(), Failure> {
-    let system = SystemSource::new(args.system_info.clone()).current().map_err(Failure::trouble)?;
+    let system = SystemSource::new(args.system_info.clone())
+        .current()
+        .map_err(|error| Failure::trouble(error.to_string()))?;
     let policy = compile(args).map_err(Failure::during("the policy"))?;
     let before = graph::full(&policy, &system);
     let mut undo = Undo::default();
@@ -71,7 +73,7 @@ fn run(args: &LegacyConvertArgs) -> Result<(), Failure> {
     let differs = match &after {
         Ok(after) if *after == before => None,
         Ok(after) => Some(difference(&before, after)),
-        Err(why) => Some(why.clone()),
+        Err(why) => Some(why.to_string()),
     };
     let Some(difference) = differs else {
         say::output("The old policy was converted to the new format.");
@@ -85,12 +87,21 @@ fn run(args: &LegacyConvertArgs) -> Result<(), Failure> {
     Err(Failure { status: 1, message: "everything is as it was before".to_owned() })
 }
 
-fn compile(args: &LegacyConvertArgs) -> Result<Policy, String> {
-    let folders = [args.policy_dir.clone()];
-    Policy::compile(&Disk::new(&folders).with_old_folder(&args.old_dir)).map_err(|error| error.to_string())
+/// Why the policy cannot be converted.
+#[derive(Debug, thiserror::Error)]
+enum CannotConvert {
+    #[error("{0}")]
+    Policy(#[from] policy::PolicyError),
+    #[error("{}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
 }
 
-fn drawn(args: &LegacyConvertArgs, system: &SystemInfo) -> Result<BTreeSet<String>, String> {
+fn compile(args: &LegacyConvertArgs) -> Result<Policy, policy::PolicyError> {
+    let folders = [args.policy_dir.clone()];
+    Policy::compile(&Disk::new(&folders).with_old_folder(&args.old_dir))
+}
+
+fn drawn(args: &LegacyConvertArgs, system: &SystemInfo) -> Result<BTreeSet<String>, CannotConvert> {
     Ok(graph::full(&compile(args)?, system))
 }
 
@@ -129,12 +140,12 @@ impl Undo {
     }
 }
 
-fn convert(args: &LegacyConvertArgs, policy: &Policy, undo: &mut Undo) -> Result<(), String> {
+fn convert(args: &LegacyConvertArgs, policy: &Policy, undo: &mut Undo) -> Result<(), CannotConvert> {
     for (name, rules) in places::sort(args, policy) {
         let path = args.policy_dir.join(format!("{name}.policy"));
-        save(&path, name, &rules, undo).map_err(|error| format!("{}: {error}", path.display()))?;
+        save(&path, name, &rules, undo).map_err(|error| CannotConvert::Write { path, error })?;
     }
-    set_aside(&args.old_dir, undo).map_err(|error| format!("{}: {error}", args.old_dir.display()))
+    set_aside(&args.old_dir, undo).map_err(|error| CannotConvert::Write { path: args.old_dir.clone(), error })
 }
 
 /// The file of the tool that configures a service.

@@ -161,20 +161,20 @@ fn understand<'a>(
 }
 
 fn answer(args: &PolicyExecArgs, question: Question, people: &People) -> (String, Option<Told>) {
-    let denied = |why: String| {
+    let denied = |why: &dyn std::fmt::Display| {
         tracing::error!("denied: {why}");
         (DENY.to_owned(), None)
     };
     let system = match SystemSource::new(args.system_info.clone()).current() {
         Ok(system) => system,
-        Err(why) => return denied(why),
+        Err(why) => return denied(&why),
     };
-    // Whoever asked reads our output: when he stops to, nobody waits for the user any more.
+    // Whoever asked reads our output: when they stop to, nobody waits for the user any more.
     let caller = Some(rustix::stdio::stdout());
     let closed = if is_of_r3(args) {
         match OldFolder::new(&args.old_path).close(question, system, people, caller) {
             Ok(closed) => closed,
-            Err(why) => return denied(why),
+            Err(why) => return denied(&why),
         }
     } else {
         Case::new(&policy(args), system, question).close(people, caller)

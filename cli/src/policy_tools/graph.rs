@@ -71,7 +71,9 @@ fn run(args: &PolicyGraphArgs) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{option} {bad:?}: no call {}", place.sense())));
         }
     }
-    let system = SystemSource::new(args.system_info.clone()).current().map_err(Failure::trouble)?;
+    let system = SystemSource::new(args.system_info.clone())
+        .current()
+        .map_err(|error| Failure::trouble(error.to_string()))?;
     let policy = Policy::compile(&Disk::new(&args.folders).with_old_folder(&args.old_policy_dir))
         .map_err(Failure::during("the policy"))?;
     let text = draw(args, &policy, &system);

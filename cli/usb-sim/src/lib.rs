@@ -15,6 +15,7 @@ mod control;
 mod description;
 mod driver;
 pub mod host;
+pub mod kernel;
 mod keyboard;
 mod machine;
 mod medium;

@@ -12,4 +12,4 @@ pub use files::PolicyFiles;
 pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};
 pub use request_form::Owner;
-pub use store::{PolicyStore, SystemFile};
+pub use store::{NoSystem, PolicyStore, SystemFile};

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
+use wire::usbip::Rules;
 
 use super::image::by_shell;
 use super::{Account, Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
@@ -57,6 +58,8 @@ pub struct Started {
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
     pub exit_on_service_eof: bool,
+    /// What passes of the two streams, if they are USB over IP.
+    pub filter: Option<Rules>,
 }
 
 impl Services {
@@ -99,6 +102,7 @@ impl Services {
             one_socket: !splice && !pipes,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
+            filter: executable.filter,
         })
     }
 
@@ -291,6 +295,7 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
         one_socket: false,
         exit_on_client_eof: options.exit_on_client_eof,
         exit_on_service_eof: options.exit_on_service_eof,
+        filter: options.filter,
     })
 }
 

@@ -97,21 +97,35 @@ impl Connector {
         let deadline = Deadline::after(limit);
         loop {
             let channel = self.poll()?;
-            let found = matches!(&self.0, AnyConnector::Files(connector) if connector.is_greeting());
-            if channel.is_some() || found {
+            if channel.is_some() || self.is_found() {
                 return Ok(channel);
             }
             sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }
 
+    /// Whether a server is there that owes its offer.
+    fn is_found(&self) -> bool {
+        matches!(&self.0, AnyConnector::Files(connector) if connector.is_greeting())
+    }
+
     /// Waits for the server.
-    pub fn connect_within(mut self, limit: Duration) -> Result<Channel, Error> {
-        let deadline = Deadline::after(limit);
+    pub fn connect_within(self, limit: Duration) -> Result<Channel, Error> {
+        self.connect_or_next(limit, limit)
+    }
+
+    /// The same, but if a server that was found hangs up, another one is waited for no longer than `next`.
+    pub fn connect_or_next(mut self, limit: Duration, next: Duration) -> Result<Channel, Error> {
+        let mut deadline = Deadline::after(limit);
+        let mut found = self.is_found();
         loop {
             if let Some(channel) = self.poll()? {
                 return Ok(channel);
             }
+            if found && !self.is_found() {
+                deadline = Deadline::after(next.min(deadline.left()?));
+            }
+            found = self.is_found();
             sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }

@@ -62,6 +62,9 @@ fn what_goes_once_goes_once() {
     assert_eq!(plan(&["-s", "x", "-s", "y", "a", "b"]).err(), Some(2));
     assert_eq!(plan(&["--use-stdin-socket", "--use-stdin-socket", "a", "b"]).err(), Some(2));
     assert_eq!(plan(&["--use-stdin-socket", "a", "b", "c"]).err(), Some(2));
+    assert_eq!(plan(&["--filter", "usb", "a", "b"]).err(), Some(2));
+    assert_eq!(plan(&["-t", "--filter", "usbip", "a", "b"]).err(), Some(2));
+    assert!(good(&["--filter", "usbip no-firmware", "a", "b"]).usbip.is_some_and(|rules| !rules.firmware));
 }
 
 #[test]

@@ -103,6 +103,16 @@ impl Host {
                 return Err(Violation::Line.into());
             }
         };
+        Self::adopt(socket, line, patience)
+    }
+
+    /// The same for a stream whose line somebody else has read.
+    ///
+    /// # Errors
+    /// The socket is none.
+    pub fn adopt(socket: OwnedFd, line: AttachLine, patience: Duration) -> Result<Self, Trouble> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(patience))
+            .map_err(|error| Trouble::System("socket", error.into()))?;
         let (requests, cancels) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { socket, line, seqnum: 0, requests, cancels, data: Vec::new() })
     }
