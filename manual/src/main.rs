@@ -3,6 +3,8 @@
 //! `fish/vendor_completions.d/NAME.fish`: what belongs under `share`.
 #![forbid(unsafe_code)]
 
+mod names;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +40,9 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
         for (shell, place) in SHELLS {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut page.command(), name, &mut text);
+            if shell == Shell::Bash {
+                text.extend(names::bash(name, &text).into_iter().flat_map(String::into_bytes));
+            }
             put(&folder.join(place.replace("NAME", name)), &text)?;
         }
     }

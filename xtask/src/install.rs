@@ -199,6 +199,7 @@ const FILES: &[(Side, &str, &str)] = &[
     (Side::All, "qubes-rpc/qubes.WaitForSession", "/etc/qubes-rpc/qubes.WaitForSession"),
     (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMShell"),
     (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMRootShell"),
+    (Side::Tools, "man/qrexec-services.7", "share/man/man7/qrexec-services.7"),
     (Side::Tools, "rpc-config/qubes.ConnectTCP", "/etc/qubes/rpc-config/qubes.ConnectTCP"),
     (Side::Tools, "rpc-config/qubes.OpenInVM", "/etc/qubes/rpc-config/qubes.OpenInVM"),
     (Side::Tools, "rpc-config/qubes.OpenURL", "/etc/qubes/rpc-config/qubes.OpenURL"),
@@ -481,6 +482,7 @@ mod tests {
         let known = |name: &str| TOOLS.iter().any(|(_, names)| names.contains(&name));
         assert!(programs.into_iter().all(known));
         assert!(!dir.path().join("usr/lib/qubes/qrexec").exists());
+        assert!(dir.path().join("usr/share/man/man7/qrexec-services.7").exists());
     }
 
     /// What a user's session needs to answer for others: dom0's, and a GUI qube's.

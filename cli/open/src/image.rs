@@ -78,7 +78,7 @@ fn get(args: &Args) -> Result<i32, Failure> {
     let image = match image {
         Ok(image) => image,
         Err(why) => {
-            let status = call.finish().map_or_else(|failure| failure.status, |status| status);
+            let status = call.finish().unwrap_or_else(|failure| failure.status);
             return Err(Failure { status: if status == 0 { 1 } else { status }, message: why.to_string() });
         }
     };

@@ -189,7 +189,7 @@ mod tests {
             ("2026-11-31T13:07:59+00:00\n", "no date"),
             ("2026-11-30T13:07:59+00:000", "no date"),
             ("2026-11-30T13:07:59;167207742+00:00\n", "no date"),
-            ("\x1b[2J11-30T13:07:59,167207742+00:00\n", "\\x1b[2J"),
+            ("\x1b[2J-11-30T13:07:59,167207742+00:00\n", "\\x1b[2J"),
         ] {
             let error = read(text.as_bytes()).unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");
