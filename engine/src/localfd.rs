@@ -144,13 +144,8 @@ impl LocalFd {
     }
 
     /// How the ring's spans are to be moved.
-    pub fn access(&self) -> Access {
+    fn access(&self) -> Access {
         if matches!(self.kind, Kind::Socket) { Access::Socket } else { Access::File }
-    }
-
-    /// Whether io_uring may carry the transfer: only where it cannot end up waiting in the kernel.
-    pub fn never_waits(&self) -> bool {
-        matches!(self.kind, Kind::Own | Kind::Socket) && self.terminal.is_none()
     }
 
     /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
