@@ -129,6 +129,33 @@ fn two_builds_are_measured_in_turn_and_compared() {
 }
 
 #[test]
+fn a_copy_is_measured_beside_cp_and_tar() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        std::fs::create_dir_all(tree.join("a/b")).unwrap();
+        std::fs::write(tree.join("a/b/c"), "x").unwrap();
+        let file = folder.path().join("results.json");
+        let (path, place) = (file.to_str().unwrap(), folder.path().to_str().unwrap());
+        let tree = tree.to_str().unwrap();
+        bench(&["--quick", "--runs=2", "--scenario=copy", "--tree", tree, "--folder", place, "--json", path]);
+        let recording = recording(&file);
+        let scenario = &list(&recording, "scenarios")[0];
+        let results = list(scenario, "results");
+        assert_eq!(results.len(), 10, "{scenario}");
+        for result in results {
+            let metrics = list(result, "metrics");
+            metrics.iter().for_each(|metric| check_numbers(metric, 2));
+            assert!(metrics[0]["median"].as_f64() > Some(0.0), "{result}");
+        }
+        for case in ["one file of 1 MiB, copied", "30 files of 1 KiB, tar | tar", tree] {
+            assert!(results.iter().any(|one| one["case"].as_str().unwrap().starts_with(case)), "{case}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "its own folder is gone");
+    });
+}
+
+#[test]
 fn nonsense_is_refused_before_anything_starts() {
     within_deadline(|| {
         for args in [["--scenario", "nothing"], ["--size", "much"], ["--runs", "0"], ["__nothing", "1"]] {

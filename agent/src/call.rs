@@ -8,19 +8,19 @@ use engine::call as steps;
 use engine::confine::Confinement;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
+use engine::log_source::speak_for;
 use engine::process::{EXIT_TROUBLE, Signals};
 pub(crate) use engine::pump::EXIT_LOST;
 use engine::pump::{Call, NoStreams, Outcome, Outlived, StderrCopy};
 use engine::step;
-use engine::voice::speak_for;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
 use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::admission::{Word, tell};
 use crate::built_in;
-use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
@@ -60,7 +60,7 @@ pub(crate) fn lost(ground: Ground<'_>, job: &Job) -> i32 {
 
 fn tell_caller(ground: Ground<'_>, job: &Job, limit: Duration, code: i32) -> i32 {
     // The lines about it are the caller's.
-    speak_for(&job.voice());
+    speak_for(&job.log_source());
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let link = datalink::connect(ground.transport, domain, port, limit);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
@@ -203,6 +203,7 @@ fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Optio
         exit_on_service_eof: started.exit_on_service_eof,
         one_socket: if started.one_socket { asks_for_one_socket() } else { None },
         splice: started.splice,
+        usbip: started.filter,
         outlived: agent.and_then(tells),
         ..Call::new(Role::Service, version)
     }
@@ -271,6 +272,6 @@ mod tests {
         let ground = Ground { transport: &transport, services: &services, confinement: Confinement::Off };
         assert_eq!(refuse(ground, &job), EXIT_TROUBLE);
         assert_eq!(caller.join().unwrap(), Some(EXIT_TROUBLE));
-        assert_eq!(engine::voice::source(str::to_owned), "domain 7");
+        assert_eq!(engine::log_source::source(str::to_owned), "domain 7");
     }
 }

@@ -13,7 +13,7 @@ use cli::programs::Page;
 
 /// Writes manual pages and completions.
 #[derive(Parser)]
-struct Args {
+struct ManualArgs {
     /// The `share` folder
     folder: PathBuf,
     /// Only those of these programs; names that nobody knows have none
@@ -21,7 +21,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { folder, programs } = Args::parse();
+    let ManualArgs { folder, programs } = ManualArgs::parse();
     match write(&folder, &programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,7 +46,7 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
 
 /// Every program that has a page of the manual, by name.
 fn pages() -> impl Iterator<Item = (&'static str, &'static Page)> {
-    let programs = [cli::programs::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+    let programs = lab::TABLES.into_iter().chain([bench::PROGRAMS]).flatten();
     programs.filter_map(|program| Some((program.name, program.page.as_ref()?)))
 }
 

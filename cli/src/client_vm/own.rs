@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use engine::datalink;
 use ring::Transport;
 
-use super::args::{Args, SOCKET, SOCKET_VARIABLE};
+use super::args::{ClientVmArgs, SOCKET, SOCKET_VARIABLE};
 use super::{report, request};
 use crate::failure::Failure;
 use crate::own::Call;
@@ -32,7 +32,7 @@ fn socket() -> PathBuf {
 
 fn ask(target: &OsStr, service: &OsStr) -> Result<Call, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
-    let asked = request::ask(&socket(), &Args::request(target, service, None)?)?;
+    let asked = request::ask(&socket(), &ClientVmArgs::request(target, service, None)?)?;
     // Policy decides meanwhile.
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;

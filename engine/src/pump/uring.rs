@@ -274,6 +274,8 @@ fn check(result: i32) -> io::Result<usize> {
 /// Whether a transfer can be given to io_uring: a pipe or terminal of our own description.
 fn suits(transfer: &Option<Transfer<'_>>) -> bool {
     match transfer {
+        // Nothing is read into private memory: the plain call refuses that.
+        Some(Transfer::Fill(_, spans)) if spans.has_own() => false,
         Some(Transfer::Fill(fd, _) | Transfer::Drain(fd, _)) => {
             fd.never_waits() && fd.access() == Access::File
         }

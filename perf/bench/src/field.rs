@@ -50,7 +50,7 @@ fn script(path: &Path, text: &str) -> Result<PathBuf, Failure> {
 }
 
 /// One word of a shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 

@@ -8,6 +8,7 @@
 mod agent_side;
 mod busy;
 mod compare;
+mod copies;
 mod counters;
 mod field;
 mod files;
@@ -26,6 +27,7 @@ mod stage;
 mod stats;
 mod table;
 mod transfer;
+mod trees;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -82,7 +84,8 @@ fn measure(options: &Options) -> Result<(), Failure> {
         let opened = File::options().append(true).create(true).open(path);
         opened.map_err(Failure::during(format_args!("writing {}", path.display())))?;
     }
-    let folder = tempfile::tempdir().map_err(Failure::during("a temporary folder"))?;
+    let folder = tempfile::tempdir_in(settings.place(options.folder.as_deref()))
+        .map_err(Failure::during("a temporary folder"))?;
     let guard = Guard::start(folder.path())?;
     let own = options.bin_dir.as_deref();
     let mut stages = vec![match &options.target {

@@ -49,6 +49,18 @@ fn memory() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// Seconds that all processors together have worked since the machine's start; what a host took away is not in it.
+pub(super) fn busy() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let mut fields = text.lines().next()?.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+    // user, nice, system, idle, iowait, irq, softirq
+    let mut next = || fields.next()?.ok();
+    let (user, nice, system, _, _, irq, softirq) =
+        (next()?, next()?, next()?, next()?, next()?, next()?, next()?);
+    let ticks: u64 = [user, nice, system, irq, softirq].iter().sum();
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// The time of day in UTC, as RFC 3339 writes it.
 pub(super) fn date() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -17,6 +17,15 @@ use lab::Transport;
 
 /// Idle calls at once, if nothing else is said.
 const IDLE_CALLS: u64 = 2000;
+
+/// Bytes of one transfer, if nothing else is said.
+const SIZE: u64 = 256 << 20;
+
+/// Bytes of a large file that is copied, if nothing else is said.
+const LARGE: u64 = 2 << 30;
+
+/// Where files cost no disk.
+const MEMORY: &str = "/dev/shm";
 
 /// Most bytes of one transfer.
 const MAX_SIZE: u64 = 1 << 40;
@@ -50,15 +59,15 @@ pub(super) enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: throughput, cpu, latency, calls, scale [default: throughput, latency, calls]; or profile alone
+    /// What to measure: throughput, cpu, latency, calls, scale, copy [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
-    /// How much one transfer moves, with K or M behind
-    #[arg(long, value_name = "BYTES", default_value = "256M")]
-    size: String,
+    /// How much one transfer moves, with K or M behind [default: 256M; for the scenario copy 2G]
+    #[arg(long, value_name = "BYTES")]
+    size: Option<String>,
     /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "default,64K,1M")]
     buffer_size: Vec<String>,
@@ -84,6 +93,15 @@ pub(super) struct Options {
     /// How many idle calls the scenario scale has [default: 2000, or as many as the limits of this user allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     idle_calls: Option<u16>,
+    /// How many files the scenario copy copies at a time
+    #[arg(long, value_name = "N", default_value = "20000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    files: u32,
+    /// Lets the scenario copy copy this folder too
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// Where files are made [default: the temporary folder; for the scenario copy /dev/shm]
+    #[arg(long, value_name = "DIR")]
+    pub(super) folder: Option<PathBuf>,
     /// Takes the programs that this folder has from there
     #[arg(long, value_name = "DIR")]
     pub(super) bin_dir: Option<PathBuf>,
@@ -153,6 +171,12 @@ pub(super) struct Settings {
     pub(super) calls: u32,
     /// Calls that are under way at a time.
     pub(super) abreast: Vec<u32>,
+    /// Files of one copy.
+    pub(super) files: u32,
+    /// The length of a large file that is copied.
+    pub(super) large: u64,
+    /// A folder that is copied too.
+    pub(super) tree: Option<PathBuf>,
     /// Calls that are open at once in the scenario `scale`.
     pub(super) idle_calls: usize,
     pub(super) quick: bool,
@@ -164,6 +188,17 @@ impl Settings {
     /// Runs without which a median is none.
     pub(super) const FEWEST: u32 = 3;
 
+    /// In which folder files are made, if another one is not `wanted`.
+    pub(super) fn place(&self, wanted: Option<&Path>) -> PathBuf {
+        let memory = Path::new(MEMORY);
+        let copies = self.scenarios.iter().any(|one| one.name() == scenarios::COPY);
+        match wanted {
+            Some(wanted) => wanted.to_owned(),
+            None if copies && memory.is_dir() => memory.to_owned(),
+            None => std::env::temp_dir(),
+        }
+    }
+
     /// Default for the number of runs.
     const RUNS: u32 = 5;
 
@@ -174,8 +209,12 @@ impl Settings {
 impl Options {
     /// Checks everything that can be checked before anything is started.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let size = number::parse_size(&self.size, MAX_SIZE)
-            .map_err(|error| Failure::usage(format!("--size={}: {error}", self.size)))?;
+        let sized = |otherwise: u64| match &self.size {
+            None => Ok(otherwise),
+            Some(size) => number::parse_size(size, MAX_SIZE)
+                .map_err(|error| Failure::usage(format!("--size={size}: {error}"))),
+        };
+        let (size, large) = (sized(SIZE)?, sized(LARGE)?);
         let buffers = self.buffer_size.iter().map(|text| buffer(text)).collect::<Result<_, _>>()?;
         let scenarios = chosen(&self.scenario)?;
         if self.target.is_some() {
@@ -205,6 +244,9 @@ impl Options {
             rounds: quick(20, 3000),
             calls: self.calls.unwrap_or_else(|| quick(4, 100)),
             abreast: self.abreast.iter().copied().take(if self.quick { 2 } else { usize::MAX }).collect(),
+            files: if self.quick { self.files.min(30) } else { self.files },
+            large: if self.quick { large.min(1 << 20) } else { large }.max(1),
+            tree: self.tree.clone(),
             idle_calls: match self.idle_calls.map(usize::from).unwrap_or_else(most_idle_calls) {
                 wanted if self.quick => wanted.min(3),
                 wanted => wanted,

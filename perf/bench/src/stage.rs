@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::roles::Role;
 use super::settings::Settings;
-use super::{PROGRAM, field};
+use super::{PROGRAM, copies, field};
 use cli::failure::Failure;
 use lab::{DOM0, Lab, Process, Transport};
 
@@ -37,6 +37,18 @@ const CLIENT: &str = "qrexec-client-vm";
 /// The service behind the socket.
 const SOCKET_SERVICE: &str = "bench.Socket";
 
+/// The service that unpacks what `tar` packed.
+pub(super) const UNTAR: &str = "bench.Untar";
+
+/// The service that takes files in upstream's way, where the programs are upstream's.
+const UNPACK: &str = "bench.Unpack";
+
+/// The folder in place of the serving VM's `QubesIncoming`.
+const ARRIVED: &str = "arrived";
+
+/// What is copied, in whichever folder.
+pub(super) const COPIED: &str = "t";
+
 /// Complaints that are shown, at most.
 const WARNINGS: usize = 20;
 
@@ -52,6 +64,8 @@ pub(super) struct Stage {
     exe: PathBuf,
     folder: PathBuf,
     compared: bool,
+    /// Upstream's sender of files, which is to be used instead of ours.
+    sender: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -88,8 +102,14 @@ impl Stage {
             .service(SERVER, PROGRAM, &exe)
             .service(SERVER, TRUE_SERVICE, TRUE)
             .service(SERVER, SOCKET_SERVICE, &socket);
+        let arrived = folder.join(ARRIVED).join(CALLER);
+        std::fs::create_dir_all(&arrived).map_err(Failure::during("a folder for copies"))?;
+        builder = builder.script(SERVER, UNTAR, &copies::untar(&arrived));
+        let mut sender = None;
         if let Some(bin_dir) = bin_dir {
             builder = if field::is_field(bin_dir) {
+                builder = builder.script(SERVER, UNPACK, &copies::unpack(bin_dir, &arrived));
+                sender = Some(bin_dir.join("qfile-agent"));
                 builder.bin_dir(field::adapt(bin_dir, &folder)?).transport(Transport::Socket)
             } else {
                 builder.bin_dir(bin_dir)
@@ -99,9 +119,10 @@ impl Stage {
             builder = builder.env(name, value);
         }
         let lab = builder.start().map_err(Failure::during("the lab"))?;
+        copies::redirect(&lab.layout().home(SERVER), &folder.join(ARRIVED))?;
         let agents = serving(&lab).iter().map(|process| process.pid).collect();
         let place = Place::Lab { lab: Box::new(lab), agents, _socket_service: socket_service };
-        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false })
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, sender })
     }
 
     /// Calls from this VM to `target`, whose agent has this program as a service.
@@ -113,7 +134,8 @@ impl Stage {
     ) -> Result<Self, Failure> {
         let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
         let place = Place::Apart { target: target.to_owned(), environment: settings.environment.clone() };
-        Ok(Self { name: name.to_owned(), place, exe, folder: folder.to_owned(), compared: false })
+        let folder = folder.to_owned();
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, sender: None })
     }
 
     /// The same stage, only for comparison.
@@ -168,6 +190,28 @@ impl Stage {
     /// A call of a service behind a socket, which hangs up at once.
     pub(super) fn call_socket(&self) -> Result<Command, Failure> {
         self.call(None, SOCKET_SERVICE)
+    }
+
+    /// What copies [`COPIED`] of the working folder to the other VM.
+    pub(super) fn copy(&self) -> Result<Command, Failure> {
+        if let Some(sender) = &self.sender {
+            let mut command = self.call(None, UNPACK)?;
+            command.arg(sender).arg(COPIED);
+            return Ok(command);
+        }
+        let Place::Lab { lab, .. } = &self.place else { return Err(Failure::trouble("not without a lab")) };
+        let argv = ["qvm-copy", "--without-progress", "--to", SERVER, COPIED];
+        lab.command(CALLER, argv).map_err(Failure::during("the lab"))
+    }
+
+    /// Where that arrives.
+    pub(super) fn arrived(&self) -> PathBuf {
+        self.folder.join(ARRIVED).join(CALLER)
+    }
+
+    /// For files that all stages use.
+    pub(super) fn shared(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
     }
 
     /// A role of this executable without any qrexec, in the calling VM.

@@ -1,6 +1,7 @@
 //! Everything that can be measured.
 
 mod calls;
+mod copy;
 mod cpu;
 mod latency;
 mod profile;
@@ -9,11 +10,19 @@ mod throughput;
 
 use super::scenario::Scenario;
 
+pub(super) use copy::NAME as COPY;
 pub(super) use profile::{FILTER as PROFILE_FILTER, NAME as PROFILE};
 
 /// All scenarios, in the order in which they are run.
-pub(super) const ALL: &[&dyn Scenario] =
-    &[&throughput::Throughput, &cpu::Cpu, &latency::Latency, &calls::Calls, &scale::Scale, &profile::Profile];
+pub(super) const ALL: &[&dyn Scenario] = &[
+    &throughput::Throughput,
+    &cpu::Cpu,
+    &latency::Latency,
+    &calls::Calls,
+    &scale::Scale,
+    &copy::Copy,
+    &profile::Profile,
+];
 
 /// The ones that are run unless others are named.
 pub(super) const DEFAULT: [&str; 3] = ["throughput", "latency", "calls"];
