@@ -202,6 +202,22 @@ fn the_call(system: &System, program: &str, vm: &str) -> i32 {
     found.unwrap_or_else(|| panic!("{program} in {vm}: {processes:?}")).pid
 }
 
+/// Case 13.
+#[test]
+fn a_killed_data_process_of_the_export_leaves_both_sides_clean() {
+    within_deadline(|| {
+        let system = system(&["1-1"]);
+        system.attached("1-1");
+        let is_data = |process: &&lab::Process| process.program == "qrexec-agent" && process.vm == "vault";
+        let extras = common::extras(&system.lab);
+        let pid = extras.iter().find(is_data).unwrap_or_else(|| panic!("{extras:?}")).pid;
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        system.clean();
+        let keys = text(&system.root.path().join("keys"));
+        assert!(keys.contains("rm /qubes-usb-devices/1-1/connected-to"), "{keys}");
+    });
+}
+
 /// Cases 12 and 14.
 #[test]
 fn a_killed_call_and_an_unplugged_device_leave_both_sides_clean() {

@@ -19,6 +19,7 @@ const SAFE_CRATES: &[&str] = &[
     "cli",
     "cli/copy",
     "cli/lab",
+    "cli/usb-sim",
     "perf/bench",
 ];
 
