@@ -72,6 +72,17 @@ fn a_camera_and_a_keyboard_work_over_a_call() {
     });
 }
 
+#[test]
+fn the_lab_tries_a_device_by_itself() {
+    within_deadline(|| {
+        let mut command = common::called("qrexec-lab");
+        command.args(["usb", "keyboard"]);
+        let said = common::talk(command, b"");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stderr.contains("control: ") && said.stderr.contains("keys: 1"), "{said:?}");
+    });
+}
+
 /// The way of upstream's scripts: both programs are children, and each asks for one socket by a signal.
 #[test]
 fn a_host_that_the_client_starts_gets_one_socket_by_a_signal() {

@@ -84,11 +84,11 @@ impl System {
         assert!(said.stderr.contains(reason) && said.stderr.trim().lines().count() == 1, "{port}: {said:?}");
     }
 
-    fn from_import(&self, port: &str) -> Said {
+    fn detach_in_import(&self, port: &str) -> Said {
         self.request("work", "qubes.USBDetach", &format!("vault {port}\n"))
     }
 
-    fn from_export(&self, port: &str) -> Said {
+    fn detach_in_export(&self, port: &str) -> Said {
         self.request("vault", "qubes.USBDetach", &format!("{port}\n"))
     }
 
@@ -128,7 +128,7 @@ fn a_stick_is_attached_read_and_detached_by_the_import() {
         eventually("the content is compared", || folder.join("content").exists());
         assert_eq!(text(&folder.join("content")), "as expected");
         assert_eq!(text(&folder.join("power/control")), "on");
-        let said = system.from_import("1-1");
+        let said = system.detach_in_import("1-1");
         assert_eq!(said.code, 0, "{said:?}");
         assert!(!folder.exists());
         system.clean();
@@ -138,7 +138,7 @@ fn a_stick_is_attached_read_and_detached_by_the_import() {
             keys.contains("rm /qubes-usb-devices/1-1/connected-to /qubes-usb-devices/1-1/x-pid"),
             "{keys}"
         );
-        assert_eq!(system.from_import("1-1").code, 1, "twice");
+        assert_eq!(system.detach_in_import("1-1").code, 1, "twice");
     });
 }
 
@@ -150,12 +150,12 @@ fn the_export_lets_go_and_the_device_has_its_own_driver_again() {
         let system = system(&ports.iter().map(String::as_str).collect::<Vec<_>>());
         for port in &ports {
             system.attached(port);
-            let said = system.from_export(port);
+            let said = system.detach_in_export(port);
             assert_eq!(said.code, 0, "{port}: {said:?}");
             assert!(system.path("vault", &format!("sys/bus/usb/devices/{port}/driver")).exists());
             eventually("the import lets go", || system.imports.in_use() == (0, 0));
         }
-        let said = system.from_export("1-1");
+        let said = system.detach_in_export("1-1");
         assert!(said.code == 1 && said.stderr.contains("not attached to any VM"), "{said:?}");
         system.clean();
     });
@@ -178,7 +178,7 @@ fn what_cannot_be_attached_is_refused_with_a_reason() {
         // The others are as they were.
         assert_eq!((system.exports.in_use().0, system.imports.in_use().1), (4, 4));
         for port in ["1-1", "1-1.4.2", "1-3", "1-4"] {
-            assert_eq!(system.from_import(port).code, 0, "{port}");
+            assert_eq!(system.detach_in_import(port).code, 0, "{port}");
         }
         system.clean();
     });
@@ -200,6 +200,22 @@ fn the_call(system: &System, program: &str, vm: &str) -> i32 {
     let processes = system.lab.processes();
     let found = processes.iter().find(|process| process.program == program && process.vm == vm);
     found.unwrap_or_else(|| panic!("{program} in {vm}: {processes:?}")).pid
+}
+
+/// Case 13.
+#[test]
+fn a_killed_data_process_of_the_export_leaves_both_sides_clean() {
+    within_deadline(|| {
+        let system = system(&["1-1"]);
+        system.attached("1-1");
+        let is_data = |process: &&lab::Process| process.program == "qrexec-agent" && process.vm == "vault";
+        let extras = common::extras(&system.lab);
+        let pid = extras.iter().find(is_data).unwrap_or_else(|| panic!("{extras:?}")).pid;
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        system.clean();
+        let keys = text(&system.root.path().join("keys"));
+        assert!(keys.contains("rm /qubes-usb-devices/1-1/connected-to"), "{keys}");
+    });
 }
 
 /// Cases 12 and 14.
@@ -232,7 +248,7 @@ fn all_devices_are_detached_before_a_suspend() {
         assert_eq!(said.code, 0, "{said:?}");
         system.clean();
         system.attached("1-1");
-        assert_eq!(system.from_export("1-1").code, 0);
+        assert_eq!(system.detach_in_export("1-1").code, 0);
         system.clean();
     });
 }
@@ -251,7 +267,7 @@ fn devices_that_are_attached_at_the_same_moment_get_a_port_each() {
         });
         assert_eq!(system.imports.in_use().1, 4);
         for port in ports {
-            assert_eq!(system.from_import(port).code, 0, "{port}");
+            assert_eq!(system.detach_in_import(port).code, 0, "{port}");
         }
         system.clean();
     });
@@ -265,15 +281,15 @@ fn a_state_file_of_another_device_at_the_port_detaches_nothing() {
         system.attached("1-1");
         let state = system.path("work", "var/run/qubes/usb-import-vault-1-1.state");
         let old = fs::read(&state).unwrap();
-        assert_eq!(system.from_export("1-1").code, 0);
+        assert_eq!(system.detach_in_export("1-1").code, 0);
         eventually("the port is free", || system.imports.in_use() == (0, 0));
         system.attached("1-2");
         fs::write(&state, old).unwrap();
-        let said = system.from_import("1-1");
+        let said = system.detach_in_import("1-1");
         assert!(said.code == 1 && said.stderr.contains("not attached"), "{said:?}");
         assert_eq!(system.imports.in_use().1, 1, "the other device stays");
         assert!(!state.exists());
-        assert_eq!(system.from_import("1-2").code, 0);
+        assert_eq!(system.detach_in_import("1-2").code, 0);
         system.clean();
     });
 }
@@ -286,7 +302,8 @@ fn many_attaches_and_detaches_leave_nothing() {
         let system = system(&["1-1"]);
         for round in 0..rounds {
             system.attached("1-1");
-            let said = if round % 2 == 0 { system.from_import("1-1") } else { system.from_export("1-1") };
+            let said =
+                if round % 2 == 0 { system.detach_in_import("1-1") } else { system.detach_in_export("1-1") };
             assert_eq!(said.code, 0, "{said:?}");
         }
         system.clean();

@@ -106,9 +106,9 @@ pub const PROGRAMS: &[Program] = &[
     Program::bare("qubes.USB", usb::export::service),
     Program::bare("qubes.USBAttach", usb::attach::main),
     Program::bare("qubes.USBDetach", usb::detach::main),
-    Program::bare("usb-detach-all", usb::detach::all),
-    Program::bare("usb-export", usb::export::main),
-    Program::bare("usb-import", usb::import::main),
+    Program::new("usb-detach-all", usb::detach::all, Page::new(8, usb::detach::command)),
+    Program::new("usb-export", usb::export::main, Page::new(8, usb::export::command)),
+    Program::new("usb-import", usb::import::main, Page::new(8, usb::import::command)),
 ];
 
 #[cfg(test)]
@@ -123,8 +123,7 @@ mod tests {
     #[test]
     fn every_program_that_people_call_has_a_page() {
         // Called by others with words of a fixed form, without options; the other name of one that has a page.
-        let bare =
-            ["qubes-rpc-multiplexer", "qrexec_client_vm", "usb-detach-all", "usb-export", "usb-import"];
+        let bare = ["qubes-rpc-multiplexer", "qrexec_client_vm"];
         let service = |name: &str| name.starts_with("policy.") || name.starts_with("qubes.");
         for program in PROGRAMS.iter().filter(|program| !service(program.name)) {
             assert_ne!(program.page.is_some(), bare.contains(&program.name), "{}", program.name);

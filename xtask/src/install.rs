@@ -27,12 +27,16 @@ pub(crate) enum Side {
     Tools,
     /// A machine on which calls are tried and measured: the lab and the benchmark, which neither dom0 nor a qube has
     Lab,
+    /// A qube that has USB devices or gets those of others; it has the programs of a qube, too
+    Usb,
 }
 
 impl Side {
     fn wants(self, other: Side) -> bool {
         match (self, other) {
-            (Side::Lab | Side::Tools, _) | (_, Side::Lab | Side::Tools) => self == other,
+            (Side::Lab | Side::Tools | Side::Usb, _) | (_, Side::Lab | Side::Tools | Side::Usb) => {
+                self == other
+            }
             (Side::All, _) | (_, Side::All) => true,
             _ => self == other,
         }
@@ -139,10 +143,17 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::Lab, "bin/qrexec-lab"),
     (Side::Lab, "bin/qrexec-bench"),
     (Side::Lab, "bin/qrexec-usb-sim"),
+    (Side::Usb, "lib/qubes/usb-detach-all"),
+    (Side::Usb, "lib/qubes/usb-export"),
+    (Side::Usb, "lib/qubes/usb-import"),
 ];
 
-/// Services of dom0 that the executable provides itself, by name.
-const SERVICES: &[&str] = &[
+/// Services that the executable provides itself, by name.
+const SERVICES: &[(Side, &[&str])] = &[(Side::Dom0, POLICY_SERVICES), (Side::Usb, USB_SERVICES)];
+
+const USB_SERVICES: &[&str] = &["qubes.USB", "qubes.USBAttach", "qubes.USBDetach"];
+
+const POLICY_SERVICES: &[&str] = &[
     "policy.Get",
     "policy.GetFiles",
     "policy.List",
@@ -187,6 +198,7 @@ const LINKS: &[(Side, &str, &str)] = &[
     (Side::All, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
     (Side::Tools, "/etc/qubes-rpc/qubes.ConnectTCP", "/dev/tcp/127.0.0.1"),
     (Side::Tools, "/etc/qubes-rpc/qubes.UpdatesProxy", "/dev/tcp/127.0.0.1/8082"),
+    (Side::Usb, "/etc/qubes/suspend-pre.d/usb-detach-all.sh", "/usr/lib/qubes/usb-detach-all"),
 ];
 
 /// Where `qrexec-policy-agent` takes questions.
@@ -228,6 +240,7 @@ const FILES: &[(Side, &str, &str)] = &[
     (Side::All, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
     (Side::Dom0, "logrotate.d/qrexec", "/etc/logrotate.d/qrexec"),
     (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
+    (Side::Usb, "rpc-config/qubes.USB", "/etc/qubes/rpc-config/qubes.USB"),
     (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
 ];
 
@@ -286,13 +299,15 @@ impl Tree<'_> {
     fn install(&self, built: &Built, dist: &Path) -> Result<(), Failure> {
         if self.side == Side::Tools {
             self.tools(built)?;
-        } else if self.side != Side::Lab {
+        // What is for USB comes to a qube's programs.
+        } else if !matches!(self.side, Side::Lab | Side::Usb) {
             write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
         }
         for path in self.side.programs() {
             self.program(path, built)?;
         }
-        for name in SERVICES.iter().filter(|_| self.side.wants(Side::Dom0)) {
+        let services = SERVICES.iter().filter(|(side, _)| self.side.wants(*side));
+        for name in services.flat_map(|(_, names)| *names) {
             link(&self.prefix.join(EXECUTABLE), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
         }
         for (path, to) in self.side.links() {
@@ -344,6 +359,8 @@ impl Tree<'_> {
         match built.own(&name) {
             Some(executable) if path == home => write(&self.place(path), &read(executable)?, 0o755),
             Some(_) => link(&relative(path, &home), &self.place(path)),
+            // The lab is all of its programs.
+            None if self.side == Side::Lab => link(Path::new("qrexec-lab"), &self.place(path)),
             None => link(&relative(path, EXECUTABLE), &self.place(path)),
         }
     }
@@ -447,6 +464,7 @@ mod tests {
         };
         assert_eq!((names(&dir), names(&dir.join("usr"))), (vec!["usr".into()], vec!["bin".into()]));
         assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab", "qrexec-usb-sim"]);
+        assert!(dir.join("usr/bin/qrexec-usb-sim").exists(), "a link that leads somewhere");
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -483,6 +501,23 @@ mod tests {
         assert!(programs.into_iter().all(known));
         assert!(!dir.path().join("usr/lib/qubes/qrexec").exists());
         assert!(dir.path().join("usr/share/man/man7/qrexec-services.7").exists());
+    }
+
+    #[test]
+    fn what_is_for_usb_comes_to_a_qubes_programs_and_to_no_other_side() {
+        let dir = tempfile::tempdir().unwrap();
+        let built = Built { all: std::env::current_exe().unwrap(), lean: Vec::new() };
+        let tree =
+            Tree { prefix: Path::new("/usr"), destdir: dir.path(), side: Side::Usb, logins: Logins::Debian };
+        tree.install(&built, &root().join("dist")).unwrap();
+        let config = fs::read_to_string(dir.path().join("etc/qubes/rpc-config/qubes.USB")).unwrap();
+        assert!(config.contains("force-user = 'root'"));
+        for path in ["etc/qubes-rpc/qubes.USBAttach", "usr/lib/qubes/usb-import"] {
+            assert!(dir.path().join(path).is_symlink(), "{path}");
+        }
+        assert!(!dir.path().join("usr").join(EXECUTABLE).exists());
+        let usbs = |side: Side| side.files().any(|file| file.contains("usb") || file.contains("USB"));
+        assert!([Side::Vm, Side::Dom0, Side::All].into_iter().all(|side| !usbs(side)));
     }
 
     /// What a user's session needs to answer for others: dom0's, and a GUI qube's.

@@ -20,6 +20,7 @@ const SAFE_CRATES: &[&str] = &[
     "cli/copy",
     "cli/remote",
     "cli/lab",
+    "cli/usb-sim",
     "perf/bench",
 ];
 

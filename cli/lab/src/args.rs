@@ -51,6 +51,13 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
+    /// Carries a simulated USB device from one VM of a lab of its own to another, where a stand-in for the kernel uses it,
+    /// and reports what that measured
+    Usb {
+        /// The device
+        #[arg(default_value = "stick", value_parser = ["stick", "camera", "keyboard"])]
+        device: String,
+    },
     /// Lists the running labs and their processes, and buries dead ones
     Status,
     /// Lets other labs reach this one, by an sshd of your own on a free port of the loopback
@@ -201,6 +208,7 @@ fn act(action: Action) -> Result<i32, Error> {
         Action::Run { lab, command } => run(lab, command),
         Action::Up { name, lab } => up(&name, lab),
         Action::Exec { name, vm, command } => Foreground::new()?.run(&Lab::open(&name)?, &vm, command),
+        Action::Usb { device } => usb(&device),
         Action::Status => status(),
         Action::Admit { name, relay, from, sshd_option } => {
             Lab::open(&name)?.admit(&relay, &from, &sshd_option)?;
@@ -223,6 +231,18 @@ fn run(args: LabArgs, command: Vec<OsString>) -> Result<i32, Error> {
     let lab = args.builder()?.start()?;
     let first = lab.plan().vms.first().cloned().unwrap_or_default();
     let code = foreground.run(&lab, &first, command);
+    lab.down()?;
+    code
+}
+
+/// A device of VM vault, and its user in VM work.
+fn usb(device: &str) -> Result<i32, Error> {
+    const SERVICE: &str = "#!/bin/sh\nexec qrexec-usb-sim \"$1\" --keys 20\n";
+    let foreground = Foreground::new()?;
+    let lab = Lab::builder().script("vault", "lab.Usb", SERVICE).start()?;
+    let host = lab.layout().bin().join(usb_sim::PROGRAM).into_os_string();
+    let call = ["qrexec-client-vm", "vault", &format!("lab.Usb+{device}")].map(OsString::from);
+    let code = foreground.run(&lab, "work", call.into_iter().chain([host, "host".into()]).collect());
     lab.down()?;
     code
 }

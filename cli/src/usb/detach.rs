@@ -4,12 +4,15 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use clap::{CommandFactory, Parser};
+
 use super::attach::{read_request, state_file};
 use super::export::{AVAILABLE, RELEASE, TICK, USED};
 use super::import::Imported;
 use super::names::{PortId, is_vm};
 use super::tree::{DEVICES, EXPORTER, IMPORTER, Tree};
 use super::{Reason, because, complain};
+use crate::usage;
 
 /// How long all devices may take together: a suspend waits for it.
 const ALL: Duration = Duration::from_secs(2);
@@ -25,9 +28,23 @@ pub fn main(_args: Vec<OsString>) -> i32 {
     detached.map_or_else(|reason| complain(&reason), |()| 0)
 }
 
-/// `usb-detach-all`: lets go of every device that another VM has.
+/// Takes back every USB device that another VM has, as before a suspend.
+#[derive(Debug, Parser)]
+#[command(name = "usb-detach-all", version)]
+struct Cli {}
+
+/// Its command line.
 #[must_use]
-pub fn all(_args: Vec<OsString>) -> i32 {
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// `usb-detach-all`; gives the exit status.
+#[must_use]
+pub fn all(args: Vec<OsString>) -> i32 {
+    if let Err(code) = usage::parse::<Cli>("usb-detach-all", args) {
+        return code;
+    }
     let tree = Tree::here();
     let names = tree.names(DEVICES);
     let folders: Vec<_> =

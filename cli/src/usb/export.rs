@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
+use clap::{CommandFactory, Parser};
 use engine::say;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -14,7 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::names::{PortId, vendor_product};
 use super::tree::{DEVICES, EXPORTER, Folder, Tree};
-use super::{Reason, because, complain, words};
+use super::{Reason, because, complain};
+use crate::usage;
 
 /// `usbip_status` of a device that nobody uses, that is in use, and that must be bound anew.
 pub(super) const AVAILABLE: &str = "1";
@@ -31,14 +33,34 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// The word with which the line begins that says why there is no device. Upstream's import takes it for a bad number.
 pub(super) const ERROR: &str = "error ";
 
+/// Gives a USB device of this VM to whoever is at the other end of standard input, a socket, until either side lets go.
+///
+/// Environment: QREXEC_AGENT_PID, if set, is asked by a signal to make the streams of the call one socket;
+/// QREXEC_REMOTE_DOMAIN is who gets the device.
+#[derive(Debug, Parser)]
+#[command(name = "usb-export", version)]
+struct Cli {
+    /// Where it is plugged in (2-1.4), or its vendor and product (0x1209.0x0001)
+    #[arg(value_name = "DEVICE")]
+    device: String,
+}
+
+/// Its command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The program; gives the exit status.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
-    let words = words(args);
-    let [device] = words.as_slice() else {
-        say::error(format_args!("usb-export: expected one word: a port (2-1.4) or 0xVENDOR.0xPRODUCT"));
-        return 1;
-    };
+    match usage::parse("usb-export", args) {
+        Ok(Cli { device }) => run(&device),
+        Err(code) => code,
+    }
+}
+
+fn run(device: &str) -> i32 {
     let tree = Tree::here();
     match hand_over().and_then(|()| export(&tree, device)) {
         Ok(()) => 0,
@@ -52,15 +74,15 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// The service `qubes.USB`: the same for its argument, as root.
 #[must_use]
 pub fn service(args: Vec<OsString>) -> i32 {
-    if args.len() < 2 {
+    let Some(device) = args.get(1) else {
         return complain("You must give device id as a service argument");
-    }
+    };
     if rustix::process::geteuid().is_root() || Tree::here().is_stand_in() {
-        return main(args);
+        return run(&device.to_string_lossy());
     }
     use std::os::unix::process::CommandExt;
     // -E: QREXEC_AGENT_PID has to survive.
-    let error = Command::new("sudo").args(["-E", "--", "/usr/lib/qubes/usb-export"]).args(&args[1..]).exec();
+    let error = Command::new("sudo").args(["-E", "--", "/usr/lib/qubes/usb-export"]).arg(device).exec();
     complain(&format!("sudo: {error}"))
 }
 

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::{CommandFactory, Parser};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -17,7 +18,8 @@ use wire::usbip::{AttachLine, Speed};
 use super::export::{ERROR, RELEASE, TICK, hand_over, load};
 use super::ports::{Port, parse};
 use super::tree::{DEVICES, IMPORTER, Tree, lock};
-use super::{Reason, because, complain, words};
+use super::{Reason, because, complain};
+use crate::usage;
 
 /// The longest line, of which most is a reason.
 const LINE: usize = 512;
@@ -80,11 +82,31 @@ fn devnum(tree: &Tree, name: &str) -> Option<String> {
     tree.folder(&format!("{DEVICES}/{name}")).ok()?.read("devnum").ok()
 }
 
+/// Gives a USB device of another VM to this one's kernel: the device at the other end of standard input, a socket.
+///
+/// Environment: QREXEC_AGENT_PID, if set, is asked by a signal to make the streams of the call one socket;
+/// SERVICE_ATTACH_PID, if set, hears by SIGHUP that the device is there, and has this program's errors on its own stderr.
+#[derive(Debug, Parser)]
+#[command(name = "usb-import", version)]
+struct Cli {
+    /// Where to write down which port of the kernel the device has
+    #[arg(value_name = "STATEFILE")]
+    state: PathBuf,
+}
+
+/// Its command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The program, as upstream's service starts it; gives the exit status.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
-    let words = words(args);
-    let [state] = words.as_slice() else { return complain("usb-import: expected one word: a state file") };
+    let Cli { state } = match usage::parse("usb-import", args) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let waits =
         std::env::var("SERVICE_ATTACH_PID").ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
     if let Some(pid) = waits {
@@ -92,7 +114,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
     let tree = Tree::here();
     let socket = rustix::stdio::stdin();
-    let imported = hand_over().and_then(|()| import(&tree, socket, Path::new(state)));
+    let imported = hand_over().and_then(|()| import(&tree, socket, &state));
     match imported {
         Ok(imported) => {
             if let Some(pid) = waits {
@@ -222,10 +244,9 @@ fn wait_until_there(tree: &Tree, number: u32, devid: u32) -> Option<Imported> {
         if port.is_free() {
             return None;
         }
-        if let Some(name) = port.folder() {
-            if let Some(devnum) = devnum(tree, name) {
-                return Some(Imported { port: number, devid, name: name.to_owned(), devnum });
-            }
+        let folder = port.folder().and_then(|name| Some((name.to_owned(), devnum(tree, name)?)));
+        if let Some((name, devnum)) = folder {
+            return Some(Imported { port: number, devid, name, devnum });
         }
         thread::sleep(TICK);
     }

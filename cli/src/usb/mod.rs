@@ -11,17 +11,10 @@ mod names;
 mod ports;
 mod tree;
 
-use std::ffi::OsString;
-
 use engine::say;
 
 /// A reason for people, in one line.
 type Reason = String;
-
-/// The arguments of a program that is called with words of a fixed form, without its name.
-fn words(args: Vec<OsString>) -> Vec<String> {
-    args.into_iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
-}
 
 /// Says a reason, which may contain a peer's bytes: bounded and escaped.
 fn complain(reason: &str) -> i32 {

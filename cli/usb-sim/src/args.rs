@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use serde::Serialize;
 use wire::usbip::Speed;
 
+use crate::driver::listener;
 use crate::host::{
     Class, Content, Disk, Host, Measured, Stream, Streamed, Trouble, Way, control_transfers, describe, keys,
     stream,
@@ -143,7 +143,7 @@ fn device(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn listen(cli: &Cli, path: &Path) -> Result<(), Failure> {
-    let listener = UnixListener::bind(path).map_err(Failure::during(path.display()))?;
+    let listener = listener(path).map_err(Failure::during(path.display()))?;
     let served = serve_all(
         &listener,
         || cli.machine(),

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -102,6 +103,14 @@ fn wait(socket: impl AsFd, unsent: usize, limit: Option<Duration>) -> Result<(),
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(Failure::of("wait")(error)),
     }
+}
+
+/// A listener that waits, at this path.
+pub(crate) fn listener(path: &Path) -> io::Result<UnixListener> {
+    let (socket, _) = engine::unix::listen_identified(path, 0o600)?;
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(false)?;
+    Ok(listener)
 }
 
 /// Gives each connection a device of its own; for a service that is a socket.

@@ -11,7 +11,7 @@ mod import;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -54,7 +54,7 @@ impl Kernel {
         let importer = Importer::new(root, controllers, ports)?;
         let state = Arc::new(Mutex::new(State { root: root.to_owned(), exporter, importer }));
         let socket = root.join("kernel");
-        let listener = UnixListener::bind(&socket)?;
+        let listener = crate::driver::listener(&socket)?;
         let answering = Arc::clone(&state);
         thread::spawn(move || {
             for writer in listener.incoming() {
