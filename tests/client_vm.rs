@@ -162,6 +162,32 @@ fn without_an_agent_there_is_trouble() {
     assert_eq!(caller.output().status.code(), Some(125));
 }
 
+/// A pump follows its local program from processor to processor by a file of `/proc`. Not one that has handed its socket to
+/// somebody else and only waits.
+#[test]
+fn a_call_that_became_one_socket_follows_nobody() {
+    for (asks, follows) in [("kill -USR1 $QREXEC_AGENT_PID; ", false), ("", true)] {
+        let script = format!("{asks}exec 1>&-; read answer; test \"$answer\" = answer");
+        let caller = Caller::start(&["a", "b", "/bin/sh", "-c", &script]);
+        let (mut service, _agent) = caller.allow();
+        if !asks.is_empty() {
+            // Its end is that of the socket, and comes after it has been taken.
+            service.say(Stream::Stdout, b"answer\n");
+        }
+        assert!(service.hear().is_empty());
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", caller.child.id())).unwrap();
+        let links = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        let stats = links.filter(|link| link.starts_with("/proc") && link.ends_with("stat")).count();
+        assert_eq!(stats > 0, follows, "{asks}");
+        if asks.is_empty() {
+            service.say(Stream::Stdout, b"answer\n");
+        }
+        service.end(0);
+        let output = caller.output();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn asking_for_one_socket_does_not_end_the_call() {
     let script = "echo old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&-; echo new >&0; read answer; \

@@ -14,15 +14,30 @@ use super::common::{leftovers, within_deadline};
 /// What every kind of device is served by, as the argument says.
 const DEVICE: &str = "#!/bin/sh\nexec qrexec-usb-sim \"$1\" --size 4 --keys 20\n";
 
+/// The same behind a filter on each side: on the service's by its configuration, on the caller's by an option.
+fn import_filtered(lab: &Lab, kind: &str) -> (Host, Child) {
+    import_by(
+        lab,
+        &["qrexec-client-vm", "--filter", "usbip no-firmware one-configuration"],
+        "lab.Filtered",
+        kind,
+    )
+}
+
 fn lab_with_devices() -> Lab {
-    common::lab().script("vault", "lab.Usb", DEVICE).start().unwrap()
+    let lab = common::lab().script("vault", "lab.Usb", DEVICE).script("vault", "lab.Filtered", DEVICE);
+    lab.config("vault", "lab.Filtered", "filter='usbip classes=03,08,ff'\n").start().unwrap()
 }
 
 /// A device of VM vault that VM work has imported, and the call that carries it.
 fn import(lab: &Lab, kind: &str) -> (Host, Child) {
+    import_by(lab, &["qrexec-client-vm"], "lab.Usb", kind)
+}
+
+fn import_by(lab: &Lab, client: &[&str], service: &str, kind: &str) -> (Host, Child) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let service = format!("lab.Usb+{kind}");
-    let argv = ["qrexec-client-vm", "--use-stdin-socket", "vault", &service];
+    let service = format!("{service}+{kind}");
+    let argv = [client, &["--use-stdin-socket", "vault", &service]].concat();
     let mut command = lab.command("work", argv).unwrap();
     command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
     let call = command.spawn().unwrap();
@@ -39,7 +54,17 @@ fn release(lab: &Lab, host: Host, mut call: Child) {
 
 #[test]
 fn a_stick_is_read_and_written_over_a_call() {
-    within_deadline(|| {
+    devices_work_as_sticks(import);
+}
+
+/// A filter on each side refuses nothing of it.
+#[test]
+fn a_stick_works_behind_filters() {
+    devices_work_as_sticks(import_filtered);
+}
+
+fn devices_work_as_sticks(import: fn(&Lab, &str) -> (Host, Child)) {
+    within_deadline(move || {
         let lab = lab_with_devices();
         let (mut host, call) = import(&lab, "stick");
         describe(&mut host).unwrap();
@@ -56,7 +81,16 @@ fn a_stick_is_read_and_written_over_a_call() {
 
 #[test]
 fn a_camera_and_a_keyboard_work_over_a_call() {
-    within_deadline(|| {
+    cameras_and_keyboards_work(import);
+}
+
+#[test]
+fn a_camera_and_a_keyboard_work_behind_filters() {
+    cameras_and_keyboards_work(import_filtered);
+}
+
+fn cameras_and_keyboards_work(import: fn(&Lab, &str) -> (Host, Child)) {
+    within_deadline(move || {
         let lab = lab_with_devices();
         let (mut host, call) = import(&lab, "camera");
         describe(&mut host).unwrap();

@@ -130,6 +130,7 @@ impl Pump {
 
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Ending> {
         let mut moved = self.transfer(driver)?;
+        self.look_at_neighbour();
         // Its stdin, which others may hold and answer, closes only behind its last words.
         if !self.sender.has_last_words(&mut self.link)? && self.local.ends()? {
             self.receiver.close_sink();
@@ -246,6 +247,13 @@ impl Pump {
         let Neighbours { child, source, sink } = &mut self.neighbours;
         let busy = if sends_more { source } else { sink };
         let _ = child.as_mut().or(busy.as_mut()).map(Neighbour::join);
+    }
+
+    /// A call that became one socket follows nobody: whoever asked for that only waits for its end.
+    fn look_at_neighbour(&mut self) {
+        if self.neighbours.child.is_some() && self.sender.has_gone_over() {
+            self.neighbours = Neighbours { child: None, source: None, sink: None };
+        }
     }
 
     // ---- when the call is over --------------------------------------------------------------

@@ -35,6 +35,11 @@ impl OneSocket {
         self.socket.as_ref().map(|_| self.signals.as_fd())
     }
 
+    /// Whether it was asked for.
+    const fn was_taken(&self) -> bool {
+        self.socket.is_none()
+    }
+
     /// The socket, if it has been asked for now.
     pub(super) fn take(&mut self) -> io::Result<Option<OwnedFd>> {
         if self.socket.is_none() || self.signals.take_next()?.is_none() {
@@ -45,6 +50,11 @@ impl OneSocket {
 }
 
 impl Sender {
+    /// Whether the service has handed both directions to somebody else, whom no process tells of: the kernel, say.
+    pub(in super::super) fn has_gone_over(&self) -> bool {
+        self.one_socket.as_ref().is_some_and(OneSocket::was_taken)
+    }
+
     /// Goes over to one socket if the service has asked for it; whether it did.
     pub(super) fn look_for_request(&mut self) -> Result<bool, Ending> {
         let Some(one_socket) = &mut self.one_socket else { return Ok(false) };
