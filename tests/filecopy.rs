@@ -3,38 +3,33 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use crate::common::{
-    self, DEADLINE, Said, ended_within, extras, full, lab, leftovers, run, skipped, within, within_deadline,
-};
+use crate::common::{self, Said, lab, run, skipped, within_deadline};
 use lab::Lab;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs a command in a VM, in its home folder.
-fn in_home(lab: &Lab, vm: &str, argv: &[&str]) -> Said {
+pub(crate) fn in_home(lab: &Lab, vm: &str, argv: &[&str]) -> Said {
     let mut command = lab.command(vm, argv).unwrap();
     command.current_dir(lab.layout().home(vm));
     common::talk(command, b"")
 }
 
-fn home(lab: &Lab, vm: &str) -> PathBuf {
+pub(crate) fn home(lab: &Lab, vm: &str) -> PathBuf {
     lab.layout().home(vm)
 }
 
 /// What has arrived in `vault` from `work`.
-fn arrived(lab: &Lab) -> PathBuf {
+pub(crate) fn arrived(lab: &Lab) -> PathBuf {
     home(lab, "vault").join("QubesIncoming/work")
 }
 
 /// What vault's service `qubes.Filecopy` is told.
-fn config(lab: &Lab) -> PathBuf {
+pub(crate) fn config(lab: &Lab) -> PathBuf {
     lab.layout().config("vault").join("qubes.Filecopy")
 }
 
-fn write(path: &Path, text: &str) {
+pub(crate) fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
@@ -255,69 +250,6 @@ fn a_large_tree_arrives_whole_by_the_built_in_ends_and_by_programs() {
                 fs::remove_dir_all(arrived(&lab)).unwrap();
             }
         }
-    });
-}
-
-/// Whoever is killed at whatever moment: a final name has all of its content, the other side ends within seconds, what
-/// was not confirmed stays, and nothing is left in the folder for temporary files.
-#[test]
-fn killed_at_any_moment_nothing_is_lost_and_nothing_is_half_there() {
-    let rounds = if full() { 200 } else { 12 };
-    within(DEADLINE.max(Duration::from_secs(2 * rounds)), move || {
-        let lab = lab().start().unwrap();
-        let work = home(&lab, "work");
-        let content = "x".repeat(3 << 20);
-        let mut begun_rounds = 0;
-        // Who waits for the disk already waits until it has answered; else it is a few milliseconds.
-        let limit = Duration::from_secs(5);
-        for round in 0..rounds {
-            for name in 0..8 {
-                write(&work.join(format!("d/{name}")), &content);
-            }
-            let temporary = work.join("tmp");
-            fs::create_dir_all(&temporary).unwrap();
-            let mut command = lab.command("work", ["qvm-move", "--to", "vault", "d"]).unwrap();
-            command.current_dir(&work).env("TMPDIR", &temporary);
-            let mut sender =
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-            // From the HELLOs on. Before, either side waits for another one: a caller that is gone may have been an earlier
-            // one on its port, a service's process that is gone may not have been the one.
-            while !arrived(&lab).exists() && sender.try_wait().unwrap().is_none() {}
-            // The moment is what is tried; no event of it can be waited for.
-            std::thread::sleep(Duration::from_micros(round * 7_919 % 40_000));
-            let receiver =
-                extras(&lab).into_iter().find(|process| process.vm == "vault").map(|process| process.pid);
-            begun_rounds += u64::from(receiver.is_some());
-            let kills_sender = round % 2 == 0;
-            let victim = if kills_sender { Some(sender.id() as i32) } else { receiver };
-            if let Some(pid) = victim.and_then(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            let survivor = if kills_sender { receiver } else { Some(sender.id() as i32) };
-            if victim.is_some()
-                && let Some(pid) = survivor
-            {
-                assert!(ended_within(pid, limit), "round {round}: {pid} goes on");
-            }
-            let ended = sender.wait().unwrap();
-            let mut said = String::new();
-            std::io::Read::read_to_string(&mut sender.stderr.take().unwrap(), &mut said).unwrap();
-            if !kills_sender && !ended.success() {
-                assert!(!said.is_empty(), "round {round}: no reason");
-            }
-            assert!(leftovers(&lab, limit).is_empty(), "round {round}");
-            for name in 0..8 {
-                let (here, there) = (work.join(format!("d/{name}")), arrived(&lab).join(format!("d/{name}")));
-                if let Ok(text) = fs::read_to_string(&there) {
-                    assert!(text == content, "round {round}: {name} is half there");
-                } else {
-                    assert!(here.exists(), "round {round}: {name} is lost");
-                }
-            }
-            assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "round {round}");
-            let _ = fs::remove_dir_all(arrived(&lab));
-        }
-        assert!(begun_rounds > rounds / 4, "{begun_rounds} of {rounds} were killed in the middle");
     });
 }
 

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 const CAT: &str = "#!/bin/sh\nexec cat\n";
 
 /// More than the 256 that the C programs can hold.
-const CROWD: usize = 300;
+const CONNECTIONS: usize = 300;
 
 /// How long the last processes may take to go.
 const GONE: Duration = Duration::from_secs(10);
@@ -24,18 +24,19 @@ fn assert_works(lab: &Lab) {
 }
 
 /// The sockets that anybody of the machine can reach.
-fn doors(lab: &Lab) -> [std::path::PathBuf; 2] {
+fn sockets(lab: &Lab) -> [std::path::PathBuf; 2] {
     [lab.layout().agent_socket("work"), lab.layout().daemon_socket("vault")]
 }
 
 #[test]
-fn a_crowd_that_says_nothing_keeps_nobody_out() {
+fn three_hundred_silent_connections_keep_nobody_out() {
     within_deadline(|| {
         let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
-        for door in doors(&lab) {
-            let crowd: Vec<_> = (0..CROWD).map(|_| UnixStream::connect(&door).unwrap()).collect();
+        for socket in sockets(&lab) {
+            let connections: Vec<_> =
+                (0..CONNECTIONS).map(|_| UnixStream::connect(&socket).unwrap()).collect();
             assert_works(&lab);
-            drop(crowd);
+            drop(connections);
         }
         assert_works(&lab);
         assert_eq!(leftovers(&lab, GONE), []);
@@ -49,11 +50,11 @@ fn rubbish_costs_only_its_sender() {
         let header = |ty: u32, len: u32| [ty.to_le_bytes(), len.to_le_bytes()].concat();
         let every: Vec<u8> = (0..=255).collect();
         let final_rubbish = [header(0x213, u32::MAX), header(0x200, u32::MAX), vec![0xff; 64], every];
-        for door in doors(&lab) {
+        for socket in sockets(&lab) {
             // Half a header, and an announcement that is not kept: they wait for the rest, alone.
-            let patient = [vec![0x13], header(0x213, 200)].map(|bytes| say(&door, &bytes));
+            let patient = [vec![0x13], header(0x213, 200)].map(|bytes| say(&socket, &bytes));
             for rubbish in &final_rubbish {
-                let mut sender = say(&door, rubbish);
+                let mut sender = say(&socket, rubbish);
                 let mut heard = Vec::new();
                 // What the daemon says first may be lost with the connection; its end is never late.
                 let _ = sender.read_to_end(&mut heard);
@@ -69,12 +70,12 @@ fn rubbish_costs_only_its_sender() {
 fn a_flood_of_rubbish_fills_no_log() {
     within_deadline(|| {
         let lab = lab().script("vault", "test.Cat", CAT).start().unwrap();
-        let [door, _] = doors(&lab);
+        let [socket, _] = sockets(&lab);
         const FLOOD: u64 = 3000;
         let begun = Instant::now();
         for _ in 0..FLOOD {
             // A header of a kind that nobody sends here: one line in the log.
-            let mut sender = say(&door, &0x200_u64.to_le_bytes());
+            let mut sender = say(&socket, &0x200_u64.to_le_bytes());
             let _ = sender.read_to_end(&mut Vec::new());
         }
         assert_works(&lab);
@@ -85,8 +86,8 @@ fn a_flood_of_rubbish_fills_no_log() {
     });
 }
 
-fn say(door: &Path, bytes: &[u8]) -> UnixStream {
-    let mut stream = UnixStream::connect(door).unwrap();
+fn say(socket: &Path, bytes: &[u8]) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(bytes).unwrap();
     stream

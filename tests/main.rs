@@ -14,8 +14,18 @@ mod client_vm;
 mod client_vm_ends;
 mod confine;
 mod filecopy;
+mod filecopy_deaths;
+mod open;
+mod qvm_run;
+mod qvm_run_qubesd;
+mod services;
 mod splice;
 mod terminal;
+
+// USB devices that are carried over calls.
+mod usb;
+mod usb_filter;
+mod usb_programs;
 
 // Who may call whom.
 mod policy_daemon;
@@ -24,6 +34,9 @@ mod policy_load;
 mod policy_qubesd;
 mod policy_tools;
 mod qubesd;
+
+// Qubes of another machine.
+mod remote;
 
 // Many at a time, and some of them killed.
 mod chaos;
@@ -51,3 +64,4 @@ mod lab_commands;
 
 // Other implementations of the same programs.
 mod interop;
+mod scripts;

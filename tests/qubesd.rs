@@ -16,14 +16,14 @@ const ECHO: &str = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN\"\n";
 
 /// A `qubesd` that answers `METHOD+ARGUMENT SOURCE name|keyword DESTINATION\0PAYLOAD`, sent up to the half-close, and
 /// keeps a record of what it heard.
-struct Qubesd {
+pub(crate) struct Qubesd {
     folder: tempfile::TempDir,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Qubesd {
     /// `answer` gets the method and the destination.
-    fn start(answer: impl Fn(&str, &str) -> Vec<u8> + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&str, &str) -> Vec<u8> + Send + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("qubesd.sock")).unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -44,12 +44,12 @@ impl Qubesd {
         Self { folder, heard }
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
 
     /// What was asked since the last time.
-    fn heard(&self) -> Vec<String> {
+    pub(crate) fn heard(&self) -> Vec<String> {
         std::mem::take(&mut *self.heard.lock().unwrap())
     }
 }
@@ -62,7 +62,7 @@ fn client(lab: &Lab, args: &[&str]) -> Said {
     run(lab, DOM0, &[&["qrexec-client"], args].concat(), b"")
 }
 
-fn lab_with(qubesd: &Path) -> Lab {
+pub(crate) fn lab_with(qubesd: &Path) -> Lab {
     lab().env("QREXEC_QUBESD_DIR", qubesd.to_str().unwrap()).start().unwrap()
 }
 

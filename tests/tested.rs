@@ -2,8 +2,6 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cli::multicall::main_of(
-        "qrexec-lab",
-        &[cli::programs::PROGRAMS, copy::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS],
-    )
+    let tables: Vec<_> = lab::TABLES.into_iter().chain([bench::PROGRAMS]).collect();
+    cli::multicall::main_of("qrexec-lab", &tables)
 }

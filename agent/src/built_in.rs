@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use engine::direct::Service;
+use engine::direct::DirectService;
 use engine::exec::{Builtin, Prepared, StderrLog};
 use engine::pump::{NoStreams, Outcome, StderrCopy};
-use filecopy::service::{Request, serve};
+use filecopy::service::{Request, receive_files};
 use ring::Channel;
 use wire::command::CommandKind;
 use wire::version::Version;
@@ -39,14 +39,14 @@ pub(crate) fn run(
     };
     let CommandKind::Service(called) = &task.kind else { return call::EXIT_LOST };
     let log = StderrLog::new(called, ground.services.installation);
-    let mut service = Service::new(channel, version, Some(StderrCopy::to(log.open())));
+    let mut service = DirectService::new(channel, version, Some(StderrCopy::to(log.open())));
     let request = Request {
         source: called.source.as_str(),
         argument: called.service.argument(),
         account: account.as_ref(),
         existing: task.config.existing,
     };
-    let code = serve(&mut service, &request);
+    let code = receive_files(&mut service, &request);
     let outcome: Outcome = service.finish(code);
     call::ended(&outcome, label, port, since)
 }

@@ -8,19 +8,19 @@ use engine::call as steps;
 use engine::confine::Confinement;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
+use engine::log_source::speak_for;
 use engine::process::{EXIT_TROUBLE, Signals};
 pub(crate) use engine::pump::EXIT_LOST;
 use engine::pump::{Call, NoStreams, Outcome, Outlived, StderrCopy};
 use engine::step;
-use engine::voice::speak_for;
 use ring::{Channel, Transport};
 use rustix::process::Signal;
 use wire::command::CommandKind;
 use wire::stream::Role;
 use wire::version::Version;
 
+use crate::admission::{Word, tell};
 use crate::built_in;
-use crate::crowd::{Word, tell};
 use crate::job::{Job, Task};
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
@@ -50,13 +50,22 @@ pub(crate) struct Agent<'a> {
 
 /// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
 pub(crate) fn refuse(ground: Ground<'_>, job: &Job) -> i32 {
+    tell_caller(ground, job, REFUSAL, EXIT_TROUBLE)
+}
+
+/// Tells a caller that its call's process is gone, if it still waits for that: nobody else would come.
+pub(crate) fn lost(ground: Ground<'_>, job: &Job) -> i32 {
+    tell_caller(ground, job, datalink::next_within(ground.transport), EXIT_LOST)
+}
+
+fn tell_caller(ground: Ground<'_>, job: &Job, limit: Duration, code: i32) -> i32 {
     // The lines about it are the caller's.
-    speak_for(&job.voice());
+    speak_for(&job.log_source());
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
-    let link = datalink::connect(ground.transport, domain, port, REFUSAL);
+    let link = datalink::connect(ground.transport, domain, port, limit);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
     // A caller that does not come need not know.
-    link.map_or(EXIT_LOST, |(channel, version)| ground.report(channel, version, EXIT_TROUBLE, why))
+    link.map_or(EXIT_LOST, |(channel, version)| ground.report(channel, version, code, why))
 }
 
 /// Serves one call to its end, in a process of its own; gives that process's exit status.
@@ -70,7 +79,12 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
     let agent_waits = agent.is_some_and(|agent| agent.waits);
     let until = job.until;
     let left = || until.saturating_duration_since(Instant::now());
-    let look = if agent_waits { left().min(SOON) } else { left() };
+    let look = match job.waited {
+        _ if agent_waits => left().min(SOON),
+        // It was there: who is gone again does not come back, where only ours meet.
+        true if transport.kind() == ring::Kind::Shm => left().min(datalink::next_within(transport)),
+        _ => left(),
+    };
     let found = match Found::look(transport, domain, port, look) {
         Ok(found) => found,
         Err(datalink::Error::Ring(ring::Error::Timeout(_))) if agent_waits => {
@@ -189,6 +203,7 @@ fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Optio
         exit_on_service_eof: started.exit_on_service_eof,
         one_socket: if started.one_socket { asks_for_one_socket() } else { None },
         splice: started.splice,
+        usbip: started.filter,
         outlived: agent.and_then(tells),
         ..Call::new(Role::Service, version)
     }
@@ -257,6 +272,6 @@ mod tests {
         let ground = Ground { transport: &transport, services: &services, confinement: Confinement::Off };
         assert_eq!(refuse(ground, &job), EXIT_TROUBLE);
         assert_eq!(caller.join().unwrap(), Some(EXIT_TROUBLE));
-        assert_eq!(engine::voice::source(str::to_owned), "domain 7");
+        assert_eq!(engine::log_source::source(str::to_owned), "domain 7");
     }
 }

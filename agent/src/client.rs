@@ -15,7 +15,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connected program.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     socket: OwnedFd,
     user: u32,
     stage: Stage,
@@ -42,7 +42,7 @@ pub(crate) enum Heard {
     Wrong(String),
 }
 
-impl Client {
+impl ClientConnection {
     /// Takes a connection of this user that was just accepted.
     pub(crate) fn new(socket: OwnedFd, user: u32, now: Instant) -> Self {
         Self { socket, user, stage: Stage::Asking(LocalTriggerDecoder::new(), now + REQUEST_LIMIT) }
@@ -103,7 +103,7 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for ClientConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -117,9 +117,9 @@ mod tests {
     use wire::names::{Ident, ServiceName, Target};
     use wire::version::Version;
 
-    fn pair() -> (Client, UnixStream) {
+    fn pair() -> (ClientConnection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("pair");
-        (Client::new(ours.into(), 1000, Instant::now()), theirs)
+        (ClientConnection::new(ours.into(), 1000, Instant::now()), theirs)
     }
 
     fn request() -> Trigger {
@@ -176,7 +176,7 @@ mod tests {
     fn a_request_may_take_ten_seconds_in_all() {
         let now = Instant::now();
         let (ours, mut program) = UnixStream::pair().expect("pair");
-        let mut client = Client::new(ours.into(), 0, now);
+        let mut client = ClientConnection::new(ours.into(), 0, now);
         assert_eq!(client.deadline(), Some(now + Duration::from_secs(10)));
         // A part of it gives no more time.
         program.write_all(&request().encode(Version::V4).expect("fits")[..9]).expect("write");

@@ -1,4 +1,4 @@
-//! Doors for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
+//! Entries for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
 
 use crate::fork_server::request::Decoder;
 

@@ -61,7 +61,7 @@ impl Job {
     }
 
     /// For whom it speaks in the log: what callers are called is up to policy, where they are is not.
-    pub(crate) fn voice(&self) -> String {
+    pub(crate) fn log_source(&self) -> String {
         match self.endpoint.domain {
             DomainId::DOM0 => "dom0".to_owned(),
             domain => format!("domain {domain}"),

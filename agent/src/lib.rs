@@ -4,12 +4,12 @@
 //! |---|---|
 //! | [`agent_core`] | all decisions, without I/O: a crate of its own |
 //! | [`options`] | the command line |
-//! | `serve` | the event loop that carries the decisions out |
+//! | `event_loop` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
-//! | `crowd` | how many calls from outside there may be, and of whom |
-//! | `door` | the sockets on which others ask |
-//! | `hall` | where calls wait whose caller is not there yet |
-//! | `places` | how many programs may ask at once, and how many of one user |
+//! | `admission` | how many calls from outside there may be, and of whom |
+//! | `listener` | the sockets on which others ask |
+//! | `waiting_calls` | where calls wait whose caller is not there yet |
+//! | `client_slots` | how many programs may ask at once, and how many of one user |
 //! | `client` | one such program's connection |
 //! | `job` | what a command line and a service's configuration amount to |
 //! | `meminfo` | the word that memory balancing waits for |
@@ -25,23 +25,23 @@
 
 use std::ffi::OsString;
 
+mod admission;
 mod built_in;
 mod call;
 mod client;
+mod client_slots;
 mod control;
-mod crowd;
-mod door;
+mod event_loop;
 pub mod fork_server;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod hall;
 mod job;
+mod listener;
 mod meminfo;
 pub mod multiplexer;
 pub mod options;
-mod places;
-mod serve;
 mod session;
+mod waiting_calls;
 
 pub use options::Options;
 
@@ -62,7 +62,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// Runs the agent until it is told to end; gives its exit status.
 #[must_use]
 pub fn run(options: &Options) -> i32 {
-    match serve::run(options) {
+    match event_loop::run(options) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
             tracing::error!("{error}");

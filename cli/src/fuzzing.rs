@@ -1,4 +1,4 @@
-//! Doors for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
+//! Entries for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::policy_tools::judge::Question;
 pub const MAX_REQUEST: usize = request::MAX_REQUEST;
 
 /// What the policy daemon makes of these bytes on its socket: `None` while more is needed.
-pub fn question(bytes: &[u8], ended: bool) -> Option<Result<Question, String>> {
+pub fn question(bytes: &[u8], ended: bool) -> Option<Result<Question, impl std::error::Error + PartialEq>> {
     match request::lines(bytes, ended) {
         Heard::Incomplete => None,
         Heard::Question(question) => Some(Ok(question)),
@@ -18,7 +18,11 @@ pub fn question(bytes: &[u8], ended: bool) -> Option<Result<Question, String>> {
 }
 
 /// The same on the socket of the evaluating service `name`.
-pub fn evaluation(bytes: &[u8], ended: bool, name: &str) -> Option<Result<Question, String>> {
+pub fn evaluation(
+    bytes: &[u8],
+    ended: bool,
+    name: &str,
+) -> Option<Result<Question, impl std::error::Error + PartialEq>> {
     let heard = request::evaluation(bytes, ended, name)?;
     Some(heard.map(|evaluation| evaluation.question))
 }

@@ -21,3 +21,4 @@ pub mod qubesd;
 pub mod status;
 pub mod stdio;
 pub mod usage;
+pub mod usb;

@@ -12,6 +12,7 @@ use engine::process::{Child, Signals};
 use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::status;
@@ -64,8 +65,8 @@ impl LocalProgram {
         folder.unwrap_or(access).map_err(|error| self.failure(&error.into()))
     }
 
-    /// Starts the program with `saved` as its only other descriptors. Its stdin and stdout are sockets, so
-    /// that it can ask for one for both directions.
+    /// Starts the program with `saved` as its only other descriptors. Its stdin is a socket, so that it
+    /// can ask for that one for both directions; its stdout is a pipe, which takes small writes faster.
     ///
     /// # Errors
     /// As for [`LocalProgram::check`].
@@ -75,7 +76,7 @@ impl LocalProgram {
 
     fn spawn(&self, saved: &SavedStreams) -> io::Result<LocalEnd> {
         let (sink, stdin) = pair()?;
-        let (source, stdout) = pair()?;
+        let (source, stdout) = io::pipe()?;
         let mut command = Command::new(&self.file);
         command
             .arg0(self.file.file_name().unwrap_or(self.file.as_os_str()))
@@ -92,7 +93,12 @@ impl LocalProgram {
         }
         let one_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, one_socket })
+        Ok(LocalEnd {
+            child,
+            streams: Streams { source: source.into(), sink: Some(sink) },
+            one_socket,
+            filter: None,
+        })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -113,6 +119,8 @@ pub struct LocalEnd {
     pub streams: Streams,
     /// Tells that the process asked for one socket, its stdin, for both directions.
     pub one_socket: Option<Signals>,
+    /// What passes of the two streams, if they are USB over IP and a service's configuration says so.
+    pub filter: Option<Rules>,
 }
 
 impl LocalEnd {
@@ -122,16 +130,16 @@ impl LocalEnd {
     /// Those of `start`.
     pub fn service(start: impl FnOnce() -> Result<Started, Failure>) -> Result<Self, Failure> {
         let signals = expect_signal().map_err(Failure::during("signals"))?;
-        let Started { stdin, stdout, child, one_socket, .. } = start()?;
+        let Started { stdin, stdout, child, one_socket, filter, .. } = start()?;
         let one_socket = one_socket.then_some(signals);
-        Ok(Self { child, streams: Streams { source: stdout, sink: Some(stdin) }, one_socket })
+        Ok(Self { child, streams: Streams { source: stdout, sink: Some(stdin) }, one_socket, filter })
     }
 }
 
 impl From<Streams> for LocalEnd {
     /// The streams of whoever started us.
     fn from(streams: Streams) -> Self {
-        Self { child: None, streams, one_socket: None }
+        Self { child: None, streams, one_socket: None, filter: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use engine::direct::Client;
+use engine::direct::DirectClient;
 use engine::pump::Outcome;
 use ring::Channel;
 use wire::version::Version;
@@ -14,14 +14,14 @@ use crate::status;
 #[derive(Debug)]
 pub struct Call {
     /// The caller's end of its data.
-    pub client: Client,
+    pub client: DirectClient,
     /// What makes the call last: who allowed it considers it ended when this is dropped.
     pub held: Box<dyn Debug>,
 }
 
 impl Call {
     pub(crate) fn new((channel, version): (Channel, Version), held: impl Debug + 'static) -> Self {
-        Self { client: Client::new(channel, version), held: Box::new(held) }
+        Self { client: DirectClient::new(channel, version), held: Box::new(held) }
     }
 }
 

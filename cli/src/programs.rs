@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 
 use crate::policy_tools as tools;
 use crate::usage::complete;
-use crate::{client, client_vm, policy_eval};
+use crate::{client, client_vm, policy_eval, usb};
 
 /// A program that an executable can be called as.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub const PROGRAMS: &[Program] = &[
     Program::new("qrexec-agent", agent::main, Page::new(8, agent::Options::command)),
     Program::new("qrexec-client", client::main, Page::new(1, client::command)),
     Program::new("qrexec-client-vm", client_vm::main, Page::new(1, client_vm::command)),
-    Program::new("qrexec-daemon", daemon::main, Page::new(8, daemon::cli::Args::command)),
+    Program::new("qrexec-daemon", daemon::main, Page::new(8, daemon::cli::DaemonArgs::command)),
     Program::new(
         "qrexec-fork-server",
         agent::fork_server::main,
@@ -103,6 +103,12 @@ pub const PROGRAMS: &[Program] = &[
     Program::new("qubes-policy-editor", tools::editor::main, Page::new(1, tools::editor::command)),
     Program::new("qubes-policy-lint", tools::lint::main, Page::new(1, tools::lint::command)),
     Program::bare("qubes-rpc-multiplexer", agent::multiplexer::main),
+    Program::bare("qubes.USB", usb::export::service),
+    Program::bare("qubes.USBAttach", usb::attach::main),
+    Program::bare("qubes.USBDetach", usb::detach::main),
+    Program::bare("usb-detach-all", usb::detach::all),
+    Program::bare("usb-export", usb::export::main),
+    Program::bare("usb-import", usb::import::main),
 ];
 
 #[cfg(test)]
@@ -117,8 +123,10 @@ mod tests {
     #[test]
     fn every_program_that_people_call_has_a_page() {
         // Called by others with words of a fixed form, without options; the other name of one that has a page.
-        let bare = ["qubes-rpc-multiplexer", "qrexec_client_vm"];
-        for program in PROGRAMS.iter().filter(|program| !program.name.starts_with("policy.")) {
+        let bare =
+            ["qubes-rpc-multiplexer", "qrexec_client_vm", "usb-detach-all", "usb-export", "usb-import"];
+        let service = |name: &str| name.starts_with("policy.") || name.starts_with("qubes.");
+        for program in PROGRAMS.iter().filter(|program| !service(program.name)) {
             assert_ne!(program.page.is_some(), bare.contains(&program.name), "{}", program.name);
         }
     }

@@ -68,7 +68,7 @@ pub enum Error {
     Slow(Duration),
 }
 
-/// Calls a method without argument on a qube; gives what it answers.
+/// Calls a method on a qube, `METHOD` or `METHOD+ARGUMENT`; gives what it answers.
 ///
 /// # Errors
 /// It cannot be reached, refuses, or answers nonsense, too much or too late.
@@ -92,7 +92,8 @@ fn call_at(
         _ => error.into(),
     });
     let mut stream = UnixStream::from(connected?);
-    stream.write_all(format!("{method}+ dom0 {kind} {name}\0").as_bytes())?;
+    let plus = if method.contains('+') { "" } else { "+" };
+    stream.write_all(format!("{method}{plus} dom0 {kind} {name}\0").as_bytes())?;
     stream.write_all(payload)?;
     stream.shutdown(Shutdown::Write)?;
     let answer = read(&stream, limit)?;

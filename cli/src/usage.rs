@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 use engine::say;
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::status;
@@ -33,6 +34,17 @@ pub(crate) fn complete(command: Command) -> Command {
     command.arg(level.global(everywhere))
 }
 
+/// The rules behind `--filter`.
+///
+/// # Errors
+/// A usage failure: a word is not known.
+pub(crate) fn usbip_rules(words: &str) -> Result<Rules, Failure> {
+    Rules::from_words(words).ok_or_else(|| {
+        let words = words.escape_default();
+        Failure::usage(format!("--filter: {words}: expected usbip, no-vendor-requests, one-configuration, no-firmware, classes=08,…"))
+    })
+}
+
 /// The complete command line of a program.
 pub fn of<T: CommandFactory>() -> Command {
     complete(T::command())
@@ -47,11 +59,16 @@ pub fn parse<T: Parser>(program: &str, args: Vec<OsString>) -> Result<T, i32> {
     parse_as(of::<T>(), program, args)
 }
 
+/// A command line with what every program takes.
+pub fn completed(command: Command) -> Command {
+    complete(command)
+}
+
 /// The same by a complete command line whose texts differ from those of `T`.
 ///
 /// # Errors
 /// As for [`parse`].
-pub(crate) fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
+pub fn parse_as<T: Parser>(command: Command, program: &str, args: Vec<OsString>) -> Result<T, i32> {
     let matches = engine::getopt::matches(command, args);
     matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -94,7 +111,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Args {
+    struct SampleArgs {
         #[arg(long)]
         _number: Option<u32>,
         #[arg(required = true, value_name = "WORD")]
@@ -102,7 +119,7 @@ mod tests {
     }
 
     fn message(args: &[&str]) -> String {
-        one_line(&Args::try_parse_from(args).expect_err("a wrong command line"))
+        one_line(&SampleArgs::try_parse_from(args).expect_err("a wrong command line"))
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use daemon_core::question::User;
-use wire::names::{DomainName, Target};
+use policy::BadUser;
+use wire::names::{DomainName, NameError, Target};
 
 /// How long the agent may take at first, if nothing else is said.
 const STARTUP_SECONDS: u64 = 60;
@@ -28,7 +29,7 @@ const MAX_DISPOSABLES: usize = 64;
 /// Serves the calls from and to one VM: decides by policy, and brings both ends together.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "qrexec-daemon", version, args_override_self = true, infer_long_args = true)]
-pub struct Args {
+pub struct DaemonArgs {
     /// Say nothing while waiting for the agent.
     #[arg(short, long)]
     pub quiet: bool,
@@ -74,7 +75,7 @@ pub struct Args {
     pub default_user: User,
 }
 
-impl Args {
+impl DaemonArgs {
     /// Reads the arguments, the program's own name first, as the C program does.
     ///
     /// # Errors
@@ -132,33 +133,44 @@ fn startup_limit(get: &impl Fn(&str) -> Option<OsString>) -> Duration {
     Duration::from_secs(seconds.unwrap_or(STARTUP_SECONDS))
 }
 
-fn uuid(text: &str) -> Result<Target, String> {
+/// Why an argument cannot be what it stands for.
+#[derive(Debug, thiserror::Error)]
+enum BadArgument {
+    #[error("a UUID has hexadecimal digits and dashes")]
+    Uuid,
+    #[error("{0}")]
+    Name(#[from] NameError),
+    #[error("a user's name that {0}")]
+    User(BadUser),
+}
+
+fn uuid(text: &str) -> Result<Target, BadArgument> {
     let digits = text.strip_prefix("uuid:").unwrap_or(text);
     let fits = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
     if digits.is_empty() || !digits.bytes().all(fits) {
-        return Err("a UUID has hexadecimal digits and dashes".to_owned());
+        return Err(BadArgument::Uuid);
     }
-    Target::new(&format!("uuid:{digits}")).map_err(|error| error.to_string())
+    Ok(Target::new(&format!("uuid:{digits}"))?)
 }
 
-fn name(text: &str) -> Result<DomainName, String> {
-    DomainName::new(text).map_err(|error| error.to_string())
+fn name(text: &str) -> Result<DomainName, BadArgument> {
+    Ok(DomainName::new(text)?)
 }
 
-fn user(text: &str) -> Result<User, String> {
-    User::new(text).map_err(|why| format!("a user's name that {why}"))
+fn user(text: &str) -> Result<User, BadArgument> {
+    User::new(text).map_err(BadArgument::User)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::read(std::iter::once(&"qrexec-daemon").chain(args).map(OsString::from).collect())
+    fn parse(args: &[&str]) -> Result<DaemonArgs, clap::Error> {
+        DaemonArgs::read(std::iter::once(&"qrexec-daemon").chain(args).map(OsString::from).collect())
     }
 
     #[test]
-    fn the_forms_of_the_field() {
+    fn the_forms_that_upstream_has() {
         let args =
             parse(&["-D", "-q", "--socket-dir=/tmp/x", "-p", "/bin/p", "-u", "aa-11", "3", "work", "me"]);
         let args = args.unwrap();

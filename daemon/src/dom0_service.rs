@@ -32,7 +32,7 @@ pub struct Manner {
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
 /// was told, 125 if it could not be told any, and what was moved if there was a service.
-pub fn serve(service: &LocalService, transport: &Transport, manner: Manner) -> (i32, Option<Moved>) {
+pub fn run_service(service: &LocalService, transport: &Transport, manner: Manner) -> (i32, Option<Moved>) {
     if let Some(limit) = manner.files {
         // The raised limit would do no harm but to programs that use select(2).
         let _ = setrlimit(Resource::Nofile, limit);
@@ -40,7 +40,7 @@ pub fn serve(service: &LocalService, transport: &Transport, manner: Manner) -> (
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
     // Unblocked at the end, one that came late would decide how this process ends.
     std::mem::forget(Signals::block(&[Signal::USR1]));
-    engine::voice::speak_for(service.call.source.as_str());
+    engine::log_source::speak_for(service.call.source.as_str());
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
         Ok(link) => run(&service.call, link, manner),
@@ -94,6 +94,7 @@ fn pump_to_end(
     call.exit_on_client_eof = started.exit_on_client_eof;
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
+    call.usbip = started.filter;
     call.one_socket = if started.one_socket { asks_for_one_socket() } else { None };
     // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
     let outcome = steps::run(channel, call, confinement);

@@ -38,7 +38,7 @@ use ring::Transport;
 use rustix::process::Rlimit;
 use wire::names::DomainId;
 
-use crate::cli::{Args, Environment};
+use crate::cli::{DaemonArgs, Environment};
 use crate::dom0_service::Manner;
 use crate::driver::{Decider, Driver, Limits, Setup};
 use crate::policy_source::{Owner, PolicyFiles, PolicyProgram, Programs};
@@ -56,7 +56,7 @@ const MAX_WATCHED: usize = 1024;
 /// A log is expected to be there already; it must write to standard error.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match Args::read(args) {
+    let args = match DaemonArgs::read(args) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors; nobody can be told if this cannot be printed.
@@ -74,11 +74,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn start(args: &Args, environment: Environment) -> io::Result<u8> {
+fn start(args: &DaemonArgs, environment: Environment) -> io::Result<u8> {
     startup::close_stdin()?;
     if args.direct {
         let report = Report::to_manager(environment.startup_limit.is_some());
-        return Ok(serve(args, environment, report).code());
+        return Ok(run_daemon(args, environment, report).code());
     }
     let background = Background {
         log_dir: environment.log_dir.clone(),
@@ -86,11 +86,11 @@ fn start(args: &Args, environment: Environment) -> io::Result<u8> {
         wait: environment.startup_limit.is_some(),
         quiet: args.quiet,
     };
-    background.run(|report| serve(args, environment, report))
+    background.run(|report| run_daemon(args, environment, report))
 }
 
 /// The daemon itself, wherever it runs.
-fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
+fn run_daemon(args: &DaemonArgs, environment: Environment, report: Report) -> Outcome {
     Confinement::unless(args.no_confine).announce();
     let files = startup::raise_file_limit();
     let driver = setup(args, environment, report, files).and_then(Driver::new);
@@ -103,7 +103,7 @@ fn serve(args: &Args, environment: Environment, report: Report) -> Outcome {
     }
 }
 
-fn setup(args: &Args, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {
+fn setup(args: &DaemonArgs, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {
     let transport = Transport::from_env().map_err(io::Error::other)?;
     let installation = Installation::stated(transport.kind()).map_err(io::Error::other)?;
     let decider = decider(args, &environment)?;
@@ -152,7 +152,7 @@ fn part_of(files: Rlimit) -> usize {
 
 /// Who decides: the files, in this process, where the environment describes the system (in a lab);
 /// else the policy daemon, and a program where that is not there.
-fn decider(args: &Args, environment: &Environment) -> io::Result<Decider> {
+fn decider(args: &DaemonArgs, environment: &Environment) -> io::Result<Decider> {
     let lab = environment.system_info.is_some();
     let program = match &args.policy_program {
         Some(path) => PolicyProgram::at(path)?,

@@ -53,7 +53,7 @@ impl ServiceLog {
         let (written, writes) = pipe_with(PipeFlags::CLOEXEC)?;
         let keep = [stderr.as_fd(), ended.as_fd(), writes.as_fd()];
         fork_keeping(&keep, || {
-            engine::voice::speak_for(source);
+            engine::log_source::speak_for(source);
             if let Err(error) = confinement.close_to_streams() {
                 tracing::warn!("nobody hears {who}: confining the log: {error}");
                 return EXIT_TROUBLE;

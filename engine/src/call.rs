@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! The three steps of one call, the same for every process that has one: [`prepare`] opens everything that the call will
-//! ever need, [`Prepared::confine`] closes the door, [`Confined::run`] moves the bytes.
+//! ever need, [`Prepared::confine`] takes from the process what it does not need any more, [`Confined::run`] moves the bytes.
 //!
 //! Services and local programs are started before: what is confined can start nothing, and what it has started is not
 //! confined. How the call ended is an [`Outcome`], and [`Outcome::exit`] makes the exit code of it.
@@ -56,7 +56,7 @@ pub fn run(channel: Channel, call: Call, confinement: Confinement) -> Outcome {
     confined.map_or_else(Outcome::from, Confined::run)
 }
 
-/// The end of a service side that has no streams, behind the same door: see [`pump::report`].
+/// The end of a service side that has no streams, confined in the same way: see [`pump::report`].
 ///
 /// # Errors
 /// The link was lost before the caller could have heard the code, or the process could not be confined.

@@ -28,11 +28,14 @@ pub const WAIT_HELLO: Duration = Duration::from_secs(10);
 /// How long a server is looked for again after one that closed before its HELLO. It may be that of an earlier call, on
 /// its way out, on a port that the daemon has given out anew: upstream's daemon does so at once.
 const ANOTHER: Duration = Duration::from_secs(10);
+/// The same between processes of one machine: only ours meet there, and our daemon gives no port out anew while its last
+/// caller may still listen. So it is this call's own server that is gone; in doubt the next one comes at once.
+const SURELY: Duration = Duration::from_millis(500);
 /// How long to wait before that: nothing tells when the new server is there.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a client may still come after the promise that it will was taken back.
-const LAST_CALL: Duration = Duration::from_secs(2);
+const LAST_CALL: Duration = Duration::from_millis(700);
 
 /// Why there is no data link.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +189,15 @@ pub struct Found<'a> {
     met: Met,
 }
 
+/// How long another server is waited for if the one that was there is gone.
+#[must_use]
+pub fn next_within(transport: &Transport) -> Duration {
+    match transport.kind() {
+        ring::Kind::Shm => SURELY,
+        ring::Kind::Socket | ring::Kind::Xen => ANOTHER,
+    }
+}
+
 /// How far the meeting with a server is.
 enum Met {
     There(Connector),
@@ -222,7 +234,7 @@ impl<'a> Found<'a> {
                     greeted => return greeted,
                 },
             }
-            until.get_or_insert_with(|| end.min(Instant::now() + ANOTHER));
+            until.get_or_insert_with(|| end.min(Instant::now() + next_within(self.transport)));
             std::thread::sleep(PAUSE);
         }
     }
@@ -230,7 +242,7 @@ impl<'a> Found<'a> {
     fn meet(&mut self, left: Duration) -> Result<Channel, ring::Error> {
         match std::mem::replace(&mut self.met, Met::No) {
             Met::Done(channel) => Ok(channel),
-            Met::There(connector) => connector.connect_within(left),
+            Met::There(connector) => connector.connect_or_next(left, next_within(self.transport)),
             Met::No => self.transport.connect(self.place.0, self.place.1)?.connect_within(left),
         }
     }

@@ -11,15 +11,15 @@ mod service;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use ring::{Channel, Patience};
+use ring::{Channel, Spin};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::header::{HEADER_LEN, Header};
 use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
 use wire::version::Version;
 
 use crate::pump::Lost;
-pub use client::Client;
-pub use service::Service;
+pub use client::DirectClient;
+pub use service::DirectService;
 
 /// Error output that is taken at once.
 const LINE: usize = 4096;
@@ -55,7 +55,7 @@ struct Direct {
     head: Head,
     /// Error output that has come and nobody has fetched: one line's worth.
     errors: Vec<u8>,
-    patience: Patience,
+    spin: Spin,
     bytes_in: u64,
     bytes_out: u64,
     sleeps: u64,
@@ -63,7 +63,7 @@ struct Direct {
 
 impl Direct {
     fn new(channel: Channel, version: Version, role: Role) -> Self {
-        let patience = Patience::new(channel.is_far());
+        let spin = Spin::new(channel.is_far());
         Self {
             channel,
             version,
@@ -72,7 +72,7 @@ impl Direct {
             outgoing: Outgoing::new(role, version),
             head: Head::None,
             errors: Vec::new(),
-            patience,
+            spin,
             bytes_in: 0,
             bytes_out: 0,
             sleeps: 0,
@@ -217,13 +217,13 @@ impl Direct {
     fn wait(&mut self, data: Option<usize>, room: usize, limit: Option<Duration>) -> Result<bool, Lost> {
         let began = Instant::now();
         let still = self.channel.is_open() && !self.channel.is_stream();
-        let looks = if still { self.patience.looks(self.bytes_in.saturating_add(self.bytes_out)) } else { 0 };
+        let looks = if still { self.spin.looks(self.bytes_in.saturating_add(self.bytes_out)) } else { 0 };
         if looks > 0 {
             self.channel.flush()?;
         }
         for _ in 0..looks {
             if self.channel.is_coming(data, room)? {
-                self.patience.found(began.elapsed());
+                self.spin.found(began.elapsed());
                 return Ok(true);
             }
             rustix::thread::sched_yield();
@@ -246,7 +246,7 @@ impl Direct {
             Err(error) => return Err(ring::Error::io("waiting for the link")(error.into()).into()),
         };
         let before = looked.saturating_duration_since(began);
-        self.patience.slept(looks, before, looked.elapsed());
+        self.spin.slept(looks, before, looked.elapsed());
         Ok(ready)
     }
 }

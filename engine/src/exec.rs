@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use wire::command::{CommandError, CommandKind, ServiceCall};
 use wire::names::ServiceName;
+use wire::usbip::Rules;
 
 mod account;
 pub(crate) mod config;
@@ -108,7 +109,7 @@ pub enum ExecError {
     },
     /// More calls wait for a session than may.
     #[error("too many calls wait for a session already")]
-    Crowd,
+    TooManyCalls,
     /// A command line without sense.
     #[error("bad command line: {0}")]
     Command(#[from] CommandError),
@@ -168,6 +169,8 @@ pub struct Executable {
     pub pipes: bool,
     /// The call's own process is the service, where it can be one: then nothing is executed.
     pub builtin: Option<Builtin>,
+    /// What passes of its two streams, if they are USB over IP.
+    pub filter: Option<Rules>,
 }
 
 /// What is executed.
@@ -201,6 +204,8 @@ pub struct SocketOptions {
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
     pub exit_on_service_eof: bool,
+    /// What passes of its two streams, if they are USB over IP.
+    pub filter: Option<Rules>,
 }
 
 impl Services {
@@ -236,6 +241,7 @@ impl Services {
                     splice: false,
                     pipes: false,
                     builtin: None,
+                    filter: None,
                 }));
             }
         };
@@ -254,6 +260,7 @@ impl Services {
             splice: config.splice,
             pipes: config.pipes,
             builtin: config.builtin,
+            filter: config.filter,
         }))
     }
 }
@@ -269,6 +276,7 @@ impl SocketOptions {
             prefix,
             exit_on_client_eof: config.exit_on_client_eof,
             exit_on_service_eof: config.exit_on_service_eof,
+            filter: config.filter,
         }
     }
 }

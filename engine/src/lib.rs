@@ -12,7 +12,7 @@
 //! | [`getopt`] | command lines as the C programs take them |
 //! | [`say`] | lines on stderr and stdout that never end a program |
 //! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
-//! | [`voice`] | for which source a thread speaks in the log |
+//! | [`log_source`] | for which source a thread speaks in the log |
 //! | [`link`] | the framed control links of agent and daemon |
 //!
 //! What is below, in the crate `sys`, goes by its names here, too.
@@ -28,10 +28,10 @@ pub mod getopt;
 pub mod installation;
 pub mod link;
 pub mod localfd;
+pub mod log_source;
 pub mod pump;
 pub mod say;
 pub mod step;
-pub mod voice;
 
 pub use installation::Installation;
 pub use sys::{confine, namespace, process, reactor, unix};

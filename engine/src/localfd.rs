@@ -4,14 +4,20 @@
 //! An inherited open file description belongs to the caller's shell as well: its flags are never
 //! changed. A pipe or terminal is reopened through `/proc/self/fd/N`, which gives a description of our
 //! own that can be non-blocking; a socket is used with `MSG_DONTWAIT`; a file never waits. What cannot
-//! be reopened is used with care: read once after `POLLIN`, written at most `PIPE_BUF` after `POLLOUT`, a terminal less.
+//! be reopened is used with care, a terminal as described here: read once after `POLLIN`, written at most so much after `POLLOUT`
+//! that it does not wait. Pipes have ways of their own, see [`shared`].
+
+mod shared;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ring::{Access, Spans};
 use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::ReadWriteFlags;
 use rustix::net::Shutdown;
+
+use shared::Shared;
 
 /// `PIPE_BUF` of Linux: a pipe that polls writable takes this much without blocking.
 const PIPE_BUF: usize = 4096;
@@ -19,6 +25,9 @@ const PIPE_BUF: usize = 4096;
 /// A terminal that polls writable takes this much without blocking, and not always more. Whoever waits in such a write
 /// is not woken when there is room again.
 const TERMINAL_BUF: usize = 1024;
+
+/// The offset of `preadv2` and `pwritev2` that means none.
+const HERE: u64 = u64::MAX;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +39,7 @@ pub enum Direction {
 }
 
 /// How to treat a descriptor so that it never blocks this process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 enum Kind {
     /// A description of our own, non-blocking.
     Own,
@@ -38,7 +47,9 @@ enum Kind {
     Socket,
     /// A regular file or a memory device: never waits for anybody.
     File,
-    /// Shared and blocking.
+    /// A pipe, shared and blocking.
+    Shared(Shared),
+    /// Anything else that is.
     Careful,
 }
 
@@ -88,13 +99,21 @@ impl LocalFd {
             Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own, terminal }),
             Err(rustix::io::Errno::NXIO) => Err(io::ErrorKind::BrokenPipe.into()),
             // Somebody else's pipe or terminal, or no /proc: use what we were given.
-            Err(_) => Ok(LocalFd { fd, kind: Kind::Careful, terminal }),
+            Err(_) if terminal.is_some() => Ok(LocalFd { fd, kind: Kind::Careful, terminal }),
+            Err(_) => {
+                let kind = Kind::Shared(Shared::new(fd.as_fd(), direction));
+                Ok(LocalFd { fd, kind, terminal })
+            }
         }
     }
 
     /// Whether a write may be tried before poll said that the descriptor is ready.
     pub fn may_try(&self) -> bool {
-        self.kind != Kind::Careful
+        match &self.kind {
+            Kind::Own | Kind::Socket | Kind::File => true,
+            Kind::Shared(shared) => shared.may_try(),
+            Kind::Careful => false,
+        }
     }
 
     /// The same for a read. Not from a terminal: a program in its background that asks for input is stopped, whether
@@ -111,12 +130,13 @@ impl LocalFd {
 
     /// Whether it never makes anybody wait, so that polling it means nothing: files.
     pub fn is_always_ready(&self) -> bool {
-        self.kind == Kind::File
+        matches!(self.kind, Kind::File)
     }
 
     /// Most bytes that one write may carry.
     pub fn write_limit(&self) -> usize {
-        match (self.kind, self.terminal) {
+        match (&self.kind, self.terminal) {
+            (Kind::Shared(shared), _) => shared.write_limit(self.fd.as_fd()),
             (Kind::Careful, Some(_)) => TERMINAL_BUF,
             (Kind::Careful, None) => PIPE_BUF,
             _ => usize::MAX,
@@ -124,26 +144,26 @@ impl LocalFd {
     }
 
     /// How the ring's spans are to be moved.
-    pub fn access(&self) -> Access {
-        if self.kind == Kind::Socket { Access::Socket } else { Access::File }
-    }
-
-    /// Whether io_uring may carry the transfer: only where it cannot end up waiting in the kernel.
-    pub fn never_waits(&self) -> bool {
-        matches!(self.kind, Kind::Own | Kind::Socket) && self.terminal.is_none()
+    fn access(&self) -> Access {
+        if matches!(self.kind, Kind::Socket) { Access::Socket } else { Access::File }
     }
 
     /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
     /// user's limits do not allow stays as it is; content and flags never change.
     pub fn grow(&self, bytes: usize) {
-        if self.kind == Kind::Own && rustix::pipe::fcntl_getpipe_size(&self.fd).is_ok_and(|now| now < bytes) {
+        if let Kind::Shared(shared) = &self.kind {
+            return shared.grow(self.fd.as_fd(), bytes);
+        }
+        if matches!(self.kind, Kind::Own)
+            && rustix::pipe::fcntl_getpipe_size(&self.fd).is_ok_and(|now| now < bytes)
+        {
             let _ = rustix::pipe::fcntl_setpipe_size(&self.fd, bytes);
         }
     }
 
     /// Makes a pipe of our own hold `bytes`, no more and no less; whether that worked.
     pub fn set_pipe_size(&self, bytes: usize) -> bool {
-        self.kind == Kind::Own
+        matches!(self.kind, Kind::Own)
             && rustix::pipe::fcntl_setpipe_size(&self.fd, bytes).is_ok_and(|now| now == bytes)
     }
 
@@ -152,26 +172,42 @@ impl LocalFd {
     pub fn left(&self) -> Option<Left> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let path = fs::open(own_path(&self.fd), flags, Mode::empty()).ok()?;
-        (self.kind == Kind::Own).then_some(Left(path))
+        (matches!(self.kind, Kind::Own)).then_some(Left(path))
     }
 
     /// Reads into ring spans.
     pub fn fill(&self, spans: &Spans<'_>) -> io::Result<usize> {
-        self.eof_if_gone(spans.fill_from(self.fd.as_fd(), self.access()))
+        self.eof_if_gone(match &self.kind {
+            Kind::Shared(shared) => shared.read(|access| spans.fill_from(self.fd.as_fd(), access)),
+            _ => spans.fill_from(self.fd.as_fd(), self.access()),
+        })
     }
 
     /// Writes ring spans.
     pub fn drain(&self, spans: &Spans<'_>) -> io::Result<usize> {
-        spans.drain_to(self.fd.as_fd(), self.access())
+        let pipe = self.fd.as_fd();
+        match &self.kind {
+            Kind::Shared(shared) => {
+                shared.write(pipe, spans.bytes(), |to, access| spans.drain_to(to, access))
+            }
+            _ => spans.drain_to(pipe, self.access()),
+        }
     }
 
     /// Reads into private memory.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.eof_if_gone(match self.kind {
+        self.eof_if_gone(match &self.kind {
             Kind::Socket => {
                 use rustix::net::{RecvFlags, recv};
                 recv(&self.fd, buf, RecvFlags::DONTWAIT).map(|(n, _)| n).map_err(io::Error::from)
             }
+            Kind::Shared(shared) => shared.read(|access| match access {
+                Access::Nowait => {
+                    let bufs = &mut [io::IoSliceMut::new(buf)];
+                    Ok(rustix::io::preadv2(&self.fd, bufs, HERE, ReadWriteFlags::NOWAIT)?)
+                }
+                _ => Ok(rustix::io::read(&self.fd, &mut *buf)?),
+            }),
             _ => rustix::io::read(&self.fd, buf).map_err(io::Error::from),
         })
     }
@@ -191,11 +227,18 @@ impl LocalFd {
     /// Writes private memory, at most [`LocalFd::write_limit`] bytes of it.
     pub fn write(&self, buf: &[u8]) -> io::Result<usize> {
         let buf = &buf[..buf.len().min(self.write_limit())];
-        Ok(match self.kind {
+        Ok(match &self.kind {
             Kind::Socket => {
                 use rustix::net::{SendFlags, send};
                 send(&self.fd, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?
             }
+            Kind::Shared(shared) => shared.write(self.fd.as_fd(), buf.len(), |to, access| match access {
+                Access::Nowait => {
+                    let bufs = &[io::IoSlice::new(buf)];
+                    Ok(rustix::io::pwritev2(to, bufs, HERE, ReadWriteFlags::NOWAIT)?)
+                }
+                _ => Ok(rustix::io::write(to, buf)?),
+            })?,
             _ => rustix::io::write(&self.fd, buf)?,
         })
     }
@@ -203,7 +246,7 @@ impl LocalFd {
     /// Ends one direction. A socket that is ours to end is shut down, since its other direction, or a
     /// copy of it in this process, may live on; everything else just closes.
     pub fn finish(self, direction: Direction, shut_sockets: bool) {
-        if self.kind == Kind::Socket && shut_sockets {
+        if matches!(self.kind, Kind::Socket) && shut_sockets {
             let how = match direction {
                 Direction::In => Shutdown::Read,
                 Direction::Out => Shutdown::Write,

@@ -1,5 +1,5 @@
-//! A hostile build of a call's last step: it closes the door just as every call does and then tries everything that it
-//! must not be able to do. Each attempt is made without the door, too, so that none fails for another reason.
+//! A hostile build of a call's last step: it confines itself just as every call does and then tries everything that it
+//! must not be able to do. Each attempt is made unconfined, too, so that none fails for another reason.
 //!
 //! Without the usual harness, which has threads: what is confined is a process of its own for each attempt.
 #![allow(unsafe_code)] // ptrace, fork and executable memory have no safe equivalent.
@@ -15,9 +15,13 @@ use std::sync::OnceLock;
 
 use engine::call;
 use engine::confine::Confinement;
+use engine::localfd::{Direction, LocalFd};
 use engine::process::{Child, fork_pump};
 use engine::pump::Call;
 use ring::{Channel, Kind, Sizes, Transport};
+use rustix::io::ReadWriteFlags;
+use rustix::pipe::{SpliceFlags, splice};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use wire::stream::Role;
 use wire::version::Version;
 
@@ -27,12 +31,14 @@ const KILLED: i32 = 128 + libc::SIGSYS;
 const DONE: i32 = 0;
 const NOT_HERE: i32 = 200;
 
-/// What was opened before the door closed.
+/// What was opened before the process was confined.
 struct Before {
     folder: tempfile::TempDir,
     _listener: UnixListener,
     unconnected: OwnedFd,
     datagrams: UnixDatagram,
+    file: File,
+    pipe: (OwnedFd, OwnedFd),
     child: std::process::Child,
 }
 
@@ -47,7 +53,7 @@ const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
     ("reads a file of its own", |_| File::open("/proc/self/environ").map(drop), &[libc::EPERM]),
     ("makes a file", |it| File::create(it.folder.path().join("new")).map(drop), &[libc::EPERM]),
     ("lists a folder", |_| std::fs::read_dir("/").map(drop), &[libc::EPERM]),
-    ("removes a file", |it| std::fs::remove_file(it.folder.path().join("door")), &[libc::EPERM]),
+    ("removes a file", |it| std::fs::remove_file(it.folder.path().join("socket")), &[libc::EPERM]),
     ("makes a socket", |_| UnixDatagram::unbound().map(drop), &[KILLED]),
     ("connects to a socket", connects, &[KILLED]),
     (
@@ -68,10 +74,26 @@ const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
         |_| Ok(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).map(drop)?),
         &[libc::EPERM],
     ),
+    ("writes over what a file had", writes_elsewhere, &[libc::EPERM]),
+    ("moves bytes to another place in a file", splices_elsewhere, &[libc::EPERM]),
 ];
 
+/// What it has open it may write behind what is there, and nowhere else.
+fn writes_elsewhere(before: &mut Before) -> io::Result<()> {
+    let bytes = [io::IoSlice::new(b"x")];
+    rustix::io::pwritev2(&before.file, &bytes, 0, ReadWriteFlags::NOWAIT)
+        .or_else(|_| rustix::io::pwritev2(&before.file, &bytes, 0, ReadWriteFlags::empty()))?;
+    Ok(())
+}
+
+fn splices_elsewhere(before: &mut Before) -> io::Result<()> {
+    rustix::io::write(&before.pipe.1, b"x")?;
+    splice(&before.pipe.0, None, &before.file, Some(&mut 0), 1, SpliceFlags::empty())?;
+    Ok(())
+}
+
 fn connects(before: &mut Before) -> io::Result<()> {
-    let address = rustix::net::SocketAddrUnix::new(before.folder.path().join("door"))?;
+    let address = rustix::net::SocketAddrUnix::new(before.folder.path().join("socket"))?;
     Ok(rustix::net::connect(&before.unconnected, &address)?)
 }
 
@@ -111,6 +133,7 @@ fn main() {
     what_is_forbidden_fails();
     the_second_door_holds_where_the_first_is_open();
     a_service_that_was_started_before_is_free();
+    a_pipe_that_others_share_is_written_behind_the_door();
 }
 
 fn what_is_forbidden_fails() {
@@ -150,6 +173,36 @@ fn a_service_that_was_started_before_is_free() {
     println!("what was started before is free ... ok");
 }
 
+/// In both ways: asked not to wait, and through a pipe of our own once somebody has spliced into it.
+fn a_pipe_that_others_share_is_written_behind_the_door() {
+    let mut child = fork_pump(|| {
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        rustix::fs::fchmod(&writer, rustix::fs::Mode::empty()).expect("it is ours");
+        without_overriding();
+        let copy = writer.try_clone().expect("a copy");
+        let shared = LocalFd::adopt(copy, Direction::Out).expect("adopted");
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        close(Confinement::On, false);
+        let bytes = [7; 20_000];
+        assert_eq!(shared.write(&bytes).ok(), Some(bytes.len()), "asked");
+        rustix::io::write(&to, b"x").expect("written");
+        splice(&from, None, &writer, None, 1, SpliceFlags::empty()).expect("spliced");
+        assert_eq!(shared.write(&bytes).ok(), Some(bytes.len()), "spliced");
+        assert_eq!(rustix::io::read(&reader, &mut [0; 50_000]).ok(), Some(40_001));
+        0
+    })
+    .expect("fork");
+    assert_eq!(child.wait().expect("wait"), 0);
+    println!("a pipe that others share is written ... ok");
+}
+
+/// Nothing may be opened any more that its mode forbids.
+fn without_overriding() {
+    let mut sets = capabilities(None).expect("capabilities");
+    sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    set_capabilities(None, sets).expect("fewer");
+}
+
 /// The exit status of a process that tries this.
 fn status(confinement: Confinement, lends: bool, attempt: Attempt) -> i32 {
     let mut child = fork_pump(|| {
@@ -166,7 +219,7 @@ fn status(confinement: Confinement, lends: bool, attempt: Attempt) -> i32 {
 
 fn before() -> Before {
     let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
-    let _listener = UnixListener::bind(folder.path().join("door")).expect("a door");
+    let _listener = UnixListener::bind(folder.path().join("socket")).expect("a listener");
     let post = UnixDatagram::bind(folder.path().join("post")).expect("a post");
     std::mem::forget(post);
     let datagrams = UnixDatagram::unbound().expect("a socket");
@@ -176,10 +229,12 @@ fn before() -> Before {
     let mut child = Command::new("sh");
     child.args(["-c", "read line; cat /etc/passwd >/dev/null && env true && exit 7"]);
     let child = child.stdin(std::process::Stdio::piped()).spawn().expect("a child");
-    Before { folder, _listener, unconnected, datagrams, child }
+    let file = tempfile::tempfile_in(folder.path()).expect("a file");
+    let pipe = rustix::pipe::pipe().expect("a pipe");
+    Before { folder, _listener, unconnected, datagrams, file, pipe, child }
 }
 
-/// Prepares a call and closes the door, as every call does.
+/// Prepares a call and confines this process, as every call does.
 fn close(confinement: Confinement, lends: bool) {
     let folder = tempfile::tempdir_in(ROOT.get().expect("made")).expect("a folder");
     let (ours, theirs) = channels(folder.path());

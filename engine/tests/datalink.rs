@@ -41,6 +41,26 @@ fn a_server_that_closes_and_has_no_successor_ends_the_wait_with_that_reason() {
     }
 }
 
+/// Where only ours meet, a server that is killed is no reason to wait for another one: not before it has shared its
+/// memory, and not after.
+#[test]
+fn a_server_that_is_gone_ends_the_wait_within_a_second() {
+    let begun = Instant::now();
+    for accepts in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, client) = transports(Kind::Shm, dir.path());
+        let old = server.listen(2, 513, Sizes::both(4096)).unwrap();
+        let found = datalink::Found::look(&client, 1, 513, LIMIT).unwrap();
+        if accepts {
+            drop(old.accept_within(LIMIT).unwrap());
+        } else {
+            drop(old);
+        }
+        assert!(found.greet(LIMIT).is_err());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn nobody_is_waited_for_longer_than_said() {
     for kind in KINDS {

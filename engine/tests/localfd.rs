@@ -1,9 +1,12 @@
 //! Local descriptors, in a program of their own: a process that another test starts would hold copies of these pipes.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use engine::localfd::{Direction, LocalFd};
 use rustix::fs::{self, OFlags};
+use rustix::pipe::{SpliceFlags, splice};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 #[test]
 fn a_pipe_keeps_its_flags_and_ours_does_not_block() {
@@ -99,7 +102,7 @@ fn a_read_error_is_an_end_on_a_terminal_only() {
 fn a_terminal_is_not_read_before_it_is_readable() {
     let (_master, side) = terminal();
     let ours = LocalFd::adopt(side, Direction::In).unwrap();
-    assert!(ours.may_try() && !ours.may_try_reading() && !ours.never_waits());
+    assert!(ours.may_try() && !ours.may_try_reading());
     // It controls nobody, so nobody is in its background.
     assert!(!ours.is_in_background());
     let (pipe, _writer) = rustix::pipe::pipe().unwrap();
@@ -129,4 +132,109 @@ fn what_is_left_in_a_closed_pipe_is_known() {
     assert_eq!(left.held(), 1);
     drop(r);
     assert_eq!(left.held(), 0);
+}
+
+/// A pipe whose ends cannot be opened anew by this thread, as if another user had made it.
+fn foreign_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    fs::fchmod(&writer, fs::Mode::empty()).unwrap();
+    let mut sets = capabilities(None).unwrap();
+    sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    set_capabilities(None, sets).unwrap();
+    (reader, writer)
+}
+
+/// Takes away what lets a pipe be asked not to wait.
+fn spliced_into(writer: &OwnedFd) {
+    let (from, to) = rustix::pipe::pipe().unwrap();
+    rustix::io::write(&to, b"x").unwrap();
+    assert_eq!(splice(&from, None, writer, None, 1, SpliceFlags::empty()), Ok(1));
+}
+
+fn is_blocking(fd: &OwnedFd) -> bool {
+    !fs::fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK)
+}
+
+#[test]
+fn a_pipe_of_another_user_is_written_in_large_pieces_without_waiting() {
+    let (reader, writer) = foreign_pipe();
+    let ours = LocalFd::adopt(writer.try_clone().unwrap(), Direction::Out).unwrap();
+    assert!(ours.may_try());
+    assert_eq!(ours.write(&[7; 100_000]).unwrap(), 65_536);
+    assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert!(is_blocking(&writer) && is_blocking(&reader));
+    drop(reader);
+    assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// Every byte once, and in order, whatever the reader takes at a time and wherever the way changes.
+#[test]
+fn a_pipe_that_others_splice_into_goes_on_in_large_pieces() {
+    let (reader, writer) = foreign_pipe();
+    let ours = LocalFd::adopt(writer.try_clone().unwrap(), Direction::Out).unwrap();
+    let sent: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
+    let (mut at, mut largest) = (0, 0);
+    let (mut got, mut buffer) = (Vec::new(), vec![0; 30_011]);
+    let mut read = |got: &mut Vec<u8>| {
+        let n = rustix::io::read(&reader, &mut buffer).unwrap();
+        got.extend_from_slice(&buffer[..n]);
+    };
+    at += ours.write(&sent[..10]).unwrap();
+    read(&mut got);
+    spliced_into(&writer);
+    read(&mut Vec::new());
+    while got.len() < sent.len() {
+        match ours.write(&sent[at..]) {
+            Ok(n) => {
+                at += n;
+                largest = largest.max(n);
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert!(is_blocking(&writer));
+        read(&mut got);
+    }
+    assert!(got == sent, "wrong bytes");
+    assert_eq!(largest, 65_536);
+    drop(reader);
+    assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+/// No FIFO can be asked not to wait.
+#[test]
+fn a_fifo_of_another_user_is_written_in_large_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    fs::mknodat(fs::CWD, &path, fs::FileType::Fifo, fs::Mode::RWXU, 0).unwrap();
+    let fifo = fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, fs::Mode::empty()).unwrap();
+    fs::fchmod(&fifo, fs::Mode::empty()).unwrap();
+    drop(foreign_pipe());
+    let ours = LocalFd::adopt(fifo.try_clone().unwrap(), Direction::Out).unwrap();
+    assert_eq!(ours.write(&[7; 100_000]).unwrap(), 65_536);
+    assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let mut buffer = vec![0; 100_000];
+    assert_eq!(rustix::io::read(&fifo, &mut buffer).unwrap(), 65_536);
+    assert!(buffer[..65_536].iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_pipe_of_another_user_is_read_without_waiting_until_others_splice() {
+    let (reader, writer) = foreign_pipe();
+    let ours = LocalFd::adopt(reader.try_clone().unwrap(), Direction::In).unwrap();
+    let mut buffer = [0; 8];
+    assert_eq!(ours.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    rustix::io::write(&writer, b"abc").unwrap();
+    let (from, to) = rustix::pipe::pipe().unwrap();
+    assert_eq!(splice(&reader, None, &to, None, 1, SpliceFlags::empty()), Ok(1));
+    drop((from, to));
+    // Perhaps it cannot be asked any more: then it is read once it is said to be ready.
+    let read = ours.read(&mut buffer).or_else(|error| {
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(!ours.may_try());
+        ours.read(&mut buffer)
+    });
+    assert_eq!((read.unwrap(), &buffer[..2]), (2, &b"bc"[..]));
+    assert!(is_blocking(&reader));
+    drop(writer);
+    assert_eq!(ours.read(&mut buffer).unwrap(), 0);
 }

@@ -3,6 +3,8 @@
 //! `fish/vendor_completions.d/NAME.fish`: what belongs under `share`.
 #![forbid(unsafe_code)]
 
+mod names;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +15,7 @@ use cli::programs::Page;
 
 /// Writes manual pages and completions.
 #[derive(Parser)]
-struct Args {
+struct ManualArgs {
     /// The `share` folder
     folder: PathBuf,
     /// Only those of these programs; names that nobody knows have none
@@ -21,7 +23,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { folder, programs } = Args::parse();
+    let ManualArgs { folder, programs } = ManualArgs::parse();
     match write(&folder, &programs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -38,6 +40,9 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
         for (shell, place) in SHELLS {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut page.command(), name, &mut text);
+            if shell == Shell::Bash {
+                text.extend(names::bash(name, &text).into_iter().flat_map(String::into_bytes));
+            }
             put(&folder.join(place.replace("NAME", name)), &text)?;
         }
     }
@@ -46,7 +51,7 @@ fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
 
 /// Every program that has a page of the manual, by name.
 fn pages() -> impl Iterator<Item = (&'static str, &'static Page)> {
-    let programs = [cli::programs::PROGRAMS, lab::PROGRAMS, bench::PROGRAMS].into_iter().flatten();
+    let programs = lab::TABLES.into_iter().chain([bench::PROGRAMS]).flatten();
     programs.filter_map(|program| Some((program.name, program.page.as_ref()?)))
 }
 

@@ -52,17 +52,17 @@ fn run(args: &[String]) -> Outcome {
         transport.connect(peer as u32, port as u32)?.connect_within(LOST)
     };
     match (verb.as_str(), &numbers[..]) {
-        ("serve", &[peer, port, left, right]) => serve(listen(peer, port, left, right)?),
+        ("serve", &[peer, port, left, right]) => echo(listen(peer, port, left, right)?),
         ("join", &[peer, port, up, down]) => join(connect(peer, port)?, up, down),
-        ("orders-serve", &[peer, port]) => orders()
-            .enumerate()
-            .try_for_each(|(i, (left, right))| serve(listen(peer, port + i, left, right)?)),
+        ("orders-serve", &[peer, port]) => {
+            orders().enumerate().try_for_each(|(i, (left, right))| echo(listen(peer, port + i, left, right)?))
+        }
         ("orders-join", &[peer, port]) => orders().enumerate().try_for_each(|(i, (left, right))| {
             let channel = connect(peer, port + i)?;
             join(channel, 3 * left + 7, 3 * right + 7)
         }),
         ("churn-serve", &[peer, port, count]) => {
-            (0..count).try_for_each(|_| serve(listen(peer, port, 4096, 4096)?))
+            (0..count).try_for_each(|_| echo(listen(peer, port, 4096, 4096)?))
         }
         ("churn-join", &[peer, port, count]) => (0..count).try_for_each(|_| join(connect(peer, port)?, 1, 1)),
         ("hold-serve", &[peer, port]) => hold(listen(peer, port, 4096, 4096)?, port),
@@ -100,7 +100,7 @@ impl Pattern {
     }
 }
 
-fn serve(mut channel: Channel) -> Outcome {
+fn echo(mut channel: Channel) -> Outcome {
     let start = Instant::now();
     let mut sizes = [0; 16];
     receive(&mut channel, &mut sizes)?;

@@ -12,13 +12,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::channel::Channel;
 use crate::error::Error;
-use crate::patience::Patience;
+use crate::spin::Spin;
 
 /// A channel whose `read` and `write` wait.
 #[derive(Debug)]
 pub struct Blocking {
     channel: Channel,
-    patience: Patience,
+    spin: Spin,
     moved: u64,
     sleeps: u64,
 }
@@ -26,8 +26,8 @@ pub struct Blocking {
 impl Blocking {
     /// Takes a channel over.
     pub fn new(channel: Channel) -> Blocking {
-        let patience = Patience::new(channel.is_far());
-        Blocking { channel, patience, moved: 0, sleeps: 0 }
+        let spin = Spin::new(channel.is_far());
+        Blocking { channel, spin, moved: 0, sleeps: 0 }
     }
 
     /// The channel, for its counters and its state.
@@ -84,13 +84,13 @@ impl Blocking {
     /// Looks a few times for data beyond `data` bytes, or `room` bytes of room, and sleeps when there are none.
     fn wait(&mut self, data: Option<usize>, room: usize) -> Result<(), Error> {
         let began = Instant::now();
-        let looks = if self.channel.is_stream() { 0 } else { self.patience.looks(self.moved) };
+        let looks = if self.channel.is_stream() { 0 } else { self.spin.looks(self.moved) };
         if looks > 0 {
             self.channel.flush()?;
         }
         for _ in 0..looks {
             if self.channel.is_coming(data, room)? {
-                self.patience.found(began.elapsed());
+                self.spin.found(began.elapsed());
                 return Ok(());
             }
             rustix::thread::sched_yield();
@@ -106,7 +106,7 @@ impl Blocking {
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(Error::io("waiting for the link")(error.into())),
         }
-        self.patience.slept(looks, looked - began, looked.elapsed());
+        self.spin.slept(looks, looked - began, looked.elapsed());
         Ok(())
     }
 }

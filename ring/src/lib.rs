@@ -17,7 +17,7 @@
 //! | `trim` | giving the memory of an empty ring back |
 //! | [`link`] | the notify protocol, liveness, and what differs by transport |
 //! | [`channel`] | both rings and their link |
-//! | [`patience`] | how often to look again before a sleep |
+//! | [`spin`] | how often to look again before a sleep |
 //! | [`blocking`] | a channel as a plain reader and writer |
 //! | [`transport`] | choosing and meeting: `shm`, `socket`, `xen` |
 //! | `xendev` | the devices of a Xen guest, by plain ioctls or by Xen's C libraries |
@@ -36,10 +36,10 @@ pub mod link;
 mod loom_tests;
 mod mapping;
 mod page;
-pub mod patience;
 pub mod producer;
 mod region;
 pub mod spans;
+pub mod spin;
 pub mod transport;
 mod trim;
 #[cfg(feature = "xen")]
@@ -53,7 +53,7 @@ pub use consumer::Consumer;
 pub use error::{BadIndex, Error};
 pub use layout::{Order, Orders, Sizes};
 pub use link::{Counters, Habits, Link};
-pub use patience::Patience;
 pub use producer::Producer;
 pub use spans::{Access, Spans};
-pub use transport::{Appeared, Connector, Doorway, Kind, Listener, Rings, Transport, Warden};
+pub use spin::Spin;
+pub use transport::{Appeared, Connector, DomainMonitor, Kind, Listener, Rings, ServerWatch, Transport};

@@ -14,6 +14,9 @@ pub enum Access {
     File,
     /// `recvmsg`/`sendmsg` with `MSG_DONTWAIT`: a socket, whatever its flags.
     Socket,
+    /// `preadv2`/`pwritev2` with `RWF_NOWAIT`: a pipe in blocking mode. `Unsupported`, and nothing was done, where the
+    /// kernel does not know how: before Linux 6.4, and on any description but the one that `pipe(2)` returned.
+    Nowait,
 }
 
 /// Most pieces in one list: 1 MiB in chunks of 64 KiB, and one more for the wrap, fit with ease.
@@ -27,6 +30,8 @@ pub struct Spans<'a> {
     bytes: usize,
     /// Some of the pages are another domain's.
     foreign: bool,
+    /// Some of it is this process's own memory, which is only read.
+    has_own: bool,
     ring: PhantomData<&'a Region>,
 }
 
@@ -34,7 +39,14 @@ impl<'a> Spans<'a> {
     /// An empty list.
     pub fn new() -> Spans<'a> {
         const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        Spans { list: [EMPTY; MAX_SPANS], count: 0, bytes: 0, foreign: false, ring: PhantomData }
+        Spans {
+            list: [EMPTY; MAX_SPANS],
+            count: 0,
+            bytes: 0,
+            foreign: false,
+            has_own: false,
+            ring: PhantomData,
+        }
     }
 
     /// Sum of the pieces.
@@ -45,6 +57,24 @@ impl<'a> Spans<'a> {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Appends private memory of this process, for [`Spans::drain_to`] only. `false`: there is no place for it.
+    pub fn push_own(&mut self, bytes: &'a [u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Some(place) = self.list.get_mut(self.count) else { return false };
+        *place = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        self.count += 1;
+        self.bytes += bytes.len();
+        self.has_own = true;
+        true
+    }
+
+    /// Whether there is private memory in it, which nothing may be read into.
+    pub fn has_own(&self) -> bool {
+        self.has_own
     }
 
     pub(crate) fn push(&mut self, region: &'a Region, base: usize, pieces: [(usize, usize); 2]) -> bool {
@@ -66,10 +96,15 @@ impl<'a> Spans<'a> {
 
     /// Reads from `fd` into the pieces. `Ok(0)` is the end of the stream, `WouldBlock` an empty one.
     pub fn fill_from(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
+        if self.has_own {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         check(match access {
             // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped) that this side
-            // reserved; the kernel writes at most their lengths and keeps nothing after the call.
+            // reserved, and no private memory; the kernel writes at most their lengths and keeps nothing after the call.
             Access::File => unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            // SAFETY: as above.
+            Access::Nowait => unsafe { self.nowait(libc::SYS_preadv2, fd) },
             Access::Socket => {
                 let mut msg = self.message();
                 // SAFETY: as above; `msg` has no name and no control buffer, so nothing else is written,
@@ -85,9 +120,11 @@ impl<'a> Spans<'a> {
     /// must ignore `SIGPIPE` for pipes (Rust programs do).
     pub fn drain_to(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
         check(match access {
-            // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel only
+            // SAFETY: `list[..count]` are live ring pieces or private bytes (`'a` keeps both); the kernel only
             // reads them. The peer may change them meanwhile: its own stream then carries what it wrote.
             Access::File => unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.count as i32) },
+            // SAFETY: as above.
+            Access::Nowait => unsafe { self.nowait(libc::SYS_pwritev2, fd) },
             Access::Socket => {
                 let msg = self.message();
                 // SAFETY: as above, and `msg` has no name and no control data.
@@ -102,7 +139,7 @@ impl<'a> Spans<'a> {
     /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes. Pages that
     /// another domain granted are refused: see `Region::foreign`.
     pub fn lend_to(&self, pipe: BorrowedFd<'_>) -> io::Result<usize> {
-        if self.foreign {
+        if self.foreign || self.has_own {
             return Err(io::ErrorKind::Unsupported.into());
         }
         // SAFETY: `list[..count]` are live ring pieces (`'a` keeps the region mapped); the kernel takes references
@@ -114,9 +151,22 @@ impl<'a> Spans<'a> {
 
     /// The list for a submission queue entry: address and count of `iovec`s.
     ///
-    /// The caller must reap the completion before the list, or the half it came from, is dropped.
+    /// The caller must reap the completion before the list, or the half it came from, is dropped, and must not read into one
+    /// that [has own memory](Spans::has_own).
     pub fn as_raw(&self) -> (*const libc::iovec, u32) {
         (self.list.as_ptr(), self.count as u32)
+    }
+
+    /// `preadv2` or `pwritev2` where the descriptor is, without waiting. Not every C library has them.
+    ///
+    /// # Safety
+    /// As for `readv` or `writev` on the list.
+    unsafe fn nowait(&self, call: libc::c_long, fd: BorrowedFd<'_>) -> isize {
+        const HERE: libc::c_long = -1; // both halves of the offset
+        let (list, count) = (self.list.as_ptr(), self.count as libc::c_long);
+        let flags = libc::c_long::from(libc::RWF_NOWAIT);
+        // SAFETY: the caller's, and the arguments are those that both calls take.
+        unsafe { libc::syscall(call, fd.as_raw_fd(), list, count, HERE, HERE, flags) as isize }
     }
 
     fn message(&self) -> libc::msghdr {

@@ -26,7 +26,7 @@ impl Library {
 
 impl Library {
     /// Offers a connection below this path of our folder in xenstore.
-    pub(crate) fn serve(self, peer: u32, path: &CStr, left: usize, right: usize) -> Option<Vchan> {
+    pub(crate) fn listen(self, peer: u32, path: &CStr, left: usize, right: usize) -> Option<Vchan> {
         // SAFETY: the path is a C string; a null pointer means no logger.
         Vchan::new(self, unsafe {
             (self.0.libxenvchan_server_init)(std::ptr::null_mut(), peer as c_int, path.as_ptr(), left, right)

@@ -111,7 +111,7 @@ fn socket_services() {
         let path = lab.layout().services("vault").join("test.Socket");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let service = std::thread::spawn(move || serve_once(&listener));
+        let service = std::thread::spawn(move || answer_once(&listener));
         let said = call(lab, "work", "vault", "test.Socket+x", b"from the caller");
         assert_said(mixture, &said, 0, "from the service");
         assert_eq!(service.join().unwrap(), b"test.Socket+x work\0from the caller", "{mixture}");
@@ -120,7 +120,7 @@ fn socket_services() {
 }
 
 /// Takes one call, hears it to its end, and answers.
-fn serve_once(listener: &UnixListener) -> Vec<u8> {
+fn answer_once(listener: &UnixListener) -> Vec<u8> {
     let (mut stream, _) = listener.accept().unwrap();
     let mut heard = Vec::new();
     std::io::Read::read_to_end(&mut stream, &mut heard).unwrap();

@@ -19,7 +19,9 @@
 //! | [`handshake`] | who speaks which version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
+//! | [`r2`] | protocol 1, the wire of releases R1 and R2 |
 //! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
+//! | [`remote`] | calls to qubes of another machine: frames, requests, OpenSSH's multiplexing |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
@@ -37,6 +39,8 @@ pub mod frame;
 pub mod handshake;
 pub mod header;
 pub mod names;
+pub mod r2;
+pub mod remote;
 pub mod shares;
 pub mod stream;
 pub mod trigger;

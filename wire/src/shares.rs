@@ -21,21 +21,21 @@ pub struct Shares {
 
 /// Why a source gets no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crowd {
+pub struct TooManyCalls {
     /// Whose calls they are.
     source: DomainId,
     his: usize,
     total: usize,
 }
 
-impl fmt::Display for Crowd {
+impl fmt::Display for TooManyCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, his, total } = self;
         write!(f, "domain {source} has {his} calls here, of {total} in all: more are refused")
     }
 }
 
-impl core::error::Error for Crowd {}
+impl core::error::Error for TooManyCalls {}
 
 impl Shares {
     /// So many in all; whatever is said, dom0 and one other have one.
@@ -48,7 +48,7 @@ impl Shares {
     ///
     /// # Errors
     /// It has its share.
-    pub fn take(&mut self, source: DomainId) -> Result<(), Crowd> {
+    pub fn take(&mut self, source: DomainId) -> Result<(), TooManyCalls> {
         let his = self.of(source);
         let dom0 = self.of(DomainId::DOM0);
         let fits = if source == DomainId::DOM0 {
@@ -58,7 +58,7 @@ impl Shares {
             his < self.max.saturating_sub(kept).saturating_sub(self.total)
         };
         if !fits {
-            return Err(Crowd { source, his, total: self.total });
+            return Err(TooManyCalls { source, his, total: self.total });
         }
         self.taken.insert(source, his.saturating_add(1));
         self.total = self.total.saturating_add(1);
@@ -103,8 +103,8 @@ mod tests {
         // 10 are dom0's.
         assert_eq!([1, 2, 3, 4, 5, 6, 7].map(|source| fill(&mut shares, source)), [35, 18, 9, 4, 2, 1, 1]);
         assert_eq!((fill(&mut shares, 8), fill(&mut shares, 0)), (0, 10));
-        let crowd = shares.take(DomainId(1)).unwrap_err();
-        assert_eq!(crowd.to_string(), "domain 1 has 35 calls here, of 80 in all: more are refused");
+        let too_many = shares.take(DomainId(1)).unwrap_err();
+        assert_eq!(too_many.to_string(), "domain 1 has 35 calls here, of 80 in all: more are refused");
         // What one gives back is there for others.
         (0..20).for_each(|_| shares.give_back(DomainId(1)));
         assert_eq!((fill(&mut shares, 8), fill(&mut shares, 1)), (10, 0));

@@ -9,45 +9,19 @@
 //!
 //! Source: the kernel's `Documentation/usb/usbip_protocol.rst`, and what Linux 6.1 and 6.12 do.
 
+mod descriptors;
 mod filter;
 mod header;
 mod line;
 mod packets;
 mod pending;
+mod rules;
 
 pub use filter::{Event, Filter, Side};
 pub use header::{Answer, Command, Direction, HEADER_LEN, MAX_LENGTH, MAX_PACKETS, Submit, Submitted};
 pub use line::{AttachLine, LINE_MAX, Speed};
 pub use packets::{PACKET_LEN, Packet};
-
-/// What a [`Filter`] lets through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    /// Most requests without an answer.
-    pub pending: usize,
-    /// Most bytes of buffers that these requests have together.
-    pub buffers: u64,
-    /// Most isochronous packets of these requests together.
-    pub packets: usize,
-    /// Control requests of the vendor's own kind, which firmware updates often are.
-    pub vendor_requests: bool,
-    /// SET_CONFIGURATION to another configuration than the first that was set.
-    pub other_configurations: bool,
-}
-
-impl Default for Rules {
-    /// Everything that a device may do, within bounds far above what drivers of Linux were seen to need: 301 requests
-    /// in flight, 1 MiB each.
-    fn default() -> Self {
-        Self {
-            pending: 4096,
-            buffers: 256 << 20,
-            packets: 64 << 10,
-            vendor_requests: true,
-            other_configurations: true,
-        }
-    }
-}
+pub use rules::{Classes, Rules};
 
 /// Why a stream is refused. Names the field, never its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +50,12 @@ pub enum Violation {
     /// [`Rules::other_configurations`] is off.
     #[error("another configuration, which is not allowed here")]
     Configuration,
+    /// An interface, or a whole device, of a class that [`Rules::classes`] does not list.
+    #[error("the device has a class that is not allowed here")]
+    Class,
+    /// [`Rules::firmware`] is off.
+    #[error("a request to an interface for firmware, or to one that no descriptor has shown")]
+    Firmware,
     /// The stream ends inside the first line or a message.
     #[error("the stream ends within a message")]
     Cut,

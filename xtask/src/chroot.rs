@@ -83,18 +83,21 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
         skipped("chroot", &format!("there is no system to install in: {failure}"));
         return Ok(());
     }
-    let (lab, sides): (Vec<_>, Vec<_>) = packages.iter().partition(|(package, _)| package.side == Side::Lab);
+    let (plain, sides): (Vec<_>, Vec<_>) =
+        packages.iter().partition(|(package, _)| !package.side.has_group());
     let empty = system.files()?;
-    for (package, file) in &lab {
+    for (package, file) in &plain {
         system.install(package, file)?;
         system.try_programs(package.side)?;
-        system.step("a call of the lab's own programs", LAB_CALL)?;
+        if package.side == Side::Lab {
+            system.step("a call of the lab's own programs", LAB_CALL)?;
+        }
         system.remove_copy()?;
     }
     for (package, file) in sides {
         system.try_out(package, file, !options.no_pam)?;
     }
-    for (package, _) in &lab {
+    for (package, _) in &plain {
         system.step(&format!("purge {}", package.name), &format!("dpkg --purge {}", package.name))?;
     }
     system.as_before(&empty)?;
@@ -104,7 +107,9 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
 
 /// Whether people call it: the others are called with words of a fixed form, and have no manual page.
 fn has_options(program: &str) -> bool {
-    !["qubes-rpc-multiplexer", "qubes-policy-admin"].iter().any(|other| program.ends_with(other))
+    const BARE: [&str; 4] =
+        ["qubes-rpc-multiplexer", "qubes-policy-admin", "qubes-sync-clock", "qubes-vmexec"];
+    !BARE.iter().any(|other| program.ends_with(other))
 }
 
 /// Installs the package again over itself, its units disabled.

@@ -1,4 +1,4 @@
-//! Every test that `docs/conformance.md` names exists and is run by `cargo test`.
+//! Every test that `docs/conformance.md` and `docs/services.md` name exists and is run by `cargo test`.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,23 @@ use std::path::Path;
 use crate::sources::rust_files;
 use crate::steps::{Failure, root};
 
+/// Pages whose tables name tests.
+const PAGES: [&str; 2] = ["docs/conformance.md", "docs/services.md"];
+
 pub(crate) fn check() -> Result<Vec<String>, Failure> {
     let root = root();
-    let name = "docs/conformance.md";
+    let mut complaints = Vec::new();
+    for name in PAGES {
+        complaints.extend(of_page(&root, name)?);
+    }
+    Ok(complaints)
+}
+
+fn of_page(root: &Path, name: &str) -> Result<Vec<String>, Failure> {
     let text = fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))?;
     let is_there = |path: &str, function: &str| {
         let Ok(source) = fs::read_to_string(root.join(path)) else { return false };
-        is_run(&source, function, || called_by_its_harness(&root, path, function))
+        is_run(&source, function, || called_by_its_harness(root, path, function))
     };
     Ok(missing(&text, is_there).into_iter().map(|test| format!("{name}: there is no {test}")).collect())
 }

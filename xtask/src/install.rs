@@ -22,6 +22,9 @@ pub(crate) enum Side {
     Dom0,
     /// Both
     All,
+    /// The programs that people type and the services behind them, for a qube without upstream's: with those, other
+    /// packages have these files
+    Tools,
     /// A machine on which calls are tried and measured: the lab and the benchmark, which neither dom0 nor a qube has
     Lab,
 }
@@ -29,10 +32,15 @@ pub(crate) enum Side {
 impl Side {
     fn wants(self, other: Side) -> bool {
         match (self, other) {
-            (Side::Lab, _) | (_, Side::Lab) => self == other,
+            (Side::Lab | Side::Tools, _) | (_, Side::Lab | Side::Tools) => self == other,
             (Side::All, _) | (_, Side::All) => true,
             _ => self == other,
         }
+    }
+
+    /// Whether its installation makes a group and starts units.
+    pub(crate) fn has_group(self) -> bool {
+        !matches!(self, Side::Lab | Side::Tools)
     }
 
     /// Whether an agent is installed that opens sessions for users.
@@ -119,8 +127,18 @@ const PROGRAMS: &[(Side, &str)] = &[
     (Side::All, "bin/qubes-policy-admin"),
     (Side::All, "bin/qubes-policy-editor"),
     (Side::All, "bin/qubes-policy-lint"),
+    (Side::Tools, "bin/qrexec-remote"),
+    (Side::Tools, "bin/qvm-connect-tcp"),
+    (Side::Tools, "bin/qvm-get-image"),
+    (Side::Tools, "bin/qvm-open-in-dvm"),
+    (Side::Tools, "bin/qvm-open-in-vm"),
+    (Side::Tools, "bin/qvm-run"),
+    (Side::Tools, "bin/qvm-run-vm"),
+    (Side::Tools, "bin/qubes-vmexec"),
+    (Side::Tools, "lib/qubes/qubes-sync-clock"),
     (Side::Lab, "bin/qrexec-lab"),
     (Side::Lab, "bin/qrexec-bench"),
+    (Side::Lab, "bin/qrexec-usb-sim"),
 ];
 
 /// Services of dom0 that the executable provides itself, by name.
@@ -137,11 +155,38 @@ const SERVICES: &[&str] = &[
     "policy.include.Replace",
 ];
 
-/// Links to sockets: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in his session.
+/// The executables of the tools, and which programs and services each of them is by name.
+const TOOLS: &[(&str, &[&str])] = &[
+    (
+        "qrexec-run",
+        &[
+            "qubes-sync-clock",
+            "qubes-vmexec",
+            "qubes.GetDate",
+            "qubes.Log",
+            "qubes.SetDateTime",
+            "qubes.VMExec",
+            "qubes.VMExecGUI",
+            "qubes.VMRootExec",
+            "qvm-connect-tcp",
+            "qvm-run",
+            "qvm-run-vm",
+        ],
+    ),
+    ("qrexec-remote", &["qrexec-remote", "qubesair.SSHProxy"]),
+    (
+        "qrexec-open",
+        &["qubes.OpenInVM", "qubes.OpenURL", "qvm-get-image", "qvm-open-in-dvm", "qvm-open-in-vm"],
+    ),
+];
+
+/// Links to sockets and ports: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in his session.
 const LINKS: &[(Side, &str, &str)] = &[
     (Side::All, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
     (Side::All, "/etc/qubes-rpc/policy.New", POLICY_AGENT),
     (Side::All, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
+    (Side::Tools, "/etc/qubes-rpc/qubes.ConnectTCP", "/dev/tcp/127.0.0.1"),
+    (Side::Tools, "/etc/qubes-rpc/qubes.UpdatesProxy", "/dev/tcp/127.0.0.1/8082"),
 ];
 
 /// Where `qrexec-policy-agent` takes questions.
@@ -152,6 +197,21 @@ const POLICY_AGENT: &str = "/var/run/qubes/policy-agent.sock";
 const FILES: &[(Side, &str, &str)] = &[
     (Side::Vm, DEBIANS, "/etc/pam.d/qrexec"),
     (Side::All, "qubes-rpc/qubes.WaitForSession", "/etc/qubes-rpc/qubes.WaitForSession"),
+    (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMShell"),
+    (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMRootShell"),
+    (Side::Tools, "man/qrexec-services.7", "share/man/man7/qrexec-services.7"),
+    (Side::Tools, "rpc-config/qubes.ConnectTCP", "/etc/qubes/rpc-config/qubes.ConnectTCP"),
+    (Side::Tools, "rpc-config/qubes.OpenInVM", "/etc/qubes/rpc-config/qubes.OpenInVM"),
+    (Side::Tools, "rpc-config/qubes.OpenURL", "/etc/qubes/rpc-config/qubes.OpenURL"),
+    (Side::Tools, "rpc-config/qubes.UpdatesProxy", "/etc/qubes/rpc-config/qubes.UpdatesProxy"),
+    (Side::Tools, "rpc-config/qubes.VMExecGUI", "/etc/qubes/rpc-config/qubes.VMExecGUI"),
+    (Side::Tools, "rpc-config/qubes.VMRootExec", "/etc/qubes/rpc-config/qubes.VMRootExec"),
+    (Side::Tools, "rpc-config/qubes.VMRootShell", "/etc/qubes/rpc-config/qubes.VMRootShell"),
+    (
+        Side::Tools,
+        "rpc-config/qubes.VMShell+WaitForSession",
+        "/etc/qubes/rpc-config/qubes.VMShell+WaitForSession",
+    ),
     (Side::All, "libexec/qrexec-policy-agent-autostart", "lib/qubes/qrexec-policy-agent-autostart"),
     (Side::Vm, "systemd/qubes-qrexec-agent.service", "lib/systemd/system/qubes-qrexec-agent.service"),
     (
@@ -198,6 +258,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     let built = match options.side {
         Side::Lab => lean::build_lab()?,
+        Side::Tools => lean::build_tools()?,
         side => lean::build(side.has_logins() && !options.no_pam)?,
     };
     let logins = Logins::of(&options.destdir);
@@ -223,7 +284,9 @@ impl Tree<'_> {
     }
 
     fn install(&self, built: &Built, dist: &Path) -> Result<(), Failure> {
-        if self.side != Side::Lab {
+        if self.side == Side::Tools {
+            self.tools(built)?;
+        } else if self.side != Side::Lab {
             write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
         }
         for path in self.side.programs() {
@@ -244,6 +307,19 @@ impl Tree<'_> {
         Ok(())
     }
 
+    /// The executables of the tools, and the services that they are by name.
+    fn tools(&self, built: &Built) -> Result<(), Failure> {
+        for (executable, names) in TOOLS {
+            let path = format!("lib/qubes/{executable}");
+            let from = built.own(executable).unwrap_or(&built.all);
+            write(&self.place(&path), &read(from)?, 0o755)?;
+            for name in names.iter().filter(|name| name.contains('.')) {
+                link(&self.prefix.join(&path), &self.place(&format!("/etc/qubes-rpc/{name}")))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Installs a file of `dist`.
     fn file(&self, dist: &Path, name: &str, path: &str) -> Result<(), Failure> {
         let from = dist.join(if name == DEBIANS { self.logins.file() } else { name });
@@ -258,6 +334,10 @@ impl Tree<'_> {
     /// Installs a program: its own executable in `lib/qubes` and a link to that in other places, or a link to the one
     /// that is all of them. Those of the lab are executables where they are typed.
     fn program(&self, path: &str, built: &Built) -> Result<(), Failure> {
+        let last = path.rsplit('/').next().unwrap_or(path);
+        if let Some((executable, _)) = TOOLS.iter().find(|(_, names)| names.contains(&last)) {
+            return link(&relative(path, &format!("lib/qubes/{executable}")), &self.place(path));
+        }
         // The oldest name of a program has underscores.
         let name = path.rsplit('/').next().unwrap_or(path).replace('_', "-");
         let home = if self.side == Side::Lab { path.to_owned() } else { format!("lib/qubes/{name}") };
@@ -366,8 +446,43 @@ mod tests {
             entries.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
         };
         assert_eq!((names(&dir), names(&dir.join("usr"))), (vec!["usr".into()], vec!["bin".into()]));
-        assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab"]);
+        assert_eq!(names(&dir.join("usr/bin")), ["qrexec-bench", "qrexec-lab", "qrexec-usb-sim"]);
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// Each name leads to an executable that knows it.
+    #[test]
+    fn the_tools_are_links_to_their_executables() {
+        let dir = tempfile::tempdir().unwrap();
+        let built = Built {
+            all: PathBuf::from("/bin/sh"),
+            lean: vec![("qrexec-run", "/bin/sh".into()), ("qrexec-open", "/bin/cat".into())],
+        };
+        let tree = Tree {
+            prefix: Path::new("/usr"),
+            destdir: dir.path(),
+            side: Side::Tools,
+            logins: Logins::Debian,
+        };
+        tree.install(&built, &root().join("dist")).unwrap();
+        for (name, executable) in [("qvm-run", "/bin/sh"), ("qvm-open-in-vm", "/bin/cat")] {
+            let installed = read(&dir.path().join("usr/bin").join(name)).unwrap();
+            assert!(installed == read(Path::new(executable)).unwrap(), "{name}");
+        }
+        let led = |name: &str| fs::read_link(dir.path().join("etc/qubes-rpc").join(name)).unwrap();
+        assert_eq!(led("qubes.VMExec"), Path::new("/usr/lib/qubes/qrexec-run"));
+        assert_eq!(led("qubes.OpenURL"), Path::new("/usr/lib/qubes/qrexec-open"));
+        assert_eq!(led("qubesair.SSHProxy"), Path::new("/usr/lib/qubes/qrexec-remote"));
+        assert_eq!(led("qubes.ConnectTCP"), Path::new("/dev/tcp/127.0.0.1"));
+        let config = fs::read_to_string(dir.path().join("etc/qubes/rpc-config/qubes.ConnectTCP")).unwrap();
+        assert!(config.contains("skip-service-descriptor=true"));
+        let mode = fs::metadata(dir.path().join("etc/qubes-rpc/qubes.VMRootShell")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o755);
+        let programs = Side::Tools.programs().filter_map(|path| path.rsplit('/').next());
+        let known = |name: &str| TOOLS.iter().any(|(_, names)| names.contains(&name));
+        assert!(programs.into_iter().all(known));
+        assert!(!dir.path().join("usr/lib/qubes/qrexec").exists());
+        assert!(dir.path().join("usr/share/man/man7/qrexec-services.7").exists());
     }
 
     /// What a user's session needs to answer for others: dom0's, and a GUI qube's.

@@ -68,6 +68,16 @@ pub(crate) fn build_lab() -> Result<Built, Failure> {
     Ok(Built { all: folder.join("qrexec-lab"), lean: names.map(|name| (name, folder.join(name))).into() })
 }
 
+/// The programs that people type: three executables, each several programs.
+pub(crate) fn build_tools() -> Result<Built, Failure> {
+    let names = ["qrexec-run", "qrexec-open", "qrexec-remote"];
+    for name in names {
+        step(name, &mut cargo(["build", "--release", "-p", name, "--bin", name]))?;
+    }
+    let folder = target_folder().join("release");
+    Ok(Built { all: folder.join("qrexec-run"), lean: names.map(|name| (name, folder.join(name))).into() })
+}
+
 impl Built {
     /// The executable that is this program and no other.
     pub(crate) fn own(&self, program: &str) -> Option<&Path> {

@@ -58,6 +58,13 @@ const PACKAGES: &[Package] = &[
         provides: "qubes-core-qrexec (= @field@), qubes-core-qrexec-dom0 (= @field@)",
     },
     Package {
+        name: "qrexec-rs-tools",
+        side: Side::Tools,
+        summary: "Commands and files in other qubes: qvm-run, qvm-open-in-vm and the services behind them",
+        replaces: "",
+        provides: "",
+    },
+    Package {
         name: "qrexec-rs-lab",
         side: Side::Lab,
         summary: "Qubes remote exec between VMs that are folders of one machine, and its benchmark",
@@ -72,6 +79,7 @@ const FIELD: &str = "4.4.2-1";
 /// Builds them; gives each with its file.
 pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>, Failure> {
     let (programs, lab) = (lean::build(!options.no_pam)?, lean::build_lab()?);
+    let tools = lean::build_tools()?;
     let out = root().join(&options.out);
     let mut built = Vec::new();
     let (version, architecture) = (version()?, said(Command::new("dpkg").arg("--print-architecture"))?);
@@ -79,13 +87,17 @@ pub(crate) fn run(options: &Options) -> Result<Vec<(&'static Package, PathBuf)>,
         let stage = out.join(package.name);
         let _ = fs::remove_dir_all(&stage);
         Tree { prefix: Path::new("/usr"), destdir: &stage, side: package.side, logins: Logins::Debian }
-            .fill(if package.side == Side::Lab { &lab } else { &programs })?;
+            .fill(match package.side {
+                Side::Lab => &lab,
+                Side::Tools => &tools,
+                _ => &programs,
+            })?;
         let libc = glibc::wanted_by(&stage)?;
         let control = control(package, &version, &architecture, &libc, !options.no_pam);
         write(&stage.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
         let conffiles: String = package.side.conffiles().map(|path| format!("{path}\n")).collect();
         write(&stage.join("DEBIAN/conffiles"), conffiles.as_bytes(), 0o644)?;
-        for script in SCRIPTS.iter().filter(|_| package.side != Side::Lab) {
+        for script in SCRIPTS.iter().filter(|_| package.side.has_group()) {
             let text = maintainer_script(script, package.side)?;
             write(&stage.join("DEBIAN").join(script), text.as_bytes(), 0o755)?;
         }
@@ -116,7 +128,7 @@ fn control(package: &Package, version: &str, architecture: &str, libc: &str, pam
     let pam =
         if pam && package.side.has_logins() { ", libpam0g, libpam-modules, libpam-runtime" } else { "" };
     // The installation makes a group.
-    let passwd = if package.side == Side::Lab { "" } else { ", passwd" };
+    let passwd = if package.side.has_group() { ", passwd" } else { "" };
     format!(
         "Package: {}\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\nPriority: optional\n\
          Maintainer: The authors of qrexec-rs <qrexec-rs@localhost>\n\
@@ -171,13 +183,13 @@ mod tests {
         let without =
             [(0, false), (1, true)].map(|(n, pam)| control(&PACKAGES[n], "1", "amd64", "2.34", pam));
         assert!(without.iter().all(|text| text.contains("libgcc-s1, passwd\n")), "{without:?}");
-        let lab = control(&PACKAGES[2], "1", "amd64", "2.34", true);
+        let lab = control(&PACKAGES[3], "1", "amd64", "2.34", true);
         assert!(lab.contains("libgcc-s1\nDescription"), "{lab}");
     }
 
     #[test]
     fn what_dpkg_runs_is_shell_with_every_name_in_it() {
-        let scripted = PACKAGES.iter().filter(|package| package.side != Side::Lab);
+        let scripted = PACKAGES.iter().filter(|package| package.side.has_group());
         for (package, script) in scripted.flat_map(|package| SCRIPTS.map(|script| (package, script))) {
             let text = maintainer_script(script, package.side).unwrap();
             assert!(!text.contains('@'), "{text}");

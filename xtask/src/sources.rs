@@ -18,6 +18,7 @@ const SAFE_CRATES: &[&str] = &[
     "daemon/core",
     "cli",
     "cli/copy",
+    "cli/remote",
     "cli/lab",
     "perf/bench",
 ];
@@ -35,6 +36,21 @@ const ONE_PLACE: &[(&str, &str, &str)] = &[
     ("libc::fork()", "engine/sys/src/process/fork.rs", "sys::process::fork_keeping"),
     ("seccompiler::apply_filter", "engine/sys/src/confine/filter.rs", "sys::confine"),
 ];
+
+/// Names that say nothing where each program and each room has its own: a search for one finds them all.
+const HOMONYMS: &[(&str, &str)] = &[
+    ("struct Args ", "the program's name in front"),
+    ("enum Args ", "the program's name in front"),
+    ("struct Client ", "whose client"),
+    ("enum Client ", "whose client"),
+    ("fn serve(", "what is done, as `accept_requests`"),
+];
+
+/// The one place that may be called so: the server's end of a data link.
+const SERVES: &str = "engine/src/datalink.rs";
+
+/// Folders of programs whose errors are still sentences.
+const SENTENCES: &[&str] = &["cli/copy/"];
 
 /// What a pure crate must not name: what reaches the system, and groups of names among which that could hide. Which other
 /// crates it may use, `layering` says.
@@ -76,6 +92,8 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
         complaints.extend(unsafe_complaint(&name, &text, &safety));
         complaints.extend(impure_complaint(&name, &text));
         complaints.extend(second_places(&name, &text));
+        complaints.extend(homonyms(&name, &text));
+        complaints.extend(sentence_complaint(&name, &text));
     }
     complaints.extend(forgotten_tests(&root)?);
     Ok(complaints)
@@ -125,17 +143,54 @@ fn impure_complaint(name: &str, text: &str) -> Option<String> {
     Some(format!("{name} is in a pure crate and says `{}`", line.trim()))
 }
 
-/// A second place for what has one. Tests, and tools that are not installed, may do as they like.
-fn second_places(name: &str, text: &str) -> Vec<String> {
+/// The lines of what is installed, without comments: tests, and tools that are not installed, may do as they like.
+fn installed_code<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
     let apart = ["xtask/", "perf/", "tests/", "benches/"];
-    if apart.iter().any(|folder| name.starts_with(folder))
-        || name.contains("/tests/")
-        || name.ends_with("tests.rs")
-    {
+    let is_apart = apart.iter().any(|folder| name.starts_with(folder));
+    if is_apart || name.contains("/tests/") || name.ends_with("tests.rs") {
         return Vec::new();
     }
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect()
+}
+
+/// Names that others have already.
+fn homonyms(name: &str, text: &str) -> Vec<String> {
+    let lines = installed_code(name, text);
+    let is_said = |what: &str| name != SERVES && lines.iter().any(|line| line.contains(what));
+    let said = HOMONYMS.iter().filter(|(what, _)| is_said(what));
+    said.map(|(what, instead)| format!("{name} says `{}`; call it by {instead}", what.trim())).collect()
+}
+
+/// An error that is a `String`: nobody who gets it can tell one from another. Types have the sentence as their `Display`.
+fn sentence_complaint(name: &str, text: &str) -> Option<String> {
+    let spared = SENTENCES.iter().any(|folder| name.starts_with(folder)) || name.ends_with("fuzzing.rs");
+    let lines = if spared { Vec::new() } else { installed_code(name, text) };
+    let is_error = |line: &&&str| {
+        line.contains("Result<") && [", String>", ", &'static str>"].iter().any(|end| is_last(line, end))
+    };
+    let line = lines.iter().find(is_error)?;
+    Some(format!("{name} has a sentence for an error, not a type: `{}`", line.trim()))
+}
+
+/// Whether a `Result` of this line ends so. A map of strings within it does not.
+fn is_last(line: &str, end: &str) -> bool {
+    let Some((_, result)) = line.split_once("Result<") else { return false };
+    let mut depth = 1_usize;
+    for (at, byte) in result.bytes().enumerate() {
+        match byte {
+            b'<' => depth = depth.saturating_add(1),
+            b'>' if depth == 1 => return result.get(..=at).is_some_and(|result| result.ends_with(end)),
+            b'>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A second place for what has one.
+fn second_places(name: &str, text: &str) -> Vec<String> {
+    let lines = installed_code(name, text);
     let is_said = |what: &str| lines.iter().any(|line| line.contains(what));
     let others = ONE_PLACE.iter().filter(|(what, place, _)| *place != name && is_said(what));
     others.map(|(what, _, instead)| format!("{name} says `{what}`: {instead} does that for all")).collect()
@@ -191,6 +246,26 @@ mod tests {
         assert!(second_places("ring/tests/a.rs", makes).is_empty());
         assert!(second_places("ring/src/a.rs", &format!("// {makes}\n#[cfg(test)]\n{makes}")).is_empty());
         assert_eq!(second_places("agent/src/a.rs", "UnixListener::bind(path)").len(), 1);
+    }
+
+    #[test]
+    fn an_error_is_a_type() {
+        let complaint = |line: &str| sentence_complaint("agent/src/a.rs", line);
+        assert!(complaint("fn f(a: &str) -> Result<(), String> {").is_some());
+        assert!(complaint("fn f() -> Result<Option<Map<String, u8>>, &'static str>;").is_some());
+        assert!(complaint("fn f() -> Result<BTreeMap<String, String>, Error> {").is_none());
+        assert!(complaint("fn f() -> io::Result<String> {").is_none());
+        assert!(complaint("#[cfg(test)]\nfn f() -> Result<(), String> {").is_none());
+        assert!(sentence_complaint("cli/copy/src/a.rs", "-> Result<(), String>").is_none());
+    }
+
+    #[test]
+    fn a_name_is_had_once() {
+        assert_eq!(homonyms("cli/src/a.rs", "struct Args {\nfn serve() {}").len(), 2);
+        assert!(
+            homonyms("cli/src/a.rs", "struct LintArgs {\n    Client(u8),\nfn serve_while() {").is_empty()
+        );
+        assert!(homonyms(SERVES, "pub fn serve(").is_empty());
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub enum Violation {
 
 /// A client whose request was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Client {
+enum RequestState {
     /// Its answer has not come.
     Waiting,
     /// It was told where to go. `None`: by a link that is gone, so its end interests nobody.
@@ -116,7 +116,7 @@ pub struct Core {
     link: Option<Version>,
     /// The daemon is there and its HELLO is not: it will be asked in a moment, in this order.
     held: Option<Vec<(ClientId, Trigger)>>,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, RequestState>,
     /// Running calls, with what the daemon is told when they end. Ports mean something only on the
     /// link that named them: `None` after that one is gone.
     calls: BTreeMap<CallId, Option<Endpoint>>,
@@ -154,11 +154,11 @@ impl Core {
         self.calls.values_mut().for_each(|endpoint| *endpoint = None);
         let outputs = &mut self.outputs;
         self.clients.retain(|&id, client| match client {
-            Client::Waiting => {
+            RequestState::Waiting => {
                 outputs.push_back(Output::Refuse(id, Refusal::LinkLost));
                 false
             }
-            Client::Connected(endpoint) => {
+            RequestState::Connected(endpoint) => {
                 *endpoint = None;
                 true
             }
@@ -190,12 +190,12 @@ impl Core {
             && held.len() < MAX_HELD
         {
             held.push((client, request.clone()));
-            self.clients.insert(client, Client::Waiting);
+            self.clients.insert(client, RequestState::Waiting);
             return;
         }
         match self.forward(client, request, busy) {
             Ok(message) => {
-                self.clients.insert(client, Client::Waiting);
+                self.clients.insert(client, RequestState::Waiting);
                 self.put(Output::Send(message));
             }
             Err(refusal) => {
@@ -211,9 +211,9 @@ impl Core {
             held.retain(|(id, _)| *id != client);
         }
         match self.clients.remove(&client) {
-            Some(Client::Connected(endpoint)) => self.terminated(endpoint),
+            Some(RequestState::Connected(endpoint)) => self.terminated(endpoint),
             // The daemon's answer will find nobody.
-            Some(Client::Waiting) | None => {}
+            Some(RequestState::Waiting) | None => {}
         }
     }
 
@@ -236,7 +236,7 @@ impl Core {
     fn connect(&mut self, ident: Ident, endpoint: Endpoint) -> Result<(), Violation> {
         check(endpoint)?;
         if let Some((id, client)) = self.waiting(ident) {
-            *client = Client::Connected(Some(endpoint));
+            *client = RequestState::Connected(Some(endpoint));
             self.put(Output::Connect(id, endpoint));
         } else if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
             // Its answer came before: the port may be the one that it uses.
@@ -251,7 +251,8 @@ impl Core {
 
     /// The daemon refuses a request, or takes back that it was allowed.
     fn refused(&mut self, ident: Ident) {
-        let connected = |number| matches!(self.clients.get(&ClientId(number)), Some(Client::Connected(_)));
+        let connected =
+            |number| matches!(self.clients.get(&ClientId(number)), Some(RequestState::Connected(_)));
         if let Some(number) = ident.number().filter(|number| connected(*number)) {
             return self.put(Output::Withdraw(ClientId(number)));
         }
@@ -265,9 +266,9 @@ impl Core {
     }
 
     /// The client whose request has this id and no answer yet.
-    fn waiting(&mut self, ident: Ident) -> Option<(ClientId, &mut Client)> {
+    fn waiting(&mut self, ident: Ident) -> Option<(ClientId, &mut RequestState)> {
         let id = ClientId(ident.number()?);
-        let client = self.clients.get_mut(&id).filter(|client| **client == Client::Waiting)?;
+        let client = self.clients.get_mut(&id).filter(|client| **client == RequestState::Waiting)?;
         Some((id, client))
     }
 

@@ -11,30 +11,30 @@ use engine::Installation;
 use engine::confine::Confinement;
 use engine::exec::{Services, Users};
 use engine::installation::Disagreement;
+use engine::log_source::speak_for;
 use engine::process::{Child, Signals, fork_keeping};
 use engine::reactor::{Event, Interest, Reactor};
-use engine::voice::speak_for;
 use ring::Transport;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
 
 use super::Options;
-use super::request::{Decoder, Request};
+use super::request::{BadRequest, Decoder, Request};
 use crate::call::Ground;
-use crate::door::{Door, Gate, max_guests};
 use crate::job::Job;
+use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::{EXIT_DONE, EXIT_FAILED, call};
 
 const SIGNALS: u64 = 0;
-const DOOR: u64 = 1;
+const LISTENER: u64 = 1;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 2;
 
 /// Only the user himself, and root, whose agent it is.
 const MODE: u32 = 0o600;
 
-/// Connections taken before everybody else has a turn; the door stays readable as long as more wait.
+/// Connections taken before everybody else has a turn; the listener stays readable as long as more wait.
 const ACCEPT_BATCH: usize = 64;
 
 /// How long a request may take.
@@ -70,7 +70,7 @@ enum Error {
     #[error("this user has no name: say where to listen")]
     NoUser,
     #[error("cannot listen at {}: {source}", path.display())]
-    Door { path: PathBuf, source: io::Error },
+    Listener { path: PathBuf, source: io::Error },
     #[error("cannot go into the background: {0}")]
     Background(io::Error),
     #[error("no event loop: {0}")]
@@ -84,26 +84,26 @@ fn run(options: &Options) -> Result<(), Error> {
     let transport = Transport::from_env()?;
     let installation = Installation::stated(transport.kind())?;
     let path = options.socket().ok_or(Error::NoUser)?;
-    let door = Door::open(&path, MODE).map_err(|source| Error::Door { path, source })?;
+    let listener = Listener::open(&path, MODE).map_err(|source| Error::Listener { path, source })?;
     let services = Services::from_env(Users::session(), installation);
     let confinement = Confinement::unless(options.no_confine);
     confinement.announce();
     if options.foreground {
-        return serve(&door, transport, services, confinement);
+        return accept_requests(&listener, transport, services, confinement);
     }
     let in_background = || {
-        let served = serve(&door, transport, services, confinement);
+        let served = accept_requests(&listener, transport, services, confinement);
         // This process drops nothing.
-        door.remove_file();
+        listener.remove_file();
         status(served)
     };
-    fork_keeping(&[door.as_fd()], in_background).map_err(Error::Background)?;
-    door.leave();
+    fork_keeping(&[listener.as_fd()], in_background).map_err(Error::Background)?;
+    listener.leave();
     Ok(())
 }
 
-fn serve(
-    door: &Door,
+fn accept_requests(
+    listener: &Listener,
     transport: Transport,
     services: Services,
     confinement: Confinement,
@@ -111,7 +111,7 @@ fn serve(
     let reactor = Reactor::new()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
     reactor.add(&signals, SIGNALS, Interest::Read)?;
-    reactor.add(door, DOOR, Interest::Read)?;
+    reactor.add(listener, LISTENER, Interest::Read)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("cannot tell the service manager that the fork server is ready: {error}");
     }
@@ -121,12 +121,12 @@ fn serve(
         confinement,
         reactor,
         signals,
-        gate: Gate::default(),
+        accept_pause: AcceptPause::default(),
         watched: BTreeMap::new(),
         asking: 0,
         next_token: FIRST_TOKEN,
     };
-    server.run(door)
+    server.run(listener)
 }
 
 /// Whatever has a descriptor and a token of its own.
@@ -153,7 +153,7 @@ struct Server {
     confinement: Confinement,
     reactor: Reactor,
     signals: Signals,
-    gate: Gate,
+    accept_pause: AcceptPause,
     watched: BTreeMap<u64, Watched>,
     asking: usize,
     next_token: u64,
@@ -161,11 +161,11 @@ struct Server {
 
 impl Server {
     /// Serves until a signal ends it. Calls that run go on.
-    fn run(mut self, door: &Door) -> Result<(), Error> {
+    fn run(mut self, listener: &Listener) -> Result<(), Error> {
         let mut events = Vec::new();
         loop {
             let now = Instant::now();
-            let deadlines = self.watched.values().filter_map(deadline).chain(self.gate.deadline());
+            let deadlines = self.watched.values().filter_map(deadline).chain(self.accept_pause.deadline());
             let timeout = deadlines.min().map(|next| next.saturating_duration_since(now));
             self.reactor.wait(timeout, &mut events)?;
             let now = Instant::now();
@@ -173,22 +173,22 @@ impl Server {
                 match *token {
                     SIGNALS if self.signals.take_next().map_err(Error::Signals)?.is_some() => return Ok(()),
                     SIGNALS => {}
-                    DOOR => self.accept(door, now),
+                    LISTENER => self.accept(listener, now),
                     token => self.on_thing(token),
                 }
             }
             self.on_time(now);
-            let room = self.asking < max_guests();
-            self.gate.adjust(&self.reactor, door, DOOR, room, now);
+            let room = self.asking < max_clients();
+            self.accept_pause.adjust(&self.reactor, listener, LISTENER, room, now);
         }
     }
 
-    fn accept(&mut self, door: &Door, now: Instant) {
+    fn accept(&mut self, listener: &Listener, now: Instant) {
         for _ in 0..ACCEPT_BATCH {
-            if self.asking >= max_guests() {
+            if self.asking >= max_clients() {
                 return;
             }
-            let Some(socket) = self.gate.let_in(door, now) else { return };
+            let Some(socket) = self.accept_pause.accept(listener, now) else { return };
             let trusted = engine::unix::peer_uid(&socket)
                 .is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
             if !trusted {
@@ -230,7 +230,7 @@ impl Server {
     fn start(&mut self, socket: OwnedFd, request: Request) {
         let Request { just, endpoint, command } = request;
         let job = Job::in_session(&self.services, just, endpoint, &command);
-        speak_for(&job.voice());
+        speak_for(&job.log_source());
         tracing::debug!("{}", job.label);
         let ground =
             Ground { transport: &self.transport, services: &self.services, confinement: self.confinement };
@@ -281,21 +281,30 @@ fn deadline(what: &Watched) -> Option<Instant> {
     }
 }
 
+/// Why a connection gave no request.
+#[derive(Debug, thiserror::Error)]
+enum NoRequest {
+    #[error("it ended before it was complete")]
+    Incomplete,
+    #[error("{0}")]
+    Receive(#[from] Errno),
+    #[error("{0}")]
+    Bad(#[from] BadRequest),
+}
+
 /// Reads what is there.
-fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, String> {
+fn hear(socket: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Request>, NoRequest> {
     let mut buffer = [0_u8; 4096];
     loop {
         let bytes = match rustix::net::recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err("it ended before it was complete".to_owned()),
+            Ok((0, _)) => return Err(NoRequest::Incomplete),
             Ok((count, _)) => buffer.get(..count).unwrap_or_default(),
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => continue,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         };
-        match decoder.feed(bytes) {
-            Ok(None) => {}
-            Ok(Some(request)) => return Ok(Some(request)),
-            Err(error) => return Err(error.to_string()),
+        if let Some(request) = decoder.feed(bytes)? {
+            return Ok(Some(request));
         }
     }
 }
@@ -315,7 +324,7 @@ mod tests {
             confinement: Confinement::On,
             reactor: Reactor::new().expect("reactor"),
             signals: Signals::block(&[Signal::TERM]).expect("signals"),
-            gate: Gate::default(),
+            accept_pause: AcceptPause::default(),
             watched: BTreeMap::new(),
             asking: 0,
             next_token: FIRST_TOKEN,

@@ -108,7 +108,7 @@ impl Lab {
     }
 
     /// Waits until the agent has its socket, which it makes after the handshake.
-    pub(crate) fn wait_for_door(&self) {
+    pub(crate) fn wait_for_socket(&self) {
         self.wait_for("agent", true);
     }
 

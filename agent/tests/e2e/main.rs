@@ -43,7 +43,7 @@ fn main() {
         ("daemons_of_every_version_are_served", daemons_of_every_version_are_served),
         ("a_lost_link_costs_only_who_waits", a_lost_link_costs_only_who_waits),
         ("calls_wait_for_the_session", calls_wait_for_the_session),
-        ("the_door_opens_after_the_hello", the_door_opens_after_the_hello),
+        ("the_socket_appears_after_the_hello", the_socket_appears_after_the_hello),
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
         ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
         ("a_forced_user_gets_a_session_of_his_own", fork_server::a_forced_user_gets_a_session_of_his_own),
@@ -186,7 +186,7 @@ fn the_first_call_wakes_the_memory_balancing() {
 fn requests_go_to_dom0_and_answers_come_back() {
     let lab = Lab::start();
     let mut daemon = lab.daemon();
-    lab.wait_for_door();
+    lab.wait_for_socket();
     let ask = |daemon: &mut lab::Daemon| {
         let mut program = lab.program();
         program.write_all(&request("test.Add+1").encode(Version::V4).expect("fits")).expect("write");
@@ -223,10 +223,10 @@ fn requests_go_to_dom0_and_answers_come_back() {
 
 fn daemons_of_every_version_are_served() {
     for (version, form) in [(Version::V2, 0x210), (Version::V3, 0x212), (Version::V4, 0x213)] {
-        // Its door opens after the HELLO of its first daemon.
+        // Its socket appears after the HELLO of its first daemon.
         let lab = Lab::start();
         let mut daemon = lab.daemon_of(version);
-        lab.wait_for_door();
+        lab.wait_for_socket();
         // What programs say is of their own age; what the agent says is of the link's.
         let mut program = lab.program();
         program.write_all(&request("test.Add+1").encode(Version::V4).expect("fits")).expect("write");
@@ -251,7 +251,7 @@ fn a_lost_link_costs_only_who_waits() {
     let lab = Lab::start();
     lab.service("test.Echo", "exec cat");
     let mut daemon = lab.daemon();
-    lab.wait_for_door();
+    lab.wait_for_socket();
     let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Echo+ work");
     running.say("before\n");
     assert_eq!(running.hear(), "before\n");
@@ -300,14 +300,14 @@ fn calls_wait_for_the_session() {
     });
 }
 
-fn the_door_opens_after_the_hello() {
+fn the_socket_appears_after_the_hello() {
     use std::os::unix::fs::PermissionsExt;
     let lab = Lab::start();
     // The agent has spoken first, and nobody has answered.
     let mut daemon = lab.met();
     assert!(!lab.path("agent").exists(), "nobody can be asked yet");
     daemon.send_raw(wire::handshake::hello(Version::V4).to_vec());
-    lab.wait_for_door();
+    lab.wait_for_socket();
     let mode = std::fs::metadata(lab.path("agent")).expect("the socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o777);
 }
@@ -316,7 +316,7 @@ fn the_agent_ends_and_calls_go_on() {
     let mut lab = Lab::start();
     lab.service("test.Echo", "exec cat");
     let mut daemon = lab.daemon();
-    lab.wait_for_door();
+    lab.wait_for_socket();
     let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Echo+ work");
     running.say("before\n");
     assert_eq!(running.hear(), "before\n");

@@ -71,7 +71,7 @@ fn refuse(daemon: &mut Daemon) -> [Vec<u8>; 3] {
 pub(crate) fn every_byte_is_harmless_before_dom0_sees_it() {
     let lab = Lab::start();
     let mut daemon = lab.daemon();
-    lab.wait_for_door();
+    lab.wait_for_socket();
     for (form, byte) in FORMS.into_iter().flat_map(|form| (0..=255).map(move |byte| (form, byte))) {
         let name = [b'x', byte, b'y'];
         let mut program = say(&lab, &raw(form, b"SOCKET", [&name; 3]));
@@ -91,7 +91,7 @@ pub(crate) fn every_byte_is_harmless_before_dom0_sees_it() {
 pub(crate) fn an_id_with_any_other_byte_ends_the_request() {
     let lab = Lab::start();
     let mut daemon = lab.daemon();
-    lab.wait_for_door();
+    lab.wait_for_socket();
     for (form, byte) in FORMS.into_iter().flat_map(|form| (0..=255).map(move |byte| (form, byte))) {
         let mut program = say(&lab, &raw(form, &[b'i', byte, b'd'], [b"name", b"", b""]));
         if byte.is_ascii_alphanumeric() || b"_. -".contains(&byte) {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use engine::direct::Client;
+use engine::direct::DirectClient;
 use engine::localfd::is_gone;
 use engine::say;
 use wire::filecopy::{AnswerReader, Answered, Checksum};
@@ -52,7 +52,7 @@ impl Outlet {
     }
 
     /// Sends by a call of this process.
-    pub fn of_call(call: Client) -> Self {
+    pub fn of_call(call: DirectClient) -> Self {
         Self::by(Way::Call(Box::new(call)))
     }
 
@@ -69,7 +69,7 @@ impl Outlet {
     }
 
     /// The call, for its end.
-    pub fn into_call(self) -> Option<Client> {
+    pub fn into_call(self) -> Option<DirectClient> {
         match self.way {
             Way::Call(call) => Some(*call),
             Way::Streams { .. } => None,

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::filecopy::{Answered, Code, Sender, Time};
 
 mod sparse;
@@ -21,6 +22,8 @@ const PROGRAM: &str = "tar2qfile";
 const BLOCK: usize = 512;
 /// Longest extended header that is looked at.
 const EXTENDED_MAX: u64 = 1 << 20;
+/// Most that is read behind the end of an archive.
+const PADDING_MAX: usize = 64 << 20;
 
 /// `tar2qfile FILE|- [PREFIX…]`
 pub fn main(args: Vec<OsString>) -> i32 {
@@ -151,7 +154,22 @@ impl Tar<'_> {
         let mut end = Vec::new();
         self.machine.handle_end(&mut end).map_err(|error| Failure::Text(error.to_string()))?;
         self.outlet.put(&end)?;
-        Ok(self.outlet.flush()?)
+        self.outlet.flush()?;
+        self.read_on();
+        Ok(())
+    }
+
+    /// Takes what the writer of the archive puts behind its end: a record is padded, and a writer whose padding nobody
+    /// takes ends by SIGPIPE. One that stays silent is not waited for.
+    fn read_on(&mut self) {
+        let mut padding = vec![0; 64 << 10];
+        for _ in 0..PADDING_MAX / padding.len() {
+            let fd = PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::IN);
+            let came = poll(&mut [fd], Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+            if !matches!(came, Ok(1..)) || !matches!(self.file.read(&mut padding), Ok(1..)) {
+                return;
+            }
+        }
     }
 
     /// A regular file, whole or in pieces, if it is wanted.

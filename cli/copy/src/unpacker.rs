@@ -40,7 +40,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let done = parse(&words).and_then(|task| {
         become_user(task.uid)?;
         let root = match &task.folder {
-            Some(folder) => open(folder)?,
+            Some(folder) => open(folder).map_err(|error| error.to_string())?,
             None => own_incoming()?,
         };
         run(root, &task.settings)
@@ -57,7 +57,7 @@ pub fn dom0_main(args: Vec<OsString>) -> i32 {
         made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
             .map_err(|error| format!("{}: {error}", shown(&folder)))?;
         become_user(task.uid)?;
-        let root = open(&folder)?;
+        let root = open(&folder).map_err(|error| error.to_string())?;
         let free = fstatvfs(&root).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         let limits = &mut task.settings.limits;
         limits.bytes = limit("UPDATES_MAX_BYTES", (4 << 30).min(free / 10 * 9).max(1))?;
@@ -202,7 +202,7 @@ fn become_user(wanted: Option<Uid>) -> Result<(), String> {
 fn own_incoming() -> Result<OwnedFd, String> {
     let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").ok_or("QREXEC_REMOTE_DOMAIN is not set")?;
     let home = Account::by_uid(getuid()).map(|account| account.home).ok_or("the user has no home")?;
-    incoming(source.as_bytes(), &home)
+    incoming(source.as_bytes(), &home).map_err(|error| error.to_string())
 }
 
 fn shown(path: &Path) -> String {

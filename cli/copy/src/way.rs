@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use engine::direct::Client;
+use engine::direct::DirectClient;
 use engine::localfd::{Direction, LocalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,7 +21,7 @@ pub(crate) enum Way {
         input: Option<LocalFd>,
     },
     /// A call of this process.
-    Call(Box<Client>),
+    Call(Box<DirectClient>),
 }
 
 impl Way {

@@ -41,6 +41,22 @@ fn copied(
     join(sender(&programs.0, args, from), receiver(&programs.1, &[], to), joint).outcome()
 }
 
+/// A listing; its times without what upstream's receivers before R4.2 did not have.
+fn to_micros(folder: &Path, pair: &(PathBuf, PathBuf)) -> Vec<String> {
+    let whole = pair.1 == ours("qfile-unpacker");
+    let shorter = |line: String| {
+        let words = line.split(' ').map(|word| match word.split_once('.') {
+            Some((seconds, nanos)) if !whole && seconds.parse::<u64>().is_ok() => {
+                let micros = nanos.parse::<u32>().map_or(0, |nanos| nanos / 1000);
+                format!("{seconds}.{micros}")
+            }
+            _ => word.to_owned(),
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    listing(folder).into_iter().map(shorter).collect()
+}
+
 #[test]
 fn a_tree_arrives_equal_by_every_mixture() {
     for pair in mixtures() {
@@ -49,7 +65,7 @@ fn a_tree_arrives_equal_by_every_mixture() {
             tree(from.path());
             let outcome = copied(&pair, &["t"], from.path(), to.path(), joint);
             assert_eq!((outcome.0.0, outcome.1.0), (0, 0), "{pair:?} {outcome:?}");
-            assert_eq!(listing(from.path()), listing(to.path()), "{pair:?} {joint:?}");
+            assert_eq!(to_micros(from.path(), &pair), to_micros(to.path(), &pair), "{pair:?} {joint:?}");
         }
     }
 }
@@ -84,6 +100,11 @@ fn a_refused_name_of_a_folder_is_understood_with_either_sign() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::create_dir(from.path().join("\u{1f600}")).unwrap();
         let ((sent, said), _) = copied(&pair, &["\u{1f600}"], from.path(), to.path(), Joint::Pipes);
+        if sent == 0 && pair.1 != ours("qfile-unpacker") {
+            // Before R4.2 receivers took any name.
+            assert!(to.path().join("\u{1f600}").exists(), "{pair:?}");
+            continue;
+        }
         assert_eq!(sent, 1);
         if pair.0 == ours("qfile-agent") {
             assert!(said.contains("refuses its name") && said.contains("1F600"), "{pair:?}: {said}");
@@ -102,7 +123,7 @@ fn every_length_around_the_buffers_arrives() {
         }
         let outcome = copied(&pair, &["t"], from.path(), to.path(), Joint::Pipes);
         assert_eq!((outcome.0.0, outcome.1.0), (0, 0), "{pair:?} {outcome:?}");
-        assert_eq!(listing(from.path()), listing(to.path()));
+        assert_eq!(to_micros(from.path(), &pair), to_micros(to.path(), &pair));
     }
 }
 
@@ -327,6 +348,22 @@ fn an_archive_arrives_as_files_with_private_folders() {
     assert_eq!((stat.mtime(), stat.mtime_nsec()), (1_234_567_890, 0));
     assert_eq!(fs::metadata(to.path().join("t/b")).unwrap().mode() & 0o7777, 0o700);
     assert!(!to.path().join("t/empty").exists(), "not behind that prefix");
+}
+
+/// A writer whose records are larger than a pipe still has to write when the archive has ended.
+#[test]
+fn a_writer_of_large_records_can_write_them_whole() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("f"), "content").unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-b", "2048", "-cf", "-", "f"]).current_dir(from.path()).stdout(Stdio::piped());
+    let Ok(mut tar) = tar.spawn() else { return skipped("large records: there is no tar") };
+    let mut agent = sender(&ours("tar2qfile"), &["-"], from.path());
+    agent.stdin(tar.stdout.take().unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (status, sent, said) = common::outcome(agent.spawn().unwrap());
+    assert_eq!(common::wait(&mut tar), 0, "the writer");
+    // With `-` there is nobody to read the answer from.
+    assert_eq!((status, sent.len()), (1, 32 + 2 + 7 + 32), "{said}");
 }
 
 /// GNU tar writes holes in four forms; the content is the same in all, and so is the name.

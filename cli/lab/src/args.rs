@@ -53,6 +53,36 @@ enum Action {
     },
     /// Lists the running labs and their processes, and buries dead ones
     Status,
+    /// Lets other labs reach this one, by an sshd of your own on a free port of the loopback
+    Admit {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// The VM that other labs reach
+        #[arg(long, value_name = "VM")]
+        relay: String,
+        /// A qube of another lab that calls from there: LAB-VM
+        #[arg(long, value_name = "NAME")]
+        from: Vec<String>,
+        /// A line for sshd, as "MaxSessions 10"
+        #[arg(long, value_name = "LINE")]
+        sshd_option: Vec<String>,
+    },
+    /// Makes a qube of this lab stand for one of another lab, which has admitted somebody
+    Join {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// The VM by which calls go out
+        #[arg(long, value_name = "VM")]
+        relay: String,
+        /// The name here, and the name there if that is another
+        #[arg(long, value_name = "NAME[=REMOTE]")]
+        qube: String,
+        /// The other lab's name
+        #[arg(long, value_name = "LAB")]
+        to: String,
+    },
     /// Ends a lab and everything in it
     Down {
         /// Its name
@@ -77,6 +107,9 @@ struct LabArgs {
     /// A service of a machine: an executable, a socket, or /dev/tcp/HOST/PORT
     #[arg(long, value_name = "VM:NAME=PATH", value_parser = service)]
     service: Vec<ServiceArg>,
+    /// The VMs get no services but those that are named
+    #[arg(long)]
+    no_default_services: bool,
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
     transport: Transport,
@@ -95,19 +128,25 @@ struct ServiceArg {
     path: PathBuf,
 }
 
-fn service(text: &str) -> Result<ServiceArg, String> {
+/// An argument of `--service` that names no service.
+#[derive(Debug, thiserror::Error)]
+#[error("VM:NAME=PATH is wanted")]
+struct NoService;
+
+fn service(text: &str) -> Result<ServiceArg, NoService> {
     let parts = || {
         let (vm, rest) = text.split_once(':')?;
         let (name, path) = rest.split_once('=')?;
         Some(ServiceArg { vm: vm.into(), name: name.into(), path: path.into() })
     };
-    parts().ok_or_else(|| "VM:NAME=PATH is wanted".to_owned())
+    parts().ok_or(NoService)
 }
 
 impl LabArgs {
     fn builder(self) -> Result<Builder, Error> {
         let mut builder =
             Lab::builder().ask(self.ask).transport(self.transport).namespace(!self.no_namespace);
+        builder = builder.default_services(!self.no_default_services);
         for vm in &self.vm {
             builder = builder.vm(vm);
         }
@@ -138,7 +177,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     if let [_, role, root] = args.as_slice() {
         match role.to_str() {
             Some(role::KEEPER) => return keeper::main(Path::new(root)),
-            Some(role::DOOR) => return keeper::door(Path::new(root)),
+            Some(role::NAMESPACE) => return keeper::enter_namespace(Path::new(root)),
             Some(role::SUPERVISOR) => return supervisor::main(Path::new(root)),
             _ => {}
         }
@@ -163,6 +202,15 @@ fn act(action: Action) -> Result<i32, Error> {
         Action::Up { name, lab } => up(&name, lab),
         Action::Exec { name, vm, command } => Foreground::new()?.run(&Lab::open(&name)?, &vm, command),
         Action::Status => status(),
+        Action::Admit { name, relay, from, sshd_option } => {
+            Lab::open(&name)?.admit(&relay, &from, &sshd_option)?;
+            Ok(0)
+        }
+        Action::Join { name, relay, qube, to } => {
+            let (local, remote) = qube.split_once('=').unwrap_or((&qube, &qube));
+            Lab::open(&name)?.join(&name, &relay, local, remote, (&Lab::open(&to)?, &to))?;
+            Ok(0)
+        }
         Action::Down { name } => {
             store::end(&super::Layout::new(&store::folder()?.join(name)))?;
             Ok(0)

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::getuid;
 
-use super::control::{Answer, Client, Part, Request};
+use super::control::{Answer, ControlClient, Part, Request};
 use super::plan::{
     DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, Plan, Source, Transport, apply, check_file_name,
     check_vm_name,
@@ -43,6 +43,7 @@ impl Default for Builder {
             env: Vec::new(),
             namespace: true,
             stay: false,
+            bare: false,
         };
         Self { plan, name: None }
     }
@@ -68,6 +69,13 @@ impl Builder {
     #[must_use]
     pub fn ask(mut self, wanted: bool) -> Self {
         self.plan.ask = wanted;
+        self
+    }
+
+    /// Whether the VMs have the services with which one begins, `qubes.VMShell` among them. Default: they have.
+    #[must_use]
+    pub fn default_services(mut self, wanted: bool) -> Self {
+        self.plan.bare = !wanted;
         self
     }
 
@@ -351,8 +359,8 @@ impl Lab {
         }
     }
 
-    pub(super) fn connect(&self) -> Result<Client, Error> {
-        Client::connect(&self.layout().control())
+    pub(super) fn connect(&self) -> Result<ControlClient, Error> {
+        ControlClient::connect(&self.layout().control())
     }
 
     /// Starts a command inside the lab on these streams; the connection tells when it ends.
@@ -360,7 +368,7 @@ impl Lab {
         &self,
         run: super::control::Run,
         streams: [BorrowedFd<'_>; 3],
-    ) -> Result<Client, Error> {
+    ) -> Result<ControlClient, Error> {
         let mut client = self.connect()?;
         client.send(&Request::Run(run), &streams)?;
         Ok(client)

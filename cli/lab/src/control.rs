@@ -92,11 +92,11 @@ fn line_of(message: &impl Serialize) -> io::Result<Vec<u8>> {
 
 /// The requesting side.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ControlClient {
     stream: BufReader<UnixStream>,
 }
 
-impl Client {
+impl ControlClient {
     pub(super) fn connect(path: &Path) -> Result<Self, Error> {
         let connected = engine::unix::connect(path).map(UnixStream::from).and_then(|stream| {
             stream.set_nonblocking(false)?;
@@ -132,7 +132,7 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for ControlClient {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.get_ref().as_fd()
     }
@@ -206,9 +206,9 @@ impl AsFd for Connection {
 mod tests {
     use super::*;
 
-    fn pair() -> (Client, Connection) {
+    fn pair() -> (ControlClient, Connection) {
         let (left, right) = UnixStream::pair().unwrap();
-        (Client { stream: BufReader::new(left) }, Connection::new(right).unwrap())
+        (ControlClient { stream: BufReader::new(left) }, Connection::new(right).unwrap())
     }
 
     #[test]

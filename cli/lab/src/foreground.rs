@@ -10,7 +10,7 @@ use engine::say;
 use rustix::process::{Signal, getpgrp};
 use rustix::termios::isatty;
 
-use super::control::{Answer, Bytes, Client, Request, Run};
+use super::control::{Answer, Bytes, ControlClient, Request, Run};
 use super::terminal::{Front, Terminal};
 use super::{Error, Lab};
 
@@ -76,7 +76,7 @@ impl Foreground {
         }
     }
 
-    fn begin(&mut self, lab: &Lab, vm: &str, argv: Vec<std::ffi::OsString>) -> Result<Client, Error> {
+    fn begin(&mut self, lab: &Lab, vm: &str, argv: Vec<std::ffi::OsString>) -> Result<ControlClient, Error> {
         let trouble = |error: io::Error| Error::io("cannot make a terminal for the command", error);
         let mut stage = None;
         if lab.plan().stay {
@@ -111,7 +111,7 @@ impl Foreground {
         Ok(self.reactor.add(terminal, SHOWN, Interest::Read)?)
     }
 
-    fn await_end(&mut self, client: &mut Client) -> Result<Answer, Error> {
+    fn await_end(&mut self, client: &mut ControlClient) -> Result<Answer, Error> {
         let mut events: Vec<Event> = Vec::new();
         loop {
             let left = self.told.map(|(_, until)| until.saturating_duration_since(Instant::now()));
@@ -132,7 +132,7 @@ impl Foreground {
         }
     }
 
-    fn take_signals(&mut self, client: &mut Client) -> Result<(), Error> {
+    fn take_signals(&mut self, client: &mut ControlClient) -> Result<(), Error> {
         while let Ok(Some((number, typed))) = self.signals.take_next_from() {
             if number == Signal::WINCH.as_raw() {
                 if let Some(terminal) = &self.terminal {
@@ -149,7 +149,7 @@ impl Foreground {
         Ok(())
     }
 
-    fn pass_on(&mut self, client: &mut Client, number: i32) -> Result<(), Error> {
+    fn pass_on(&mut self, client: &mut ControlClient, number: i32) -> Result<(), Error> {
         client.send(&Request::Signal(number), &[])?;
         self.told.get_or_insert((128 + number, Instant::now() + GRACE));
         Ok(())

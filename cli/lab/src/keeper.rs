@@ -1,8 +1,8 @@
-//! The outermost process of a lab, and the door into its namespace.
+//! The outermost process of a lab, and how its namespace is entered.
 //!
 //! The keeper stands outside of everything. It holds the lab's lock and waits until its starter goes away, it is told
 //! to end, or the supervisor ends; then it ends every process below it and every marked one, and removes the folder.
-//! Between it and the supervisor stands the door, which leaves the PID namespace to its child; where the system forbids
+//! Between it and the supervisor stands a process that leaves the PID namespace to its child; where the system forbids
 //! that, the supervisor runs without. Supervisor and keeper watch each other, so that when one is killed the other
 //! cleans up.
 
@@ -22,7 +22,7 @@ use super::plan::{Layout, Plan};
 use super::report::Report;
 use super::{Error, role, sweep, tree};
 
-/// Exit code of the door where the system has no namespace for us.
+/// Exit code of the process between where the system has no namespace for us.
 const NO_NAMESPACE: i32 = 77;
 
 /// The signals of a terminal and of `down`. The keeper and the supervisor take them as events: the person at the
@@ -156,9 +156,9 @@ impl Outside<'_> {
             .map_err(|error| Error::io("cannot stand apart from the caller", error))
     }
 
-    /// Starts the supervisor, behind the door if wanted and possible, and returns when the lab is to end.
+    /// Starts the supervisor, in a namespace if wanted and possible, and returns when the lab is to end.
     fn supervise(&self, watch: &mut Watch) -> Result<(), Error> {
-        let mut inner = if self.plan.namespace { self.start_door()? } else { self.start_supervisor()? };
+        let mut inner = if self.plan.namespace { self.start_namespace()? } else { self.start_supervisor()? };
         loop {
             if watch.next()? == News::EndWanted {
                 return Ok(());
@@ -179,13 +179,13 @@ impl Outside<'_> {
         }
     }
 
-    fn start_door(&self) -> Result<Child, Error> {
-        let mut door = self.command(role::DOOR);
+    fn start_namespace(&self) -> Result<Child, Error> {
+        let mut entry = self.command(role::NAMESPACE);
         if !self.plan.stay {
             // Commands inherit it: whoever types ^C at a command of the lab means that command.
-            door.process_group(self.caller_group.as_raw_nonzero().get());
+            entry.process_group(self.caller_group.as_raw_nonzero().get());
         }
-        spawn(&mut door)
+        spawn(&mut entry)
     }
 
     fn start_supervisor(&self) -> Result<Child, Error> {
@@ -204,9 +204,9 @@ fn spawn(command: &mut Command) -> Result<Child, Error> {
     command.spawn().map_err(|error| Error::io("cannot start the supervisor", error))
 }
 
-/// The door's main function: a process of one thread that leaves the PID namespace and starts the supervisor as
+/// The process between: one of one thread that leaves the PID namespace and starts the supervisor as
 /// process 1 of the new one, with everything that was its own.
-pub(super) fn door(root: &Path) -> i32 {
+pub(super) fn enter_namespace(root: &Path) -> i32 {
     let Ok(_signals) = Signals::block(&SIGNALS[1..]) else { return 1 };
     if let Err(error) = engine::namespace::leave() {
         say::error(format_args!("no namespace here ({error}): the lab watches its processes itself"));

@@ -6,7 +6,7 @@
 //! measuring.
 //!
 //! Processes of a lab, from the outside in: the starter; the [`keeper`], which outlives it just long enough to clean
-//! up; the door into a PID namespace, where the system has one for us; the [`supervisor`]; then agents, daemons,
+//! up; the way into a PID namespace, where the system has one for us; the [`supervisor`]; then agents, daemons,
 //! services and commands. Every one of them ends when the lab does, however it ends.
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
@@ -14,10 +14,12 @@
 mod args;
 mod builder;
 mod control;
+mod defaults;
 mod error;
 mod filecopy;
 mod foreground;
 mod keeper;
+mod links;
 mod plan;
 mod report;
 mod start;
@@ -37,13 +39,20 @@ pub use plan::{DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Pla
 pub use sweep::{Process, kill_marked, processes};
 
 /// What this crate adds to an executable.
-pub const PROGRAMS: &[Program] = &[Program::new(role::PROGRAM, main, Page::new(1, args::command))];
+pub const PROGRAMS: &[Program] = &[
+    Program::new(role::PROGRAM, main, Page::new(1, args::command)),
+    Program::new(usb_sim::PROGRAM, usb_sim::main, Page::new(1, usb_sim::command)),
+];
+
+/// Every program of a lab's machines, and the lab: what an executable must be to start one.
+pub const TABLES: [&[Program]; 6] =
+    [cli::programs::PROGRAMS, copy::PROGRAMS, remote::PROGRAMS, run::PROGRAMS, open::PROGRAMS, PROGRAMS];
 
 /// The parts that this executable plays when it starts itself; nobody types them.
 mod role {
     /// argv\[0\] of every role, by which the executable knows which program it is.
     pub(super) const PROGRAM: &str = "qrexec-lab";
     pub(super) const KEEPER: &str = "__keeper";
-    pub(super) const DOOR: &str = "__door";
+    pub(super) const NAMESPACE: &str = "__namespace";
     pub(super) const SUPERVISOR: &str = "__supervisor";
 }

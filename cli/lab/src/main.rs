@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cli::multicall::main_of("qrexec-lab", &[cli::programs::PROGRAMS, copy::PROGRAMS, lab::PROGRAMS])
+    cli::multicall::main_of("qrexec-lab", &lab::TABLES)
 }

@@ -82,6 +82,9 @@ pub struct Plan {
     pub namespace: bool,
     /// Whether the lab outlives the process that started it.
     pub stay: bool,
+    /// Whether its VMs have no services but those of `entries`.
+    #[serde(default)]
+    pub bare: bool,
 }
 
 impl Plan {
@@ -335,6 +338,7 @@ mod tests {
             env: vec![("QREXEC_ENGINE".into(), "poll".into())],
             namespace: true,
             stay: false,
+            bare: false,
         }
     }
 

@@ -134,7 +134,7 @@ impl Supervisor {
                     LIFELINE => return Ok(()),
                     LISTENER => self.accept(),
                     FOLDERS => self.forget_folder_events(),
-                    token => self.serve(token),
+                    token => self.on_ready(token),
                 }
             }
         }
@@ -240,7 +240,7 @@ impl Supervisor {
         while rustix::io::read(&self.folders, &mut buffer).is_ok() {}
     }
 
-    fn serve(&mut self, token: u64) {
+    fn on_ready(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let Some(requests) = connection.receive() else { return self.hang_up(token) };
         for request in requests {

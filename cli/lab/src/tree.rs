@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
 use super::plan::{DOM0, Layout, Plan, Source};
-use super::{Error, filecopy};
+use super::{Error, defaults};
 use cli::policy_tools::people::{ASK, NEW, NOTIFY};
 
 /// Mode of every folder: a lab belongs to one user.
@@ -27,11 +27,7 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
         link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
     }
     for vm in &plan.vms {
-        let path = layout.services(vm).join(filecopy::NAME);
-        if !plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path) {
-            write(&path, filecopy::SCRIPT, 0o700)?;
-            write(&layout.config(vm).join(filecopy::NAME), filecopy::CONFIG, 0o600)?;
-        }
+        defaults(plan, &layout, vm)?;
     }
     for entry in &plan.entries {
         let path = layout.root().join(&entry.path);
@@ -41,6 +37,26 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
         match &entry.source {
             Source::Link(target) => link(target, &path)?,
             Source::Script(text) => write(&path, text, 0o700)?,
+        }
+    }
+    Ok(())
+}
+
+/// The services that a VM has by itself. Whoever names one of them, or its configuration, gets only what was named.
+fn defaults(plan: &Plan, layout: &Layout, vm: &str) -> Result<(), Error> {
+    let machine = layout.machine(vm);
+    let named = |name: &str| {
+        let is_it = |entry: &Path| {
+            entry.starts_with(Path::new("vm").join(vm)) && entry.file_name().is_some_and(|file| file == name)
+        };
+        plan.entries.iter().any(|entry| is_it(&entry.path))
+    };
+    for (folder, name, what) in defaults::files(plan).filter(|(_, name, _)| !named(name)) {
+        let path = machine.join(folder).join(name);
+        match what {
+            Source::Link(target) => link(&target, &path)?,
+            Source::Script(text) if folder == "rpc" => write(&path, &text, 0o700)?,
+            Source::Script(text) => write(&path, &text, 0o600)?,
         }
     }
     Ok(())
@@ -62,12 +78,7 @@ fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
 
 /// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
 fn link_programs(plan: &Plan, bin: &Path) -> Result<(), Error> {
-    for program in cli::programs::PROGRAMS
-        .iter()
-        .chain(copy::PROGRAMS)
-        .chain(crate::PROGRAMS)
-        .map(|program| program.name)
-    {
+    for program in crate::TABLES.iter().flat_map(|table| table.iter()).map(|program| program.name) {
         let other = plan.bin_dir.as_ref().map(|folder| folder.join(program)).filter(|path| path.exists());
         link(other.as_deref().unwrap_or(&plan.exe), &bin.join(program))?;
     }
@@ -118,6 +129,7 @@ mod tests {
             env: Vec::new(),
             namespace: true,
             stay: false,
+            bare: false,
         };
         build(&plan).unwrap();
         let layout = plan.layout();
@@ -127,7 +139,7 @@ mod tests {
         assert_eq!(mode(&layout.services("work").join("test.Hi")), 0o700);
         assert_eq!(mode(&layout.shm()), 0o700);
         assert_eq!(fs::read_to_string(layout.policy().join("30-lab.policy")).unwrap(), plan.policy);
-        assert_eq!(mode(&layout.services("work").join(filecopy::NAME)), 0o700);
+        assert_eq!(mode(&layout.services("work").join("qubes.Filecopy")), 0o700);
         assert!(build(&plan).is_err(), "a folder is built once");
     }
 }

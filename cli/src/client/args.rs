@@ -10,9 +10,11 @@ use engine::confine::Confinement;
 use engine::datalink::WAIT_CLIENT;
 use wire::control::MAX_CMDLINE;
 use wire::names::{DomainId, Ident, Target};
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::number;
+use crate::usage::usbip_rules;
 
 /// Names the folder of the daemons' sockets where no option does.
 pub(super) const SOCKET_DIR_VARIABLE: &str = "QREXEC_SOCKET_DIR";
@@ -30,7 +32,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
     args_override_self = true,
     infer_long_args = true
 )]
-pub(super) struct Args {
+pub(super) struct ClientArgs {
     /// The qube: its name, id, or uuid:UUID
     #[arg(short = 'd', value_name = "NAME")]
     domain: OsString,
@@ -70,6 +72,9 @@ pub(super) struct Args {
     /// Use stdin, which must be a stream socket, for both directions
     #[arg(long, action = ArgAction::Count, conflicts_with = "local")]
     use_stdin_socket: u8,
+    /// Both directions are USB over IP: pass only what RULES allow, `usbip` and more words as in a service's configuration
+    #[arg(long, value_name = "RULES", conflicts_with_all = ["filter_stdout", "exit_at_once"])]
+    filter: Option<String>,
     /// Do not confine this process while it moves bytes, for debugging; QREXEC_CONFINE=off does the same
     #[arg(long)]
     no_confine: bool,
@@ -114,10 +119,12 @@ pub(super) struct Plan {
     pub(super) socket_dir: PathBuf,
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
+    /// What passes, if both directions are USB over IP.
+    pub(super) usbip: Option<Rules>,
     pub(super) confinement: Confinement,
 }
 
-impl Args {
+impl ClientArgs {
     /// Checks everything that can be checked before a daemon is asked.
     pub(super) fn plan(mut self) -> Result<Plan, Failure> {
         if self.use_stdin_socket > 1 || self.prefix_data.len() > 1 || self.connect.len() > 1 {
@@ -150,6 +157,7 @@ impl Args {
             socket_dir: self.socket_dir,
             prefix,
             stdin_is_both: self.use_stdin_socket > 0,
+            usbip: self.filter.as_deref().map(usbip_rules).transpose()?,
             confinement: Confinement::unless(self.no_confine),
         })
     }
@@ -201,7 +209,7 @@ mod tests {
 
     fn plan(args: &[&str]) -> Result<Plan, i32> {
         let args = std::iter::once(&"qrexec-client").chain(args).map(OsString::from).collect();
-        crate::usage::parse::<Args>("qrexec-client", args)?.plan().map_err(|failure| failure.status)
+        crate::usage::parse::<ClientArgs>("qrexec-client", args)?.plan().map_err(|failure| failure.status)
     }
 
     #[test]
@@ -272,6 +280,9 @@ mod tests {
             &["-w-1"],
             &["-x"],
             &["-p", "a", "-p", "b"],
+            &["--filter", "usb"],
+            &["--filter", "usbip", "-t"],
+            &["--filter", "usbip", "-e"],
         ] {
             assert_eq!(with(wrong), Some(2), "{wrong:?}");
         }
@@ -280,7 +291,7 @@ mod tests {
         {
             assert_eq!(plan(wrong).err(), Some(2), "{wrong:?}");
         }
-        let help = Args::try_parse_from(["qrexec-client", "-h"]).expect_err("help");
+        let help = ClientArgs::try_parse_from(["qrexec-client", "-h"]).expect_err("help");
         assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
     }
 }

@@ -23,7 +23,7 @@ enum Local {
     Nothing,
     Stdio { stdin_is_both: bool },
     Program(LocalProgram),
-    Service(Services, Prepared),
+    Service(Services, Box<Prepared>),
 }
 
 /// Runs the command in the qube and gives its exit status.
@@ -47,9 +47,9 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     .map_err(Failure::during(format_args!("waiting for {} to connect", plan.target)))?;
 
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let (child, streams, one_socket) = match local.start()? {
-        Some(LocalEnd { child, streams, one_socket }) => (child, Some(streams), one_socket),
-        None => (None, None, None),
+    let (child, streams, one_socket, filter) = match local.start()? {
+        Some(LocalEnd { child, streams, one_socket, filter }) => (child, Some(streams), one_socket, filter),
+        None => (None, None, None, None),
     };
     let (sink, source) = streams.map(|streams| (streams.sink, streams.source)).unzip();
     let outcome = engine::call::run(
@@ -63,6 +63,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
             filter_stderr: plan.filter_stderr,
             prefix: plan.prefix.clone(),
             one_socket,
+            usbip: plan.usbip.or(filter),
             ..Call::new(Role::Client, version)
         },
         plan.confinement,
@@ -102,7 +103,7 @@ impl Local {
             kind => {
                 let services = dom0::services(transport)?;
                 let prepared = dom0::prepare(&services, &kind, command.nogui)?;
-                Ok(Self::Service(services, prepared))
+                Ok(Self::Service(services, Box::new(prepared)))
             }
         }
     }

@@ -63,6 +63,9 @@ pub(super) fn run(plan: &Plan, detached: bool) -> Result<i32, Failure> {
         Prepared::Executable(Executable { image: Image::Shell(_), .. }) => {
             Err(Failure::trouble("dom0 runs services only"))
         }
+        Prepared::Executable(Executable { filter, .. }) if filter.or(plan.usbip).is_some() => {
+            Err(Failure::trouble("a caller in dom0 gets the service's own streams, which nothing can filter"))
+        }
         Prepared::Executable(service) => Err(failure(services.replace(&service))),
         Prepared::Socket(path, _) => Err(no_socket(&path.display())),
         Prepared::Tcp(address, _) => Err(no_socket(&address)),
@@ -75,7 +78,7 @@ fn no_socket(to: &dyn std::fmt::Display) -> Failure {
 
 /// What runs for a request that waits in a qube.
 enum Served {
-    Service(Services, Prepared),
+    Service(Services, Box<Prepared>),
     Command(LocalProgram),
 }
 
@@ -91,7 +94,7 @@ impl Served {
             kind => {
                 let services = services(transport)?;
                 let prepared = prepare(&services, kind, command.nogui)?;
-                Ok(Self::Service(services, prepared))
+                Ok(Self::Service(services, Box::new(prepared)))
             }
         }
     }
@@ -112,7 +115,7 @@ impl Served {
 }
 
 /// A service of dom0, or a command, for a request that waits in a qube.
-pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
+pub(super) fn run_service(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let mut daemon = Daemon::connect(&plan.socket_dir, waiting.source_id).map_err(about(&waiting.source))?;
     let unset = Endpoint { domain: DomainId::DOM0, port: Port(0) };
@@ -123,7 +126,8 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     let (channel, version) = datalink::connect(&transport, endpoint.domain.0, endpoint.port.0, plan.wait)
         .map_err(Failure::during(format_args!("connecting to {}", waiting.source)))?;
     let mut call = Call::new(Role::Service, version);
-    let LocalEnd { child, streams, one_socket } = match found.and_then(|found| found.start(&mut call)) {
+    let LocalEnd { child, streams, one_socket, filter } = match found.and_then(|found| found.start(&mut call))
+    {
         Ok(local) => local,
         // The caller hears of it like of any other exit code, whether it is still there or not.
         Err(failure) => {
@@ -137,5 +141,6 @@ pub(super) fn serve(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure> {
     call.child = child;
     call.prefix.clone_from(&plan.prefix);
     call.one_socket = one_socket;
+    call.usbip = plan.usbip.or(filter);
     status::of_served(&engine::call::run(channel, call, plan.confinement))
 }

@@ -17,19 +17,19 @@ mod dom0;
 mod killer;
 pub mod own;
 
-use args::{Args, Plan, Purpose};
+use args::{ClientArgs, Plan, Purpose};
 use killer::Killer;
 
 const PROGRAM: &str = "qrexec-client";
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <ClientArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let plan = match usage::parse::<Args>(PROGRAM, args).map(Args::plan) {
+    let plan = match usage::parse::<ClientArgs>(PROGRAM, args).map(ClientArgs::plan) {
         Ok(Ok(plan)) => plan,
         Ok(Err(failure)) => return failure.report(PROGRAM),
         Err(status) => return status,
@@ -52,7 +52,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// Does what was asked for; gives the status of what ran.
 fn run(plan: &Plan) -> Result<i32, Failure> {
     match (&plan.purpose, plan.target.is_dom0()) {
-        (Purpose::Connect(waiting), true) => dom0::serve(plan, waiting),
+        (Purpose::Connect(waiting), true) => dom0::run_service(plan, waiting),
         (Purpose::Connect(waiting), false) => connect::connect(plan, waiting).map(|()| 0),
         (Purpose::Local(_), true) => {
             Err(Failure::trouble("-l does not go with dom0: connect the two commands with a pipe"))

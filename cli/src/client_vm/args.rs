@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser};
 use engine::confine::Confinement;
 use wire::names::{Ident, MAX_TARGET, ServiceName, Target};
 use wire::trigger::Trigger;
+use wire::usbip::Rules;
 
 use crate::failure::Failure;
 use crate::local_program::LocalProgram;
@@ -32,7 +33,7 @@ const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;
     args_override_self = true,
     infer_long_args = true
 )]
-pub(super) struct Args {
+pub(super) struct ClientVmArgs {
     /// Smallest ring for the data, in each direction: bytes, or with K or M behind [default: by transport]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     buffer_size: Option<String>,
@@ -66,6 +67,9 @@ pub(super) struct Args {
     /// Lend ring pages to stdout, a pipe, instead of copying them: only where its reader copies what it reads
     #[arg(long)]
     splice: bool,
+    /// Both directions are USB over IP: pass only what RULES allow, `usbip` and more words as in a service's configuration
+    #[arg(long, value_name = "RULES", conflicts_with = "filter_escape_chars_stdout")]
+    filter: Option<String>,
     /// Do not confine this process while it moves bytes, for debugging; QREXEC_CONFINE=off does the same
     #[arg(long)]
     no_confine: bool,
@@ -88,6 +92,8 @@ pub(super) struct Plan {
     pub(super) prefix: Vec<u8>,
     pub(super) stdin_is_both: bool,
     pub(super) splice: bool,
+    /// What passes, if both directions are USB over IP.
+    pub(super) usbip: Option<Rules>,
     pub(super) confinement: Confinement,
     /// `None`: as the stream requires.
     pub(super) filter_stdout: Option<bool>,
@@ -95,7 +101,7 @@ pub(super) struct Plan {
     pub(super) filter_stderr: Option<bool>,
 }
 
-impl Args {
+impl ClientVmArgs {
     /// Reads the command line, the program's name first.
     ///
     /// # Errors
@@ -126,6 +132,7 @@ impl Args {
             prefix_data: Vec::new(),
             use_stdin_socket: 0,
             splice: false,
+            filter: None,
             no_confine: false,
             source_qube: Vec::new(),
             words: words.to_vec(),
@@ -168,6 +175,7 @@ impl Args {
             prefix,
             stdin_is_both,
             splice: self.splice,
+            usbip: self.filter.as_deref().map(usage::usbip_rules).transpose()?,
             confinement: Confinement::unless(self.no_confine),
             filter_stdout: choice(self.filter_escape_chars_stdout, self.no_filter_escape_chars_stdout),
             filter_stderr: choice(self.filter_escape_chars_stderr, self.no_filter_escape_chars_stderr),

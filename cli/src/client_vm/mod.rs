@@ -22,7 +22,7 @@ mod args;
 pub mod own;
 mod request;
 
-use args::{Args, Plan};
+use args::{ClientVmArgs, Plan};
 
 const PROGRAM: &str = "qrexec-client-vm";
 /// What callers look for on stderr when a call was refused, alone on its line.
@@ -30,13 +30,13 @@ const REFUSED: &str = "Request refused";
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <ClientVmArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     step::reached("begins");
-    let plan = match Args::read(args).map(Args::plan) {
+    let plan = match ClientVmArgs::read(args).map(ClientVmArgs::plan) {
         Ok(Ok(plan)) => plan,
         Ok(Err(failure)) => return report(&failure),
         Err(status) => return status,
@@ -80,11 +80,11 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         datalink::serve_while(&transport, domain, port, rings, datalink::WAIT_VM, promise)
             .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
 
-    let filter_sink =
-        plan.filter_stdout.unwrap_or_else(|| plan.program.is_none() && std::io::stdout().is_terminal());
+    let is_text = plan.program.is_none() && plan.usbip.is_none();
+    let filter_sink = plan.filter_stdout.unwrap_or_else(|| is_text && std::io::stdout().is_terminal());
     let filter_stderr = plan.filter_stderr.unwrap_or_else(|| std::io::stderr().is_terminal());
     let stderr = localfd::copy_stderr().map_err(Failure::during("stderr"))?;
-    let LocalEnd { child, streams, one_socket } = match &plan.program {
+    let LocalEnd { child, streams, one_socket, .. } = match &plan.program {
         Some(program) => program.start(&saved)?,
         None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
@@ -101,6 +101,7 @@ fn call(plan: Plan) -> Result<i32, Failure> {
             prefix: plan.prefix,
             splice: plan.splice,
             one_socket,
+            usbip: plan.usbip,
             ..Call::new(Role::Client, version)
         },
         plan.confinement,

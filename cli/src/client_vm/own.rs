@@ -1,12 +1,13 @@
 //! A qube's call that a command makes in its own process.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use engine::datalink;
 use ring::Transport;
 
-use super::args::{Args, SOCKET, SOCKET_VARIABLE};
+use super::args::{ClientVmArgs, SOCKET, SOCKET_VARIABLE};
 use super::{report, request};
 use crate::failure::Failure;
 use crate::own::Call;
@@ -31,12 +32,13 @@ fn socket() -> PathBuf {
 
 fn ask(target: &OsStr, service: &OsStr) -> Result<Call, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
-    let asked = request::ask(&socket(), &Args::request(target, service, None)?)?;
+    let asked = request::ask(&socket(), &ClientVmArgs::request(target, service, None)?)?;
     // Policy decides meanwhile.
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;
     let (domain, port) = (allowed.endpoint.domain.0, allowed.endpoint.port.0);
-    let link = datalink::serve_with(&transport, domain, port, rings, datalink::WAIT_VM)
+    let promise = datalink::Promise::Silent(allowed.agent.as_fd());
+    let link = datalink::serve_while(&transport, domain, port, rings, datalink::WAIT_VM, promise)
         .map_err(Failure::during(format_args!("waiting for the service of domain {domain}")))?;
     Ok(Call::new(link, allowed))
 }

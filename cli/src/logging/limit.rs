@@ -48,7 +48,7 @@ impl Limited {
     }
 
     fn verdict(&self) -> Verdict {
-        engine::voice::source(|source| self.buckets.line(source, self.start.elapsed()))
+        engine::log_source::source(|source| self.buckets.line(source, self.start.elapsed()))
     }
 
     fn notice(&self, text: &str) -> String {
@@ -57,7 +57,7 @@ impl Limited {
 }
 
 fn missing(dropped: u64) -> String {
-    engine::voice::source(|source| match source {
+    engine::log_source::source(|source| match source {
         "" => format!("{dropped} log lines were suppressed: there were too many"),
         source => {
             let source = wire::escape::Escaped::new(source);

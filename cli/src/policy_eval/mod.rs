@@ -34,7 +34,7 @@ const ASKED: i32 = 3;
 /// "requested_source"; writes one JSON answer a line.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyEvalArgs {
     /// Say which lines were looked at, and why each did or did not match.
     #[arg(long)]
     explain: bool,
@@ -59,12 +59,12 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyEvalArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<PolicyEvalArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -83,7 +83,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 /// Decides one question by the files of this machine; the exit status says how.
-fn ask_this_machine(args: &Args, request: &Request<'_>, out: &mut dyn Write) -> io::Result<i32> {
+fn ask_this_machine(args: &PolicyEvalArgs, request: &Request<'_>, out: &mut dyn Write) -> io::Result<i32> {
     let path = args.system_info.as_deref().ok_or_else(|| {
         io::Error::other("what qubes are there? Name a file with --system-info or QREXEC_SYSTEM_INFO")
     })?;

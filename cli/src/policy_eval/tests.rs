@@ -77,7 +77,7 @@ fn one_question_is_decided_by_the_folders() {
         let mut line = vec![PROGRAM.to_owned(), format!("--policy-dir={}", folder.display())];
         line.push(format!("--system-info={}", system_info.display()));
         line.extend(words.iter().map(|&word| word.to_owned()));
-        let args = Args::try_parse_from(line).unwrap();
+        let args = PolicyEvalArgs::try_parse_from(line).unwrap();
         let (source, target, service) =
             (args.source.as_ref().unwrap(), args.target.as_ref().unwrap(), args.service.as_ref().unwrap());
         let mut out = Vec::new();
@@ -95,6 +95,6 @@ fn one_question_is_decided_by_the_folders() {
 fn half_a_question_is_a_mistake() {
     for words in [&["work"][..], &["work", "vault"], &["--requested-source=far"]] {
         let line = [&[PROGRAM][..], words].concat();
-        assert!(Args::try_parse_from(line).is_err(), "{words:?}");
+        assert!(PolicyEvalArgs::try_parse_from(line).is_err(), "{words:?}");
     }
 }

@@ -12,10 +12,11 @@ use std::thread;
 
 use policy::SystemInfo;
 
+use super::system::NoSystem;
 use super::turns::Turns;
 
 /// The system, or why nobody knows it.
-pub(super) type Answer = Result<Arc<SystemInfo>, String>;
+pub(super) type Answer = Result<Arc<SystemInfo>, Arc<NoSystem>>;
 /// What is done with an answer.
 type Then = Box<dyn FnOnce(Answer) + Send>;
 
@@ -61,8 +62,8 @@ impl Shared {
         loop {
             let waiting = self
                 .wait_until(|state| (!state.waiting.is_empty()).then(|| std::mem::take(&mut state.waiting)));
-            let answer = catch_unwind(AssertUnwindSafe(ask))
-                .unwrap_or_else(|_| Err("asking qubesd failed in an unexpected way".to_owned()));
+            let answer =
+                catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| Err(Arc::new(NoSystem::Panicked)));
             let mut state = self.lock();
             for (source, then) in waiting {
                 state.answered.push(&source, (then, answer.clone()));
@@ -104,13 +105,23 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
+    use wire::names::NameError;
+
+    /// What the test's `qubesd` answered.
+    fn number(answer: Answer) -> usize {
+        match *answer.unwrap_err() {
+            NoSystem::Name(NameError::TooLong { len, .. }) => len,
+            ref other => panic!("{other}"),
+        }
+    }
 
     /// An asker whose `qubesd` says when it is asked, and answers when it is told to, with a number.
     fn asker() -> (Asker, Receiver<()>, Sender<usize>) {
         let ((says, asked), (answer, answers)) = (channel(), channel::<usize>());
         let asker = Asker::start(move || {
             says.send(()).unwrap();
-            Err(answers.recv().unwrap().to_string())
+            let number = answers.recv().unwrap();
+            Err(Arc::new(NoSystem::Name(NameError::TooLong { len: number, max: 0 })))
         });
         (asker.unwrap(), asked, answer)
     }
@@ -121,7 +132,7 @@ mod tests {
         let (heard, hears) = channel();
         let ask = |source: &'static str| {
             let heard = heard.clone();
-            asker.ask(source, move |answer| heard.send((source, answer.unwrap_err())).unwrap());
+            asker.ask(source, move |answer| heard.send((source, number(answer))).unwrap());
         };
         ask("first");
         asked.recv().unwrap();
@@ -129,11 +140,11 @@ mod tests {
         (0..5).for_each(|_| ask("flood"));
         ask("work");
         answer.send(1).unwrap();
-        assert_eq!(hears.recv().unwrap(), ("first", "1".to_owned()));
+        assert_eq!(hears.recv().unwrap(), ("first", 1));
         asked.recv().unwrap();
         answer.send(2).unwrap();
         let served: Vec<_> = (0..6).map(|_| hears.recv().unwrap()).collect();
-        assert!(served.iter().all(|(_, answer)| answer == "2"), "{served:?}");
+        assert!(served.iter().all(|(_, answer)| *answer == 2), "{served:?}");
         assert!(served[..2].iter().any(|(source, _)| *source == "work"), "{served:?}");
         assert!(asked.try_recv().is_err(), "asked without a question");
     }
@@ -145,9 +156,9 @@ mod tests {
         asker.ask("work", |_| panic!("on purpose"));
         asked.recv().unwrap();
         answer.send(1).unwrap();
-        asker.ask("work", move |answer| heard.send(answer.unwrap_err()).unwrap());
+        asker.ask("work", move |answer| heard.send(number(answer)).unwrap());
         asked.recv().unwrap();
         answer.send(2).unwrap();
-        assert_eq!(hears.recv().unwrap(), "2");
+        assert_eq!(hears.recv().unwrap(), 2);
     }
 }

@@ -39,7 +39,7 @@ const TOOL_HEAD: &str = "\n# THIS IS AN AUTOMATICALLY GENERATED POLICY FILE.\n\
 /// Converts the policy files of Qubes 4.0 into the new format.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct LegacyConvertArgs {
     /// The policy folder.
     #[arg(long, value_name = "DIR", default_value = policy::load::POLICY_FOLDER)]
     policy_dir: PathBuf,
@@ -53,7 +53,7 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <LegacyConvertArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -61,8 +61,10 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
-    let system = SystemSource::new(args.system_info.clone()).current().map_err(Failure::trouble)?;
+fn run(args: &LegacyConvertArgs) -> Result<(), Failure> {
+    let system = SystemSource::new(args.system_info.clone())
+        .current()
+        .map_err(|error| Failure::trouble(error.to_string()))?;
     let policy = compile(args).map_err(Failure::during("the policy"))?;
     let before = graph::full(&policy, &system);
     let mut undo = Undo::default();
@@ -71,7 +73,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let differs = match &after {
         Ok(after) if *after == before => None,
         Ok(after) => Some(difference(&before, after)),
-        Err(why) => Some(why.clone()),
+        Err(why) => Some(why.to_string()),
     };
     let Some(difference) = differs else {
         say::output("The old policy was converted to the new format.");
@@ -85,12 +87,21 @@ fn run(args: &Args) -> Result<(), Failure> {
     Err(Failure { status: 1, message: "everything is as it was before".to_owned() })
 }
 
-fn compile(args: &Args) -> Result<Policy, String> {
-    let folders = [args.policy_dir.clone()];
-    Policy::compile(&Disk::new(&folders).with_old_folder(&args.old_dir)).map_err(|error| error.to_string())
+/// Why the policy cannot be converted.
+#[derive(Debug, thiserror::Error)]
+enum CannotConvert {
+    #[error("{0}")]
+    Policy(#[from] policy::PolicyError),
+    #[error("{}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
 }
 
-fn drawn(args: &Args, system: &SystemInfo) -> Result<BTreeSet<String>, String> {
+fn compile(args: &LegacyConvertArgs) -> Result<Policy, policy::PolicyError> {
+    let folders = [args.policy_dir.clone()];
+    Policy::compile(&Disk::new(&folders).with_old_folder(&args.old_dir))
+}
+
+fn drawn(args: &LegacyConvertArgs, system: &SystemInfo) -> Result<BTreeSet<String>, CannotConvert> {
     Ok(graph::full(&compile(args)?, system))
 }
 
@@ -129,12 +140,12 @@ impl Undo {
     }
 }
 
-fn convert(args: &Args, policy: &Policy, undo: &mut Undo) -> Result<(), String> {
+fn convert(args: &LegacyConvertArgs, policy: &Policy, undo: &mut Undo) -> Result<(), CannotConvert> {
     for (name, rules) in places::sort(args, policy) {
         let path = args.policy_dir.join(format!("{name}.policy"));
-        save(&path, name, &rules, undo).map_err(|error| format!("{}: {error}", path.display()))?;
+        save(&path, name, &rules, undo).map_err(|error| CannotConvert::Write { path, error })?;
     }
-    set_aside(&args.old_dir, undo).map_err(|error| format!("{}: {error}", args.old_dir.display()))
+    set_aside(&args.old_dir, undo).map_err(|error| CannotConvert::Write { path: args.old_dir.clone(), error })
 }
 
 /// The file of the tool that configures a service.
@@ -265,7 +276,7 @@ mod tests {
             fs::create_dir_all(path(name).parent().unwrap()).unwrap();
             fs::write(path(name), text).unwrap();
         }
-        let args = Args {
+        let args = LegacyConvertArgs {
             policy_dir: path("policy.d"),
             old_dir: path("old"),
             system_info: Some(path("system.json")),
@@ -313,7 +324,7 @@ mod tests {
             fs::create_dir_all(path(name).parent().unwrap()).unwrap();
             fs::write(path(name), text).unwrap();
         }
-        let args = Args {
+        let args = LegacyConvertArgs {
             policy_dir: path("policy.d"),
             old_dir: path("old"),
             system_info: Some(path("system.json")),

@@ -9,7 +9,7 @@ use clap::Parser;
 use engine::say;
 
 use super::admin::Name;
-use super::admin::client::{CallError, Client};
+use super::admin::client::{AdminClient, CallError};
 use super::lint;
 use crate::failure::Failure;
 use crate::usage;
@@ -21,7 +21,7 @@ const PROGRAM: &str = "qubes-policy-editor";
 /// The editor is $VISUAL, else $EDITOR, else vi.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyEditorArgs {
     /// The file, without `.policy`.
     #[arg(value_name = "[include/]FILE", default_value = "30-user")]
     file: String,
@@ -29,7 +29,7 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyEditorArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -37,8 +37,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
-    let client = Client::of_this_machine();
+fn run(args: &PolicyEditorArgs) -> Result<(), Failure> {
+    let client = AdminClient::of_this_machine();
     let name = Name::parse(args.file.strip_suffix(".policy").unwrap_or(&args.file));
     let (token, text) = match client.call("Get", &name, b"") {
         Ok(got) => split(&got)?,

@@ -33,7 +33,7 @@ const DENIED: i32 = 1;
 /// With SOURCE, TARGET and SERVICE the answer is printed. With SOURCE_ID in front and IDENT behind, the
 /// call is also made. Exit status: 0 allowed (of the service, if the call was made), 1 denied.
 #[derive(Debug, Parser)]
-struct Args {
+struct PolicyExecArgs {
     /// Take what the user would be asked as answered with TARGET.
     #[arg(long)]
     assume_yes_for_ask: bool,
@@ -72,7 +72,9 @@ pub fn command(program: &'static str) -> clap::Command {
     let short = if program == EXEC { "SOURCE TARGET SERVICE" } else { "SOURCE TARGET SERVICE IDENT" };
     let long = "SOURCE_ID SOURCE TARGET SERVICE IDENT";
     let [short, long] = [short, long].map(|words| format!("{program} [OPTIONS] [--] {words}"));
-    <Args as clap::CommandFactory>::command().name(program).override_usage(format!("{short}\n       {long}"))
+    <PolicyExecArgs as clap::CommandFactory>::command()
+        .name(program)
+        .override_usage(format!("{short}\n       {long}"))
 }
 
 /// `qrexec-policy-exec`, the form of R4.1 and later: the exit status for these arguments, the program's
@@ -87,7 +89,7 @@ pub fn policy_main(args: Vec<OsString>) -> i32 {
 }
 
 fn run(program: &'static str, args: Vec<OsString>) -> i32 {
-    let args = match usage::parse_as::<Args>(usage::complete(command(program)), program, args) {
+    let args = match usage::parse_as::<PolicyExecArgs>(usage::complete(command(program)), program, args) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -97,7 +99,7 @@ fn run(program: &'static str, args: Vec<OsString>) -> i32 {
     }
 }
 
-fn decide(program: &str, args: &Args) -> Result<i32, Failure> {
+fn decide(program: &str, args: &PolicyExecArgs) -> Result<i32, Failure> {
     let (words, waiting) = understand(program, args)?;
     let [source, target, service] = words;
     let question = Question {
@@ -134,7 +136,10 @@ fn decide(program: &str, args: &Args) -> Result<i32, Failure> {
 }
 
 /// Sorts the words by their number.
-fn understand<'a>(program: &str, args: &'a Args) -> Result<([&'a String; 3], Option<Waiting>), Failure> {
+fn understand<'a>(
+    program: &str,
+    args: &'a PolicyExecArgs,
+) -> Result<([&'a String; 3], Option<Waiting>), Failure> {
     match args.words.as_slice() {
         [source, target, service] if program == EXEC || args.just_evaluate => {
             Ok(([source, target, service], None))
@@ -155,21 +160,21 @@ fn understand<'a>(program: &str, args: &'a Args) -> Result<([&'a String; 3], Opt
     }
 }
 
-fn answer(args: &Args, question: Question, people: &People) -> (String, Option<Told>) {
-    let denied = |why: String| {
+fn answer(args: &PolicyExecArgs, question: Question, people: &People) -> (String, Option<Told>) {
+    let denied = |why: &dyn std::fmt::Display| {
         tracing::error!("denied: {why}");
         (DENY.to_owned(), None)
     };
     let system = match SystemSource::new(args.system_info.clone()).current() {
         Ok(system) => system,
-        Err(why) => return denied(why),
+        Err(why) => return denied(&why),
     };
-    // Whoever asked reads our output: when he stops to, nobody waits for the user any more.
+    // Whoever asked reads our output: when they stop to, nobody waits for the user any more.
     let caller = Some(rustix::stdio::stdout());
     let closed = if is_of_r3(args) {
         match OldFolder::new(&args.old_path).close(question, system, people, caller) {
             Ok(closed) => closed,
-            Err(why) => return denied(why),
+            Err(why) => return denied(&why),
         }
     } else {
         Case::new(&policy(args), system, question).close(people, caller)
@@ -178,12 +183,12 @@ fn answer(args: &Args, question: Question, people: &People) -> (String, Option<T
 }
 
 /// Whether this machine has none of the policy folders, but that of R3.
-fn is_of_r3(args: &Args) -> bool {
+fn is_of_r3(args: &PolicyExecArgs) -> bool {
     !args.folders.iter().any(|folder| folder.exists()) && args.old_path.is_dir()
 }
 
 /// The policy of the policy folders.
-fn policy(args: &Args) -> Policy {
+fn policy(args: &PolicyExecArgs) -> Policy {
     let policy = Policy::compile_or_deny(&Disk::new(&args.folders).with_old_folder(&args.old_path));
     if let Some(error) = policy.error() {
         tracing::error!("every call is denied until the policy is mended: {error}");
@@ -194,7 +199,7 @@ fn policy(args: &Args) -> Policy {
 /// Makes the call: this process `becomes` `qrexec-client` if it may and no disposable has to be removed after it.
 /// That ends with 0 however the service ends, and with something else if there was no call.
 fn connect(
-    args: &Args,
+    args: &PolicyExecArgs,
     answer: &str,
     source: &str,
     target: &str,

@@ -19,7 +19,7 @@ const PROGRAM: &str = "qrexec-policy-graph";
 /// Draws the calls that the qrexec policy lets through, in the language of Graphviz.
 #[derive(Debug, Default, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyGraphArgs {
     /// Draw calls that the user is asked about, too.
     #[arg(long)]
     include_ask: bool,
@@ -55,7 +55,7 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyGraphArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -63,7 +63,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
+fn run(args: &PolicyGraphArgs) -> Result<(), Failure> {
     for (option, place, names) in
         [("--source", Place::Source, &args.source), ("--target", Place::Redirect, &args.target)]
     {
@@ -71,7 +71,9 @@ fn run(args: &Args) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{option} {bad:?}: no call {}", place.sense())));
         }
     }
-    let system = SystemSource::new(args.system_info.clone()).current().map_err(Failure::trouble)?;
+    let system = SystemSource::new(args.system_info.clone())
+        .current()
+        .map_err(|error| Failure::trouble(error.to_string()))?;
     let policy = Policy::compile(&Disk::new(&args.folders).with_old_folder(&args.old_policy_dir))
         .map_err(Failure::during("the policy"))?;
     let text = draw(args, &policy, &system);
@@ -127,7 +129,7 @@ fn svg(text: &str, path: &Path) -> io::Result<()> {
 pub fn full(policy: &Policy, system: &SystemInfo) -> BTreeSet<String> {
     let mut calls = BTreeSet::new();
     let targets = targets(system);
-    for (service, argument) in services(&Args::default(), policy) {
+    for (service, argument) in services(&PolicyGraphArgs::default(), policy) {
         let called = format!("{}{}", service.unwrap_or("*"), argument.unwrap_or_default());
         for source in system.domains().iter().map(|domain| domain.name.as_str()) {
             for target in &targets {
@@ -158,7 +160,7 @@ fn targets(system: &SystemInfo) -> Vec<String> {
     targets
 }
 
-fn draw(args: &Args, policy: &Policy, system: &SystemInfo) -> String {
+fn draw(args: &PolicyGraphArgs, policy: &Policy, system: &SystemInfo) -> String {
     let names: Vec<String> = system.domains().iter().map(|domain| domain.name.clone()).collect();
     let sources = if args.source.is_empty() { names } else { args.source.clone() };
     let targets = targets(system);
@@ -185,7 +187,10 @@ fn draw(args: &Args, policy: &Policy, system: &SystemInfo) -> String {
 }
 
 /// The services and arguments that rules name, `None` for those that name none, and those asked for.
-fn services<'a>(args: &'a Args, policy: &'a Policy) -> BTreeSet<(Option<&'a str>, Option<&'a str>)> {
+fn services<'a>(
+    args: &'a PolicyGraphArgs,
+    policy: &'a Policy,
+) -> BTreeSet<(Option<&'a str>, Option<&'a str>)> {
     let named = policy.rules().iter().map(|rule| (rule.service.as_deref(), rule.argument.as_deref()));
     let asked = args.service.iter().map(|service| match service.find('+') {
         Some(plus) => {
@@ -204,7 +209,7 @@ fn services<'a>(args: &'a Args, policy: &'a Policy) -> BTreeSet<(Option<&'a str>
 
 /// One call, to be drawn if it is let through.
 struct Picture<'a> {
-    args: &'a Args,
+    args: &'a PolicyGraphArgs,
     system: &'a SystemInfo,
     service: Option<&'a str>,
     source: &'a str,
@@ -275,7 +280,10 @@ mod tests {
         let (policy, other) = (compile(rules.concat()), compile([rules[1], rules[0]].concat()));
         let system =
             SystemInfo::new(["dom0", "work", "vault"].map(|name| Domain::new(name, "AppVM"))).unwrap();
-        assert_eq!(draw(&Args::default(), &policy, &system), draw(&Args::default(), &other, &system));
+        assert_eq!(
+            draw(&PolicyGraphArgs::default(), &policy, &system),
+            draw(&PolicyGraphArgs::default(), &other, &system)
+        );
         let (first, second) = (full(&policy, &system), full(&other, &system));
         let more: Vec<_> = second.difference(&first).collect();
         assert_eq!(more, ["  \"work\" -> \"vault\" a.B allow target=dom0"]);
@@ -288,12 +296,12 @@ mod tests {
         let policy = Policy::compile(&Files::new().policy("30-user.policy", text)).unwrap();
         let labelled = |name: &str| Domain { label: "0xcc0000".to_owned(), ..Domain::new(name, "AppVM") };
         let system = SystemInfo::new(["work", "mail", "vault"].map(labelled)).unwrap();
-        let drawn = draw(&Args::default(), &policy, &system);
+        let drawn = draw(&PolicyGraphArgs::default(), &policy, &system);
         assert!(drawn.contains("  \"work\" [color = \"#cc0000\", penwidth = 3];\n"));
         assert!(drawn.contains("  \"work\" -> \"vault\" [label=\"a.B\" color=red];\n"));
         assert!(drawn.contains("  \"mail\" -> \"vault\" [label=\"a.B\" color=red];\n"));
         assert!(!drawn.contains("orange") && drawn.starts_with("digraph g {\n") && drawn.ends_with("}\n"));
-        let args = Args { full_output: true, include_ask: true, ..Args::default() };
+        let args = PolicyGraphArgs { full_output: true, include_ask: true, ..PolicyGraphArgs::default() };
         let full = draw(&args, &policy, &system);
         assert!(full.contains("  \"work\" -> \"mail\" [label=\"a.B+x ask\" color=orange];"));
         assert!(full.contains("  \"mail\" -> \"vault\" [label=\"a.B allow target=vault\" color=red];"));

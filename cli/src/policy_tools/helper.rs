@@ -18,7 +18,7 @@ const PROGRAM: &str = "qrexec-vm-helper";
 /// Starts a qube, or makes a disposable that lives until stdin ends.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-enum Args {
+enum VmHelperArgs {
     /// Start a qube.
     Start {
         /// Its name or uuid:UUID.
@@ -33,7 +33,7 @@ enum Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <VmHelperArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -41,18 +41,18 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
+fn run(args: &VmHelperArgs) -> Result<(), Failure> {
     let vms = Vms::from_env();
     let target = |name: &str| Target::new(name).map_err(Failure::during(format_args!("{name:?}")));
     // Whoever does not read it has no use for the target any more.
     let say = |name: &Target| writeln!(io::stdout(), "{name}").and_then(|()| io::stdout().flush());
     match args {
-        Args::Start { qube } => {
+        VmHelperArgs::Start { qube } => {
             let qube = target(qube)?;
             vms.start(&qube).map_err(Failure::during(format_args!("starting {qube}")))?;
             let _ = say(&qube);
         }
-        Args::Disposable { template } => {
+        VmHelperArgs::Disposable { template } => {
             let template = target(template)?;
             let made = Disposable::new(&vms, &template)
                 .map_err(Failure::during(format_args!("a disposable of {template}")))?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use clap::Parser;
 use engine::say;
-use policy::{Action, Files, Policy, Rule, Token, User};
+use policy::{Action, Files, Policy, PolicyError, Rule, Token, User};
 use wire::names::DomainName;
 
 use super::admin::MAX_FILE;
@@ -27,7 +27,7 @@ const ANY_SERVICE: &str = "!include-service any * include/line\n";
 /// warnings), 1 something is.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyLintArgs {
     /// Show the lines.
     #[arg(short, long)]
     show_line: bool,
@@ -52,12 +52,12 @@ pub struct Finding {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyLintArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<PolicyLintArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -147,7 +147,7 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
     let mut rules: Vec<(usize, Rule)> = Vec::new();
     for (line, number) in lines(text).into_iter().zip(1..) {
         match compile(line, included) {
-            Err(text) => findings.push(Finding { line: number, error: true, text }),
+            Err(wrong) => findings.push(Finding { line: number, error: true, text: wrong.to_string() }),
             Ok(found) => {
                 findings.extend(about(number, line, &found));
                 for rule in found {
@@ -203,8 +203,23 @@ fn words(text: &str) -> Vec<&str> {
     text.split(is_blank).filter(|word| !word.is_empty()).collect()
 }
 
+/// What is wrong with a line. Its file has one line, so only the column is worth a word.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}{}", self.column(), .0.problem, self.advice())]
+struct WrongLine(PolicyError);
+
+impl WrongLine {
+    fn column(&self) -> String {
+        self.0.column.map(|column| format!("column {column}: ")).unwrap_or_default()
+    }
+
+    fn advice(&self) -> String {
+        if self.0.advice.is_empty() { String::new() } else { format!("; {}", self.0.advice) }
+    }
+}
+
 /// The rules of one line, with everything at hand that it includes.
-fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
+fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, WrongLine> {
     let mut files = Files::new();
     let text = String::from_utf8_lossy(line);
     let words = words(&text);
@@ -220,11 +235,7 @@ fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, String> {
         true => files.policy(LINE, ANY_SERVICE).include(INCLUDED, line),
         false => files.policy(LINE, line),
     };
-    let compiled = Policy::compile(&files).map_err(|error| {
-        let column = error.column.map(|column| format!("column {column}: ")).unwrap_or_default();
-        let advice = if error.advice.is_empty() { String::new() } else { format!("; {}", error.advice) };
-        format!("{column}{}{advice}", error.problem)
-    })?;
+    let compiled = Policy::compile(&files).map_err(WrongLine)?;
     Ok(compiled.rules().to_vec())
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use daemon::policy_source::{Disk, read_file};
 use policy::legacy::{LegacyPolicy, always_allow, default_text, file_name};
-use policy::{Ask, Decision, Policy, SystemInfo, split_service};
+use policy::{Ask, Decision, Policy, PolicyError, SystemInfo, split_service};
 
 use super::admin::{MAX_FILE, Overlay, dress, lock, write};
 use super::judge::{Case, Closed, Question};
@@ -19,6 +19,62 @@ use super::people::{NewPolicy, People};
 #[derive(Debug)]
 pub struct OldFolder<'a> {
     path: &'a Path,
+}
+
+/// Why there is no policy for a call, which is denied then.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPolicy {
+    /// The folder has an error.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    /// No file can be called so.
+    #[error("{0:?} is no service")]
+    Service(String),
+    /// There is none, and none was made.
+    #[error("there is no policy for {service:?}; make {file:?} with the line `$anyvm $anyvm ask`")]
+    Missing {
+        /// The service.
+        service: String,
+        /// Where its policy would be.
+        file: PathBuf,
+    },
+    /// There is none, and the user could not be asked for one.
+    #[error("{none}; the user could not be asked: {error}")]
+    NotAsked {
+        /// That there is none.
+        none: Box<NoPolicy>,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The user wanted one, and it could not be made.
+    #[error("making a policy for {service:?}: {error}")]
+    NotMade {
+        /// The service.
+        service: String,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+/// Why "yes to all" holds for one call only.
+#[derive(Debug, thiserror::Error)]
+enum NotKept {
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    #[error("it is not read")]
+    NotRead,
+    #[error("it was changed meanwhile")]
+    Changed,
+    #[error("no line can say that")]
+    NoLine,
+    #[error("a line would not say the same")]
+    Differs,
+    #[error("it is a link")]
+    Link,
+    #[error("{0}")]
+    Folder(#[from] super::admin::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
 }
 
 /// A file and what it said when it was read.
@@ -34,7 +90,7 @@ impl<'a> OldFolder<'a> {
         Self { path }
     }
 
-    /// Decides. `caller` is whoever waits for the answer: nobody is asked any longer once he is gone.
+    /// Decides. `caller` is whoever waits for the answer: nobody is asked any longer once they are gone.
     ///
     /// # Errors
     /// Why there is no policy for this; the call is denied.
@@ -44,7 +100,7 @@ impl<'a> OldFolder<'a> {
         system: Arc<SystemInfo>,
         people: &People,
         caller: Option<BorrowedFd<'_>>,
-    ) -> Result<Closed, String> {
+    ) -> Result<Closed, NoPolicy> {
         let policy = match self.policy(&question.service)? {
             Some(policy) => policy,
             None => self.new_policy(&question, &system, people, caller)?,
@@ -61,16 +117,16 @@ impl<'a> OldFolder<'a> {
         Ok(closed)
     }
 
-    fn compile(&self, change: Option<(&Path, Option<&[u8]>)>) -> Result<LegacyPolicy, String> {
+    fn compile(&self, change: Option<(&Path, Option<&[u8]>)>) -> Result<LegacyPolicy, PolicyError> {
         let source = Overlay::new(&[], self.path, change);
-        LegacyPolicy::compile(&source).map_err(|error| error.to_string())
+        LegacyPolicy::compile(&source)
     }
 
     /// The policy of the file for a service, if there is one.
-    fn policy(&self, service: &str) -> Result<Option<Policy>, String> {
+    fn policy(&self, service: &str) -> Result<Option<Policy>, PolicyError> {
         let (name, argument) = split_service(service);
         let folder = LegacyPolicy::compile(&Disk::new(&[]).with_old_folder(self.path));
-        Ok(folder.map_err(|error| error.to_string())?.for_service(name, argument).cloned())
+        Ok(folder?.for_service(name, argument).cloned())
     }
 
     /// Asks whether a file is to be made, and makes it. One that somebody made meanwhile counts, whatever the
@@ -81,13 +137,10 @@ impl<'a> OldFolder<'a> {
         system: &SystemInfo,
         people: &People,
         caller: Option<BorrowedFd<'_>>,
-    ) -> Result<Policy, String> {
+    ) -> Result<Policy, NoPolicy> {
         let (service, _) = split_service(&question.service);
-        let none = || {
-            let file = self.path.join(service);
-            format!("there is no policy for {service:?}; make {file:?} with the line `$anyvm $anyvm ask`")
-        };
-        let name = file_name(service).ok_or_else(|| format!("{service:?} is no service"))?;
+        let none = || NoPolicy::Missing { service: service.to_owned(), file: self.path.join(service) };
+        let name = file_name(service).ok_or_else(|| NoPolicy::Service(service.to_owned()))?;
         let caller_known = system.get(&question.source).is_some();
         if question.just_evaluate || question.assume_yes || !caller_known {
             return Err(none());
@@ -95,8 +148,9 @@ impl<'a> OldFolder<'a> {
         let guivm = system.get(&question.source).and_then(|source| source.guivm.as_deref());
         let new = NewPolicy { source: question.source.clone(), service: service.to_owned() };
         let wanted = people.ask_for_new(guivm.unwrap_or("dom0"), &new, caller);
-        if wanted.map_err(|error| format!("{}; the user could not be asked: {error}", none()))? {
-            self.make(name).map_err(|error| format!("making a policy for {service:?}: {error}"))?;
+        if wanted.map_err(|error| NoPolicy::NotAsked { none: Box::new(none()), error })? {
+            let failed = |error| NoPolicy::NotMade { service: service.to_owned(), error };
+            self.make(name).map_err(failed)?;
         }
         self.policy(&question.service)?.ok_or_else(none)
     }
@@ -136,21 +190,21 @@ impl<'a> OldFolder<'a> {
         ask: &Ask,
         target: &str,
         seen: &Seen,
-    ) -> Result<String, String> {
+    ) -> Result<String, NotKept> {
         let request = question.request();
-        let decide = |text: &str| -> Result<Decision, String> {
+        let decide = |text: &str| -> Result<Decision, NotKept> {
             let folder = self.compile(Some((&seen.path, Some(text.as_bytes()))))?;
-            let policy = folder.for_service(request.service, request.argument).ok_or("it is not read")?;
+            let policy = folder.for_service(request.service, request.argument).ok_or(NotKept::NotRead)?;
             Ok(policy.decide(system, &request))
         };
         if decide(&seen.text)? != Decision::Ask(ask.clone()) {
-            return Err("it was changed meanwhile".to_owned());
+            return Err(NotKept::Changed);
         }
         let text = always_allow(&seen.text, &request, ask, target);
-        let text = text.ok_or("no line can say that")?;
+        let text = text.ok_or(NotKept::NoLine)?;
         match decide(&text)?.answer() == ask.choose(system, target).answer() {
             true => Ok(text),
-            false => Err("a line would not say the same".to_owned()),
+            false => Err(NotKept::Differs),
         }
     }
 
@@ -162,17 +216,16 @@ impl<'a> OldFolder<'a> {
         ask: &Ask,
         target: &str,
         seen: &Seen,
-    ) -> Result<(), String> {
-        let said = |error: &dyn std::fmt::Display| error.to_string();
-        let _lock = lock(self.path).map_err(|error| said(&error))?;
-        let meta = fs::symlink_metadata(&seen.path).map_err(|error| said(&error))?;
+    ) -> Result<(), NotKept> {
+        let _lock = lock(self.path)?;
+        let meta = fs::symlink_metadata(&seen.path)?;
         if !meta.is_file() {
-            return Err("it is a link".to_owned());
+            return Err(NotKept::Link);
         }
-        if read_file(&seen.path, MAX_FILE).map_err(|error| said(&error))? != seen.text.as_bytes() {
-            return Err("it was changed meanwhile".to_owned());
+        if read_file(&seen.path, MAX_FILE)? != seen.text.as_bytes() {
+            return Err(NotKept::Changed);
         }
         let text = self.changed(question, system, ask, target, seen)?;
-        write(&seen.path, text.as_bytes()).map_err(|error| said(&error))
+        Ok(write(&seen.path, text.as_bytes())?)
     }
 }

@@ -30,7 +30,7 @@ pub fn main(_: Vec<OsString>) -> i32 {
     let read = io::stdin().lock().take(MAX_ARGUMENT.saturating_add(1)).read_to_end(&mut input);
     let done = match read {
         Ok(_) => call.register(&Admin::of_this_machine(), &input),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     };
     let Call { backend, frontend, service } = &call;
     let what = format!("{service:?}: {frontend:?} -> {backend:?}");
@@ -46,6 +46,25 @@ pub fn main(_: Vec<OsString>) -> i32 {
     }
 }
 
+/// Why an argument is not registered.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("the argument has characters that none may have")]
+    Characters,
+    #[error("the argument is empty or longer than {MAX_ARGUMENT}")]
+    Length,
+    #[error("the service is none")]
+    Service,
+    #[error("caller and target must be qubes, named")]
+    Qubes,
+    #[error("{0:?} is registered already")]
+    Taken(String),
+    #[error("{0}")]
+    Policy(#[from] super::admin::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
 struct Call {
     backend: String,
     frontend: String,
@@ -53,49 +72,49 @@ struct Call {
 }
 
 impl Call {
-    fn register(&self, admin: &Admin, input: &[u8]) -> Result<String, String> {
+    fn register(&self, admin: &Admin, input: &[u8]) -> Result<String, Refused> {
         let Self { backend, frontend, service } = self;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         let argument = std::str::from_utf8(input).ok().filter(|text| text.chars().all(plain));
-        let argument = argument.ok_or("the argument has characters that none may have")?;
+        let argument = argument.ok_or(Refused::Characters)?;
         if argument.is_empty() || argument.len() as u64 > MAX_ARGUMENT {
-            return Err(format!("the argument is empty or longer than {MAX_ARGUMENT}"));
+            return Err(Refused::Length);
         }
         if service.is_empty() || !service.chars().all(plain) {
-            return Err("the service is none".to_owned());
+            return Err(Refused::Service);
         }
         let qube =
             |name: &str| Target::new(name).is_ok_and(|name| name.keyword().is_none() && !name.is_dom0());
         if !qube(backend) || !qube(frontend) {
-            return Err("caller and target must be qubes, named".to_owned());
+            return Err(Refused::Qubes);
         }
-        let _lock = admin.lock().map_err(|error| error.to_string())?;
-        let policy = admin.compile(None).map_err(|error| error.to_string())?;
+        let _lock = admin.lock()?;
+        let policy = admin.compile(None)?;
         let full = format!("+{argument}");
         let taken = policy.rules().iter().any(|rule| {
             rule.service.as_deref() == Some(service) && rule.argument.as_deref() == Some(full.as_str())
         });
         if taken {
-            return Err(format!("{argument:?} is registered already"));
+            return Err(Refused::Taken(argument.to_owned()));
         }
-        let path = admin.path(&Name::parse(FILE)).map_err(|error| error.to_string())?;
+        let path = admin.path(&Name::parse(FILE))?;
         append(admin, &path, &format!("{service} +{argument} {frontend} {backend} allow\n"))?;
         Ok(argument.to_owned())
     }
 }
 
-fn append(admin: &Admin, path: &Path, rule: &str) -> Result<(), String> {
+fn append(admin: &Admin, path: &Path, rule: &str) -> Result<(), Refused> {
     let mut text = match read_file(path, MAX_FILE) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     };
     if !text.is_empty() && !text.ends_with(b"\n") {
         text.push(b'\n');
     }
     text.extend_from_slice(rule.as_bytes());
-    admin.compile(Some((path, Some(&text)))).map_err(|error| error.to_string())?;
-    write(path, &text).map_err(|error| error.to_string())
+    admin.compile(Some((path, Some(&text))))?;
+    Ok(write(path, &text)?)
 }
 
 #[cfg(test)]
@@ -110,8 +129,8 @@ mod tests {
             let call = Call { backend: "sys-u2f".into(), frontend: frontend.into(), service: service.into() };
             call.register(&admin, input)
         };
-        assert_eq!(call("u2f.Authenticate", "work", b"aA0").as_deref(), Ok("aA0"));
-        assert!(call("u2f.Authenticate", "mail", b"aA0").unwrap_err().contains("already"));
+        assert_eq!(call("u2f.Authenticate", "work", b"aA0").unwrap(), "aA0");
+        assert!(call("u2f.Authenticate", "mail", b"aA0").unwrap_err().to_string().contains("already"));
         assert!(call("u2f.Authenticate", "mail", b"bB").is_ok());
         for (frontend, input) in [
             ("work", &b""[..]),

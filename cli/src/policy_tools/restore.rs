@@ -20,7 +20,7 @@ const PROGRAM: &str = "qrexec-policy-restore";
 /// Files that are there already are left as they are.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyRestoreArgs {
     /// The policy folder.
     #[arg(long, value_name = "DIRECTORY", default_value = policy::load::POLICY_FOLDER)]
     dest: PathBuf,
@@ -31,7 +31,7 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyRestoreArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -39,7 +39,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
+fn run(args: &PolicyRestoreArgs) -> Result<(), Failure> {
     let include = args.dest.join("include");
     fs::create_dir_all(&include).map_err(Failure::during(include.display()))?;
     if include.is_symlink() {

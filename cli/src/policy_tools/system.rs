@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use daemon::policy_source::SystemFile;
-use policy::SystemInfo;
-use wire::names::Target;
+use policy::{SystemError, SystemInfo};
+use wire::names::{NameError, Target};
 
 use crate::qubesd;
 
@@ -16,6 +16,26 @@ pub enum SystemSource {
     File(SystemFile),
     /// `qubesd`, asked for every decision: it tells nobody of changes.
     Qubesd,
+}
+
+/// Why there is no system information: every call is denied then.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSystem {
+    /// The file does not give it.
+    #[error("{0}")]
+    File(#[from] daemon::policy_source::NoSystem),
+    /// `qubesd` cannot be reached, or refuses.
+    #[error("{0}")]
+    Qubesd(#[from] qubesd::Error),
+    /// No qube has that name.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// Asking ended in a panic, which is in the log.
+    #[error("asking qubesd failed in an unexpected way")]
+    Panicked,
+    /// The answer of `qubesd` is no system.
+    #[error("{0}")]
+    Answer(#[from] SystemError),
 }
 
 impl SystemSource {
@@ -29,9 +49,9 @@ impl SystemSource {
     ///
     /// # Errors
     /// Why there is none; every call is denied then.
-    pub fn current(&mut self) -> Result<Arc<SystemInfo>, String> {
+    pub fn current(&mut self) -> Result<Arc<SystemInfo>, NoSystem> {
         match self {
-            Self::File(file) => file.current(),
+            Self::File(file) => Ok(file.current()?),
             Self::Qubesd => ask_qubesd().map(Arc::new),
         }
     }
@@ -41,9 +61,8 @@ impl SystemSource {
 ///
 /// # Errors
 /// It cannot be reached, or its answer is no system.
-pub fn ask_qubesd() -> Result<SystemInfo, String> {
-    let dom0 = Target::new("dom0").map_err(|error| error.to_string())?;
-    let text = qubesd::call(qubesd::Socket::Internal, "internal.GetSystemInfo", &dom0, b"")
-        .map_err(|error| error.to_string())?;
-    SystemInfo::from_json(&text).map_err(|error| error.to_string())
+pub fn ask_qubesd() -> Result<SystemInfo, NoSystem> {
+    let dom0 = Target::new("dom0")?;
+    let text = qubesd::call(qubesd::Socket::Internal, "internal.GetSystemInfo", &dom0, b"")?;
+    Ok(SystemInfo::from_json(&text)?)
 }

@@ -8,7 +8,7 @@ use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
 use wire::names::{DomainId, IDENT_LEN, Ident, Port};
-use wire::shares::Crowd;
+use wire::shares::TooManyCalls;
 use wire::version::Version;
 
 use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint};
@@ -29,7 +29,7 @@ enum Stage {
 
 /// One local client.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ClientState {
     stage: Stage,
     /// The port handed out for it, until the call there ends.
     port: Option<Port>,
@@ -57,7 +57,7 @@ enum Complaint {
     #[error("port {0} is not for data")]
     BadPort(Port),
     #[error(transparent)]
-    Crowd(#[from] Crowd),
+    TooManyCalls(#[from] TooManyCalls),
     #[error("{0}")]
     Refused(String),
     #[error("no call {0} waits for an answer")]
@@ -74,7 +74,7 @@ impl Core {
     /// Somebody connected to the local socket.
     pub fn handle_client_connected(&mut self, now: Now) -> ClientId {
         let id = ClientId(self.next_id());
-        self.clients.insert(id, Client { stage: Stage::Greeting, port: None });
+        self.clients.insert(id, ClientState { stage: Stage::Greeting, port: None });
         self.timers.set(Timer::Client(id), now.saturating_add(HELLO_LIMIT));
         self.put(Output::SendClient(id, hello(Version::LOCAL_DAEMON).to_vec()));
         id
@@ -204,8 +204,8 @@ impl Core {
         }
         let ty = if just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
         let port = self.port_for(id, ty, params.endpoint()).map_err(|complaint| match complaint {
-            Complaint::Crowd(crowd) => {
-                Complaint::Refused(format!("{}: refused, {crowd}", self.description(&cmdline)))
+            Complaint::TooManyCalls(too_many) => {
+                Complaint::Refused(format!("{}: refused, {too_many}", self.description(&cmdline)))
             }
             other => other,
         })?;

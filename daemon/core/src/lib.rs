@@ -40,7 +40,7 @@ use crate::ports::Ports;
 use crate::question::{Question, User};
 use agent::Agent;
 use call::{Call, Tally};
-use client::{Client, Running};
+use client::{ClientState, Running};
 use served::Served;
 use timers::Timers;
 
@@ -175,7 +175,7 @@ pub struct Core {
     settings: Settings,
     agent: Agent,
     ports: Ports,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, ClientState>,
     clients_held: bool,
     /// Who is to be closed when the call on a port ends.
     waiting: BTreeMap<Port, ClientId>,
@@ -212,7 +212,7 @@ impl Core {
     }
 
     /// So many calls to the VM may be there at once, of all sources together.
-    pub fn serve_at_most(&mut self, max: usize) {
+    pub fn limit_served_calls(&mut self, max: usize) {
         self.served = Served::new(max);
     }
 

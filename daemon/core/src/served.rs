@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wire::names::{DomainId, Port};
-use wire::shares::{Crowd, Shares};
+use wire::shares::{Shares, TooManyCalls};
 
 /// As many as there are ports for, if nobody says less.
 const MOST: usize = 1 << 16;
@@ -28,7 +28,7 @@ impl Served {
     }
 
     /// Reserves a place for a call of `source`, and a port for it with `reserve`.
-    pub(super) fn begin<E: From<Crowd>>(
+    pub(super) fn begin<E: From<TooManyCalls>>(
         &mut self,
         source: DomainId,
         reserve: impl FnOnce() -> Result<Port, E>,

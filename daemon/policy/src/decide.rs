@@ -6,7 +6,7 @@ use crate::decision::{Ask, Decision, Deny, Facts, Grant, RuleRef};
 use crate::error::PolicyError;
 use crate::index::{Index, Sets};
 use crate::load::Source;
-use crate::matching::{Asked, Outcome, default_template};
+use crate::matching::{Asked, Fault, Outcome, default_template};
 use crate::request::{Call, Request};
 use crate::rule::{Rule, Verb};
 use crate::system::SystemInfo;
@@ -108,10 +108,10 @@ impl Policy {
 
     fn ask(&self, rule: &Rule, call: &Call<'_>, request: &Request<'_>) -> Result<Decision, Deny> {
         let action = &rule.action;
-        let fault = |fault: String| Deny::by(rule, true, fault);
+        let fault = |fault: Fault| Deny::by(rule, true, fault.0);
         let mut choices = match &action.target {
             Some(target) => as_choice(target, call).map_err(fault)?.into_iter().collect(),
-            None => choices::collect(self, call).map_err(|error| fault(error.0))?,
+            None => choices::collect(self, call).map_err(fault)?,
         };
         if !action.autostart {
             // One choice that is not in the system spoils the question.
@@ -202,7 +202,7 @@ fn grant<'a>(rule: &'a Rule, target: &'a str) -> Grant<'a> {
 
 /// `target=` or `default_target=` as it stands among the choices, where qubes have their names. `None` if the
 /// caller has no disposables.
-fn as_choice(token: &Token, call: &Call<'_>) -> Result<Option<String>, String> {
+fn as_choice(token: &Token, call: &Call<'_>) -> Result<Option<String>, Fault> {
     if token.is_dom0() {
         return Ok(Some("dom0".to_owned()));
     }
@@ -212,7 +212,7 @@ fn as_choice(token: &Token, call: &Call<'_>) -> Result<Option<String>, String> {
     };
     Ok(match Asked::redirected(token) {
         Some(Asked::DispVm) => {
-            let template = default_template(&call.source).map_err(|fault| fault.0)?;
+            let template = default_template(&call.source)?;
             template.map(|template| format!("@dispvm:{template}"))
         }
         Some(Asked::Template(template)) => Some(format!("@dispvm:{}", named(template))),

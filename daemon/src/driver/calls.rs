@@ -2,9 +2,9 @@
 
 use daemon_core::question::{Question, Verdict};
 use daemon_core::{CallId, LocalService, Preparation};
+use engine::log_source::speaking_for;
 use engine::process::fork_keeping;
 use engine::reactor::Interest;
-use engine::voice::speaking_for;
 use wire::names::Target;
 
 use super::Driver;
@@ -123,7 +123,7 @@ impl Driver {
         }
         let (transport, manner, traffic) = (&self.transport, self.manner, self.traffic.writer());
         let serve = || {
-            let (status, moved) = dom0_service::serve(service, transport, manner);
+            let (status, moved) = dom0_service::run_service(service, transport, manner);
             moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
             status
         };

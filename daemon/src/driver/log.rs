@@ -3,7 +3,7 @@
 //! A daemon's log has lines about the calls of its own VM and about those that other VMs make to it.
 
 use daemon_core::Level;
-use engine::voice::speaking_for;
+use engine::log_source::speaking_for;
 use wire::names::Target;
 
 /// Writes a line.

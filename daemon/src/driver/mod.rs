@@ -6,8 +6,8 @@
 
 mod agent;
 mod calls;
-mod front;
 mod helpers;
+mod local_clients;
 mod log;
 mod peers;
 mod targets;
@@ -31,8 +31,8 @@ use crate::dom0_service::Manner;
 use crate::policy_source::{PolicyFiles, Programs};
 use crate::startup::{Outcome, Report};
 use agent::{AgentLink, Search};
-use front::Front;
 use helpers::Helpers;
+use local_clients::LocalClients;
 use peers::Heard;
 use targets::Targets;
 use token::Token;
@@ -103,7 +103,7 @@ pub struct Driver {
     agent: AgentLink,
     /// The agent has more to say than one turn takes.
     agent_due: bool,
-    front: Front,
+    local_clients: LocalClients,
     targets: Targets,
     decider: Decider,
     helpers: Helpers,
@@ -125,9 +125,9 @@ impl Driver {
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
         reactor.add(&signals, Token::Signals.encode(), Interest::Read)?;
-        let front = Front::new(&reactor)?;
+        let local_clients = LocalClients::new(&reactor)?;
         let mut core = Core::new(setup.settings.clone());
-        core.serve_at_most(setup.limits.served);
+        core.limit_served_calls(setup.limits.served);
         Ok(Self {
             core,
             agent: AgentLink::new(setup.transport.clone(), setup.settings.id),
@@ -140,7 +140,7 @@ impl Driver {
             reactor,
             signals,
             agent_due: false,
-            front,
+            local_clients,
             targets: Targets::new(),
             decider: setup.decider,
             helpers: Helpers::default(),
@@ -205,7 +205,7 @@ impl Driver {
         self.settle();
         let open = self.agent.queued() < AGENT_BACKLOG;
         self.core.hold_clients(!open);
-        if let Err(error) = self.front.set_open(&self.reactor, open) {
+        if let Err(error) = self.local_clients.set_open(&self.reactor, open) {
             tracing::error!("watching the local socket: {error}");
             self.finish(Outcome::Failed);
         }
@@ -216,7 +216,7 @@ impl Driver {
             self.core.poll_timeout(),
             self.startup_deadline,
             self.agent.look_at(),
-            self.front.accept_at(),
+            self.local_clients.accept_at(),
             self.targets.retry_at(),
         ];
         let next = times.into_iter().flatten().min()?;
@@ -227,13 +227,13 @@ impl Driver {
         match Token::decode(event.token) {
             Some(Token::Agent) => self.agent_ready(),
             Some(Token::Signals) => self.signalled(),
-            Some(Token::Front) => self.front_ready(),
+            Some(Token::LocalClients) => self.local_clients_ready(),
             Some(Token::Target(id)) => self.target_ready(id),
             Some(Token::Program(id, readiness)) => self.program_ready(id, readiness),
             Some(Token::Service(id)) => self.service_ready(id),
             Some(Token::HelperOutput(id)) => self.helper_said(id),
             Some(Token::HelperEnd(id)) => self.helpers.reap(&self.reactor, id),
-            // These are watched by the front's own reactor.
+            // These are watched by the reactor of `LocalClients`.
             Some(Token::Listener | Token::Client(_)) | None => {}
         }
     }
@@ -249,10 +249,10 @@ impl Driver {
         match output {
             Output::SendAgent(message) => self.send_agent(message),
             Output::DropAgent(reason) => self.agent_dropped(&reason),
-            Output::Serve => self.serve(),
-            Output::Withdraw => self.front.withdraw(),
+            Output::Serve => self.open_local_sockets(),
+            Output::Withdraw => self.local_clients.withdraw(),
             Output::SendClient(id, message) => self.send_client(id, message),
-            Output::CloseClient(id) => self.front.close_client(id),
+            Output::CloseClient(id) => self.local_clients.close_client(id),
             Output::Ask(id, question) => {
                 step::reached("policy asked");
                 self.ask(id, question);
@@ -287,9 +287,9 @@ impl Driver {
     }
 
     /// The agent is there: local programs may come.
-    fn serve(&mut self) {
+    fn open_local_sockets(&mut self) {
         let Settings { id, name, .. } = &self.settings;
-        if let Err(error) = self.front.open(&self.socket_dir, *id, name, self.uuid.as_ref()) {
+        if let Err(error) = self.local_clients.open(&self.socket_dir, *id, name, self.uuid.as_ref()) {
             tracing::error!("the local socket in {}: {error}", self.socket_dir.display());
             return self.finish(Outcome::Failed);
         }

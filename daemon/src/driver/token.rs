@@ -11,7 +11,7 @@ pub(super) enum Token {
     /// SIGTERM or SIGINT.
     Signals,
     /// The reactor of the local socket and its clients.
-    Front,
+    LocalClients,
     /// The local socket.
     Listener,
     /// A program on the local socket.
@@ -36,7 +36,7 @@ impl Token {
         let (kind, id) = match self {
             Self::Agent => (0, 0),
             Self::Signals => (1, 0),
-            Self::Front => (2, 0),
+            Self::LocalClients => (2, 0),
             Self::Listener => (3, 0),
             Self::Client(ClientId(id)) => (4, id),
             Self::Target(CallId(id)) => (5, id),
@@ -55,7 +55,7 @@ impl Token {
         Some(match token & ((1 << KIND_BITS) - 1) {
             0 => Self::Agent,
             1 => Self::Signals,
-            2 => Self::Front,
+            2 => Self::LocalClients,
             3 => Self::Listener,
             4 => Self::Client(ClientId(id)),
             5 => Self::Target(CallId(id)),
@@ -79,7 +79,7 @@ mod tests {
         for token in [
             Token::Agent,
             Token::Signals,
-            Token::Front,
+            Token::LocalClients,
             Token::Listener,
             Token::Client(ClientId(u64::MAX >> KIND_BITS)),
             Token::Target(call),

@@ -6,7 +6,7 @@ use daemon_core::question::{Allow, Question, User, Verdict};
 use policy::{Decision, Request};
 use wire::names::{ServiceName, Target};
 
-use super::store::{PolicyStore, SystemFile};
+use super::store::{NoSystem, PolicyStore, SystemFile};
 
 /// The policy of this machine. Every question is answered from the files of this moment: before it
 /// is used, each file and folder that was read is looked at again, which costs microseconds. (A
@@ -30,7 +30,7 @@ impl PolicyFiles {
     pub fn decide(&mut self, question: &Question) -> Option<Verdict> {
         let (decision, told, note) = match self.decision(question) {
             Ok(decision) => decision,
-            Err(reason) => return Some(Verdict::Deny(reason)),
+            Err(reason) => return Some(Verdict::deny(reason.to_string())),
         };
         match decision {
             Decision::Ask(ask) if !told => {
@@ -44,8 +44,8 @@ impl PolicyFiles {
     }
 
     /// The decision, whether there is somebody to ask and to tell, and what the log says about the target.
-    fn decision(&mut self, question: &Question) -> Result<(Decision, bool, &'static str), String> {
-        let system = self.system.as_mut().ok_or("no system information is configured")?.current()?;
+    fn decision(&mut self, question: &Question) -> Result<(Decision, bool, &'static str), NoSystem> {
+        let system = self.system.as_mut().ok_or(NoSystem::NotConfigured)?.current()?;
         let service = question.service.as_str();
         let mut request = Request::new(question.source.as_str(), question.target.as_str(), service);
         request.requested_source = question.requested_source.as_ref().map(Target::as_str);

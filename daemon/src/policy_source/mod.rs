@@ -3,13 +3,13 @@
 mod disk;
 mod files;
 mod program;
+mod request_form;
 mod store;
 mod watch;
-mod ways;
 
 pub use disk::{Disk, read_file};
 pub use files::PolicyFiles;
 pub(crate) use program::environment;
 pub use program::{PolicyProgram, Programs, Readiness};
-pub use store::{PolicyStore, SystemFile};
-pub use ways::Owner;
+pub use request_form::Owner;
+pub use store::{NoSystem, PolicyStore, SystemFile};

@@ -4,7 +4,7 @@
 //! Both work beside this daemon's loop, which they never hold up. A program is killed, and a
 //! connection closed, when the question is of no interest any more.
 //!
-//! Those of old are asked in their own form ([`super::ways`]), and make the call themselves.
+//! Those of old are asked in their own form ([`super::request_form`]), and make the call themselves.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use wire::escape::Escaped;
 use wire::names::DomainId;
 
-use super::ways::{Form, Owner, USAGE, Undecided, Way};
+use super::request_form::{Form, Owner, USAGE, Undecided, Way};
 use crate::answer::{self, MAX_ANSWER};
 
 /// Programs that run at once. A question to the user may take long; further ones wait their turn, and

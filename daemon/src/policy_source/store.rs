@@ -1,5 +1,6 @@
 //! Policy and system information as they are now: kept compiled, read anew when files change.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,6 +60,30 @@ impl PolicyStore {
     }
 }
 
+/// Why there is no system information: every call is denied then.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSystem {
+    /// No file is named.
+    #[error("no system information is configured")]
+    NotConfigured,
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The file describes no system.
+    #[error("{}: {error}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        error: policy::SystemError,
+    },
+}
+
 /// The system information of a file.
 #[derive(Debug)]
 pub struct SystemFile {
@@ -77,7 +102,7 @@ impl SystemFile {
     ///
     /// # Errors
     /// What is wrong with the file, with its path in front.
-    pub fn current(&mut self) -> Result<Arc<SystemInfo>, String> {
+    pub fn current(&mut self) -> Result<Arc<SystemInfo>, NoSystem> {
         let kept = match self.kept.take().filter(|(_, footprint)| footprint.holds()) {
             Some(kept) => kept,
             None => read_system(&self.path)?,
@@ -86,11 +111,13 @@ impl SystemFile {
     }
 }
 
-fn read_system(path: &Path) -> Result<(Arc<SystemInfo>, Footprint), String> {
+fn read_system(path: &Path) -> Result<(Arc<SystemInfo>, Footprint), NoSystem> {
     let mut footprint = Footprint::default();
     footprint.note(path);
-    let text = read_file(path, MAX_SYSTEM).map_err(|error| format!("{}: {error}", path.display()))?;
-    let system = SystemInfo::from_json(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        read_file(path, MAX_SYSTEM).map_err(|error| NoSystem::Unreadable { path: path.to_owned(), error })?;
+    let system =
+        SystemInfo::from_json(&text).map_err(|error| NoSystem::Wrong { path: path.to_owned(), error })?;
     Ok((Arc::new(system), footprint))
 }
 
@@ -219,7 +246,7 @@ mod tests {
         let error = read_file(&pipe, 100).unwrap_err();
         assert_eq!(error.to_string(), "not a regular file");
         let mut system = SystemFile::new(pipe.clone());
-        assert!(system.current().unwrap_err().contains("not a regular file"));
+        assert!(system.current().unwrap_err().to_string().contains("not a regular file"));
         fs::remove_file(&pipe).unwrap();
         fs::write(&pipe, "12345").unwrap();
         assert_eq!(read_file(&pipe, 5).unwrap(), b"12345");

@@ -11,9 +11,9 @@ use wire::version::Version;
 
 use crate::world::PATIENCE;
 
-pub(crate) struct Client(pub(crate) UnixStream);
+pub(crate) struct TestClient(pub(crate) UnixStream);
 
-impl Client {
+impl TestClient {
     pub(crate) fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -11,7 +11,7 @@ use ring::{Kind, Transport};
 
 use crate::DAEMON;
 use crate::agent::Agent;
-use crate::client::Client;
+use crate::client::TestClient;
 pub(crate) use crate::eventually::eventually;
 
 /// Longer than anything here takes, shorter than anybody's patience.
@@ -116,9 +116,9 @@ impl World {
     }
 
     /// A local client after its HELLO.
-    pub(crate) fn client(&self, name: &str) -> Client {
+    pub(crate) fn client(&self, name: &str) -> TestClient {
         eventually("the local socket", || self.socket(name).exists());
-        Client::connect(&self.socket(name)).greeted()
+        TestClient::connect(&self.socket(name)).greeted()
     }
 }
 

@@ -5,35 +5,71 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use rustix::process::getuid;
 
 use crate::shown::Name;
 
+/// Why there is no folder to receive into. The text is the line for stderr.
+#[derive(Debug, thiserror::Error)]
+pub enum NoFolder {
+    /// Nobody has that name.
+    #[error("{} cannot be the name of a qube", Name(.0))]
+    Source(Vec<u8>),
+    /// It is not there and cannot be made.
+    #[error("cannot make {}: {error}", shown(path))]
+    Make {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It cannot be opened.
+    #[error("cannot open the folder {}: {error}", shown(path))]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        error: Errno,
+    },
+    /// Nobody knows whose it is.
+    #[error("{0}")]
+    Owner(#[from] Errno),
+    /// It is somebody else's.
+    #[error("{} belongs to user {user}", shown(path))]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
+}
+
 /// The folder for files of `source` in this home, made if need be.
 ///
 /// # Errors
-/// The line for stderr.
-pub fn incoming(source: &[u8], home: &Path) -> Result<OwnedFd, String> {
+/// There is none, and none can be made.
+pub fn incoming(source: &[u8], home: &Path) -> Result<OwnedFd, NoFolder> {
     if !is_qube(source) {
-        return Err(format!("{} cannot be the name of a qube", Name(source)));
+        return Err(NoFolder::Source(source.to_owned()));
     }
     let top = home.join("QubesIncoming");
     let folder = top.join(std::ffi::OsString::from_vec(source.to_vec()));
     for path in [&top, &folder] {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(format!("cannot make {}: {error}", shown(path)));
+                return Err(NoFolder::Make { path: path.clone(), error });
             }
             _ => {}
         }
     }
     let root = open(&folder)?;
-    let owner = fstat(&root).map_err(|error| error.to_string())?.st_uid;
+    let owner = fstat(&root)?.st_uid;
     if owner != getuid().as_raw() && owner != 0 {
-        return Err(format!("{} belongs to user {owner}", shown(&folder)));
+        return Err(NoFolder::Foreign { path: folder, user: owner });
     }
     Ok(root)
 }
@@ -47,11 +83,11 @@ fn is_qube(name: &[u8]) -> bool {
 /// Opens a folder to receive into.
 ///
 /// # Errors
-/// The line for stderr.
-pub fn open(folder: &Path) -> Result<OwnedFd, String> {
+/// It is not there, is no folder, or is not ours to read.
+pub fn open(folder: &Path) -> Result<OwnedFd, NoFolder> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(CWD, folder, flags, Mode::empty());
-    opened.map_err(|error| format!("cannot open the folder {}: {error}", shown(folder)))
+    opened.map_err(|error| NoFolder::Open { path: folder.to_owned(), error })
 }
 
 fn shown(path: &Path) -> String {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use engine::direct::Service;
+use engine::direct::DirectService;
 use engine::say;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -102,9 +102,9 @@ fn wait(fd: &OwnedFd, for_what: PollFlags) -> Result<(), Errno> {
     }
 }
 
-impl Port for Service {
+impl Port for DirectService {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        Ok(Service::read(self, buffer).unwrap_or(0))
+        Ok(DirectService::read(self, buffer).unwrap_or(0))
     }
 
     fn end_input(&mut self) {}
@@ -114,10 +114,10 @@ impl Port for Service {
     }
 
     fn say(&mut self, line: &str) {
-        let _ = Service::say(self, line);
+        let _ = DirectService::say(self, line);
     }
 
     fn is_alone(&mut self, limit: Duration) -> Result<bool, Errno> {
-        Ok(Service::is_alone(self, limit).unwrap_or(true))
+        Ok(DirectService::is_alone(self, limit).unwrap_or(true))
     }
 }

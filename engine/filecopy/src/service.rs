@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use engine::direct::Service;
+use engine::direct::DirectService;
 use engine::exec::{Account, Existing};
 use rustix::process::getuid;
 use wire::filecopy::NameRules;
 
-use crate::incoming::incoming;
+use crate::incoming::{NoFolder, incoming};
 use crate::receiver::{Settings, confine, receive};
 use crate::shown::Name;
 
@@ -26,33 +26,47 @@ pub struct Request<'a> {
 
 /// Serves a call to its end; its exit code. This process becomes the user who receives and can do nothing but that
 /// afterwards.
-pub fn serve(call: &mut Service, request: &Request<'_>) -> i32 {
+pub fn receive_files(call: &mut DirectService, request: &Request<'_>) -> i32 {
     match prepare(request) {
         Ok((root, settings)) => {
             // Before any file is opened: see there. Without it the rules of names and links still hold.
             confine(&root);
             i32::from(receive(root, call, &settings).exit_status())
         }
-        Err(text) => {
-            let _ = call.say(&format!("qubes.Filecopy: {text}"));
+        Err(reason) => {
+            let _ = call.say(&format!("qubes.Filecopy: {reason}"));
             1
         }
     }
 }
 
-fn prepare(request: &Request<'_>) -> Result<(std::os::fd::OwnedFd, Settings), String> {
+/// Why a call of the service begins with its end.
+#[derive(Debug, thiserror::Error)]
+enum CannotReceive {
+    #[error("unknown argument {}", Name(.0.as_bytes()))]
+    Argument(String),
+    #[error("cannot become {name}: {error}")]
+    User { name: String, error: std::io::Error },
+    #[error("the user has no home")]
+    NoHome,
+    #[error("{0}")]
+    Folder(#[from] NoFolder),
+}
+
+fn prepare(request: &Request<'_>) -> Result<(std::os::fd::OwnedFd, Settings), CannotReceive> {
     let mut settings = Settings { existing: request.existing, ..Settings::default() };
     match request.argument {
         None | Some("") => {}
         Some("allow-all-names") => settings.limits.names = NameRules::All,
-        Some(other) => return Err(format!("unknown argument {}", Name(other.as_bytes()))),
+        Some(other) => return Err(CannotReceive::Argument(other.to_owned())),
     }
     let home = match request.account {
         Some(account) => {
-            account.become_it().map_err(|error| format!("cannot become {}: {error}", account.name))?;
+            let failed = |error| CannotReceive::User { name: account.name.clone(), error };
+            account.become_it().map_err(failed)?;
             account.home.clone()
         }
-        None => own_home().ok_or("the user has no home")?,
+        None => own_home().ok_or(CannotReceive::NoHome)?,
     };
     Ok((incoming(request.source.as_bytes(), &home)?, settings))
 }

@@ -14,13 +14,13 @@ use crate::pump::{Ending, Outcome};
 /// A command's own call: writes what the service reads, reads what it answers. What the service says on its error output
 /// goes to ours, made harmless for a terminal.
 #[derive(Debug)]
-pub struct Client {
+pub struct DirectClient {
     direct: Direct,
     /// Looked at in vain, with so many bytes there.
     have: usize,
 }
 
-impl Client {
+impl DirectClient {
     /// Makes the call at this link.
     pub fn new(channel: Channel, version: Version) -> Self {
         Self { direct: Direct::new(channel, version, Role::Client), have: 0 }
@@ -95,6 +95,14 @@ impl Client {
     pub fn wait(&mut self, room: usize, limit: Option<Duration>) -> Result<bool, Lost> {
         let room = if room == 0 { 0 } else { self.direct.useful_room(room) };
         self.direct.wait(Some(self.have), room, limit)
+    }
+
+    /// Ends what the service reads; its answer can still be read.
+    ///
+    /// # Errors
+    /// The service is gone.
+    pub fn end(&mut self) -> Result<(), Lost> {
+        self.direct.end(Kind::Stdin)
     }
 
     /// Ends what the service reads and waits for its exit code.

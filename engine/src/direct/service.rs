@@ -11,12 +11,12 @@ use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
 /// A service that is built in: reads what the caller sends, writes what it gets.
 #[derive(Debug)]
-pub struct Service {
+pub struct DirectService {
     direct: Direct,
     log: Option<StderrCopy>,
 }
 
-impl Service {
+impl DirectService {
     /// Serves the call at this link; what it says on its error output goes to `log` as well.
     pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }

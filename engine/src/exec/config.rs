@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use wire::usbip::Rules;
 
 use super::ExecError;
 use super::paths::SearchPath;
@@ -31,13 +32,15 @@ pub struct ServiceConfig {
     /// `splice`: ring pages are lent to the service's stdin, a pipe then, instead of copied. Only for a program that
     /// copies what it reads; one that passes pages on to another pipe would see them change.
     pub splice: bool,
-    /// `pipes`: the service's stdin and stdout are pipes, which it can open by name, `/dev/stdin` and `/dev/stdout`.
+    /// `pipes`: the service's stdin is a pipe, too, which it can open by name, `/dev/stdin`.
     /// Sockets cannot be opened, but only one of them can carry both directions, for which a service may ask.
     pub pipes: bool,
     /// `builtin`: the call's own process is the service; what the service's file holds is not run.
     pub builtin: Option<Builtin>,
     /// `existing`: what the built-in service does about names that are there already.
     pub existing: Existing,
+    /// `filter`: the service's two streams are USB over IP, and only what these rules allow passes.
+    pub filter: Option<Rules>,
     /// `force-user`: run as this user, whatever the caller's side said.
     pub force_user: Option<String>,
 }
@@ -97,6 +100,9 @@ pub enum ConfigError {
     /// Settings that cannot hold together.
     #[error("force-user does not go with {0}=true")]
     ForceUserWith(&'static str),
+    /// The same.
+    #[error("filter does not go with {0}")]
+    FilterWith(&'static str),
 }
 
 /// What can be wrong with a line.
@@ -174,7 +180,20 @@ impl ServiceConfig {
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {
         let for_sockets = self.skip_service_descriptor || self.exit_on_client_eof || self.exit_on_service_eof;
-        !for_sockets && !self.splice && !self.pipes && self.builtin.is_none()
+        !for_sockets && !self.splice && !self.pipes && self.builtin.is_none() && self.filter.is_none()
+    }
+
+    /// Whether the settings can all hold.
+    fn go_together(&self) -> Result<(), ConfigError> {
+        if let (Some(_), Some(key)) = (&self.force_user, self.socket_only_key()) {
+            return Err(ConfigError::ForceUserWith(key));
+        }
+        // What was checked cannot be lent, and what the call's own process does is no stream.
+        let unfiltered = [(self.splice, "splice"), (self.builtin.is_some(), "builtin")];
+        match unfiltered.into_iter().find(|(set, _)| *set && self.filter.is_some()) {
+            Some((_, key)) => Err(ConfigError::FilterWith(key)),
+            None => Ok(()),
+        }
     }
 
     /// The first setting that only makes sense for sockets, if any is there.
@@ -232,10 +251,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
             seen.push(key);
         }
     }
-    match (&parsed.config.force_user, parsed.config.socket_only_key()) {
-        (Some(_), Some(key)) => Err(ConfigError::ForceUserWith(key)),
-        _ => Ok(parsed),
-    }
+    parsed.config.go_together().map(|()| parsed)
 }
 
 /// A value as it was written.
@@ -258,6 +274,7 @@ impl ServiceConfig {
             "pipes" => self.pipes = value.bool()?,
             "builtin" => self.builtin = Some(Builtin::named(value.text()?).ok_or(Problem::Word)?),
             "existing" => self.existing = Existing::named(value.text()?).ok_or(Problem::Word)?,
+            "filter" => self.filter = Some(Rules::from_words(value.text()?).ok_or(Problem::Word)?),
             "force-user" => self.force_user = Some(value.text()?.to_owned()),
             _ => return Ok(false),
         }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
+use wire::usbip::Rules;
 
 use super::image::by_shell;
 use super::{Account, Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
@@ -57,6 +58,8 @@ pub struct Started {
     pub exit_on_client_eof: bool,
     /// The call ends as soon as the service sends no more.
     pub exit_on_service_eof: bool,
+    /// What passes of the two streams, if they are USB over IP.
+    pub filter: Option<Rules>,
 }
 
 impl Services {
@@ -72,7 +75,8 @@ impl Services {
         };
         let (splice, pipes) = (executable.splice, executable.pipes);
         let (stdin, their_stdin) = if splice || pipes { pipe()? } else { pair()? };
-        let (their_stdout, stdout) = if pipes { pipe()? } else { pair()? };
+        // Who writes little at a time writes half as fast into a socket, and only stdin has to carry both directions.
+        let (their_stdout, stdout) = pipe()?;
         let errors = match stderr {
             Stderr::Piped => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?),
             Stderr::Ours => None,
@@ -98,6 +102,7 @@ impl Services {
             one_socket: !splice && !pipes,
             exit_on_client_eof: false,
             exit_on_service_eof: false,
+            filter: executable.filter,
         })
     }
 
@@ -240,10 +245,10 @@ fn streams(error: Errno) -> ExecError {
     ExecError::Streams(error.into())
 }
 
-/// A pipe for a service's stdin: our end, theirs.
+/// A pipe: where bytes go in, where they come out.
 fn pipe() -> Result<(OwnedFd, OwnedFd), ExecError> {
-    let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
-    Ok((ours, theirs))
+    let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
+    Ok((into, out))
 }
 
 /// Two connected sockets.
@@ -290,6 +295,7 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
         one_socket: false,
         exit_on_client_eof: options.exit_on_client_eof,
         exit_on_service_eof: options.exit_on_service_eof,
+        filter: options.filter,
     })
 }
 

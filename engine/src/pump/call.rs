@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 
 use wire::stream::Role;
+use wire::usbip::Rules;
 use wire::version::Version;
 
 use super::stderr_copy::StderrCopy;
@@ -40,6 +41,8 @@ pub struct Call {
     /// [`Call::sink`] is a pipe whose reader copies what it reads and passes no pages on: ring pages may be lent
     /// to it. Anything but a pipe of our own is written as ever.
     pub splice: bool,
+    /// Both ways are USB over IP and are checked by these rules.
+    pub usbip: Option<Rules>,
     /// Readable when the service asks for one socket, its stdin, to carry both directions.
     pub one_socket: Option<Signals>,
     /// Done once when the link is over and the local process still runs, which is waited for afterwards.
@@ -83,6 +86,7 @@ impl Call {
             exit_on_client_eof: false,
             exit_on_service_eof: false,
             splice: false,
+            usbip: None,
             one_socket: None,
             outlived: None,
         }

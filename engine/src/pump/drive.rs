@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Poll};
 use super::ending::{Ending, Failure, Outcome};
-use super::place::Place;
+use super::placement::Place;
 use super::turn::{Pump, Turn};
 use super::uring::Uring;
 

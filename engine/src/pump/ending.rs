@@ -13,6 +13,7 @@ use std::io;
 
 use wire::error::{Misuse, PeerError};
 use wire::stream::Role;
+use wire::usbip::Violation;
 
 use crate::process::EXIT_TROUBLE;
 
@@ -67,6 +68,14 @@ pub enum Failure {
     /// There was never anybody to write to.
     #[error("stdout is closed, so what the service sent is lost")]
     Mute,
+    /// The filter of USB over IP does not let it through.
+    #[error("USB filter, {whose}: {why}")]
+    Refused {
+        /// Whose bytes they were.
+        whose: Refused,
+        /// What is wrong with them.
+        why: Violation,
+    },
     /// The process could not be confined.
     #[error("confining this process: {0}")]
     Confinement(io::Error),
@@ -76,6 +85,24 @@ pub enum Failure {
     /// The environment asks for a driver that there is not.
     #[error("QREXEC_ENGINE={0:?}: expected auto, poll or uring")]
     Engine(OsString),
+}
+
+/// Whose bytes a filter refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Those of the local side.
+    Ours,
+    /// Those of the other side.
+    Theirs,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Refused::Ours => "what this side sends",
+            Refused::Theirs => "what the other side sent",
+        })
+    }
 }
 
 impl Failure {

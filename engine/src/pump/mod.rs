@@ -15,14 +15,16 @@
 //! | `local` | the local process |
 //! | `sleep` | going to sleep |
 //! | `driver`, `uring` | system calls: transfers and one place to sleep |
+//! | `gate` | the filter of USB over IP, on either way |
 //! | `ending` | how it went |
 
 mod call;
 mod drive;
 mod driver;
 mod ending;
+mod gate;
 mod local;
-mod place;
+mod placement;
 mod receiver;
 mod report;
 mod sender;
@@ -37,7 +39,7 @@ use crate::confine::Needs;
 
 pub use call::{Call, Outlived};
 use drive::{Engine, Instance};
-pub use ending::{Cost, EXIT_LOST, EXIT_UNREAD, Ending, Exit, Failure, Lost, Outcome};
+pub use ending::{Cost, EXIT_LOST, EXIT_UNREAD, Ending, Exit, Failure, Lost, Outcome, Refused};
 pub use report::{NoStreams, report};
 pub use stderr_copy::StderrCopy;
 use turn::Pump;

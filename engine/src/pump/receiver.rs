@@ -5,6 +5,8 @@
 //! is given back. A turn asks for what there is to [offer](Receiver::offer), notes what the transfer has
 //! [delivered](Receiver::delivered), and [hears](Receiver::hear) the rest: what is no plain transfer.
 
+mod by_hand;
+mod checked;
 mod loan;
 mod messages;
 mod sink;
@@ -19,14 +21,12 @@ use wire::stream::Kind;
 
 use super::driver::{ERR_SINK, PIPE, Ready, SINK, TRANSFER, Transfer, Wants};
 use super::ending::{Ending, Failure};
+use super::gate::{Gate, Inbound};
 use crate::localfd::LocalFd;
 use loan::Loans;
 use messages::Head;
 pub(super) use messages::Messages;
 pub(super) use sink::Sink;
-
-/// Bytes copied at once where bytes must be looked at: filtered or spilt.
-const BOUNCE: usize = 16 << 10;
 
 /// What arrived bytes wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,9 +66,21 @@ enum Coming {
 pub(super) struct Writing<'a> {
     fd: &'a LocalFd,
     lends: bool,
+    place: Place,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Sink,
+    ErrSink,
 }
 
 impl<'a> Writing<'a> {
+    pub(super) fn place(self) -> Place {
+        self.place
+    }
+
     pub(super) fn transfer(self, spans: &'a Spans<'a>) -> Transfer<'a> {
         if self.lends { Transfer::Lend(self.fd, spans) } else { Transfer::Drain(self.fd, spans) }
     }
@@ -81,6 +93,8 @@ pub(super) struct Receiver {
     sink: Sink,
     err_sink: Sink,
     loans: Loans,
+    /// What stands before the sink.
+    inbound: Option<Inbound>,
     coming: Coming,
     /// Payload bytes that have arrived.
     received: u64,
@@ -99,8 +113,10 @@ impl Receiver {
         mut sink: Sink,
         err_sink: Sink,
         splices: bool,
+        gate: Option<Gate>,
     ) -> Receiver {
-        if splices && link.lends() {
+        // What was checked is private memory, which cannot be lent.
+        if splices && link.lends() && gate.is_none() {
             loan::pipe_size(consumer.size()).into_iter().for_each(|pipe| sink.lend(pipe));
         }
         Receiver {
@@ -110,6 +126,7 @@ impl Receiver {
             sink,
             err_sink,
             loans: Loans::default(),
+            inbound: gate.map(Inbound::new),
             coming: Coming::Open,
             received: 0,
             unread: 0,
@@ -125,7 +142,7 @@ impl Receiver {
         link: &mut Link,
         spans: &mut Spans<'a>,
     ) -> Result<(bool, Option<Writing<'a>>), Ending> {
-        let news = self.take_headers(link)?;
+        let news = self.take_headers(link)? | self.take_to_check(link)?;
         let this: &'a Receiver = self;
         Ok((news, this.in_front(spans)))
     }
@@ -144,7 +161,15 @@ impl Receiver {
     }
 
     fn in_front<'a>(&'a self, spans: &mut Spans<'a>) -> Option<Writing<'a>> {
-        let Head::Data(kind) = self.messages.head() else { return None };
+        let head = self.messages.head();
+        if let Some(inbound) = &self.inbound
+            && (head != Head::Data(Kind::Stderr) || !inbound.owed().is_empty())
+            && let Some(fd) = self.sink.writable()
+        {
+            self.checked_in_front(inbound, fd, spans);
+            return (!spans.is_empty()).then_some(Writing { fd, lends: false, place: Place::Sink });
+        }
+        let Head::Data(kind) = head else { return None };
         let sink = self.sink_of(kind);
         let fd = sink.writable().filter(|_| !sink.filter)?;
         let mut limit = fd.write_limit().min(TRANSFER);
@@ -155,22 +180,27 @@ impl Receiver {
             }
             limit -= len;
         }
-        (!spans.is_empty()).then_some(Writing { fd, lends: sink.lends() })
+        let place = if kind == Kind::Stderr { Place::ErrSink } else { Place::Sink };
+        (!spans.is_empty()).then_some(Writing { fd, lends: sink.lends(), place })
     }
 
     /// Takes what came of a write of `offered` bytes.
     pub(super) fn delivered(
         &mut self,
         link: &mut Link,
+        place: Place,
         offered: usize,
         result: io::Result<usize>,
     ) -> Result<(), Ending> {
-        let is_stderr = self.messages.head() == Head::Data(Kind::Stderr);
-        let sink = if is_stderr { &mut self.err_sink } else { &mut self.sink };
+        let sink = if place == Place::ErrSink { &mut self.err_sink } else { &mut self.sink };
         match result {
             Ok(n) => {
                 sink.after_write(n < offered);
                 let lends = sink.lends();
+                let n = match &mut self.inbound {
+                    Some(inbound) if place == Place::Sink => inbound.wrote(n),
+                    _ => n,
+                };
                 self.received += n as u64;
                 let ring = self.messages.took(n);
                 if lends {
@@ -192,6 +222,8 @@ impl Receiver {
         let ready = self.consumer.known_ready();
         let moved = match self.messages.head() {
             Head::Empty => false,
+            // What was checked goes before the end.
+            Head::Eof(Kind::Stdin | Kind::Stdout) | Head::Exit { .. } if self.owes() => false,
             Head::Data(kind) => self.payload_by_hand(link, kind, ready)?,
             Head::Eof(kind) => {
                 let n = self.messages.took_eof();
@@ -221,6 +253,9 @@ impl Receiver {
                 Heard::Something
             }
             Kind::Stdin | Kind::Stdout => {
+                if let Some(inbound) = self.inbound.as_ref().filter(|_| self.sink.is_open()) {
+                    inbound.gate().ended();
+                }
                 self.sink.end();
                 self.end();
                 Heard::End
@@ -233,65 +268,6 @@ impl Receiver {
         self.coming = Coming::Exit(code);
         self.sink.end();
         self.err_sink.end();
-    }
-
-    /// Payload that is discarded, filtered or spilt: the paths that copy.
-    fn payload_by_hand(&mut self, link: &mut Link, kind: Kind, ready: usize) -> Result<bool, Ending> {
-        let Some((at, len)) = self.messages.pieces(ready).next() else { return Ok(false) };
-        let sink = self.sink_of(kind);
-        let taken = if !sink.is_open() {
-            if kind != Kind::Stderr {
-                self.unread += len as u64;
-            }
-            len
-        } else if kind == Kind::Stderr && sink.is_stuck() {
-            let len = len.min(BOUNCE).min(sink.spill_room());
-            if len == 0 {
-                return Ok(false);
-            }
-            self.spill(at, len);
-            len
-        } else if sink.filter && !sink.is_blocked() {
-            self.write_filtered(kind, at, len.min(BOUNCE))?
-        } else {
-            return Ok(false);
-        };
-        let n = self.messages.took(taken);
-        self.received += taken as u64;
-        self.release(link, n)?;
-        Ok(true)
-    }
-
-    /// Keeps stderr that its reader does not take, so that stdout goes on.
-    fn spill(&mut self, at: usize, len: usize) {
-        let bytes = self.copy(at, len, self.err_sink.filter);
-        self.err_sink.keep(&bytes);
-    }
-
-    /// Writes bytes without what could fool a terminal: how many were taken.
-    fn write_filtered(&mut self, kind: Kind, at: usize, len: usize) -> Result<usize, Ending> {
-        let bytes = self.copy(at, len, true);
-        let sink = if kind == Kind::Stderr { &mut self.err_sink } else { &mut self.sink };
-        Ok(match sink.writable().map(|fd| fd.write(&bytes)) {
-            None => 0,
-            Some(Ok(n)) => {
-                sink.after_write(n < len);
-                n
-            }
-            Some(Err(e)) => {
-                sink.on_error(e).map_err(not_written)?;
-                0
-            }
-        })
-    }
-
-    fn copy(&self, at: usize, len: usize, filters: bool) -> Vec<u8> {
-        let mut bytes = vec![0u8; len];
-        self.consumer.get(at, &mut bytes);
-        if filters {
-            wire::escape::filter_terminal(&mut bytes);
-        }
-        bytes
     }
 
     fn sink_of(&self, kind: Kind) -> &Sink {
@@ -347,7 +323,10 @@ impl Receiver {
             Head::Skip => ready == 0,
             Head::Eof(_) => false,
         };
+        let is_stderr = head == Head::Data(Kind::Stderr);
         Ok(match head {
+            _ if self.owes() && !self.sink.is_stuck() => Arrivals::Movable,
+            _ if self.owes() && !is_stderr => Arrivals::Blocked,
             _ if starved => Arrivals::Starved(ready),
             Head::Data(Kind::Stderr) if self.err_sink.is_stuck() && self.err_sink.spill_room() == 0 => {
                 Arrivals::Blocked

@@ -5,12 +5,13 @@
 //! for what there is to [offer](Sender::offer), [publishes](Sender::publish) what the transfer read, and sends
 //! [the rest](Sender::rest): what is no plain transfer.
 
+mod checked;
 mod layout;
 mod one_socket;
 mod source;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use ring::{Link, Producer, Spans};
 use rustix::event::PollFlags;
@@ -20,6 +21,7 @@ use wire::version::Version;
 
 use super::driver::{ERR_SOURCE, PIPE, REQUEST, Ready, SOURCE, TRANSFER, Wants};
 use super::ending::{Ending, Failure};
+use super::gate::Gate;
 use super::stderr_copy::StderrCopy;
 use crate::localfd::LocalFd;
 use layout::Layout;
@@ -45,6 +47,7 @@ pub(super) struct Outward {
     pub(super) log: Option<StderrCopy>,
     pub(super) prefix: Vec<u8>,
     pub(super) one_socket: Option<OneSocket>,
+    pub(super) gate: Option<Gate>,
 }
 
 /// Everything that sends.
@@ -58,6 +61,10 @@ pub(super) struct Sender {
     /// Sent before anything that is read.
     prefix: Vec<u8>,
     one_socket: Option<OneSocket>,
+    /// What stands behind the source.
+    gate: Option<Gate>,
+    /// What is wrong behind the prefix, which counts all the same.
+    breach: Option<Failure>,
     /// stderr was read last: stdout comes first now.
     err_was_read: bool,
     /// The peer takes nothing any more.
@@ -68,7 +75,7 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(producer: Producer, outward: Outward) -> Sender {
-        let Outward { role, version, source, err_source, log, prefix, one_socket } = outward;
+        let Outward { role, version, source, err_source, log, prefix, one_socket, gate } = outward;
         Sender {
             producer,
             outgoing: Outgoing::new(role, version),
@@ -78,6 +85,8 @@ impl Sender {
             log,
             prefix,
             one_socket,
+            gate,
+            breach: None,
             err_was_read: false,
             is_cut: false,
             sent: 0,
@@ -107,7 +116,8 @@ impl Sender {
 
     fn layout(&mut self, link: &mut Link) -> Result<Option<Layout>, Ending> {
         let by_hand = self.log.is_some() && self.is_turn_of_stderr();
-        if !self.has_readable() || !self.prefix.is_empty() || by_hand {
+        let direct = self.direct();
+        if !self.has_readable() || !self.prefix.is_empty() || by_hand || direct == 0 {
             return Ok(None);
         }
         let Some(room) = self.room(link)? else { return Ok(None) };
@@ -115,7 +125,9 @@ impl Sender {
         let transfer = TRANSFER + HEADER_LEN * TRANSFER.div_ceil(chunk as usize);
         // Half of a small ring at a time: the other side is at work on the other half.
         let part = room.min(transfer).min(self.producer.size() / 2);
-        Ok(self.is_enough(room).then(|| Layout::new(part, chunk)))
+        // No byte beyond the payload may land in the ring before it was looked at.
+        let payload = direct.saturating_add(HEADER_LEN.saturating_mul(direct.div_ceil(chunk as usize)));
+        Ok(self.is_enough(room).then(|| Layout::new(part.min(payload), chunk)))
     }
 
     /// Takes what came of a read into `asked` bytes of room.
@@ -130,10 +142,13 @@ impl Sender {
         self.err_was_read = is_stderr;
         let source = if is_stderr { &mut self.err_source } else { &mut self.source };
         match result {
-            Ok(0) => source.close(),
+            Ok(0) => self.end_source(is_stderr),
             Ok(n) => {
                 let short = n < asked;
                 source.after_read(n, short);
+                if let Some(gate) = self.gate.as_ref().filter(|_| !is_stderr) {
+                    gate.moved(n);
+                }
                 let kind = if is_stderr { Kind::Stderr } else { self.role.sends() };
                 self.put_headers(kind, layout, n)?;
                 let useful = (self.producer.size() / 4) as u64;
@@ -172,6 +187,7 @@ impl Sender {
         if self.log.is_some() && self.is_turn_of_stderr() && self.prefix.is_empty() {
             moved |= self.send_logged_stderr(link)?;
         }
+        moved |= self.send_checked(link)?;
         // A service that asks for one socket and then closes its stdout has not ended.
         if !self.source.is_open() && self.outgoing.is_open(self.role.sends()) {
             moved |= self.look_for_request()?;
@@ -243,25 +259,6 @@ impl Sender {
             Err(_) => self.err_source.close(),
         }
         Ok(true)
-    }
-
-    /// Goes over to one socket if the service has asked for it; whether it did.
-    fn look_for_request(&mut self) -> Result<bool, Ending> {
-        let Some(one_socket) = &mut self.one_socket else { return Ok(false) };
-        let taken = one_socket.take().map_err(Failure::during("looking for signals"))?;
-        let Some(socket) = taken.filter(|_| !self.is_cut && self.outgoing.is_open(self.role.sends())) else {
-            return Ok(false);
-        };
-        self.go_on_with(socket).map_err(Failure::during("taking the service's one socket"))?;
-        Ok(true)
-    }
-
-    /// The service's one socket becomes the source. What the service wrote before it asked comes first.
-    fn go_on_with(&mut self, socket: OwnedFd) -> io::Result<()> {
-        self.source.take_rest(&mut self.prefix, one_socket::REST);
-        self.source.close();
-        self.source = Source::new(Some(socket), true)?;
-        Ok(())
     }
 
     /// Tells of the end of stderr if it has ended. A service that has none says so before anything that the peer says.

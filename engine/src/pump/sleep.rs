@@ -40,9 +40,9 @@ impl Pump {
         let wish = Wish { data, room };
         let began = Instant::now();
         let moved = self.moved();
-        let looks = if dead { 0 } else { self.patience.looks(moved) };
+        let looks = if dead { 0 } else { self.spin.looks(moved) };
         if self.look_on(driver, looks, wish)? {
-            self.patience.found(began.elapsed());
+            self.spin.found(began.elapsed());
             return Ok(true);
         }
         if !dead && self.arm(wish)? {
@@ -62,7 +62,7 @@ impl Pump {
         };
         let ready = driver.wait(&wants, until).map_err(Failure::during("waiting"))?;
         self.sender.look_again();
-        self.patience.slept(looks, looked - began, looked.elapsed());
+        self.spin.slept(looks, looked - began, looked.elapsed());
         self.woken(&ready)?;
         Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
     }

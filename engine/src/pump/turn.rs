@@ -6,14 +6,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use ring::{Channel, Link, Patience, Spans};
+use ring::{Channel, Link, Spans, Spin};
 use wire::stream::Role;
 
 use super::call::Call;
 use super::driver::{Driver, PLACES, Transfer};
 use super::ending::{Cost, Ending, Failure, Lost, Outcome};
+use super::gate::Gate;
 use super::local::Local;
-use super::receiver::{Arrivals, Heard, Messages, Receiver, Sink};
+use super::receiver::{Arrivals, Heard, Messages, Receiver, Sink, Writing};
 use super::report;
 use super::sender::{OneSocket, Outward, Sender, Source};
 use crate::process::Neighbour;
@@ -60,7 +61,7 @@ pub(super) struct Pump {
     pub(super) local: Local,
     exit_on_client_eof: bool,
     exit_on_service_eof: bool,
-    pub(super) patience: Patience,
+    pub(super) spin: Spin,
     pub(super) sleeps: u64,
     neighbours: Neighbours,
 }
@@ -82,10 +83,14 @@ impl Pump {
         let (err_source, err_sink) = if is_service { (call.stderr, None) } else { (None, call.stderr) };
         let (producer, consumer, link) = channel.split();
         let one_socket = OneSocket::new(call.one_socket, call.sink.as_ref())?;
-        let sink = Sink::new(call.sink, shut, call.filter_sink)?;
+        let sink = Sink::new(call.sink, shut, call.filter_sink && call.usbip.is_none())?;
         let err_sink = Sink::new(err_sink, false, call.filter_stderr)?;
         let messages = Messages::new(role, version);
-        let receiver = Receiver::new(consumer, &link, messages, sink, err_sink, call.splice);
+        let [out, into] = match call.usbip {
+            Some(rules) => Gate::pair(rules, role).map(Some),
+            None => [None, None],
+        };
+        let receiver = Receiver::new(consumer, &link, messages, sink, err_sink, call.splice, into);
         let outward = Outward {
             role,
             version,
@@ -94,6 +99,7 @@ impl Pump {
             log: call.log_stderr,
             prefix: call.prefix,
             one_socket,
+            gate: out,
         };
         let sender = Sender::new(producer, outward);
         let local = Local::new(call.child, call.outlived);
@@ -105,7 +111,7 @@ impl Pump {
             local,
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
-            patience: Patience::new(link.is_far()),
+            spin: Spin::new(link.is_far()),
             sleeps: 0,
             link,
         })
@@ -115,6 +121,7 @@ impl Pump {
 
     /// What comes before anything that the peer says: a service without error output has ended it.
     pub(super) fn begin(&mut self) -> Result<(), Ending> {
+        self.sender.begin();
         if self.role == Role::Service {
             self.sender.send_end_of_stderr(&mut self.link)?;
         }
@@ -156,9 +163,10 @@ impl Pump {
             reading.map(|(_, fd)| Transfer::Fill(fd, &fill)),
         ]);
         let (offered, asked) = (drain.bytes(), fill.bytes());
+        let place = writing.map(Writing::place);
         let reading = reading.map(|(reading, _)| reading);
-        if let Some(result) = drained {
-            self.receiver.delivered(&mut self.link, offered, result)?;
+        if let (Some(result), Some(place)) = (drained, place) {
+            self.receiver.delivered(&mut self.link, place, offered, result)?;
         }
         if let (Some(result), Some(reading)) = (filled, reading) {
             self.sender.publish(&mut self.link, reading, asked, result)?;

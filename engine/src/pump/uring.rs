@@ -1,6 +1,8 @@
-#![allow(unsafe_code)] // Pushes submission queue entries, whose memory must outlive their completion.
-//! The io_uring driver: one system call for a turn's two transfers, and one to sleep on everything.
+#![allow(unsafe_code)] // Pushes submission queue entries.
+//! The io_uring driver: one system call to sleep on everything.
 //!
+//! Transfers are plain system calls. A pipe that was opened anew can't be asked not to wait through a ring, and where one
+//! can be asked, two transfers by one `io_uring_enter` take longer than by two system calls: see `docs/performance.md`.
 //! Polls stay armed from one sleep to the next. An armed poll holds its open file, so that the other end of a pipe
 //! sees no end of it: one whose place has closed is removed in the same turn.
 
@@ -10,24 +12,20 @@ use std::time::{Duration, Instant};
 
 use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use ring::Access;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::driver::{Driver, PLACES, Ready, Results, Transfer, Wants, poll_all};
-use crate::localfd::LocalFd;
 
-/// Entries of the submission queue: at most an add and a remove for each place, and two transfers.
+/// Entries of the submission queue: at most an add and a remove for each place.
 const ENTRIES: u32 = 16;
-const _: () = assert!(ENTRIES as usize >= 2 * PLACES + 2);
+const _: () = assert!(ENTRIES as usize >= 2 * PLACES);
 
 /// `IORING_REGISTER_ENABLE_RINGS`
 const ENABLE_RINGS: u8 = 12;
 
 /// `user_data` of what needs no answer.
 const SILENT: u64 = u64::MAX;
-/// `user_data` of the two transfers of a turn.
-const TRANSFERS: [u64; 2] = [u64::MAX - 2, u64::MAX - 1];
 
 /// A poll that the kernel holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,8 +55,7 @@ impl Uring {
     /// An instance that knows no operation but those of this file: seccomp sees none of them.
     pub(super) fn restricted() -> io::Result<Uring> {
         let ring = IoUring::builder().setup_clamp().dontfork().setup_r_disabled().build(ENTRIES)?;
-        let operations =
-            [opcode::PollAdd::CODE, opcode::PollRemove::CODE, opcode::Readv::CODE, opcode::Writev::CODE];
+        let operations = [opcode::PollAdd::CODE, opcode::PollRemove::CODE];
         let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
         // Up to Linux 6.18 a list without any such line, too, forbids all of them; later ones allow all then.
         restrictions.push(Restriction::register_op(ENABLE_RINGS));
@@ -81,13 +78,10 @@ impl Uring {
         self.ring.as_mut().ok_or_else(|| io::Error::other("the io_uring instance was given up"))
     }
 
-    /// Queues an entry. A caller whose entries name memory gives up the ring on every error from here until it has
-    /// reaped them, see [`Uring::together`].
+    /// Queues an entry, which names a descriptor and no memory.
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         let ring = self.ring()?;
-        // SAFETY: poll entries name descriptors only. Transfer entries name `iovec`s of `Spans` which
-        // `transfer` keeps borrowed until `together` has reaped both completions, or has closed the ring, with which
-        // what was queued and not submitted is gone; what was submitted never waits.
+        // SAFETY: entries of this file name descriptors only, and no memory that would have to outlive them.
         unsafe { ring.submission().push(entry) }
             .map_err(|_| io::Error::other("the io_uring submission queue is full"))
     }
@@ -157,20 +151,16 @@ impl Uring {
         self.syscalls += 1;
         self.ring()?.submit()?;
         let mut early = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
-        self.reap(&mut early, &mut [None, None]);
+        self.reap(&mut early);
         self.early = early;
         Ok(())
     }
 
-    /// Takes completions: polls into `ready`, transfers into `results`.
-    fn reap(&mut self, ready: &mut Ready, results: &mut Results) {
+    /// Takes completions into `ready`.
+    fn reap(&mut self, ready: &mut Ready) {
         let Some(ring) = &mut self.ring else { return };
         for entry in ring.completion() {
             let tag = entry.user_data();
-            if let Some(i) = TRANSFERS.iter().position(|t| *t == tag) {
-                results[i] = Some(check(entry.result()));
-                continue;
-            }
             let place = (tag & 7) as usize;
             // Anything else is the end of a poll that was removed.
             if tag != SILENT && place < PLACES && self.armed[place].is_some_and(|a| a.tag == tag) {
@@ -185,109 +175,10 @@ impl Uring {
             }
         }
     }
-
-    /// A kernel that cannot say "not now" for such a file is asked in the plain way.
-    fn mend(&mut self, results: Results, transfers: &[Option<Transfer<'_>>; 2]) -> Results {
-        let mut mended = results;
-        for (result, transfer) in mended.iter_mut().zip(transfers) {
-            if let (Some(Err(e)), Some(transfer)) = (&result, transfer)
-                && e.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error())
-            {
-                self.syscalls += 1;
-                *result = Some(transfer.run());
-            }
-        }
-        mended
-    }
-
-    /// Both by the ring. What it could not take, for want of memory for requests, say, is done in the plain way, and
-    /// the ring is gone with what was queued in it. What it has done counts and is not done again.
-    fn together(&mut self, transfers: &[Option<Transfer<'_>>; 2]) -> Results {
-        let mut results: Results = [None, None];
-        if let Err(error) = self.submit_both(transfers, &mut results) {
-            tracing::debug!("io_uring is given up: {error}");
-            self.reap(&mut [PollFlags::empty(); PLACES], &mut results);
-            self.give_up();
-            for (result, transfer) in results.iter_mut().zip(transfers) {
-                if let (None, Some(transfer)) = (&result, transfer) {
-                    self.syscalls += 1;
-                    *result = Some(transfer.run());
-                }
-            }
-        }
-        results
-    }
-
-    fn submit_both(
-        &mut self,
-        transfers: &[Option<Transfer<'_>>; 2],
-        results: &mut Results,
-    ) -> io::Result<()> {
-        for (transfer, tag) in transfers.iter().zip(TRANSFERS) {
-            if let Some(transfer) = transfer {
-                self.push(&entry(transfer)?.user_data(tag))?;
-            }
-        }
-        let mut early = self.early;
-        while results.iter().any(Option::is_none) {
-            let missing = results.iter().filter(|r| r.is_none()).count();
-            self.enter(missing, None)?;
-            self.reap(&mut early, results);
-        }
-        self.early = early;
-        Ok(())
-    }
-}
-
-/// A transfer that io_uring completes at once, with bytes or `EAGAIN`. The flag matters: without it the
-/// kernel would wait for a pipe that is non-blocking, and the reservation would outlive the turn.
-fn entry(transfer: &Transfer<'_>) -> io::Result<squeue::Entry> {
-    Ok(match transfer {
-        Transfer::Fill(fd, spans) => {
-            let (list, count) = spans.as_raw();
-            opcode::Readv::new(types::Fd(raw(fd)), list, count)
-                .offset(u64::MAX)
-                .rw_flags(libc::RWF_NOWAIT)
-                .build()
-        }
-        Transfer::Drain(fd, spans) => {
-            let (list, count) = spans.as_raw();
-            opcode::Writev::new(types::Fd(raw(fd)), list, count)
-                .offset(u64::MAX)
-                .rw_flags(libc::RWF_NOWAIT)
-                .build()
-        }
-        // The ring would send it to a kernel worker.
-        Transfer::Lend(..) => return Err(io::ErrorKind::Unsupported.into()),
-    })
-}
-
-fn raw(fd: &LocalFd) -> RawFd {
-    use std::os::fd::AsFd;
-    fd.as_fd().as_raw_fd()
-}
-
-fn check(result: i32) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
-}
-
-/// Whether a transfer can be given to io_uring: a pipe or terminal of our own description.
-fn suits(transfer: &Option<Transfer<'_>>) -> bool {
-    match transfer {
-        Some(Transfer::Fill(fd, _) | Transfer::Drain(fd, _)) => {
-            fd.never_waits() && fd.access() == Access::File
-        }
-        Some(Transfer::Lend(..)) | None => false,
-    }
 }
 
 impl Driver for Uring {
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results {
-        // One transfer costs the same either way, and a plain call is the simpler one.
-        if self.ring.is_some() && transfers.iter().all(suits) {
-            let results = self.together(&transfers);
-            return self.mend(results, &transfers);
-        }
         transfers.map(|t| {
             t.map(|t| {
                 self.syscalls += 1;
@@ -341,7 +232,7 @@ impl Uring {
         while ready.iter().all(|r| r.is_empty()) {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             self.enter(1, left)?;
-            self.reap(&mut ready, &mut [None, None]);
+            self.reap(&mut ready);
             if left.is_some_and(|left| left.is_zero()) {
                 break;
             }
@@ -391,20 +282,37 @@ mod tests {
 
     /// What its operations do seccomp does not see: no others are left.
     #[test]
-    fn a_restricted_instance_moves_bytes_and_opens_nothing() {
+    fn a_restricted_instance_waits_and_opens_nothing() {
         let Ok(mut driver) = Uring::restricted() else { return };
         let (_reader, sink) = rustix::pipe::pipe().expect("pipe");
         let mut wants: Wants<'_> = [None; PLACES];
         wants[SINK] = Some((sink.as_fd(), PollFlags::OUT));
         let ready = driver.wait(&wants, None).expect("it can be written");
-        assert!(ready[SINK].contains(PollFlags::OUT));
+        assert!(ready[SINK].contains(PollFlags::OUT) && driver.ring.is_some(), "the ring has said so");
         let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr());
-        driver.push(&open.build().user_data(TRANSFERS[0])).expect("queued");
-        driver.enter(1, None).expect("submitted");
-        let mut results: Results = [None, None];
-        driver.reap(&mut [PollFlags::empty(); PLACES], &mut results);
-        let refused = results[0].take().expect("answered").expect_err("refused");
-        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
+        driver.push(&open.build().user_data(SILENT)).expect("queued");
+        let ring = driver.ring().expect("there");
+        ring.submit_and_wait(1).expect("submitted");
+        let refused = ring.completion().find(|entry| entry.user_data() == SILENT).expect("answered");
+        assert_eq!(refused.result(), -libc::EACCES);
+    }
+
+    /// None is asked of the ring first and then done again.
+    #[test]
+    fn a_transfer_is_one_system_call() {
+        use crate::localfd::{Direction, LocalFd};
+        use ring::Spans;
+        let Ok(mut driver) = Uring::new(0) else { return };
+        let ((source, _in), (_out, sink)) =
+            (rustix::pipe::pipe().expect("pipe"), rustix::pipe::pipe().expect("pipe"));
+        let source = LocalFd::adopt(source, Direction::In).expect("ours");
+        let sink = LocalFd::adopt(sink, Direction::Out).expect("ours");
+        let before = driver.syscalls();
+        let (fill, drain) = (Spans::new(), Spans::new());
+        let results =
+            driver.transfer([Some(Transfer::Drain(&sink, &drain)), Some(Transfer::Fill(&source, &fill))]);
+        assert!(results.iter().all(Option::is_some), "both were made");
+        assert_eq!(driver.syscalls() - before, 2);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The door that a call's process closes behind itself: from then on it moves bytes and can do nothing else.
+//! What a call's process gives up before it moves bytes: from then on it can do nothing else.
 //!
 //! What such a process reads comes from another VM. Should a fault in this code ever let that VM take it over, it finds
 //! a process that gains no privilege by starting a program (`no_new_privs`), has no file and no network (Landlock), and

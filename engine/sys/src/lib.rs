@@ -6,7 +6,7 @@
 //! | [`unix`] | unix stream sockets at paths of any length: listen, withdraw, connect, who is there |
 //! | [`reactor`] | waiting for many descriptors at once |
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
-//! | [`confine`] | the door that a call's process closes behind itself |
+//! | [`confine`] | what a call's process gives up before it moves bytes |
 //! | [`namespace`] | process namespaces for labs |
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 

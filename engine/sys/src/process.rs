@@ -11,24 +11,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 mod begin;
-mod closed;
+mod closed_stdio;
 mod files;
 mod fork;
 mod heap;
-mod neighbour;
-mod own;
+mod own_executable;
+mod placement;
 mod signals;
 mod spawn;
 
 pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
-pub use closed::stdout_was_closed;
+pub use closed_stdio::stdout_was_closed;
 pub use files::FileLimit;
 pub use fork::{
     claim_children, close_all_on_exec, close_inherited, fork_keeping, fork_pump, words_for_all_forks,
 };
 pub use heap::trim_heap;
-pub use neighbour::Neighbour;
-pub use own::own_executable;
+pub use own_executable::own_executable;
+pub use placement::Neighbour;
 pub use signals::Signals;
 pub use spawn::{Program, replace, spawn};
 

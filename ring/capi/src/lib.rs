@@ -9,18 +9,18 @@
 //! | module | one job |
 //! |---|---|
 //! | `vchan` | the states of a `libvchan_t`, and what each call means in each |
-//! | `courier` | what a program has written goes on while it is elsewhere; the `libvchan_t` itself |
+//! | `writer` | what a program has written goes on while it is elsewhere; the `libvchan_t` itself |
 //! | `link` | the connected vchan; no wake-up is lost between a caller's looks and its sleep |
-//! | `beacon` | the one descriptor to poll |
+//! | `pollable` | the one descriptor to poll |
 //! | `memory` | the one copy between a caller's buffer and the ring |
 //! | `failure` | reasons, as `errno` |
 //! | `signals` | none of ours reaches the program, none of the program's reaches us |
 
-mod beacon;
-mod courier;
+mod background_writer;
 mod failure;
 mod link;
 mod memory;
+mod pollable;
 mod signals;
 mod vchan;
 
@@ -28,7 +28,7 @@ use std::ffi::{c_int, c_void};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use courier::Handle;
+pub use background_writer::Handle;
 use failure::Failure;
 use link::Amount;
 use memory::{Source, Target};
@@ -78,7 +78,7 @@ unsafe fn with(ctrl: *mut Handle, work: impl FnOnce(&mut Vchan) -> Result<usize,
     -1
 }
 
-/// Runs `work` under the vchan's lock, then lets the courier carry what is left of it.
+/// Runs `work` under the vchan's lock, then lets the writer carry what is left of it.
 fn run(
     handle: &mut Handle,
     work: impl FnOnce(&mut Vchan) -> Result<usize, Failure>,
@@ -125,7 +125,7 @@ pub extern "C" fn libvchan_server_init(
     read_min: usize,
     write_min: usize,
 ) -> *mut Handle {
-    create(|| Vchan::serve(domain, port, read_min, write_min))
+    create(|| Vchan::listen(domain, port, read_min, write_min))
 }
 
 /// Connects to `port` of the server `domain`; waits until it is there.

@@ -10,10 +10,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use sys::reactor::Interest;
 
-use crate::beacon::Beacon;
 use crate::failure::Failure;
 use crate::link::{Amount, Link};
 use crate::memory::{Source, Target};
+use crate::pollable::Pollable;
 
 /// Answers of `libvchan_is_open`.
 const DISCONNECTED: i32 = 0;
@@ -22,12 +22,12 @@ const WAITING: i32 = 2;
 
 /// The state of a `libvchan_t`.
 pub(crate) struct Vchan {
-    beacon: Beacon,
+    pollable: Pollable,
     state: State,
     /// Whether transfers wait for data or room.
     blocking: bool,
-    /// The courier waits for what there is to carry.
-    courier_out: bool,
+    /// The writer waits for what there is to carry.
+    writer_out: bool,
 }
 
 enum State {
@@ -52,27 +52,32 @@ fn number(value: i32) -> Result<u32, Failure> {
 }
 
 impl Vchan {
-    fn new(beacon: Beacon, state: State) -> Vchan {
-        Vchan { beacon, state, blocking: true, courier_out: false }
+    fn new(pollable: Pollable, state: State) -> Vchan {
+        Vchan { pollable, state, blocking: true, writer_out: false }
     }
 
     /// A server on `port` for the one client `domain`.
-    pub(crate) fn serve(domain: i32, port: i32, read_min: usize, write_min: usize) -> Result<Vchan, Failure> {
+    pub(crate) fn listen(
+        domain: i32,
+        port: i32,
+        read_min: usize,
+        write_min: usize,
+    ) -> Result<Vchan, Failure> {
         let transport = Transport::from_env()?;
         let least = if transport.kind() == Kind::Socket { PAGE } else { 0 };
         let min = Sizes { left: read_min.max(least), right: write_min.max(least) };
         let rings = Orders::choose(min)?;
         let listener = transport.listen(number(domain)?, number(port)?, min)?;
-        let mut beacon = Beacon::new()?;
-        beacon.watch(listener.as_fd(), Some(Interest::Read))?;
-        Ok(Vchan::new(beacon, State::Waiting(Offer { listener, staged: Vec::new(), rings })))
+        let mut pollable = Pollable::new()?;
+        pollable.watch(listener.as_fd(), Some(Interest::Read))?;
+        Ok(Vchan::new(pollable, State::Waiting(Offer { listener, staged: Vec::new(), rings })))
     }
 
     /// A client of `port` of the server `domain`, as soon as that is there.
     pub(crate) fn connect(domain: i32, port: i32) -> Result<Vchan, Failure> {
         let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
         let channel = connector.connect_within(Duration::MAX)?;
-        let mut vchan = Vchan::new(Beacon::new()?, State::Broken);
+        let mut vchan = Vchan::new(Pollable::new()?, State::Broken);
         vchan.open(Link::new(channel))?;
         Ok(vchan)
     }
@@ -80,11 +85,11 @@ impl Vchan {
     /// Begins to connect. The descriptor is readable when [`Vchan::finish`] is worth a call.
     pub(crate) fn connect_async(domain: i32, port: i32) -> Result<Vchan, Failure> {
         let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
-        let mut beacon = Beacon::new()?;
-        beacon.watch(connector.as_fd(), Some(Interest::Read))?;
-        let mut vchan = Vchan::new(beacon, State::Connecting(connector));
+        let mut pollable = Pollable::new()?;
+        pollable.watch(connector.as_fd(), Some(Interest::Read))?;
+        let mut vchan = Vchan::new(pollable, State::Connecting(connector));
         if vchan.step()? {
-            vchan.beacon.kick()?;
+            vchan.pollable.kick()?;
         }
         Ok(vchan)
     }
@@ -110,11 +115,11 @@ impl Vchan {
             return Err(Failure::Invalid);
         };
         let Some(channel) = connector.poll()? else {
-            self.beacon.after(connector.retry_after())?;
+            self.pollable.after(connector.retry_after())?;
             return Ok(false);
         };
-        self.beacon.after(None)?;
-        self.beacon.watch(connector.as_fd(), None)?;
+        self.pollable.after(None)?;
+        self.pollable.watch(connector.as_fd(), None)?;
         self.open(Link::new(channel))?;
         Ok(true)
     }
@@ -127,7 +132,7 @@ impl Vchan {
         let Some(mut channel) = offer.listener.accept()? else {
             return Ok(false);
         };
-        self.beacon.watch(offer.listener.as_fd(), None)?;
+        self.pollable.watch(offer.listener.as_fd(), None)?;
         let staged = std::mem::take(&mut offer.staged);
         // A client that is gone already reads nothing; it shows at the next call.
         match channel.write(&staged) {
@@ -139,10 +144,10 @@ impl Vchan {
     }
 
     fn open(&mut self, mut link: Link) -> Result<(), Failure> {
-        tend(&mut self.beacon, &mut link)?;
+        tend(&mut self.pollable, &mut link)?;
         self.state = State::Open(Box::new(link));
-        // What the courier waits for is over: it is rung as soon as there is something else to carry.
-        self.courier_out = false;
+        // What the writer waits for is over: it is rung as soon as there is something else to carry.
+        self.writer_out = false;
         Ok(())
     }
 
@@ -158,7 +163,7 @@ impl Vchan {
     /// As [`Vchan::accept`], for a caller that asks for something else: it still hears that the client came.
     fn notice(&mut self) -> Result<(), Failure> {
         if matches!(self.state, State::Waiting(_)) && self.checked(Self::accept)? {
-            self.beacon.kick()?;
+            self.pollable.kick()?;
         }
         Ok(())
     }
@@ -176,14 +181,14 @@ impl Vchan {
     pub(crate) fn ruin(&mut self) {
         // Should one of these fail as well, the vchan is still over, and says so.
         let _ = match &self.state {
-            State::Waiting(offer) => self.beacon.watch(offer.listener.as_fd(), None),
-            State::Connecting(connector) => self.beacon.watch(connector.as_fd(), None),
-            State::Open(link) => self.beacon.watch(link.as_fd(), None),
+            State::Waiting(offer) => self.pollable.watch(offer.listener.as_fd(), None),
+            State::Connecting(connector) => self.pollable.watch(connector.as_fd(), None),
+            State::Open(link) => self.pollable.watch(link.as_fd(), None),
             State::Broken => Ok(()),
         };
-        let _ = self.beacon.after(None);
+        let _ = self.pollable.after(None);
         self.state = State::Broken;
-        let _ = self.beacon.kick();
+        let _ = self.pollable.kick();
     }
 
     /// Runs `work` on the connected vchan.
@@ -196,7 +201,7 @@ impl Vchan {
                 });
             };
             let result = work(link);
-            tend(&mut vchan.beacon, link)?;
+            tend(&mut vchan.pollable, link)?;
             result
         })
     }
@@ -238,7 +243,7 @@ impl Vchan {
 
     /// `libvchan_wait`: returns when the descriptor was readable, and makes it unreadable.
     pub(crate) fn wait(&mut self) -> Result<(), Failure> {
-        let kicked = self.beacon.calm()?;
+        let kicked = self.pollable.calm()?;
         match &self.state {
             State::Waiting(offer) => {
                 sleep_on(&offer.listener)?;
@@ -279,15 +284,15 @@ impl Vchan {
 
     /// `libvchan_fd_for_select`: the same number all along.
     pub(crate) fn descriptor(&self) -> RawFd {
-        self.beacon.as_fd().as_raw_fd()
+        self.pollable.as_fd().as_raw_fd()
     }
 
-    /// What the courier should wait for now. It looks again when that has come.
+    /// What the writer should wait for now. It looks again when that has come.
     pub(crate) fn errand(&mut self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        self.courier_out = self.has_errand();
+        self.writer_out = self.has_errand();
         match &self.state {
-            State::Waiting(offer) if self.courier_out => Some((offer.listener.as_fd(), PollFlags::IN)),
-            State::Open(link) if self.courier_out => Some((link.as_fd(), PollFlags::OUT)),
+            State::Waiting(offer) if self.writer_out => Some((offer.listener.as_fd(), PollFlags::IN)),
+            State::Open(link) if self.writer_out => Some((link.as_fd(), PollFlags::OUT)),
             _ => None,
         }
     }
@@ -301,11 +306,11 @@ impl Vchan {
     }
 
     /// Whether something waits to be carried and nobody does.
-    pub(crate) fn wants_courier(&self) -> bool {
-        !self.courier_out && self.has_errand()
+    pub(crate) fn wants_writer(&self) -> bool {
+        !self.writer_out && self.has_errand()
     }
 
-    /// What the courier waited for may have come: moves what can be moved now.
+    /// What the writer waited for may have come: moves what can be moved now.
     pub(crate) fn run_errand(&mut self) {
         // What fails shows at the program's next call.
         let _ = match &self.state {
@@ -341,12 +346,12 @@ impl Offer {
 }
 
 /// Leaves the descriptor as a caller that polls needs it.
-fn tend(beacon: &mut Beacon, link: &mut Link) -> Result<(), Error> {
+fn tend(pollable: &mut Pollable, link: &mut Link) -> Result<(), Error> {
     if link.settle()? {
-        beacon.kick()?;
+        pollable.kick()?;
     }
     let interest = link.interest();
-    beacon.watch(link.as_fd(), interest)
+    pollable.watch(link.as_fd(), interest)
 }
 
 /// Sleeps until `fd` is readable.
@@ -364,20 +369,20 @@ fn sleep_on(fd: &impl AsFd) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// The program itself may meet the client that the courier waits for, which then waits for nothing.
+    /// The program itself may meet the client that the writer waits for, which then waits for nothing.
     #[test]
-    fn the_courier_is_sent_again_behind_a_client_that_the_program_met() {
+    fn the_writer_is_sent_again_behind_a_client_that_the_program_met() {
         let folder = tempfile::tempdir().unwrap();
         let ours = Transport::new(Kind::Socket, 1, folder.path());
         let rings = Sizes::both(4096);
         let listener = ours.listen(2, 513, rings).unwrap();
-        let mut beacon = Beacon::new().unwrap();
-        beacon.watch(listener.as_fd(), Some(Interest::Read)).unwrap();
+        let mut pollable = Pollable::new().unwrap();
+        pollable.watch(listener.as_fd(), Some(Interest::Read)).unwrap();
         let offer = Offer { listener, staged: Vec::new(), rings: Orders::choose(rings).unwrap() };
-        let mut server = Vchan::new(beacon, State::Waiting(offer));
+        let mut server = Vchan::new(pollable, State::Waiting(offer));
         server.blocking = false;
         assert_eq!(server.write(&Source::of(b"early"), Amount::Some).unwrap(), 5);
-        assert!(server.wants_courier() && server.errand().is_some() && !server.wants_courier());
+        assert!(server.wants_writer() && server.errand().is_some() && !server.wants_writer());
         let mut connector = Transport::new(Kind::Socket, 2, folder.path()).connect(1, 513).unwrap();
         let mut client = None;
         while server.is_open().unwrap() == WAITING {
@@ -386,7 +391,7 @@ mod tests {
         let chunk = [7; 4096];
         while matches!(server.write(&Source::of(&chunk), Amount::Some), Ok(1..)) {}
         assert!(server.has_errand(), "the client reads nothing");
-        assert!(server.wants_courier());
+        assert!(server.wants_writer());
         drop(client);
     }
 }

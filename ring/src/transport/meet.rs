@@ -13,12 +13,12 @@ use crate::channel::Channel;
 use crate::error::Error;
 
 /// A server that waits for its one client.
-pub struct Listener(pub(super) Server);
+pub struct Listener(pub(super) AnyListener);
 
-pub(super) enum Server {
+pub(super) enum AnyListener {
     Files(FileListener),
-    Xen(Box<xen::Server>),
-    Library(xen::libxenvchan::Server),
+    Xen(Box<xen::XenListener>),
+    Library(xen::libxenvchan::LibraryListener),
 }
 
 impl Listener {
@@ -28,9 +28,9 @@ impl Listener {
     /// client's, so a further call is [`Error::Closed`].
     pub fn accept(&mut self) -> Result<Option<Channel>, Error> {
         match &mut self.0 {
-            Server::Files(listener) => listener.accept(),
-            Server::Xen(server) => server.accept(),
-            Server::Library(server) => server.accept(),
+            AnyListener::Files(listener) => listener.accept(),
+            AnyListener::Xen(server) => server.accept(),
+            AnyListener::Library(server) => server.accept(),
         }
     }
 
@@ -55,20 +55,20 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Server::Files(listener) => listener.as_fd(),
-            Server::Xen(server) => server.as_fd(),
-            Server::Library(server) => server.as_fd(),
+            AnyListener::Files(listener) => listener.as_fd(),
+            AnyListener::Xen(server) => server.as_fd(),
+            AnyListener::Library(server) => server.as_fd(),
         }
     }
 }
 
 /// A client that looks for its server.
-pub struct Connector(pub(super) Client);
+pub struct Connector(pub(super) AnyConnector);
 
-pub(super) enum Client {
+pub(super) enum AnyConnector {
     Files(FileConnector),
-    Xen(Box<xen::Client>),
-    Library(xen::libxenvchan::Client),
+    Xen(Box<xen::XenConnector>),
+    Library(xen::libxenvchan::LibraryConnector),
 }
 
 impl Connector {
@@ -76,18 +76,18 @@ impl Connector {
     /// [`Connector::retry_after`] has passed.
     pub fn poll(&mut self) -> Result<Option<Channel>, Error> {
         match &mut self.0 {
-            Client::Files(connector) => connector.poll(),
-            Client::Xen(client) => client.poll(),
-            Client::Library(client) => client.poll(),
+            AnyConnector::Files(connector) => connector.poll(),
+            AnyConnector::Xen(client) => client.poll(),
+            AnyConnector::Library(client) => client.poll(),
         }
     }
 
     /// How long to wait at most before the next [`Connector::poll`], if no event announces a change.
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.0 {
-            Client::Files(connector) => connector.retry_after(),
-            Client::Xen(client) => client.retry_after(),
-            Client::Library(client) => client.retry_after(),
+            AnyConnector::Files(connector) => connector.retry_after(),
+            AnyConnector::Xen(client) => client.retry_after(),
+            AnyConnector::Library(client) => client.retry_after(),
         }
     }
 
@@ -97,21 +97,35 @@ impl Connector {
         let deadline = Deadline::after(limit);
         loop {
             let channel = self.poll()?;
-            let found = matches!(&self.0, Client::Files(connector) if connector.is_greeting());
-            if channel.is_some() || found {
+            if channel.is_some() || self.is_found() {
                 return Ok(channel);
             }
             sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }
 
+    /// Whether a server is there that owes its offer.
+    fn is_found(&self) -> bool {
+        matches!(&self.0, AnyConnector::Files(connector) if connector.is_greeting())
+    }
+
     /// Waits for the server.
-    pub fn connect_within(mut self, limit: Duration) -> Result<Channel, Error> {
-        let deadline = Deadline::after(limit);
+    pub fn connect_within(self, limit: Duration) -> Result<Channel, Error> {
+        self.connect_or_next(limit, limit)
+    }
+
+    /// The same, but if a server that was found hangs up, another one is waited for no longer than `next`.
+    pub fn connect_or_next(mut self, limit: Duration, next: Duration) -> Result<Channel, Error> {
+        let mut deadline = Deadline::after(limit);
+        let mut found = self.is_found();
         loop {
             if let Some(channel) = self.poll()? {
                 return Ok(channel);
             }
+            if found && !self.is_found() {
+                deadline = Deadline::after(next.min(deadline.left()?));
+            }
+            found = self.is_found();
             sleep_on(self.as_fd(), deadline, self.retry_after())?;
         }
     }
@@ -120,24 +134,24 @@ impl Connector {
 impl AsFd for Connector {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Client::Files(connector) => connector.as_fd(),
-            Client::Xen(client) => client.as_fd(),
-            Client::Library(client) => client.as_fd(),
+            AnyConnector::Files(connector) => connector.as_fd(),
+            AnyConnector::Xen(client) => client.as_fd(),
+            AnyConnector::Library(client) => client.as_fd(),
         }
     }
 }
 
 /// Asks whether other domains are still there, for all calls of this one.
-pub struct Warden(pub(super) xen::Warden);
+pub struct DomainMonitor(pub(super) xen::DomainMonitor);
 
-impl Warden {
+impl DomainMonitor {
     /// To be called when the descriptor is ready; never waits. Fails once this VM was restored from a saved one.
     pub fn on_ready(&mut self) -> Result<(), Error> {
         self.0.on_ready()
     }
 }
 
-impl AsFd for Warden {
+impl AsFd for DomainMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -4,9 +4,9 @@
 //! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present. `libxenvchan` has Xen's C
 //! library carry the bytes, for comparison.
 
-mod doorway;
 mod files;
 mod meet;
+mod server_watch;
 mod shm;
 mod stream;
 #[cfg(feature = "xen")]
@@ -24,12 +24,12 @@ use rustix::fs::{self, FileType, Mode};
 use crate::error::Error;
 use crate::layout::{Orders, Sizes};
 
-pub use doorway::{Appeared, Doorway};
 use files::{FileConnector, FileListener, Offer};
-use meet::{Client, Server};
-pub use meet::{Connector, Listener, Warden};
+use meet::{AnyConnector, AnyListener};
+pub use meet::{Connector, DomainMonitor, Listener};
+pub use server_watch::{Appeared, ServerWatch};
 #[cfg(all(fuzzing, feature = "xen"))]
-pub use xen::door as xenstore;
+pub use xen::fuzzing as xenstore;
 
 /// The transports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +56,7 @@ pub struct Transport {
 pub struct Rings {
     orders: Orders,
     /// On Xen: what they may have beyond that, if there is room.
-    share: Option<xen::Share>,
+    share: Option<xen::RingShare>,
     /// `None` on Xen, where pages are granted to a domain.
     offer: Option<Offer>,
 }
@@ -103,13 +103,13 @@ impl Transport {
     /// Data rings of at least `minimum` bytes each way, where the caller says so much.
     ///
     /// A minimum is no wish for small rings: memory between processes gets the best size, and granted memory its share of
-    /// what may be granted (`xen::Share`).
+    /// what may be granted (`xen::RingShare`).
     pub fn data_rings(&self, minimum: Option<usize>) -> Result<Rings, Error> {
         let size = match self.kind {
             Kind::Shm => shm::size_within_limits(minimum.unwrap_or(0), minimum.unwrap_or(0).max(SHM_RING))?,
             Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
         };
-        let share = (self.kind == Kind::Xen && !self.library).then(xen::Share::now);
+        let share = (self.kind == Kind::Xen && !self.library).then(xen::RingShare::now);
         Ok(Rings { share, ..self.rings(Sizes::both(size))? })
     }
 
@@ -129,9 +129,11 @@ impl Transport {
     pub fn listen_with(&self, peer: u32, port: u32, rings: Rings) -> Result<Listener, Error> {
         let Rings { orders, share, offer } = rings;
         let server = match offer {
-            Some(offer) => Server::Files(FileListener::new(self.path(self.own, peer, port), offer)?),
-            None if self.library => Server::Library(xen::libxenvchan::Server::new(peer, port, orders)?),
-            None => Server::Xen(Box::new(xen::Server::new(self.own, peer, port, orders, share)?)),
+            Some(offer) => AnyListener::Files(FileListener::new(self.path(self.own, peer, port), offer)?),
+            None if self.library => {
+                AnyListener::Library(xen::libxenvchan::LibraryListener::new(peer, port, orders)?)
+            }
+            None => AnyListener::Xen(Box::new(xen::XenListener::new(self.own, peer, port, orders, share)?)),
         };
         Ok(Listener(server))
     }
@@ -140,24 +142,24 @@ impl Transport {
     pub fn connect(&self, server: u32, port: u32) -> Result<Connector, Error> {
         let client = match self.kind {
             Kind::Xen if self.library => {
-                Client::Library(xen::libxenvchan::Client::new(self.own, server, port)?)
+                AnyConnector::Library(xen::libxenvchan::LibraryConnector::new(self.own, server, port)?)
             }
-            Kind::Xen => Client::Xen(Box::new(xen::Client::new(self.own, server, port)?)),
-            kind => Client::Files(FileConnector::new(kind, self.path(server, self.own, port))?),
+            Kind::Xen => AnyConnector::Xen(Box::new(xen::XenConnector::new(self.own, server, port)?)),
+            kind => AnyConnector::Files(FileConnector::new(kind, self.path(server, self.own, port))?),
         };
         Ok(Connector(client))
     }
 
     /// What the agent of a VM does for all calls of that VM: to ask whether the domains that they are with are still
     /// there. `None`: this transport tells the calls itself.
-    pub fn warden(&self) -> Result<Option<Warden>, Error> {
-        (self.kind == Kind::Xen).then(|| xen::Warden::new(self.own).map(Warden)).transpose()
+    pub fn domain_monitor(&self) -> Result<Option<DomainMonitor>, Error> {
+        (self.kind == Kind::Xen).then(|| xen::DomainMonitor::new(self.own).map(DomainMonitor)).transpose()
     }
 
     /// What the agent of a VM does for all calls of that VM: to see when the servers appear for which they wait. `None`:
     /// each call waits for itself.
-    pub fn doorway(&self) -> Option<Doorway> {
-        Doorway::new(self)
+    pub fn server_watch(&self) -> Option<ServerWatch> {
+        ServerWatch::new(self)
     }
 
     fn path(&self, server: u32, client: u32, port: u32) -> PathBuf {

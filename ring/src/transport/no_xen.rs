@@ -16,24 +16,24 @@ pub(super) fn own_domain() -> Result<u32, Error> {
     absent()
 }
 
-pub(super) struct Share;
+pub(super) struct RingShare;
 
-impl Share {
-    pub(super) fn now() -> Share {
-        Share
+impl RingShare {
+    pub(super) fn now() -> RingShare {
+        RingShare
     }
 }
 
-pub(super) enum Server {}
+pub(super) enum XenListener {}
 
-impl Server {
+impl XenListener {
     pub(super) fn new(
         _own: u32,
         _peer: u32,
         _port: u32,
         _least: Orders,
-        _share: Option<Share>,
-    ) -> Result<Server, Error> {
+        _share: Option<RingShare>,
+    ) -> Result<XenListener, Error> {
         absent()
     }
 
@@ -42,16 +42,16 @@ impl Server {
     }
 }
 
-impl AsFd for Server {
+impl AsFd for XenListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
 }
 
-pub(super) enum Client {}
+pub(super) enum XenConnector {}
 
-impl Client {
-    pub(super) fn new(_own: u32, _server: u32, _port: u32) -> Result<Client, Error> {
+impl XenConnector {
+    pub(super) fn new(_own: u32, _server: u32, _port: u32) -> Result<XenConnector, Error> {
         absent()
     }
 
@@ -64,16 +64,16 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for XenConnector {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
 }
 
-pub(super) enum Warden {}
+pub(super) enum DomainMonitor {}
 
-impl Warden {
-    pub(super) fn new(_own: u32) -> Result<Warden, Error> {
+impl DomainMonitor {
+    pub(super) fn new(_own: u32) -> Result<DomainMonitor, Error> {
         absent()
     }
 
@@ -82,7 +82,7 @@ impl Warden {
     }
 }
 
-impl AsFd for Warden {
+impl AsFd for DomainMonitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
@@ -91,10 +91,14 @@ impl AsFd for Warden {
 pub(super) mod libxenvchan {
     use super::{AsFd, BorrowedFd, Channel, Duration, Error, Orders, absent};
 
-    pub(in super::super) enum Server {}
+    pub(in super::super) enum LibraryListener {}
 
-    impl Server {
-        pub(in super::super) fn new(_peer: u32, _port: u32, _orders: Orders) -> Result<Server, Error> {
+    impl LibraryListener {
+        pub(in super::super) fn new(
+            _peer: u32,
+            _port: u32,
+            _orders: Orders,
+        ) -> Result<LibraryListener, Error> {
             absent()
         }
 
@@ -103,16 +107,16 @@ pub(super) mod libxenvchan {
         }
     }
 
-    impl AsFd for Server {
+    impl AsFd for LibraryListener {
         fn as_fd(&self) -> BorrowedFd<'_> {
             match *self {}
         }
     }
 
-    pub(in super::super) enum Client {}
+    pub(in super::super) enum LibraryConnector {}
 
-    impl Client {
-        pub(in super::super) fn new(_own: u32, _server: u32, _port: u32) -> Result<Client, Error> {
+    impl LibraryConnector {
+        pub(in super::super) fn new(_own: u32, _server: u32, _port: u32) -> Result<LibraryConnector, Error> {
             absent()
         }
 
@@ -125,7 +129,7 @@ pub(super) mod libxenvchan {
         }
     }
 
-    impl AsFd for Client {
+    impl AsFd for LibraryConnector {
         fn as_fd(&self) -> BorrowedFd<'_> {
             match *self {}
         }

@@ -14,9 +14,10 @@ fuzz_target!(|data: &[u8]| {
             config
         }
         Err(ConfigError::Line { line, .. }) => return assert!((1..=lines).contains(&line)),
-        Err(ConfigError::ForceUserWith(_)) => return,
+        Err(ConfigError::ForceUserWith(_) | ConfigError::FilterWith(_)) => return,
     };
     assert!(config.force_user.is_none() || config.socket_only_key().is_none());
+    assert!(config.filter.is_none() || !config.splice && config.builtin.is_none());
     assert_eq!(service_config(data), service_config(data));
 
     // A nonsensical line at the end spoils all of it; a comment changes nothing; so does writing it anew.
@@ -39,6 +40,7 @@ fn written(config: &ServiceConfig) -> String {
         pipes,
         builtin,
         existing,
+        filter,
         force_user,
     } = config;
     let mut text = format!(
@@ -56,6 +58,9 @@ fn written(config: &ServiceConfig) -> String {
         Existing::SkipSame => "skip-same",
     };
     text += &format!("existing='{existing}'\n");
+    if let Some(rules) = filter {
+        text += &format!("filter='{}'\n", rules.words());
+    }
     if let Some(user) = force_user {
         text += &format!("force-user='{user}'");
     }

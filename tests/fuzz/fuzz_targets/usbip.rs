@@ -3,11 +3,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wire::usbip::{Event, Filter, Rules, Side, Violation};
+use wire::usbip::{Classes, Filter, Rules, Side, Violation};
 
 /// Small bounds, so that short inputs reach them.
-const RULES: Rules =
-    Rules { pending: 8, buffers: 4096, packets: 24, vendor_requests: false, other_configurations: false };
+const RULES: Rules = Rules {
+    pending: 8,
+    buffers: 4096,
+    packets: 24,
+    vendor_requests: false,
+    other_configurations: false,
+    firmware: false,
+    classes: Some(STORAGE),
+};
+const STORAGE: Classes = {
+    let mut classes = Classes::NONE;
+    classes.add(8);
+    classes
+};
 
 fuzz_target!(|data: &[u8]| {
     let (seed, stream) = fuzz::split(data);
@@ -40,7 +52,7 @@ fn run(turns: &[(Side, &[u8])], seed: u8) -> Run {
     for (side, bytes) in turns {
         let mut out = Vec::new();
         for piece in fuzz::pieces(bytes, seed) {
-            if let Err(violation) = pass(&mut filter, *side, piece, &mut out) {
+            if let Err(violation) = filter.strain(*side, piece, &mut out) {
                 run.refused = Some((*side, violation));
             }
             assert!(filter.pending() <= RULES.pending);
@@ -54,24 +66,4 @@ fn run(turns: &[(Side, &[u8])], seed: u8) -> Run {
         run.passed.push((*side, out));
     }
     run
-}
-
-fn pass(filter: &mut Filter, side: Side, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
-    while !input.is_empty() {
-        let payload = input.len().min(filter.payload_left(side) as usize);
-        let taken = if payload > 0 {
-            out.extend_from_slice(&input[..payload]);
-            filter.handle_payload(side, payload as u32);
-            payload
-        } else {
-            filter.handle_input(side, input)
-        };
-        input = &input[taken..];
-        match filter.poll_event(side) {
-            Some(Event::Send(bytes)) => out.extend(bytes),
-            Some(Event::Refused(violation)) => return Err(violation),
-            None => assert!(taken > 0),
-        }
-    }
-    Ok(())
 }

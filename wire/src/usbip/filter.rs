@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::mem;
 
+use super::descriptors::{self, Interfaces};
 use super::header::{Answer, Command, Direction, HEADER_LEN, Submit, Submitted};
 use super::line::{AttachLine, LINE_MAX};
 use super::packets::{PACKET_LEN, Packet};
@@ -43,6 +44,8 @@ enum State {
     /// So many bytes of payload are left, then comes the rest of the message.
     Payload(u32, Tail),
     Packets(Tail),
+    /// So many bytes in all are descriptors of the device and the answer's header before them.
+    Descriptors(u32),
     Refused,
 }
 
@@ -86,18 +89,20 @@ pub struct Filter {
     pending: Pending,
     line: Option<AttachLine>,
     configuration: Option<u16>,
+    interfaces: Interfaces,
     import: Stream,
     export: Stream,
 }
 
 impl Filter {
     /// A filter before the first line.
-    pub const fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules) -> Self {
         Self {
             rules,
             pending: Pending::new(rules),
             line: None,
             configuration: None,
+            interfaces: Interfaces::default(),
             import: Stream::new(State::Header),
             export: Stream::new(State::Line),
         }
@@ -124,6 +129,7 @@ impl Filter {
             State::Line => return 1,
             State::Header => HEADER_LEN,
             State::Packets(tail) => tail.packets().saturating_mul(PACKET_LEN),
+            State::Descriptors(whole) => *whole as usize,
             State::Payload(..) | State::Refused => return 0,
         };
         whole.saturating_sub(stream.partial.len())
@@ -168,14 +174,38 @@ impl Filter {
     /// One side sends no more.
     ///
     /// # Errors
-    /// [`Violation::Cut`] inside the line or a message.
+    /// [`Violation::Cut`] inside the line or a message. An export that has nothing to give ends without a line.
     pub fn handle_end(&self, from: Side) -> Result<(), Violation> {
         let stream = self.stream(from);
         match stream.state {
-            State::Header if !stream.partial.is_empty() => Err(Violation::Cut),
-            State::Header | State::Refused => Ok(()),
-            State::Line | State::Payload(..) | State::Packets(_) => Err(Violation::Cut),
+            State::Line | State::Header if !stream.partial.is_empty() => Err(Violation::Cut),
+            State::Line | State::Header | State::Refused => Ok(()),
+            State::Payload(..) | State::Packets(_) | State::Descriptors(_) => Err(Violation::Cut),
         }
+    }
+
+    /// Takes bytes of one side that are in private memory, and appends what is to be sent on of them and of what was taken
+    /// before.
+    ///
+    /// # Errors
+    /// The call ends. What is in `out` is of messages before the one that broke the rules.
+    pub fn strain(&mut self, from: Side, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
+        while !input.is_empty() {
+            let payload = input.len().min(self.payload_left(from) as usize);
+            let (plain, rest) = input.split_at(payload);
+            out.extend_from_slice(plain);
+            self.handle_payload(from, payload as u32);
+            let taken = self.handle_input(from, rest);
+            match self.poll_event(from) {
+                Some(Event::Send(bytes)) => out.extend(bytes),
+                Some(Event::Refused(violation)) => return Err(violation),
+                // A call that has been refused is over.
+                None if payload == 0 && taken == 0 => return Ok(()),
+                None => {}
+            }
+            input = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// What is to be done about the bytes that were taken.
@@ -225,6 +255,11 @@ impl Filter {
             }
             State::Packets(Tail::Command(submit)) => self.on_command_packets(&submit, &bytes),
             State::Packets(Tail::Answer(answer, request)) => self.on_answer_packets(answer, &request, &bytes),
+            State::Descriptors(_) => {
+                self.interfaces.see(&self.rules, bytes.get(HEADER_LEN..).unwrap_or_default())?;
+                self.export.event = Some(Event::Send(bytes));
+                Ok(())
+            }
             State::Packets(Tail::Nothing) | State::Line | State::Payload(..) | State::Refused => Ok(()),
         }
     }
@@ -259,6 +294,9 @@ impl Filter {
                 self.pending.admit(&submit)?;
                 if submit.endpoint == 0 {
                     self.control(submit.setup)?;
+                    if self.says_a_class(submit.direction, submit.setup) {
+                        descriptors::bound(submit.length)?;
+                    }
                 }
                 let payload = if submit.direction == Direction::Out { submit.length } else { 0 };
                 let tail = if submit.packets > 0 {
@@ -289,7 +327,12 @@ impl Filter {
                 return Err(Violation::Configuration);
             }
         }
-        Ok(())
+        if self.rules.firmware { Ok(()) } else { self.interfaces.allow(setup) }
+    }
+
+    /// Whether an answer is to be read as descriptors.
+    fn says_a_class(&self, direction: Direction, setup: [u8; 8]) -> bool {
+        self.rules.reads_descriptors() && direction == Direction::In && descriptors::are_asked_for(setup)
     }
 
     fn on_answer(&mut self, answer: Answer) -> Result<(), Violation> {
@@ -303,6 +346,14 @@ impl Filter {
                     return Err(Violation::Field(Field::NumberOfPackets));
                 }
                 let payload = if request.direction == Direction::In { answer.length } else { 0 };
+                if payload > 0
+                    && request.setup.is_some_and(|setup| self.says_a_class(request.direction, setup))
+                {
+                    // Nothing of it is sent on before all of it was looked at.
+                    self.export.partial = Answer::Submitted(answer).to_bytes().to_vec();
+                    self.export.state = State::Descriptors(payload.saturating_add(HEADER_LEN as u32));
+                    return Ok(());
+                }
                 let tail = if answer.packets > 0 { Tail::Answer(answer, request) } else { Tail::Nothing };
                 self.export.state = State::Payload(payload, tail);
             }

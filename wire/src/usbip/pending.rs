@@ -21,6 +21,8 @@ pub(super) struct Request {
     pub(super) direction: Direction,
     pub(super) length: u32,
     pub(super) packets: Vec<Packet>,
+    /// Of an endpoint 0.
+    pub(super) setup: Option<[u8; 8]>,
 }
 
 /// All of them, within the bounds of the rules.
@@ -61,7 +63,8 @@ impl Pending {
     pub(super) fn add(&mut self, submit: &Submit, packets: Vec<Packet>) {
         self.buffers = self.buffers.saturating_add(u64::from(submit.length));
         self.packets = self.packets.saturating_add(packets.len());
-        let request = Request { direction: submit.direction, length: submit.length, packets };
+        let setup = (submit.endpoint == 0).then_some(submit.setup);
+        let request = Request { direction: submit.direction, length: submit.length, packets, setup };
         self.commands.insert(submit.seqnum, Asked::Request(request));
     }
 

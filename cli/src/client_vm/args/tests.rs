@@ -2,7 +2,7 @@ use super::*;
 
 fn plan(args: &[&str]) -> Result<Plan, i32> {
     let args = std::iter::once(&"qrexec-client-vm").chain(args).map(OsString::from).collect();
-    Args::read(args)?.plan().map_err(|failure| failure.status)
+    ClientVmArgs::read(args)?.plan().map_err(|failure| failure.status)
 }
 
 fn good(args: &[&str]) -> Plan {
@@ -62,6 +62,9 @@ fn what_goes_once_goes_once() {
     assert_eq!(plan(&["-s", "x", "-s", "y", "a", "b"]).err(), Some(2));
     assert_eq!(plan(&["--use-stdin-socket", "--use-stdin-socket", "a", "b"]).err(), Some(2));
     assert_eq!(plan(&["--use-stdin-socket", "a", "b", "c"]).err(), Some(2));
+    assert_eq!(plan(&["--filter", "usb", "a", "b"]).err(), Some(2));
+    assert_eq!(plan(&["-t", "--filter", "usbip", "a", "b"]).err(), Some(2));
+    assert!(good(&["--filter", "usbip no-firmware", "a", "b"]).usbip.is_some_and(|rules| !rules.firmware));
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn wrong_command_lines() {
     for wrong in [&[][..], &["a"], &["--bogus", "a", "b"], &["-a"], &["-z", "a", "b"]] {
         assert_eq!(plan(wrong).err(), Some(2), "{wrong:?}");
     }
-    let help = Args::try_parse_from(["qrexec-client-vm", "--help"]).expect_err("help");
+    let help = ClientVmArgs::try_parse_from(["qrexec-client-vm", "--help"]).expect_err("help");
     assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
     for refused in ["", "+x"] {
         assert_eq!(plan(&["a", refused]).err(), Some(126));
@@ -85,8 +88,8 @@ fn without_options_the_words_are_taken_as_clap_takes_them() {
     let agree = |words: Vec<String>| {
         let args: Vec<OsString> =
             std::iter::once("qrexec-client-vm".into()).chain(words.into_iter().map(Into::into)).collect();
-        if let Some(plain) = Args::without_options(&args) {
-            prop_assert_eq!(plain, Args::try_parse_from(args).expect("clap takes it too"));
+        if let Some(plain) = ClientVmArgs::without_options(&args) {
+            prop_assert_eq!(plain, ClientVmArgs::try_parse_from(args).expect("clap takes it too"));
         }
         Ok(())
     };

@@ -25,7 +25,7 @@ const MAX_SAID: usize = 4096;
 /// In dom0 it works on the policy folder; elsewhere it asks dom0, whose policy must allow that.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM, override_usage = "qubes-policy [-l] [include/]\n       qubes-policy -g|-r|-d [include/]NAME")]
-struct Args {
+struct PolicyAdminArgs {
     /// List the files (the default).
     #[arg(short, long, group = "method")]
     list: bool,
@@ -45,7 +45,7 @@ struct Args {
 
 /// Where the administration is done.
 #[derive(Debug)]
-pub enum Client {
+pub enum AdminClient {
     /// Here.
     Here(Admin),
     /// In dom0, by calls.
@@ -63,7 +63,7 @@ pub enum CallError {
     Failed(String),
 }
 
-impl Client {
+impl AdminClient {
     /// Here if this is dom0: there is a policy folder, or one is named by `QREXEC_POLICY_DIR`.
     #[must_use]
     pub fn of_this_machine() -> Self {
@@ -116,7 +116,7 @@ fn understand(said: &str, service: &str, status: &str) -> CallError {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyAdminArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -124,8 +124,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
     usage::run(PROGRAM, args, run)
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
-    let client = Client::of_this_machine();
+fn run(args: &PolicyAdminArgs) -> Result<(), Failure> {
+    let client = AdminClient::of_this_machine();
     let name = if args.name == "include" { Name::parse("include/") } else { Name::parse(&args.name) };
     let bad = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_'));
     if let Some(bad) = name.name.chars().find(|c| bad(*c)) {

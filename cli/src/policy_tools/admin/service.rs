@@ -87,18 +87,18 @@ fn text(bytes: &[u8]) -> Result<&str, Error> {
 /// /var/log/qubes/policy-admin.log.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {}
+struct AdminServiceArgs {}
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <AdminServiceArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the service that the environment names; the arguments do not matter. Without such an environment
 /// this is no call, and the command line is read. Gives the exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
     if std::env::var_os("QREXEC_REMOTE_DOMAIN").is_none() {
-        return usage::run(PROGRAM, args, |_: &Args| {
+        return usage::run(PROGRAM, args, |_: &AdminServiceArgs| {
             Err(Failure::usage("this is a service, for qrexec to start"))
         });
     }
@@ -107,7 +107,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let log = std::env::var_os("QREXEC_POLICY_ADMIN_LOG").filter(|path| !path.is_empty());
     let log = log.map_or_else(|| PathBuf::from(LOG), PathBuf::from);
     let (service, argument) = full.split_once('+').unwrap_or((&full, ""));
-    let done = serve(service, argument);
+    let done = answer(service, argument);
     let [called, source] = [full.as_str(), source.as_str()].map(Escaped::new);
     let Err(error) = done else {
         write_log(&log, &format!("{called} ({source})"));
@@ -126,7 +126,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     status
 }
 
-fn serve(service: &str, argument: &str) -> Result<(), Error> {
+fn answer(service: &str, argument: &str) -> Result<(), Error> {
     let mut input = Vec::new();
     io::stdin().lock().take(MAX_FILE as u64 + 1).read_to_end(&mut input)?;
     if input.len() > MAX_FILE {

@@ -46,7 +46,7 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 /// Dialogs are shown with zenity or kdialog where there is a display and one of them, else on the terminal.
 #[derive(Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyAgentArgs {
     /// Where questions are taken.
     #[arg(
         short,
@@ -80,16 +80,16 @@ struct Agent {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyAgentArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<PolicyAgentArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };
-    match serve(&args) {
+    match listen(&args) {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!("{}: {error}", args.socket_path.display());
@@ -98,7 +98,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn serve(args: &Args) -> io::Result<()> {
+fn listen(args: &PolicyAgentArgs) -> io::Result<()> {
     let mut reactor = Reactor::new()?;
     // Before any thread, so that all of them leave the signals to this one.
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;
@@ -152,11 +152,38 @@ fn answer_apart(agent: &Arc<Agent>, stream: OwnedFd) {
     }
 }
 
+/// Why a question is denied without an answer of the user.
+#[derive(Debug, thiserror::Error)]
+enum Denied {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the question has no descriptor")]
+    NoDescriptor,
+    #[error("the descriptor is no text")]
+    NotText,
+    #[error("{0:?} is not dom0")]
+    Caller(String),
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("a name is empty")]
+    EmptyName,
+    #[error("{0:?} is no resolution")]
+    Resolution(String),
+    #[error("{0:?} is no service of this agent")]
+    Service(String),
+    #[error("the default is not among the choices")]
+    Default,
+    #[error("{0:?} is no name")]
+    BadName(String),
+    #[error("too many questions about {0} are open")]
+    TooMany(String),
+}
+
 impl Agent {
-    fn answer(&self, stream: &mut UnixStream) -> Result<String, String> {
+    fn answer(&self, stream: &mut UnixStream) -> Result<String, Denied> {
         let mut text = Vec::new();
-        stream.set_read_timeout(Some(QUESTION_LIMIT)).map_err(|error| error.to_string())?;
-        (&*stream).take(MAX_QUESTION).read_to_end(&mut text).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(QUESTION_LIMIT))?;
+        (&*stream).take(MAX_QUESTION).read_to_end(&mut text)?;
         match Heard::parse(&text)? {
             Heard::Notice(notice) => {
                 self.notices.show(&notice, || self.dialog.notify(&notice));
@@ -184,13 +211,13 @@ impl Agent {
         source: &str,
         question: io::Result<Question>,
         stream: &UnixStream,
-    ) -> Result<Option<Chosen>, String> {
-        let question = question.map_err(|error| error.to_string())?;
+    ) -> Result<Option<Chosen>, Denied> {
+        let question = question?;
         let place = self.questions.take(source);
-        let _place = place.ok_or_else(|| format!("too many questions about {source} are open"))?;
-        let _shown = self.screen.wait_for(stream.as_fd()).map_err(|error| error.to_string())?;
+        let _place = place.ok_or_else(|| Denied::TooMany(source.to_owned()))?;
+        let _shown = self.screen.wait_for(stream.as_fd())?;
         let until = self.limit.and_then(|limit| Instant::now().checked_add(limit));
-        self.dialog.ask(&question, stream.as_fd(), until).map_err(|error| error.to_string())
+        Ok(self.dialog.ask(&question, stream.as_fd(), until)?)
     }
 }
 
@@ -205,42 +232,42 @@ enum Heard {
 impl Heard {
     /// `SERVICE dom0[ …]`, NUL, JSON. Only dom0 may ask, and only with names that are names: whatever is
     /// shown to the user has no character in it by which it could pass for something else.
-    fn parse(text: &[u8]) -> Result<Self, String> {
-        let end = text.iter().position(|byte| *byte == 0).ok_or("the question has no descriptor")?;
+    fn parse(text: &[u8]) -> Result<Self, Denied> {
+        let end = text.iter().position(|byte| *byte == 0).ok_or(Denied::NoDescriptor)?;
         let (head, json) = text.split_at(end);
-        let head = std::str::from_utf8(head).map_err(|_| "the descriptor is no text")?;
+        let head = std::str::from_utf8(head).map_err(|_| Denied::NotText)?;
         let json = json.get(1..).unwrap_or_default();
         let mut words = head.split(' ');
         let (called, caller) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if caller != "dom0" {
-            return Err(format!("{caller:?} is not dom0"));
+            return Err(Denied::Caller(caller.to_owned()));
         }
         match called.strip_suffix('+').unwrap_or(called) {
             ASK => {
-                let prompt: Prompt = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                let prompt: Prompt = serde_json::from_slice(json)?;
                 check(&prompt)?;
                 Ok(Self::Prompt(prompt))
             }
             NEW => {
-                let new: NewPolicy = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                let new: NewPolicy = serde_json::from_slice(json)?;
                 plain(&new.source, QUBE)?;
                 plain(&new.service, SERVICE)?;
                 if new.source.is_empty() || new.service.is_empty() {
-                    return Err("a name is empty".to_owned());
+                    return Err(Denied::EmptyName);
                 }
                 Ok(Self::New(new))
             }
             NOTIFY => {
-                let notice: Notice = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+                let notice: Notice = serde_json::from_slice(json)?;
                 let Notice { resolution, service, argument, source, target } = &notice;
                 if !matches!(resolution.as_str(), "allow" | "deny" | "fail") {
-                    return Err(format!("{resolution:?} is no resolution"));
+                    return Err(Denied::Resolution(resolution.clone()));
                 }
                 [service, argument].into_iter().try_for_each(|text| plain(text, SERVICE))?;
                 [source, target].into_iter().try_for_each(|text| plain(text, QUBE))?;
                 Ok(Self::Notice(notice))
             }
-            other => Err(format!("{other:?} is no service of this agent")),
+            other => Err(Denied::Service(other.to_owned())),
         }
     }
 }
@@ -248,23 +275,23 @@ impl Heard {
 const QUBE: &str = "@_-.:";
 const SERVICE: &str = "_-.+";
 
-fn check(prompt: &Prompt) -> Result<(), String> {
+fn check(prompt: &Prompt) -> Result<(), Denied> {
     plain(&prompt.source, QUBE)?;
     plain(&prompt.service, SERVICE)?;
     plain(&prompt.argument, SERVICE)?;
     prompt.targets.iter().try_for_each(|target| plain(target, QUBE))?;
     if prompt.source.is_empty() || prompt.service.is_empty() || prompt.targets.iter().any(String::is_empty) {
-        return Err("a name is empty".to_owned());
+        return Err(Denied::EmptyName);
     }
     if !prompt.default_target.is_empty() && !prompt.targets.contains(&prompt.default_target) {
-        return Err("the default is not among the choices".to_owned());
+        return Err(Denied::Default);
     }
     Ok(())
 }
 
-fn plain(text: &str, others: &str) -> Result<(), String> {
+fn plain(text: &str, others: &str) -> Result<(), Denied> {
     match text.chars().find(|c| !c.is_ascii_alphanumeric() && !others.contains(*c)) {
-        Some(_) => Err(format!("{text:?} is no name")),
+        Some(_) => Err(Denied::BadName(text.to_owned())),
         None => Ok(()),
     }
 }
@@ -273,7 +300,7 @@ fn plain(text: &str, others: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn parse(source: &str, target: &str, default: &str) -> Result<Heard, String> {
+    fn parse(source: &str, target: &str, default: &str) -> Result<Heard, Denied> {
         let json = serde_json::json!({"source": source, "service": "demo.Add", "argument": "+1",
             "targets": [target], "default_target": default, "icons": {"x": "y"}});
         Heard::parse(format!("policy.Ask dom0 name dom0\0{json}").as_bytes())
@@ -299,7 +326,7 @@ mod tests {
 
     #[test]
     fn only_dom0_asks() {
-        assert!(Heard::parse(b"policy.Ask work\0{}").unwrap_err().contains("not dom0"));
+        assert!(Heard::parse(b"policy.Ask work\0{}").unwrap_err().to_string().contains("not dom0"));
         assert!(Heard::parse(b"policy.Ask dom0\0{}").is_err());
         assert!(Heard::parse(b"policy.Else dom0\0{}").is_err());
         assert!(Heard::parse(b"policy.Ask dom0").is_err());

@@ -10,10 +10,13 @@ use std::path::Path;
 use policy::{Policy, Rule, Token, Verb};
 
 use super::super::lint::covers;
-use super::{Args, INPUT, USER, file_for, fits_tool};
+use super::{INPUT, LegacyConvertArgs, USER, file_for, fits_tool};
 
 /// The old rules that are still needed, by the file that they go to. Those that the old format only implies are written out.
-pub(super) fn sort<'a>(args: &Args, policy: &'a Policy) -> BTreeMap<&'static str, Vec<&'a Rule>> {
+pub(super) fn sort<'a>(
+    args: &LegacyConvertArgs,
+    policy: &'a Policy,
+) -> BTreeMap<&'static str, Vec<&'a Rule>> {
     let rules = policy.rules();
     let is_old = |rule: &Rule| Path::new(&*rule.file).starts_with(&args.old_dir);
     let mut kept: Vec<bool> = Vec::with_capacity(rules.len());
@@ -79,7 +82,7 @@ fn denies_the_rest(rule: &Rule) -> bool {
 }
 
 /// Whether the file of a new rule is read before the one of a tool. What is included is taken for that.
-fn is_read_before(args: &Args, rule: &Rule, tool: &str) -> bool {
+fn is_read_before(args: &LegacyConvertArgs, rule: &Rule, tool: &str) -> bool {
     let path = Path::new(&*rule.file);
     let name = path.file_stem().unwrap_or_default();
     path.parent() != Some(&*args.policy_dir) || name.as_encoded_bytes() < tool.as_bytes()

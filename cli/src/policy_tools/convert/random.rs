@@ -38,7 +38,7 @@ const SERVICES: [&str; 5] =
 
 /// Whether old rules had a rule of a later file behind them that is in front of them now: what is read between
 /// `30-user.policy` and the old rules cannot stay there.
-fn folder(root: &Path, dice: &mut Dice, between: bool) -> Args {
+fn folder(root: &Path, dice: &mut Dice, between: bool) -> LegacyConvertArgs {
     let path = |name: &str| root.join(name);
     fs::create_dir_all(path("policy.d")).unwrap();
     fs::create_dir_all(path("old")).unwrap();
@@ -62,7 +62,11 @@ fn folder(root: &Path, dice: &mut Dice, between: bool) -> Args {
         }
     }
     fs::write(path("system.json"), SYSTEM).unwrap();
-    Args { policy_dir: path("policy.d"), old_dir: path("old"), system_info: Some(path("system.json")) }
+    LegacyConvertArgs {
+        policy_dir: path("policy.d"),
+        old_dir: path("old"),
+        system_info: Some(path("system.json")),
+    }
 }
 
 /// Those of 400 conversions that would be undone: all files before, and what would be different.

@@ -25,7 +25,7 @@ const GUI_SOCKET: &str = "/etc/qubes-rpc/policy.EvalGUI";
 /// call is denied and the log says which line is wrong.
 #[derive(Clone, Debug, Parser)]
 #[command(name = PROGRAM)]
-struct Args {
+struct PolicyDaemonArgs {
     /// Policy folder; the first given hides the files of the others.
     #[arg(long = "policy-path", alias = "policy-dir", value_name = "DIR", env = "QREXEC_POLICY_DIR", value_delimiter = ':',
           default_values = [policy::load::RUNTIME_POLICY_FOLDER, policy::load::POLICY_FOLDER])]
@@ -46,12 +46,12 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <PolicyDaemonArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let mut args = match usage::parse::<Args>(PROGRAM, args) {
+    let mut args = match usage::parse::<PolicyDaemonArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(status) => return status,
     };

@@ -7,6 +7,56 @@ pub(crate) const MAX_REQUEST: usize = 72 * 1024;
 /// What a caller of the evaluating services may send after the service descriptor.
 const MAX_EVALUATED: usize = 96;
 
+/// Why what came in is no question.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRequest {
+    /// More bytes than any question has.
+    #[error("the request is too long")]
+    TooLong,
+    /// The last line is not complete.
+    #[error("the request ends within a line")]
+    WithinLine,
+    /// It is not ASCII.
+    #[error("the request is no plain text")]
+    NotText,
+    /// A line without a value.
+    #[error("a line of the request has no `=`")]
+    NoValue,
+    /// A key that was there before.
+    #[error("{0:?} is there twice")]
+    Twice(String),
+    /// A flag with another value.
+    #[error("{0} is neither yes nor no")]
+    Flag(String),
+    /// Nobody knows the key.
+    #[error("{0:?} is no key of a request")]
+    Key(String),
+    /// A key that each request has.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A call of an evaluating service ended before it said whose call it is.
+    #[error("the request has no service descriptor")]
+    NoDescriptor,
+    /// More input than an evaluating service takes.
+    #[error("the input is too long")]
+    InputTooLong,
+    /// The descriptor or the input is not UTF-8.
+    #[error("not plain text")]
+    NotPlain,
+    /// The descriptor has one word.
+    #[error("no caller is named")]
+    NoCaller,
+    /// The argument is no service.
+    #[error("{0:?} does not name a service to evaluate")]
+    NoService(String),
+    /// The input has one part.
+    #[error("not SOURCE, NUL and TARGET")]
+    NotTwo,
+    /// No qube has such a name.
+    #[error("{0:?} is no qube")]
+    NoQube(String),
+}
+
 /// What the bytes so far amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
@@ -15,7 +65,7 @@ pub(crate) enum Heard {
     /// A question.
     Question(Question),
     /// Not a question, for this reason.
-    Nonsense(String),
+    Nonsense(BadRequest),
 }
 
 /// Lines of `key=value` up to an empty line. The end of the input is as good as that.
@@ -23,11 +73,11 @@ pub(crate) fn lines(bytes: &[u8], ended: bool) -> Heard {
     let end = if bytes.starts_with(b"\n") { Some(0) } else { find(bytes, b"\n\n") };
     let content = match end {
         Some(end) => bytes.get(..end).unwrap_or_default(),
-        None if bytes.len() >= MAX_REQUEST => return Heard::Nonsense("the request is too long".to_owned()),
+        None if bytes.len() >= MAX_REQUEST => return Heard::Nonsense(BadRequest::TooLong),
         None if !ended => return Heard::Incomplete,
         None => match bytes.strip_suffix(b"\n") {
             Some(content) => content,
-            None => return Heard::Nonsense("the request ends within a line".to_owned()),
+            None => return Heard::Nonsense(BadRequest::WithinLine),
         },
     };
     parse(content).map_or_else(Heard::Nonsense, Heard::Question)
@@ -37,21 +87,21 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-fn parse(content: &[u8]) -> Result<Question, String> {
+fn parse(content: &[u8]) -> Result<Question, BadRequest> {
     let text = std::str::from_utf8(content).ok().filter(|text| text.is_ascii());
-    let text = text.ok_or("the request is no plain text")?;
+    let text = text.ok_or(BadRequest::NotText)?;
     let mut seen: Vec<&str> = Vec::new();
     let mut question = Question::default();
     for line in text.lines() {
-        let (key, value) = line.split_once('=').ok_or("a line of the request has no `=`")?;
+        let (key, value) = line.split_once('=').ok_or(BadRequest::NoValue)?;
         if seen.contains(&key) {
-            return Err(format!("{key:?} is there twice"));
+            return Err(BadRequest::Twice(key.to_owned()));
         }
         seen.push(key);
         let flag = || match value {
             "yes" => Ok(true),
             "no" => Ok(false),
-            _ => Err(format!("{key} is neither yes nor no")),
+            _ => Err(BadRequest::Flag(key.to_owned())),
         };
         match key {
             "source" => question.source = value.to_owned(),
@@ -62,11 +112,11 @@ fn parse(content: &[u8]) -> Result<Question, String> {
             "just_evaluate" => question.just_evaluate = flag()?,
             // R4.1 sent these and made no use of them.
             "domain_id" | "process_ident" => {}
-            _ => return Err(format!("{key:?} is no key of a request")),
+            _ => return Err(BadRequest::Key(key.to_owned())),
         }
     }
     match ["source", "intended_target", "service_and_arg"].into_iter().find(|key| !seen.contains(key)) {
-        Some(missing) => Err(format!("{missing} is missing")),
+        Some(missing) => Err(BadRequest::Missing(missing)),
         None => Ok(question),
     }
 }
@@ -81,33 +131,33 @@ pub(crate) struct Evaluation {
 }
 
 /// `NAME+SERVICE caller …\0SOURCE\0TARGET` up to the end of the input; `None` while more is needed.
-pub(crate) fn evaluation(bytes: &[u8], ended: bool, name: &str) -> Option<Result<Evaluation, String>> {
+pub(crate) fn evaluation(bytes: &[u8], ended: bool, name: &str) -> Option<Result<Evaluation, BadRequest>> {
     let (descriptor, rest) = match find(bytes, b"\0") {
         Some(end) => (bytes.get(..end)?, bytes.get(end.saturating_add(1)..)?),
-        None if bytes.len() >= MAX_REQUEST => return Some(Err("the request is too long".to_owned())),
-        None if ended => return Some(Err("the request has no service descriptor".to_owned())),
+        None if bytes.len() >= MAX_REQUEST => return Some(Err(BadRequest::TooLong)),
+        None if ended => return Some(Err(BadRequest::NoDescriptor)),
         None => return None,
     };
     if rest.len() > MAX_EVALUATED {
-        return Some(Err("the input is too long".to_owned()));
+        return Some(Err(BadRequest::InputTooLong));
     }
     ended.then(|| evaluate(descriptor, rest, name))
 }
 
-fn evaluate(descriptor: &[u8], rest: &[u8], name: &str) -> Result<Evaluation, String> {
-    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "not plain text".to_owned());
+fn evaluate(descriptor: &[u8], rest: &[u8], name: &str) -> Result<Evaluation, BadRequest> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| BadRequest::NotPlain);
     let mut words = text(descriptor)?.split(' ');
     let called = words.next().unwrap_or_default();
-    let caller = words.next().filter(|caller| !caller.is_empty()).ok_or("no caller is named")?;
+    let caller = words.next().filter(|caller| !caller.is_empty()).ok_or(BadRequest::NoCaller)?;
     let service = match called.split_once('+') {
         Some((own, service)) if own == name && !service.is_empty() && !service.starts_with('+') => service,
-        _ => return Err(format!("{called:?} does not name a service to evaluate")),
+        _ => return Err(BadRequest::NoService(called.to_owned())),
     };
-    let (source, target) = text(rest)?.split_once('\0').ok_or("not SOURCE, NUL and TARGET")?;
+    let (source, target) = text(rest)?.split_once('\0').ok_or(BadRequest::NotTwo)?;
     for (qube, most) in [(source, 31), (target, 63)] {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '@' | '_' | '-' | '.');
         if qube.is_empty() || qube.len() > most || !qube.chars().all(plain) {
-            return Err(format!("{qube:?} is no qube"));
+            return Err(BadRequest::NoQube(qube.to_owned()));
         }
     }
     let question = Question {

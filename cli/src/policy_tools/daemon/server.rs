@@ -1,6 +1,7 @@
 //! The loop: connections, requests, answers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::policy_source::PolicyStore;
+use engine::log_source::{speak_for, speaking_for};
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
 use engine::unix::Bound;
-use engine::voice::{speak_for, speaking_for};
 use policy::{Policy, SystemInfo};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -20,7 +21,7 @@ use rustix::process::Signal;
 use wire::escape::Escaped;
 
 use super::request::{self, Evaluation, Heard, MAX_REQUEST};
-use super::{Args, PROGRAM};
+use super::{PROGRAM, PolicyDaemonArgs};
 use crate::policy_tools::asker::{Answer, Asker};
 use crate::policy_tools::group;
 use crate::policy_tools::judge::{Case, Closed, DENY, Question};
@@ -87,7 +88,7 @@ struct User {
 }
 
 impl Server {
-    pub(super) fn new(args: &Args) -> io::Result<Self> {
+    pub(super) fn new(args: &PolicyDaemonArgs) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         // Before any thread, so that all of them leave the signals to this one.
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
@@ -112,7 +113,7 @@ impl Server {
             open: Places::new(MAX_OPEN, SHARE),
         };
         if matches!(server.system, SystemSource::Qubesd) {
-            server.asker = Some(Asker::start(|| ask_qubesd().map(Arc::new))?);
+            server.asker = Some(Asker::start(|| ask_qubesd().map(Arc::new).map_err(Arc::new))?);
         }
         server.listen(Kind::EvalSimple, args.eval_socket.as_deref())?;
         server.listen(Kind::EvalGui, args.gui_socket.as_deref())?;
@@ -322,7 +323,7 @@ impl Server {
                 let his = source.to_owned();
                 asker.ask(source, move |system| speaking_for(&his, || then(system)));
             }
-            None => speaking_for(source, || then(self.system.current())),
+            None => speaking_for(source, || then(self.system.current().map_err(Arc::new))),
         }
     }
 
@@ -371,11 +372,11 @@ fn evaluate(stream: &UnixStream, policy: &Policy, system: Arc<SystemInfo>, asked
     }
 }
 
-fn refuse(stream: UnixStream, why: &str) {
+fn refuse(stream: UnixStream, why: &dyn Display) {
     refuse_at(&stream, why);
 }
 
-fn refuse_at(stream: &UnixStream, why: &str) {
+fn refuse_at(stream: &UnixStream, why: &dyn Display) {
     tracing::warn!("a request is refused: {why}");
     say(stream, DENY);
 }

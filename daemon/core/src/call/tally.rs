@@ -9,6 +9,17 @@ const MAX_DECIDING: usize = 512;
 /// caller wants it so.
 const MAX_BYTES: usize = 4 << 20;
 
+/// Why a call is one too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoRoom {
+    #[error("too many calls at once")]
+    Open,
+    #[error("too many calls wait for policy")]
+    Deciding,
+    #[error("the names of calls that wait are too long together")]
+    Bytes,
+}
+
 /// The sums.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -47,15 +58,15 @@ impl Tally {
     }
 
     /// Whether there is room for one more, of which at most `max_open` may be without an end in sight; else why not.
-    pub(super) fn room_for(&self, call: &Call, max_open: usize) -> Result<(), &'static str> {
+    pub(super) fn room_for(&self, call: &Call, max_open: usize) -> Result<(), NoRoom> {
         if self.deciding.saturating_add(self.open) >= max_open {
-            return Err("too many calls at once");
+            return Err(NoRoom::Open);
         }
         if self.deciding >= MAX_DECIDING {
-            return Err("too many calls wait for policy");
+            return Err(NoRoom::Deciding);
         }
         if self.bytes.saturating_add(weight(call)) > MAX_BYTES {
-            return Err("the names of calls that wait are too long together");
+            return Err(NoRoom::Bytes);
         }
         Ok(())
     }

@@ -323,7 +323,7 @@ fn an_answer_to_no_question_is_dropped() {
 #[test]
 fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
     let mut stage = stage();
-    stage.core.serve_at_most(16);
+    stage.core.limit_served_calls(16);
     let begin = |stage: &mut Stage, domain| {
         let id = stage.greeted_client();
         stage.client(id, &exec(false, domain, 0, "u:QUBESRPC demo.Add+1 vault"));

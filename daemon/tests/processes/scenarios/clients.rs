@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use wire::header::{Header, ty};
 
 use crate::agent::Agent;
-use crate::client::Client;
+use crate::client::TestClient;
 use crate::world::{World, eventually};
 
 pub(crate) fn a_command_reaches_the_agent() {
@@ -29,7 +29,7 @@ pub(crate) fn hostile_ones_cost_only_themselves() {
     let world = World::new("");
     let (mut daemon, mut agent) = world.vm(3, "work");
     world.client("work");
-    let idle: Vec<_> = (0..50).map(|_| Client::connect(&world.socket("work"))).collect();
+    let idle: Vec<_> = (0..50).map(|_| TestClient::connect(&world.socket("work"))).collect();
     let half: Vec<_> = (0..50)
         .map(|_| {
             let mut client = world.client("work");
@@ -44,7 +44,7 @@ pub(crate) fn hostile_ones_cost_only_themselves() {
         let mut client = world.client("work");
         client.0.write_all(garbage).unwrap();
         client.closed();
-        let mut early = Client::connect(&world.socket("work"));
+        let mut early = TestClient::connect(&world.socket("work"));
         early.0.write_all(garbage).unwrap();
         early.next();
         early.closed();

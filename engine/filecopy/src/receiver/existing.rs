@@ -9,8 +9,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, mkdirat, openat, statat, un
 use rustix::io::{Errno, pread};
 use wire::filecopy::Time;
 
-/// Names that are tried in place of one that is taken.
-const TRIES: u32 = 10_000;
+/// Numbers that are tried in place of a name that is taken, for one entry.
+const TRIES: u32 = 1_000;
+/// Names whose last number is remembered, so that who sends one name again and again does not make us try all of its
+/// numbers each time.
+const COUNTED: usize = 256;
+/// Numbers that are tried in vain in one copy: so many, and a few more for each entry. Whoever needs more sends names that
+/// are made to need them.
+const BUDGET: u32 = 20_000;
+const FOR_EACH: u32 = 16;
 /// Folders of the first level whose new names are remembered: a sender comes back to them, but not to any number.
 const REMEMBERED: usize = 1024;
 
@@ -20,13 +27,14 @@ pub(super) struct Names {
     rule: Existing,
     /// Folders of the first level that this stream has made: the sender's name, ours.
     folders: VecDeque<(Vec<u8>, Vec<u8>)>,
+    numbers: Numbers,
     /// The path of the entry in hand.
     path: Vec<u8>,
 }
 
 impl Names {
     pub(super) const fn new(rule: Existing) -> Self {
-        Self { rule, folders: VecDeque::new(), path: Vec::new() }
+        Self { rule, folders: VecDeque::new(), numbers: Numbers::new(), path: Vec::new() }
     }
 
     /// Finds the path for a new entry, and says if that is not the sender's.
@@ -41,7 +49,7 @@ impl Names {
         let (ours, renamed) = match known.filter(|_| !is_top || folder) {
             Some(ours) => (ours, false),
             None if is_top => {
-                let ours = free_name(root, top, folder)?;
+                let ours = self.numbers.free_name(root, top, folder)?;
                 if folder {
                     if self.folders.len() >= REMEMBERED {
                         self.folders.pop_front();
@@ -66,19 +74,49 @@ impl Names {
     }
 }
 
-/// `name`, or `name (2)` and so on: a file's extension stays at its end.
-fn free_name(root: BorrowedFd<'_>, name: &[u8], folder: bool) -> Result<Vec<u8>, Errno> {
-    let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && !folder);
-    let (stem, extension) = name.split_at_checked(dot.unwrap_or(name.len())).unwrap_or((name, b""));
-    let mut tried = name.to_vec();
-    for number in 2..TRIES {
-        match statat(root, tried.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(tried),
-            Err(error) => return Err(error),
-            Ok(_) => tried = [stem, format!(" ({number})").as_bytes(), extension].concat(),
-        }
+/// Where to go on counting, by name.
+#[derive(Debug)]
+struct Numbers {
+    last: VecDeque<(Vec<u8>, u32)>,
+    left: u32,
+}
+
+impl Numbers {
+    const fn new() -> Self {
+        Self { last: VecDeque::new(), left: BUDGET }
     }
-    Err(Errno::EXIST)
+
+    /// `name`, or `name (2)` and so on: a file's extension stays at its end.
+    fn free_name(&mut self, root: BorrowedFd<'_>, name: &[u8], folder: bool) -> Result<Vec<u8>, Errno> {
+        if is_free(root, name)? {
+            return Ok(name.to_vec());
+        }
+        self.left = self.left.saturating_add(FOR_EACH);
+        let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && !folder);
+        let (stem, extension) = name.split_at_checked(dot.unwrap_or(name.len())).unwrap_or((name, b""));
+        let known = self.last.iter().position(|(known, _)| known == name);
+        let first = known.and_then(|at| self.last.remove(at)).map_or(2, |(_, number)| number);
+        for number in (first..u32::MAX).take(TRIES as usize) {
+            let tried = [stem, format!(" ({number})").as_bytes(), extension].concat();
+            if is_free(root, &tried)? {
+                if self.last.len() >= COUNTED {
+                    self.last.pop_front();
+                }
+                self.last.push_back((name.to_vec(), number.saturating_add(1)));
+                return Ok(tried);
+            }
+            self.left = self.left.checked_sub(1).ok_or(Errno::EXIST)?;
+        }
+        Err(Errno::EXIST)
+    }
+}
+
+fn is_free(root: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+    match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
 }
 
 /// A folder of its own for one copy, named by the time; it goes again if nothing comes into it.
@@ -92,7 +130,7 @@ impl Fresh {
     /// Makes it; opened for reading, as the root was.
     pub(super) fn make(root: OwnedFd) -> Result<(OwnedFd, Self), Errno> {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let name = free_name(root.as_fd(), now.replace(':', "-").as_bytes(), true)?;
+        let name = Numbers::new().free_name(root.as_fd(), now.replace(':', "-").as_bytes(), true)?;
         mkdirat(&root, name.as_slice(), Mode::from_raw_mode(0o700))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = openat(&root, name.as_slice(), flags, Mode::empty())?;
@@ -186,6 +224,31 @@ mod tests {
             place(&number.to_string(), true);
         }
         assert!(names.folders.len() <= REMEMBERED);
+    }
+
+    /// A sender chooses names so that many numbers have to be tried for each entry.
+    #[test]
+    fn looking_for_free_numbers_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::File::open(dir.path()).unwrap();
+        let make = |name: &[u8]| fs::write(dir.path().join(std::str::from_utf8(name).unwrap()), "").unwrap();
+        make(b"f");
+        let mut numbers = Numbers::new();
+        for _ in 0..200 {
+            make(&numbers.free_name(root.as_fd(), b"f", false).unwrap());
+        }
+        assert_eq!(numbers.left, BUDGET + 200 * FOR_EACH, "none in vain: it counts on");
+        // Names of which nothing is remembered any more.
+        for name in 0..COUNTED {
+            make(name.to_string().as_bytes());
+            numbers.free_name(root.as_fd(), name.to_string().as_bytes(), false).unwrap();
+        }
+        let mut tried = 0;
+        while numbers.free_name(root.as_fd(), b"f", false).is_ok() {
+            tried += 1;
+            numbers.last.clear();
+        }
+        assert!(tried < BUDGET / 100, "{tried} times 200 tries");
     }
 
     #[test]

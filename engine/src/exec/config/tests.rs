@@ -28,6 +28,7 @@ fn every_key_is_read() {
             force_user: None,
             builtin: Some(Builtin::Filecopy),
             existing: Existing::SkipSame,
+            filter: None,
         }
     );
     for (word, rule) in
@@ -142,4 +143,19 @@ fn only_a_file_of_a_sensible_size_is_read() {
     assert_eq!(load(), Ok(ServiceConfig::default()));
     std::fs::write(&path, "#".repeat((64 << 10) + 1)).expect("write");
     assert_eq!(load(), Err(125));
+}
+
+#[test]
+fn a_filter_is_words_and_stands_alone() {
+    let filter = config("filter='usbip no-vendor-requests classes=08'").filter.unwrap();
+    assert!(!filter.vendor_requests && filter.firmware && filter.classes.is_some_and(|set| set.contains(8)));
+    assert!(!config("filter='usbip'").allows_fork_server() && config("").allows_fork_server());
+    for wrong in ["filter='usb'", "filter='usbip fast'", "filter=''"] {
+        assert_eq!(problem(wrong), (1, Problem::Word));
+    }
+    assert_eq!(problem("filter=true"), (1, Problem::Type));
+    for (other, key) in [("splice=true", "splice"), ("builtin='filecopy'", "builtin")] {
+        let both = parse(format!("filter='usbip'\n{other}").as_bytes());
+        assert_eq!(both, Err(ConfigError::FilterWith(key)));
+    }
 }

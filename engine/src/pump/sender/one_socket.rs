@@ -5,10 +5,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::super::ending::{Ending, Failure};
+use super::{Sender, Source};
 use crate::process::Signals;
 
 /// Most that is taken over from the old stdout: more than its socket can hold.
-pub(super) const REST: usize = 4 << 20;
+const REST: usize = 4 << 20;
 
 /// What is needed to do as asked, until it was.
 #[derive(Debug)]
@@ -39,5 +41,28 @@ impl OneSocket {
             return Ok(None);
         }
         Ok(self.socket.take())
+    }
+}
+
+impl Sender {
+    /// Goes over to one socket if the service has asked for it; whether it did.
+    pub(super) fn look_for_request(&mut self) -> Result<bool, Ending> {
+        let Some(one_socket) = &mut self.one_socket else { return Ok(false) };
+        let taken = one_socket.take().map_err(Failure::during("looking for signals"))?;
+        let Some(socket) = taken.filter(|_| !self.is_cut && self.outgoing.is_open(self.role.sends())) else {
+            return Ok(false);
+        };
+        let rest = self.go_on_with(socket).map_err(Failure::during("taking the service's one socket"))?;
+        self.admit(rest);
+        Ok(true)
+    }
+
+    /// The service's one socket becomes the source. What the service wrote before it asked comes first.
+    fn go_on_with(&mut self, socket: OwnedFd) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.source.take_rest(&mut rest, REST.saturating_sub(self.prefix.len()));
+        self.source.close();
+        self.source = Source::new(Some(socket), true)?;
+        Ok(rest)
     }
 }

@@ -123,7 +123,12 @@ fn calls(needs: Needs) -> Rules {
     // Another process. A thread is refused like anything else.
     set(libc::SYS_clone, Rule::KillWithout(0, libc::CLONE_THREAD.unsigned_abs()));
     // To whom the socket is connected, and to no other name.
-    set(libc::SYS_sendto, Rule::Null(4));
+    set(libc::SYS_sendto, Rule::Exactly(vec![(4, 0)]));
+    // A pipe that others share: only where the descriptor is, and with no flag that means another place in a file.
+    for call in [libc::SYS_preadv2, libc::SYS_pwritev2] {
+        set(call, Rule::Exactly(vec![(3, u64::MAX), (5, u64::from(libc::RWF_NOWAIT.unsigned_abs()))]));
+    }
+    set(libc::SYS_splice, Rule::Exactly(vec![(1, 0), (3, 0)]));
     // Memory that can hold no program.
     set(libc::SYS_mmap, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
     set(libc::SYS_mprotect, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));

@@ -22,8 +22,8 @@ pub(super) enum Rule {
     OneOf(u8, Vec<u32>),
     /// It is let through if none of these bits of this argument is set.
     Without(u8, u32),
-    /// It is let through if this argument is 0, all of it.
-    Null(u8),
+    /// It is let through if each of these arguments is exactly this, all of it.
+    Exactly(Vec<(u8, u64)>),
     /// It ends the process unless one of these bits of this argument is set; then it fails.
     KillWithout(u8, u32),
 }
@@ -125,14 +125,21 @@ fn leaf(rule: &Rule) -> Option<Vec<sock_filter>> {
             end(ALLOW),
             end(REFUSE),
         ],
-        Rule::Null(index) => vec![
-            instruction(LOAD, 0, 0, argument(*index)),
-            instruction(IS, 0, 3, 0),
-            instruction(LOAD, 0, 0, argument(*index).checked_add(4)?),
-            instruction(IS, 0, 1, 0),
-            end(ALLOW),
-            end(REFUSE),
-        ],
+        Rule::Exactly(arguments) => {
+            let halves = arguments.iter().flat_map(|(index, value)| {
+                // The low half comes first.
+                [(argument(*index), *value as u32), (argument(*index) + 4, (*value >> 32) as u32)]
+            });
+            let count = 2 * arguments.len();
+            let mut program = Vec::new();
+            for (at, (place, half)) in halves.enumerate() {
+                // Over those that are left, two instructions each, and the end that allows.
+                let left = u8::try_from(2 * count.checked_sub(at + 1)? + 1).ok()?;
+                program.extend([instruction(LOAD, 0, 0, place), instruction(IS, 0, left, half)]);
+            }
+            program.extend([end(ALLOW), end(REFUSE)]);
+            program
+        }
         Rule::KillWithout(index, bits) => vec![
             instruction(LOAD, 0, 0, argument(*index)),
             instruction(HAS_BITS, 1, 0, *bits),
@@ -182,7 +189,9 @@ mod tests {
             Rule::Kill => KILL,
             Rule::OneOf(index, values) => allow_if(values.contains(&low(index))),
             Rule::Without(index, bits) => allow_if(low(index) & bits == 0),
-            Rule::Null(index) => allow_if(arguments[usize::from(*index)] == 0),
+            Rule::Exactly(wanted) => {
+                allow_if(wanted.iter().all(|(index, value)| arguments[usize::from(*index)] == *value))
+            }
             Rule::KillWithout(index, bits) => {
                 if low(index) & bits == 0 {
                     KILL
@@ -199,7 +208,10 @@ mod tests {
             (4, Rule::OneOf(1, vec![5, 9, 0x8000_0001])),
             (200, Rule::OneOf(5, vec![])),
             (201, Rule::Without(2, 4)),
-            (300, Rule::Null(4)),
+            (300, Rule::Exactly(vec![(4, 0)])),
+            (302, Rule::Exactly(vec![(3, u64::MAX), (5, u64::MAX)])),
+            (303, Rule::Exactly(vec![(0, (1 << 32) | 5)])),
+            (304, Rule::Exactly(vec![])),
             (301, Rule::KillWithout(0, 0x10000)),
             (u32::MAX, Rule::Kill),
         ];
@@ -216,6 +228,10 @@ mod tests {
                 let found = run(&program, MACHINE, number, [value; 6]).0;
                 assert_eq!(found, expected(&rules, number, [value; 6]), "{number} {value:#x}");
             }
+        }
+        // One argument that is right lets nothing through.
+        for arguments in [[u64::MAX, 0, 0, u64::MAX, 0, 0], [0, 0, 0, 0, 0, u64::MAX]] {
+            assert_eq!(run(&program, MACHINE, 302, arguments).0, REFUSE);
         }
         assert_eq!(run(&program, MACHINE + 1, 0, [0; 6]).0, KILL, "another machine's calls");
     }

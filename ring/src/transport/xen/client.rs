@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use sys::reactor::Reactor;
 
-use super::bell::Doorbell;
+use super::domain_watch::{DomainWatch, either};
+use super::doorbell::Doorbell;
 use super::store::Store;
-use super::vigil::{Vigil, either};
-use super::wire::number;
+use super::store_messages::number;
 use crate::channel::{Channel, announce_client};
 use crate::error::Error;
 use crate::layout::{CONNECTED, Orders, PAGE, Sizes, WAITING, offset};
@@ -19,29 +19,37 @@ use crate::region::Region;
 use crate::xendev::{self, EventChannel, Notice};
 
 /// A client that looks for its server, by one watch.
-pub(in crate::transport) struct Client {
+pub(in crate::transport) struct XenConnector {
     peer: u32,
     folder: String,
     /// The channel's, too, once there is one.
     store: Option<Store>,
-    /// Ready when either the store or the vigil is.
+    /// Ready when either the store or the domain watch is.
     events: Reactor,
     /// The channel's, once there is one.
-    vigil: Option<Vigil>,
+    domain_watch: Option<DomainWatch>,
     /// Look before any change is seen: nothing was looked at yet.
     fresh: bool,
     done: bool,
 }
 
-impl Client {
-    pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<Client, Error> {
+impl XenConnector {
+    pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<XenConnector, Error> {
         super::peer_number(own, server)?;
         let folder = format!("/local/domain/{server}/{}", super::folder(own, port));
         let mut store = Store::open()?;
         store.watch(&format!("{folder}/event-channel"))?;
-        let vigil = Vigil::new(own, server)?;
-        let events = either(&store, vigil.as_ref())?;
-        Ok(Client { peer: server, folder, store: Some(store), events, vigil, fresh: true, done: false })
+        let domain_watch = DomainWatch::new(own, server)?;
+        let events = either(&store, domain_watch.as_ref())?;
+        Ok(XenConnector {
+            peer: server,
+            folder,
+            store: Some(store),
+            events,
+            domain_watch,
+            fresh: true,
+            done: false,
+        })
     }
 
     /// Tries once if something has changed; waits for xenstore's answers, never for the server. Fails once the server's
@@ -49,7 +57,7 @@ impl Client {
     pub(in crate::transport) fn poll(&mut self) -> Result<Option<Channel>, Error> {
         let Some(store) = self.store.as_mut().filter(|_| !self.done) else { return Err(Error::Closed) };
         if !store.changed()? && !self.fresh {
-            let gone = self.vigil.as_mut().map_or(Ok(false), Vigil::is_peer_gone)?;
+            let gone = self.domain_watch.as_mut().map_or(Ok(false), DomainWatch::is_peer_gone)?;
             return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         let channel = self.connect()?;
@@ -77,12 +85,14 @@ impl Client {
         };
         announce_client(&region);
         event.notify()?;
-        let mut vigil = self.vigil.take();
-        vigil.iter_mut().for_each(|vigil| vigil.maps(region.orders().region_bytes() / PAGE));
-        if let (Some(vigil), Some(store)) = (&mut vigil, self.store.take()) {
-            vigil.keep(store, format!("{}/event-channel", self.folder))?;
+        let mut domain_watch = self.domain_watch.take();
+        domain_watch
+            .iter_mut()
+            .for_each(|domain_watch| domain_watch.maps(region.orders().region_bytes() / PAGE));
+        if let (Some(domain_watch), Some(store)) = (&mut domain_watch, self.store.take()) {
+            domain_watch.keep(store, format!("{}/event-channel", self.folder))?;
         }
-        let bell = Doorbell::new(event, vigil, None)?;
+        let bell = Doorbell::new(event, domain_watch, None)?;
         Ok(Some(Channel::new(Arc::new(region), Side::Client, Box::new(bell))))
     }
 
@@ -126,7 +136,7 @@ fn with_rings(head: Region, peer: u32) -> Result<Option<Region>, Error> {
     Ok(tail.map(|(_, tail)| head.extended(Some(tail), orders)))
 }
 
-impl AsFd for Client {
+impl AsFd for XenConnector {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }

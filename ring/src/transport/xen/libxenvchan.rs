@@ -31,19 +31,19 @@ const STAGING: usize = 64 << 10;
 const PIECE: usize = 64 << 10;
 
 /// A server that waits for its client.
-pub(in crate::transport) struct Server {
+pub(in crate::transport) struct LibraryListener {
     vchan: Option<Vchan>,
     events: Reactor,
 }
 
-impl Server {
-    pub(in crate::transport) fn new(peer: u32, port: u32, orders: Orders) -> Result<Server, Error> {
+impl LibraryListener {
+    pub(in crate::transport) fn new(peer: u32, port: u32, orders: Orders) -> Result<LibraryListener, Error> {
         let path = c_string(format!("data/vchan/{peer}/{port}"))?;
-        let vchan = Library::load()?.serve(peer, &path, orders.left.bytes(), orders.right.bytes());
+        let vchan = Library::load()?.listen(peer, &path, orders.left.bytes(), orders.right.bytes());
         let vchan =
             vchan.ok_or_else(|| Error::io("libxenvchan_server_init")(std::io::Error::last_os_error()))?;
         let events = vchan.events()?;
-        Ok(Server { vchan: Some(vchan), events })
+        Ok(LibraryListener { vchan: Some(vchan), events })
     }
 
     pub(in crate::transport) fn accept(&mut self) -> Result<Option<Channel>, Error> {
@@ -59,14 +59,14 @@ impl Server {
     }
 }
 
-impl AsFd for Server {
+impl AsFd for LibraryListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 }
 
 /// A client that looks for its server.
-pub(in crate::transport) struct Client {
+pub(in crate::transport) struct LibraryConnector {
     library: Library,
     peer: u32,
     path: CString,
@@ -74,11 +74,11 @@ pub(in crate::transport) struct Client {
     nothing: Reactor,
 }
 
-impl Client {
-    pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<Client, Error> {
+impl LibraryConnector {
+    pub(in crate::transport) fn new(own: u32, server: u32, port: u32) -> Result<LibraryConnector, Error> {
         let path = c_string(format!("/local/domain/{server}/data/vchan/{own}/{port}"))?;
         let nothing = Reactor::new().map_err(|error| Error::io("waiting for libxenvchan")(error.into()))?;
-        Ok(Client { library: Library::load()?, peer: server, path, nothing })
+        Ok(LibraryConnector { library: Library::load()?, peer: server, path, nothing })
     }
 
     pub(in crate::transport) fn poll(&mut self) -> Result<Option<Channel>, Error> {
@@ -90,7 +90,7 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
+impl AsFd for LibraryConnector {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nothing.as_fd()
     }

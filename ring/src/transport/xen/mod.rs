@@ -4,25 +4,25 @@
 //! The server's keys are in `data/vchan/<client>/<port>/` of its own folder: `ring-ref`, the grant of page 0, and
 //! `event-channel`, written last. Each is made readable for the client, and only for it, before the next is written.
 
-mod bell;
 mod client;
-#[cfg(fuzzing)]
-pub mod door;
+mod domain_monitor;
+mod domain_watch;
+mod doorbell;
 #[cfg(test)]
 mod fake;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(super) mod libxenvchan;
-mod life;
+mod liveness;
+mod ring_share;
 mod server;
-mod share;
 mod store;
-mod vigil;
-mod warden;
-mod wire;
+mod store_messages;
 
-pub(super) use client::Client;
-pub(super) use server::Server;
-pub(super) use share::Share;
-pub(super) use warden::Warden;
+pub(super) use client::XenConnector;
+pub(super) use domain_monitor::DomainMonitor;
+pub(super) use ring_share::RingShare;
+pub(super) use server::XenListener;
 
 use crate::error::Error;
 use crate::xendev;

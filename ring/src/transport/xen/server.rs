@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use sys::reactor::Reactor;
 
-use super::bell::Doorbell;
-use super::share::{Place, Share};
+use super::domain_watch::{DomainWatch, either};
+use super::doorbell::Doorbell;
+use super::ring_share::{Place, RingShare};
 use super::store::Store;
-use super::vigil::{Vigil, either};
-use super::wire::number;
+use super::store_messages::number;
 use crate::channel::{Channel, initialise};
 use crate::error::Error;
 use crate::layout::{Orders, PAGE, WAITING, offset};
@@ -20,28 +20,28 @@ use crate::xendev::{self, EventChannel, Granted, Notice};
 
 /// A server that waits for its one client. Its keys stay until it is dropped: xenstore may be slow, the client is not
 /// to wait for that, and a second client finds the first one on the page.
-pub(in crate::transport) struct Server {
+pub(in crate::transport) struct XenListener {
     keys: Keys,
     event: EventChannel,
-    /// Ready when the event channel or the vigil is.
+    /// Ready when the event channel or the domain watch is.
     events: Reactor,
     /// The channel's, once there is one.
-    vigil: Option<Vigil>,
+    domain_watch: Option<DomainWatch>,
     region: Arc<Region>,
     /// The channel's, once there is one.
     place: Option<Place>,
     taken: bool,
 }
 
-impl Server {
+impl XenListener {
     /// With rings of at least `least`, and larger ones if a share is named and they can be had.
     pub(in crate::transport) fn new(
         own: u32,
         peer: u32,
         port: u32,
         least: Orders,
-        share: Option<Share>,
-    ) -> Result<Server, Error> {
+        share: Option<RingShare>,
+    ) -> Result<XenListener, Error> {
         let number = super::peer_number(own, peer)?;
         let event = EventChannel::unbound(peer)?;
         let notice = Notice { offset: offset::SRV_LIVE, port: event.port() };
@@ -55,11 +55,11 @@ impl Server {
             region.copy_in(offset::GRANTS + 4 * i, &reference.to_le_bytes());
         }
         initialise(&region);
-        let vigil = Vigil::new(own, peer)?;
-        let events = either(&event, vigil.as_ref())?;
+        let domain_watch = DomainWatch::new(own, peer)?;
+        let events = either(&event, domain_watch.as_ref())?;
         let keys = Keys { folder: super::folder(peer, port), event: event.port() };
         keys.publish(*first, own, peer)?;
-        Ok(Server { keys, event, events, vigil, region, place, taken: false })
+        Ok(XenListener { keys, event, events, domain_watch, region, place, taken: false })
     }
 
     /// Takes the client if it is there. Fails once its domain is gone.
@@ -70,22 +70,22 @@ impl Server {
         let woken = self.event.take()?;
         // A client that has come and gone is one too: what it wrote can still be read.
         if self.region.flag(Side::Client.own_live()) == WAITING {
-            let gone = !woken && self.vigil.as_mut().map_or(Ok(false), Vigil::is_peer_gone)?;
+            let gone = !woken && self.domain_watch.as_mut().map_or(Ok(false), DomainWatch::is_peer_gone)?;
             return if gone { Err(Error::Closed) } else { Ok(None) };
         }
         self.taken = true;
-        let bell = Doorbell::new(self.event.duplicate()?, self.vigil.take(), self.place.take())?;
+        let bell = Doorbell::new(self.event.duplicate()?, self.domain_watch.take(), self.place.take())?;
         Ok(Some(Channel::new(self.region.clone(), Side::Server, Box::new(bell))))
     }
 }
 
-impl AsFd for Server {
+impl AsFd for XenListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 }
 
-impl Drop for Server {
+impl Drop for XenListener {
     fn drop(&mut self) {
         self.keys.withdraw();
     }
@@ -100,7 +100,7 @@ struct Pages {
 
 impl Pages {
     /// Whatever stands in the way of larger rings, smaller ones are tried: a call is refused only if the least is.
-    fn grant(peer: u16, least: Orders, share: Option<Share>, notice: Notice) -> Result<Pages, Error> {
+    fn grant(peer: u16, least: Orders, share: Option<RingShare>, notice: Notice) -> Result<Pages, Error> {
         let pages = |orders: Orders| xendev::grant(peer, orders.region_bytes() / PAGE, notice);
         let larger: Vec<Orders> = share.map(|share| least.up_to(share.ring).collect()).unwrap_or_default();
         let place = if larger.is_empty() { None } else { share.and_then(|share| share.take()) };

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::meet::Deadline;
-use super::wire::{Decoder, Message, Request, failure, full};
+use super::store_messages::{Decoder, Message, Request, failure, full};
 use crate::error::Error;
 use sys::unix;
 

@@ -1,0 +1,122 @@
+//! A socket on which others ask: programs of this VM for services, the agent for calls.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use engine::reactor::{Interest, Reactor};
+use engine::unix::Bound;
+use rustix::process::{Resource, getrlimit};
+
+/// How long to wait for a descriptor to become free somewhere.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The listening socket. Its file goes with it, unless a successor has put its own in that place.
+#[derive(Debug)]
+pub(crate) struct Listener(Bound);
+
+impl Listener {
+    /// Listens at `path`, which gets these permissions.
+    pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
+        Bound::new(path, mode).map(Self)
+    }
+
+    /// Closes it here and leaves the file: another process holds the socket.
+    pub(crate) fn leave(self) {
+        self.0.leave();
+    }
+
+    /// Removes the file: nobody comes in any more.
+    pub(crate) fn remove_file(&self) {
+        // A stale file would be replaced by the next one who listens.
+        let _ = self.0.withdraw();
+    }
+}
+
+/// Whether a listener is watched: not while there is no room, nor for a moment after nobody could be let
+/// in for want of a descriptor.
+#[derive(Debug)]
+pub(crate) struct AcceptPause {
+    open: bool,
+    again: Option<Instant>,
+}
+
+/// Open, for a listener that was just given to the reactor.
+impl Default for AcceptPause {
+    fn default() -> Self {
+        Self { open: true, again: None }
+    }
+}
+
+impl AcceptPause {
+    /// The next connection, non-blocking; `None`: nobody is waiting, or nobody can be let in now.
+    pub(crate) fn accept(&mut self, listener: &Listener, now: Instant) -> Option<OwnedFd> {
+        match listener.0.accept() {
+            Ok(client) => client,
+            Err(error) => {
+                // No descriptor left, here or in the whole system. The client stays where it is.
+                tracing::error!("cannot take a client: {error}");
+                self.again = Some(now + PAUSE);
+                None
+            }
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Watches the listener as long as somebody can come in.
+    pub(crate) fn adjust(
+        &mut self,
+        reactor: &Reactor,
+        listener: &Listener,
+        token: u64,
+        room: bool,
+        now: Instant,
+    ) {
+        self.again = self.again.filter(|time| *time > now);
+        let open = room && self.again.is_none();
+        let interest = if open { Interest::Read } else { Interest::Hangup };
+        if self.open != open && reactor.modify(listener, token, interest).is_ok() {
+            self.open = open;
+        }
+    }
+}
+
+/// As many guests as half of this process's descriptors; the rest is for calls.
+pub(crate) fn max_clients() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_file_is_open_to_all_and_goes_with_the_listener() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("agent");
+        let listener = Listener::open(&path, 0o777).expect("listens");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o777);
+        assert!(listener.0.accept().expect("nobody").is_none());
+        let _client = std::os::unix::net::UnixStream::connect(&path).expect("connects");
+        assert!(listener.0.accept().expect("somebody").is_some());
+
+        let successor = Listener::open(&path, 0o777).expect("replaces it");
+        drop(listener);
+        assert!(path.exists());
+        drop(successor);
+        assert!(!path.exists());
+    }
+}

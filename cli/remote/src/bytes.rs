@@ -1,0 +1,123 @@
+//! Reading and writing descriptors that block, whoever opened them.
+
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+
+use engine::localfd::is_gone;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use wire::remote::frames::{self, MAX_LEN};
+use wire::stream::Kind;
+
+/// What one read takes at most.
+pub(crate) const BUFFER: usize = 256 << 10;
+/// What a session's pipes hold, where the system allows it: several frames, so that a wake-up moves more than one.
+const PIPE: usize = 1 << 20;
+
+/// Reads what is there, waiting for the first byte; 0 is the end.
+pub(crate) fn read(from: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::io::read(from, &mut *buffer) {
+            Ok(len) => return Ok(len),
+            Err(Errno::INTR) => {}
+            // Somebody else's flag on an inherited descriptor.
+            Err(Errno::AGAIN) => wait(from, PollFlags::IN)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Writes all of it.
+pub(crate) fn write(to: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    write_both(to, bytes, &[])
+}
+
+/// Writes a header and what belongs to it, in one piece where the descriptor takes it.
+pub(crate) fn write_both(to: &OwnedFd, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
+    while !first.is_empty() || !second.is_empty() {
+        match rustix::io::writev(to, &[IoSlice::new(first), IoSlice::new(second)]) {
+            Ok(len) => {
+                let of_second = len.saturating_sub(first.len());
+                first = first.get(len..).unwrap_or_default();
+                second = second.get(of_second..).unwrap_or_default();
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(to, PollFlags::OUT)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(fd, what)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A pipe that holds several frames: the end to read, the end to write.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // A user has only so many large pipes; an ordinary one does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
+    Ok((read, write))
+}
+
+/// Sends `from` to its end as frames of this stream, each in one piece by `send`.
+///
+/// # Errors
+/// Nobody takes the frames any more. A failing read is the stream's end.
+pub(crate) fn send_frames(
+    from: &OwnedFd,
+    kind: Kind,
+    mut send: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_LEN as usize];
+    loop {
+        let len = read(from, &mut buffer).unwrap_or(0);
+        let bytes = buffer.get(..len).unwrap_or_default();
+        let header = frames::header(kind, u32::try_from(len).unwrap_or(MAX_LEN));
+        send(&header, bytes)?;
+        if len == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Copies `from` to its end. Whether `to` took everything.
+pub(crate) fn copy(from: &OwnedFd, to: &OwnedFd) -> bool {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let len = read(from, &mut buffer).unwrap_or(0);
+        match buffer.get(..len) {
+            None | Some([]) => return true,
+            Some(bytes) if write(to, bytes).is_err() => return false,
+            Some(_) => {}
+        }
+    }
+}
+
+/// Where a stream of the other side goes: bytes that nobody takes any more are dropped, as in a call on one machine.
+pub(crate) struct Sink(Option<OwnedFd>);
+
+impl Sink {
+    pub(crate) const fn new(to: Option<OwnedFd>) -> Self {
+        Self(to)
+    }
+
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(to) = &self.0 else { return Ok(()) };
+        match write(to, bytes) {
+            Err(error) if is_gone(&error) => {
+                self.0 = None;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.0 = None;
+    }
+}

@@ -1,0 +1,198 @@
+#![forbid(unsafe_code)]
+//! Looking a few times more before going to sleep.
+//!
+//! To sleep and be woken across processors costs tens of microseconds, more than most waits last while a call is
+//! lively; a doorbell for it costs the peer a system call. So a pump that has nothing to do gives way to whoever
+//! shares its processor, looks again, and sleeps only after a number of looks. How many is learnt: all of them after
+//! a wait that a full number would have covered, half as many after each longer one, so that a quiet call looks once.
+//! A large ring that has just been filled or emptied is not looked at: its wake-ups are few as it is.
+//!
+//! The unit is a look and not a microsecond: what a look costs and what a sleep costs grow together from machine to
+//! machine.
+//!
+//! A peer in another domain has processors of its own, and a virtual one that goes to sleep and is woken costs more than
+//! a process that does: there, one looks longer (`Channel::is_coming`) and before every sleep.
+
+use std::time::Duration;
+
+/// Looks before a sleep, at most: some 20 µs where a system call takes half a microsecond.
+const MOST: u32 = 16;
+
+/// A sleep after more bytes than this is one of few: looks would cost more than they save.
+const LITTLE: u64 = 64 << 10;
+
+/// A sleep that lasted as long as this many full numbers of looks would have been worth them.
+const REACH: u32 = 3;
+
+/// Looks that take this long were not ours: another program had the processor. Giving way to one that works without
+/// a break costs more than sleeping, from which one is woken in front of it.
+const TAKEN: Duration = Duration::from_millis(1);
+
+/// Sleeps without a look after such a one; doubled each time, up to [`LONGEST_REST`].
+const REST: u32 = 32;
+const LONGEST_REST: u32 = 4096;
+
+/// The same for a peer in another domain.
+const MOST_FAR: u32 = 32;
+/// There, a look ends with a system call or two, each of which Xen may have a part in.
+const TAKEN_FAR: Duration = Duration::from_millis(10);
+
+/// How many looks the next sleep is worth.
+#[derive(Debug)]
+pub struct Spin {
+    far: bool,
+    looks: u32,
+    /// What had been moved before the last sleep.
+    moved: u64,
+    /// The last wait ended in a sleep.
+    has_slept: bool,
+    /// Sleeps that are left without looks.
+    resting: u32,
+    next_rest: u32,
+}
+
+impl Default for Spin {
+    fn default() -> Spin {
+        Spin::new(false)
+    }
+}
+
+impl Spin {
+    /// `far`: the peer has processors of its own.
+    pub fn new(far: bool) -> Spin {
+        let fresh = Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST };
+        Spin { looks: fresh.most(), ..fresh }
+    }
+
+    fn most(&self) -> u32 {
+        if self.far { MOST_FAR } else { MOST }
+    }
+
+    fn is_taken(&self, looked: Duration) -> bool {
+        looked > if self.far { TAKEN_FAR } else { TAKEN }
+    }
+
+    /// How often to look before the sleep that comes now, `moved` bytes after the call's start.
+    pub fn looks(&mut self, moved: u64) -> u32 {
+        let since = moved - std::mem::replace(&mut self.moved, moved);
+        if since > LITTLE && !self.far {
+            return 0;
+        }
+        // Woken for nothing: a peer that only rings is not waited for with the processor.
+        if since == 0 && self.has_slept {
+            self.looks = 1;
+        }
+        self.has_slept = false;
+        if self.resting > 0 {
+            self.resting -= 1;
+            return 0;
+        }
+        self.looks
+    }
+
+    /// What was waited for was there at a look; the looks took so long together.
+    pub fn found(&mut self, looked: Duration) {
+        if self.is_taken(looked) {
+            self.rest();
+        } else {
+            self.looks = self.most();
+        }
+    }
+
+    /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
+    pub fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
+        self.has_slept = true;
+        if looks == 0 {
+            return;
+        }
+        if self.is_taken(looked) {
+            self.rest();
+            return;
+        }
+        let full = looked.saturating_mul(self.most()) / looks;
+        self.looks = if slept <= full.saturating_mul(REACH) { self.most() } else { (looks / 2).max(1) };
+    }
+
+    fn rest(&mut self) {
+        self.resting = self.next_rest;
+        self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_micros(1);
+
+    /// Looks after something was moved.
+    fn next(spin: &mut Spin) -> u32 {
+        spin.looks(spin.moved + 1)
+    }
+
+    fn miss(spin: &mut Spin, slept: Duration) -> u32 {
+        let looks = next(spin);
+        spin.slept(looks, LOOK * looks, slept);
+        looks
+    }
+
+    #[test]
+    fn a_peer_that_only_rings_costs_one_look_a_ring() {
+        let mut spin = Spin::default();
+        let looks: Vec<u32> = (0..6)
+            .map(|_| {
+                let looks = spin.looks(0);
+                spin.slept(looks, LOOK * looks, LOOK);
+                looks
+            })
+            .collect();
+        assert_eq!(looks, [16, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_transfer_that_is_under_way_sleeps_at_once() {
+        let mut spin = Spin::default();
+        assert_eq!(spin.looks(LITTLE), MOST);
+        assert_eq!(spin.looks(3 * LITTLE), 0);
+        assert_eq!(spin.looks(3 * LITTLE), MOST, "the answer to its end is waited for");
+    }
+
+    #[test]
+    fn another_domain_is_looked_for_before_every_sleep() {
+        let mut spin = Spin::new(true);
+        assert_eq!(spin.looks(3 * LITTLE), MOST_FAR);
+        assert_eq!(spin.looks(9 * LITTLE), MOST_FAR);
+        spin.found(3 * TAKEN);
+        assert_eq!(spin.looks(9 * LITTLE), MOST_FAR, "a look there may take longer");
+        spin.found(2 * TAKEN_FAR);
+        assert_eq!(spin.looks(9 * LITTLE), 0);
+    }
+
+    #[test]
+    fn long_waits_cost_fewer_and_fewer_looks() {
+        let mut spin = Spin::default();
+        let looks: Vec<u32> = (0..7).map(|_| miss(&mut spin, Duration::from_secs(1))).collect();
+        assert_eq!(looks, [16, 8, 4, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_wait_that_looks_would_have_covered_brings_them_back() {
+        let mut spin = Spin::default();
+        for _ in 0..7 {
+            miss(&mut spin, Duration::from_secs(1));
+        }
+        assert_eq!(miss(&mut spin, Duration::from_micros(40)), 1);
+        assert_eq!(next(&mut spin), MOST);
+    }
+
+    #[test]
+    fn a_processor_that_others_want_is_not_looked_on() {
+        let mut spin = Spin::default();
+        let looks = next(&mut spin);
+        spin.slept(looks, Duration::from_millis(3), Duration::from_micros(10));
+        assert_eq!((0..REST).map(|_| next(&mut spin)).max(), Some(0));
+        assert_eq!(next(&mut spin), MOST);
+        spin.found(Duration::from_millis(3));
+        assert_eq!((0..2 * REST).map(|_| next(&mut spin)).max(), Some(0), "twice as long the second time");
+    }
+}
