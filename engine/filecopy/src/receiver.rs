@@ -1,5 +1,6 @@
 //! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
 
+mod batch;
 mod confine;
 mod existing;
 mod file;
@@ -14,9 +15,11 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal, is_plain};
 
+use crate::beneath;
 use crate::port::Port;
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
+use batch::Batch;
 pub use confine::confine;
 use existing::{Fresh, Names};
 use folder::Folder;
@@ -76,6 +79,8 @@ pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code 
         names: Names::new(settings.existing),
         folder: Folder::new(root, settings),
         sum: Sum::default(),
+        batch: Batch::default(),
+        collecting: false,
         settings,
         port,
     };
@@ -94,6 +99,10 @@ struct Session<'a> {
     names: Names,
     folder: Folder,
     sum: Sum,
+    /// Small files that are to be made.
+    batch: Batch,
+    /// The file in hand is one of them.
+    collecting: bool,
     settings: &'a Settings,
     port: &'a mut dyn Port,
 }
@@ -112,29 +121,73 @@ impl Session<'_> {
             };
             // Folders may have been moved since: nothing is made in what is not below any more.
             self.folder.forget();
-            let mut rest = bytes;
-            let mut summed = bytes;
-            loop {
-                let taken = self.machine.handle_input(rest);
-                let (before, behind) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
-                rest = behind;
-                let event = self.machine.poll_event();
-                if event.is_none() {
-                    break;
-                }
-                if matches!(event, Some(Event::End | Event::Refused(_))) {
-                    // One pass over each whole buffer is enough, but what follows the end is not in the sum.
-                    let used = bytes.len().saturating_sub(rest.len());
-                    summed = bytes.get(..used).unwrap_or(bytes);
-                    self.sum.update(summed);
-                    summed = &[];
-                }
-                if let Some(answer) = self.react(event, before) {
-                    return answer;
-                }
+            if let Some(answer) = self.take(bytes) {
+                return answer;
             }
-            self.sum.update(summed);
         }
+    }
+
+    /// Takes what came, and does all that it asks for.
+    fn take(&mut self, bytes: &[u8]) -> Option<Answer> {
+        let mut at = 0_usize;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            at = at.saturating_add(self.machine.handle_input(rest));
+            let Some(event) = self.machine.poll_event() else { break };
+            if matches!(event, Event::End | Event::Refused(_)) {
+                // One pass over each whole buffer is enough, but what follows the end is not in the sum.
+                self.sum.update(bytes.get(..at).unwrap_or_default());
+            }
+            if self.collect(&event, bytes, at) {
+                continue;
+            }
+            if let Some(answer) = self.make(bytes) {
+                return Some(answer);
+            }
+            if let Some(answer) = self.react(Some(event), bytes.get(..at).unwrap_or_default()) {
+                return Some(answer);
+            }
+        }
+        let answer = self.make(bytes);
+        self.sum.update(bytes);
+        answer
+    }
+
+    /// Keeps a small file for later, whose content begins at `at` and ends in this buffer. Not so where anything else has to
+    /// be known about it.
+    fn collect(&mut self, event: &Event, bytes: &[u8], at: usize) -> bool {
+        let (mode, len, times) = match event {
+            Event::File { mode, len, times } => (*mode, *len, *times),
+            Event::Content(_) => return self.collecting,
+            Event::FileEnd => return std::mem::take(&mut self.collecting),
+            _ => return false,
+        };
+        let plain = matches!(self.settings.existing, Existing::Fail | Existing::NewFolder);
+        let end = usize::try_from(len).ok().and_then(|len| at.checked_add(len));
+        let Some(end) = end.filter(|end| len <= batch::SMALL && *end <= bytes.len()) else { return false };
+        let name = self.machine.name();
+        if !plain
+            || self.settings.verbose
+            || self.settings.wait.is_some()
+            || !self.batch.fits(beneath::parent(name).0)
+            || self.folder.make_room(name, len, None, self.port).is_err()
+        {
+            return false;
+        }
+        self.batch.add(name, mode, times, at..end);
+        self.collecting = true;
+        true
+    }
+
+    /// Makes the files that were kept.
+    fn make(&mut self, bytes: &[u8]) -> Option<Answer> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        let first = self.batch.first().to_vec();
+        let failed = self.folder.make(&first, &mut self.batch, bytes).err()?;
+        let code = Trouble::from(failed.errno).code;
+        Some(Answer { code, checksum: self.sum.value(), last_name: Some(failed.path) })
     }
 
     /// Does what an event asks for; an answer ends it all.

@@ -23,7 +23,9 @@ pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Resul
             results: Vec::new(),
         });
         let chapter = chapters.len() - 1;
-        plan.extend(scenario.cases(settings).into_iter().map(|case| (chapter, case)));
+        let wanted = |label: String| settings.only.as_ref().is_none_or(|text| label.contains(text.as_str()));
+        let cases = scenario.cases(settings).into_iter().filter(|case| wanted(case.label()));
+        plan.extend(cases.map(|case| (chapter, case)));
     }
     let mut runner = Runner::new(settings, stages, guard, plan.len());
     for (chapter, case) in &plan {

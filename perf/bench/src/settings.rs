@@ -62,6 +62,9 @@ pub(super) struct Options {
     /// What to measure: throughput, cpu, latency, calls, scale, copy [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
+    /// Only cases whose name has this text
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
@@ -154,6 +157,10 @@ impl fmt::Display for Buffer {
 /// How measurements are made.
 pub(super) struct Settings {
     pub(super) scenarios: Vec<&'static dyn Scenario>,
+    /// A part of the names of the cases that are wanted.
+    pub(super) only: Option<String>,
+    /// Programs are compared with others'.
+    pub(super) compares: bool,
     /// How often each case is run, at most.
     pub(super) runs: u32,
     /// How long all runs together may take, after which a case is run no more than [`Settings::FEWEST`] times.
@@ -235,6 +242,8 @@ impl Options {
         }
         Ok(Settings {
             scenarios,
+            only: self.only.clone(),
+            compares: self.vs.is_some(),
             runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
             budget: self.runs.is_none().then_some(Settings::BUDGET),
             size: if self.quick { size.min(4 << 20) } else { size }.max(1),

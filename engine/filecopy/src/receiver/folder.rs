@@ -9,6 +9,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use wire::filecopy::Time;
 
+use super::batch::{Batch, Failed};
 use super::existing::Same;
 use super::file::{Incoming, Naming, timestamps};
 use super::space::{self, Patience, Space};
@@ -94,6 +95,18 @@ impl Folder {
         let file = Incoming::begin(&mut naming, parent, base, mode, len, times)?;
         (self.file, self.naming) = (Some(file), naming);
         Ok(false)
+    }
+
+    /// Makes files of one folder, each complete; `path` is that of one of them.
+    pub(super) fn make(&mut self, path: &[u8], batch: &mut Batch, buffer: &[u8]) -> Result<(), Failed> {
+        let mut naming = self.naming;
+        let (parent, _) = match self.parent(path) {
+            Ok(parent) => parent,
+            Err(errno) => return Err(batch.drop_all(errno)),
+        };
+        let made = batch.make(&mut naming, parent, buffer);
+        self.naming = naming;
+        made
     }
 
     /// Takes content of the file.
