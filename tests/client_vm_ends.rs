@@ -57,17 +57,6 @@ fn neither_failure_is_lost() {
     }
 }
 
-/// Its stdin may carry both directions, and small writes to its stdout cost little.
-#[test]
-fn a_local_program_has_a_socket_and_a_pipe() {
-    let caller =
-        Caller::start(&["a", "b", "/bin/sh", "-c", "[ -S /dev/fd/0 ] && [ -p /dev/fd/1 ] && exit 3"]);
-    let (mut service, _agent) = caller.allow();
-    service.end(0);
-    let output = caller.output();
-    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
-}
-
 #[test]
 fn a_read_error_on_stdin_fails_the_call() {
     // Every read of it fails, as of a file on a broken disk.

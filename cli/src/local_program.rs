@@ -65,8 +65,8 @@ impl LocalProgram {
         folder.unwrap_or(access).map_err(|error| self.failure(&error.into()))
     }
 
-    /// Starts the program with `saved` as its only other descriptors. Its stdin is a socket, so that it
-    /// can ask for that one for both directions; its stdout is a pipe, which takes small writes faster.
+    /// Starts the program with `saved` as its only other descriptors. Its stdin and stdout are sockets, so
+    /// that it can ask for one for both directions.
     ///
     /// # Errors
     /// As for [`LocalProgram::check`].
@@ -76,7 +76,7 @@ impl LocalProgram {
 
     fn spawn(&self, saved: &SavedStreams) -> io::Result<LocalEnd> {
         let (sink, stdin) = pair()?;
-        let (source, stdout) = io::pipe()?;
+        let (source, stdout) = pair()?;
         let mut command = Command::new(&self.file);
         command
             .arg0(self.file.file_name().unwrap_or(self.file.as_os_str()))
@@ -93,12 +93,7 @@ impl LocalProgram {
         }
         let one_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
-        Ok(LocalEnd {
-            child,
-            streams: Streams { source: source.into(), sink: Some(sink) },
-            one_socket,
-            filter: None,
-        })
+        Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, one_socket, filter: None })
     }
 
     fn failure(&self, error: &io::Error) -> Failure {

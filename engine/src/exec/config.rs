@@ -32,7 +32,7 @@ pub struct ServiceConfig {
     /// `splice`: ring pages are lent to the service's stdin, a pipe then, instead of copied. Only for a program that
     /// copies what it reads; one that passes pages on to another pipe would see them change.
     pub splice: bool,
-    /// `pipes`: the service's stdin is a pipe, too, which it can open by name, `/dev/stdin`.
+    /// `pipes`: the service's stdin and stdout are pipes, which it can open by name, `/dev/stdin` and `/dev/stdout`.
     /// Sockets cannot be opened, but only one of them can carry both directions, for which a service may ask.
     pub pipes: bool,
     /// `builtin`: the call's own process is the service; what the service's file holds is not run.

@@ -75,8 +75,7 @@ impl Services {
         };
         let (splice, pipes) = (executable.splice, executable.pipes);
         let (stdin, their_stdin) = if splice || pipes { pipe()? } else { pair()? };
-        // Who writes little at a time writes half as fast into a socket, and only stdin has to carry both directions.
-        let (their_stdout, stdout) = pipe()?;
+        let (their_stdout, stdout) = if pipes { pipe()? } else { pair()? };
         let errors = match stderr {
             Stderr::Piped => Some(rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?),
             Stderr::Ours => None,
@@ -245,10 +244,10 @@ fn streams(error: Errno) -> ExecError {
     ExecError::Streams(error.into())
 }
 
-/// A pipe: where bytes go in, where they come out.
+/// A pipe for a service's stdin: our end, theirs.
 fn pipe() -> Result<(OwnedFd, OwnedFd), ExecError> {
-    let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
-    Ok((into, out))
+    let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
+    Ok((ours, theirs))
 }
 
 /// Two connected sockets.

@@ -87,7 +87,7 @@ fn a_service_gets_its_description_and_its_streams() {
         "test.Add",
         0o755,
         "#!/bin/sh\nread a b\necho $((a+b)) \"$QREXEC_REMOTE_DOMAIN|$QREXEC_SERVICE_FULL_NAME|\
-         $QREXEC_SERVICE_ARGUMENT|$1|$#\"\necho oops >&2\n[ -S /dev/fd/0 ] && [ -p /dev/fd/1 ] && exit 7\n",
+         $QREXEC_SERVICE_ARGUMENT|$1|$#\"\necho oops >&2\n[ -S /dev/fd/0 ] && [ -S /dev/fd/1 ] && exit 7\n",
     );
     let (out, err, code) = lab.call("QUBESRPC test.Add+x work", "1 2\n");
     assert_eq!(out, "3 work|test.Add+x|x|x|1\n");
