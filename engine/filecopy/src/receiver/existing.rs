@@ -74,7 +74,7 @@ impl Names {
     }
 }
 
-/// Where to go on counting, by name.
+/// Where to go on counting, by the form of the name.
 #[derive(Debug)]
 struct Numbers {
     last: VecDeque<(Vec<u8>, u32)>,
@@ -94,7 +94,9 @@ impl Numbers {
         self.left = self.left.saturating_add(FOR_EACH);
         let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && !folder);
         let (stem, extension) = name.split_at_checked(dot.unwrap_or(name.len())).unwrap_or((name, b""));
-        let known = self.last.iter().position(|(known, _)| known == name);
+        // A folder and a file of one name get their numbers in different places.
+        let form = [stem, b"/", extension].concat();
+        let known = self.last.iter().position(|(known, _)| *known == form);
         let first = known.and_then(|at| self.last.remove(at)).map_or(2, |(_, number)| number);
         for number in (first..u32::MAX).take(TRIES as usize) {
             let tried = [stem, format!(" ({number})").as_bytes(), extension].concat();
@@ -102,7 +104,7 @@ impl Numbers {
                 if self.last.len() >= COUNTED {
                     self.last.pop_front();
                 }
-                self.last.push_back((name.to_vec(), number.saturating_add(1)));
+                self.last.push_back((form, number.saturating_add(1)));
                 return Ok(tried);
             }
             self.left = self.left.checked_sub(1).ok_or(Errno::EXIST)?;
