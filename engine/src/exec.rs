@@ -17,6 +17,7 @@ use wire::command::{CommandError, CommandKind, ServiceCall};
 use wire::names::ServiceName;
 
 mod account;
+mod argv;
 pub(crate) mod config;
 mod environment;
 mod image;
