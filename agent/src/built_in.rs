@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use engine::direct::DirectService;
 use engine::exec::{Builtin, Prepared, StderrLog};
-use engine::pump::{NoStreams, Outcome, StderrCopy};
+use engine::pump::{EXIT_LOST, NoStreams, Outcome, StderrCopy};
 use filecopy::service::{Request, receive_files};
 use ring::Channel;
 use wire::command::CommandKind;
 use wire::version::Version;
 
-use crate::call::{self, Ground};
+use crate::ground::{self, Ground};
 use crate::job::Task;
 
 /// Which of them this is.
@@ -33,11 +33,11 @@ pub(crate) fn run(
     let account = match ground.services.users.account(task.user.as_deref()) {
         Ok(account) => account,
         Err(error) => {
-            let code = call::failed(label, &error);
+            let code = ground::failed(label, &error);
             return ground.report(channel, version, code, NoStreams::FailedInVm);
         }
     };
-    let CommandKind::Service(called) = &task.kind else { return call::EXIT_LOST };
+    let CommandKind::Service(called) = &task.kind else { return EXIT_LOST };
     let log = StderrLog::new(called, ground.services.installation);
     let mut service = DirectService::new(channel, version, Some(StderrCopy::to(log.open())));
     let request = Request {
@@ -48,5 +48,5 @@ pub(crate) fn run(
     };
     let code = receive_files(&mut service, &request);
     let outcome: Outcome = service.finish(code);
-    call::ended(&outcome, label, port, since)
+    ground::ended(&outcome, label, port, since)
 }

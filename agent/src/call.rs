@@ -10,10 +10,9 @@ use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::log_source::speak_for;
 use engine::process::{EXIT_TROUBLE, Signals};
-pub(crate) use engine::pump::EXIT_LOST;
-use engine::pump::{Call, NoStreams, Outcome, Outlived, StderrCopy};
+use engine::pump::{Call, EXIT_LOST, NoStreams, Outlived, StderrCopy};
 use engine::step;
-use ring::{Channel, Transport};
+use ring::Channel;
 use rustix::process::Signal;
 use wire::command::CommandKind;
 use wire::stream::Role;
@@ -21,6 +20,7 @@ use wire::version::Version;
 
 use crate::admission::{Word, tell};
 use crate::built_in;
+use crate::ground::{Ground, ended, failed};
 use crate::job::{Job, Task};
 
 /// How long a call's process looks for its caller, where the agent waits for those that are later.
@@ -28,14 +28,6 @@ const SOON: Duration = Duration::from_millis(10);
 
 /// How long a caller that is refused may take to hear it.
 const REFUSAL: Duration = Duration::from_secs(10);
-
-/// What the processes of all calls share.
-#[derive(Clone, Copy)]
-pub(crate) struct Ground<'a> {
-    pub(crate) transport: &'a Transport,
-    pub(crate) services: &'a Services,
-    pub(crate) confinement: Confinement,
-}
 
 /// The agent that has started a call's process, and goes on knowing about the call.
 #[derive(Clone, Copy)]
@@ -172,24 +164,6 @@ fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     Some(StderrLog::new(call, services.installation))
 }
 
-pub(crate) fn failed(label: &str, error: &ExecError) -> i32 {
-    let code = error.code();
-    tracing::error!("{label}: exit code {code}: {error}");
-    code
-}
-
-impl Ground<'_> {
-    pub(crate) fn report(self, channel: Channel, version: Version, code: i32, why: NoStreams) -> i32 {
-        match steps::report(channel, version, code, why, self.confinement) {
-            Ok(()) => code,
-            Err(error) => {
-                tracing::warn!("the caller did not hear exit code {code}: {error}");
-                EXIT_LOST
-            }
-        }
-    }
-}
-
 fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Option<Agent<'_>>) -> Call {
     // Of a socket there is none.
     let log = log.filter(|_| started.stderr.is_some());
@@ -216,19 +190,6 @@ fn pumped(channel: Channel, call: Call, confinement: Confinement, label: &str, p
     ended(&outcome, label, port, since)
 }
 
-/// Says how a call ended; the exit status of its process.
-pub(crate) fn ended(outcome: &Outcome, label: &str, port: u32, since: Instant) -> i32 {
-    step::reached("pump: ends");
-    let exit = outcome.exit(Role::Service);
-    if let Some(trouble) = &exit.trouble {
-        tracing::warn!("{label}: {trouble}");
-    }
-    let status = exit.status;
-    let (in_, out, time) = (outcome.bytes_in, outcome.bytes_out, since.elapsed().as_secs_f64());
-    tracing::info!("{label}: exit code {status}, {in_} bytes in, {out} bytes out, {time:.3} s, port {port}");
-    status
-}
-
 /// A service that runs on is one of the VM's load, and counted until it ends: this process stays for that. Its port is free.
 fn tells(agent: Agent<'_>) -> Option<Outlived> {
     let (told, call) = (agent.told.try_clone_to_owned().ok()?, agent.call);
@@ -248,7 +209,7 @@ mod tests {
     use agent_core::Start;
     use engine::Installation;
     use engine::exec::{SearchPath, Users};
-    use ring::{Kind, Sizes};
+    use ring::{Kind, Sizes, Transport};
     use wire::control::ExecParams;
     use wire::names::{DomainId, Port};
 

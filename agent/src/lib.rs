@@ -11,6 +11,7 @@
 //! | `waiting_calls` | where calls wait whose caller is not there yet |
 //! | `client_slots` | how many programs may ask at once, and how many of one user |
 //! | `client` | one such program's connection |
+//! | `ground` | what the processes of all calls share, and how each says its end |
 //! | `job` | what a command line and a service's configuration amount to |
 //! | `meminfo` | the word that memory balancing waits for |
 //! | `call` | the process of one call: data link, service, pump |
@@ -35,6 +36,7 @@ mod event_loop;
 pub mod fork_server;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod ground;
 mod job;
 mod listener;
 mod meminfo;

@@ -8,7 +8,6 @@ use ring::Channel;
 use wire::version::Version;
 
 use crate::failure::Failure;
-use crate::status;
 
 /// A call that was allowed, up to its HELLO.
 #[derive(Debug)]
@@ -30,5 +29,5 @@ impl Call {
 /// # Errors
 /// What went wrong besides the service and the local end.
 pub fn status(outcome: &Outcome) -> Result<i32, Failure> {
-    status::of_call(outcome)
+    crate::failure::status_of_call(outcome)
 }

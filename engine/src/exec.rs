@@ -18,6 +18,7 @@ use wire::names::ServiceName;
 use wire::usbip::Rules;
 
 mod account;
+mod argv;
 pub(crate) mod config;
 mod environment;
 mod image;

@@ -5,9 +5,6 @@ use std::io;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-#[cfg(feature = "xen")]
-use crate::xendev::LibraryPages;
-
 /// One piece of memory. Where it begins stands here, so that nobody asks the owner for it at each access.
 pub(crate) struct Mapping {
     at: *mut u8,
@@ -19,7 +16,7 @@ pub(crate) struct Mapping {
 enum Owner {
     Kernel(MmapRaw),
     #[cfg(feature = "xen")]
-    Library(#[expect(dead_code, reason = "held, and nothing else")] LibraryPages),
+    Other(#[expect(dead_code, reason = "held, and nothing else")] Box<dyn Send>),
 }
 
 // SAFETY: the pointer is the address of memory that the owner keeps mapped at the same place for as long as it lives, and
@@ -29,6 +26,15 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    /// Memory that something else than the kernel's own mapping keeps, which leaves it to no forked process.
+    ///
+    /// # Safety
+    /// `owner` keeps `len` bytes from `at` mapped at the same place for as long as it lives.
+    #[cfg(feature = "xen")]
+    pub(crate) unsafe fn owned_by(owner: impl Send + 'static, at: *mut u8, len: usize) -> Mapping {
+        Mapping { at, len, owner: Owner::Other(Box::new(owner)) }
+    }
+
     /// Where it begins.
     pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
         self.at
@@ -45,7 +51,7 @@ impl Mapping {
             Owner::Kernel(map) => map.advise(Advice::DontFork),
             // As soon as they were mapped.
             #[cfg(feature = "xen")]
-            Owner::Library(_) => Ok(()),
+            Owner::Other(_) => Ok(()),
         }
     }
 }
@@ -59,12 +65,5 @@ impl From<MmapRaw> for Mapping {
 impl From<MmapMut> for Mapping {
     fn from(map: MmapMut) -> Mapping {
         MmapRaw::from(map).into()
-    }
-}
-
-#[cfg(feature = "xen")]
-impl From<LibraryPages> for Mapping {
-    fn from(pages: LibraryPages) -> Mapping {
-        Mapping { at: pages.as_mut_ptr(), len: pages.len(), owner: Owner::Library(pages) }
     }
 }

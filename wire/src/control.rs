@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U32};
 
 use crate::error::{Breach, PeerError, TooLong};
-use crate::header::{HEADER_LEN, Header, ty};
+use crate::handshake::hello_of;
+pub use crate::handshake::{PEER_INFO_LEN, PeerInfo};
+pub use crate::header::MAX_LOCAL_BODY;
+use crate::header::{HEADER_LEN, framed, ty};
 use crate::names::{DomainId, IDENT_LEN, Ident, Port, with_nul};
 use crate::trigger::{BadTrigger, Trigger};
 use crate::version::Version;
 
-/// Longest body of a message on a local socket, in bytes.
-pub const MAX_LOCAL_BODY: usize = 65_535;
 /// Longest body toward a program of upstream on a control link, in bytes: its rings hold 4096 bytes
 /// each way and it reads a body in one piece.
 pub const MAX_CONTROL_BODY: usize = 4096;
@@ -21,8 +22,6 @@ pub const MAX_CMDLINE: usize = MAX_LOCAL_BODY - EXEC_LEN - 1;
 /// Length of the fixed part of exec parameters, in bytes. It is also the whole of what an agent hands
 /// to `qrexec-client-vm` when a call is allowed.
 pub const EXEC_LEN: usize = 8;
-/// Length of the body of a HELLO, in bytes.
-pub const PEER_INFO_LEN: usize = 4;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -31,14 +30,7 @@ struct RawEndpoint {
     port: U32,
 }
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct RawPeerInfo {
-    version: U32,
-}
-
 const _: () = assert!(size_of::<RawEndpoint>() == EXEC_LEN);
-const _: () = assert!(size_of::<RawPeerInfo>() == PEER_INFO_LEN);
 
 /// One end of a data link: which domain, which port. On the wire the fixed part of exec parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,27 +52,6 @@ impl Endpoint {
     pub fn from_bytes(bytes: [u8; EXEC_LEN]) -> Self {
         let raw: RawEndpoint = zerocopy::transmute!(bytes);
         Self { domain: DomainId(raw.domain.get()), port: Port(raw.port.get()) }
-    }
-}
-
-/// The body of a HELLO.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerInfo {
-    /// The newest protocol version that the sender speaks.
-    pub version: u32,
-}
-
-impl PeerInfo {
-    /// The body as it goes over the wire.
-    pub fn to_bytes(self) -> [u8; PEER_INFO_LEN] {
-        zerocopy::transmute!(RawPeerInfo { version: self.version.into() })
-    }
-
-    /// Reads the body of a HELLO.
-    pub fn decode(body: &[u8]) -> Result<Self, PeerError> {
-        let raw = RawPeerInfo::read_from_bytes(body)
-            .map_err(|_| Breach::BodyLength { ty: ty::HELLO, len: body.len() })?;
-        Ok(Self { version: raw.version.get() })
     }
 }
 
@@ -214,7 +185,7 @@ impl Message {
     /// The same with a limit of its own for the body, such as [`MAX_CONTROL_BODY`].
     pub fn encode_within(&self, version: Version, max_body: usize) -> Result<Vec<u8>, TooLong> {
         let bytes = match self {
-            Self::Hello(version) => crate::handshake::hello_of(*version).to_vec(),
+            Self::Hello(version) => hello_of(*version).to_vec(),
             Self::Exec { just: false, params } => framed(ty::EXEC_CMDLINE, &params.encode())?,
             Self::Exec { just: true, params } => framed(ty::JUST_EXEC, &params.encode())?,
             Self::ServiceConnect(params) => framed(ty::SERVICE_CONNECT, &params.encode())?,
@@ -238,19 +209,6 @@ pub fn check_trigger_version(ty: u32, version: Version) -> Result<(), PeerError>
         _ => true,
     };
     if fits { Ok(()) } else { Err(Breach::UnexpectedType(ty).into()) }
-}
-
-/// A body with its header in front.
-pub(crate) fn framed(ty: u32, body: &[u8]) -> Result<Vec<u8>, TooLong> {
-    let too_long = TooLong { len: body.len(), max: MAX_LOCAL_BODY };
-    if body.len() > MAX_LOCAL_BODY {
-        return Err(too_long);
-    }
-    let len = u32::try_from(body.len()).map_err(|_| too_long)?;
-    let mut bytes = Vec::with_capacity(HEADER_LEN.saturating_add(body.len()));
-    bytes.extend_from_slice(&Header::new(ty, len).to_bytes());
-    bytes.extend_from_slice(body);
-    Ok(bytes)
 }
 
 fn split_endpoint(ty: u32, body: &[u8]) -> Result<(Endpoint, &[u8]), PeerError> {

@@ -6,13 +6,45 @@
 
 use alloc::vec::Vec;
 
-use crate::control::{PEER_INFO_LEN, PeerInfo};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U32};
+
 use crate::error::{Breach, PeerError};
 use crate::header::{HEADER_LEN, Header, ty};
 use crate::version::Version;
 
+/// Length of the body of a HELLO, in bytes.
+pub const PEER_INFO_LEN: usize = 4;
 /// Length of a whole HELLO on the wire, in bytes.
 pub const HELLO_LEN: usize = HEADER_LEN + PEER_INFO_LEN;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawPeerInfo {
+    version: U32,
+}
+
+const _: () = assert!(size_of::<RawPeerInfo>() == PEER_INFO_LEN);
+
+/// The body of a HELLO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The newest protocol version that the sender speaks.
+    pub version: u32,
+}
+
+impl PeerInfo {
+    /// The body as it goes over the wire.
+    pub fn to_bytes(self) -> [u8; PEER_INFO_LEN] {
+        zerocopy::transmute!(RawPeerInfo { version: self.version.into() })
+    }
+
+    /// Reads the body of a HELLO.
+    pub fn decode(body: &[u8]) -> Result<Self, PeerError> {
+        let raw = RawPeerInfo::read_from_bytes(body)
+            .map_err(|_| Breach::BodyLength { ty: ty::HELLO, len: body.len() })?;
+        Ok(Self { version: raw.version.get() })
+    }
+}
 
 /// A HELLO that offers `version`, header and body in one piece.
 pub fn hello(version: Version) -> [u8; HELLO_LEN] {

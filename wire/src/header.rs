@@ -1,7 +1,13 @@
 //! The eight bytes in front of every message.
 
+use alloc::vec::Vec;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U32};
 
+use crate::error::TooLong;
+
+/// Longest body of a message on a local socket, in bytes.
+pub const MAX_LOCAL_BODY: usize = 65_535;
 /// Length of a header on the wire, in bytes.
 pub const HEADER_LEN: usize = 8;
 
@@ -70,6 +76,19 @@ impl Header {
         let raw: Raw = zerocopy::transmute!(bytes);
         Self { ty: raw.ty.get(), len: raw.len.get() }
     }
+}
+
+/// A body with its header in front.
+pub(crate) fn framed(ty: u32, body: &[u8]) -> Result<Vec<u8>, TooLong> {
+    let too_long = TooLong { len: body.len(), max: MAX_LOCAL_BODY };
+    if body.len() > MAX_LOCAL_BODY {
+        return Err(too_long);
+    }
+    let len = u32::try_from(body.len()).map_err(|_| too_long)?;
+    let mut bytes = Vec::with_capacity(HEADER_LEN.saturating_add(body.len()));
+    bytes.extend_from_slice(&Header::new(ty, len).to_bytes());
+    bytes.extend_from_slice(body);
+    Ok(bytes)
 }
 
 #[cfg(test)]

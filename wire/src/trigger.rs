@@ -4,9 +4,8 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::control::framed;
 use crate::error::{Breach, PeerError, TooLong};
-use crate::header::ty;
+use crate::header::{framed, ty};
 use crate::names::{IDENT_LEN, Ident, MAX_TARGET, ServiceName, Target, padded, unpadded, with_nul};
 use crate::untrusted::Untrusted;
 use crate::version::Version;

@@ -2,16 +2,18 @@
 
 use crate::metadata::Metadata;
 use crate::steps::{Failure, cargo, findings, is_there, root, step};
-use crate::{conformance, documented, fuzz, layering, licences, sources};
+use crate::{circles, conformance, documented, fuzz, layering, licences, sources};
 
 pub(crate) fn run() -> Result<(), Failure> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
     step("format of the fuzz targets", cargo(["fmt", "--check"]).current_dir(root().join("tests/fuzz")))?;
     let metadata = Metadata::read()?;
     findings("layering", Ok(layering::check(&metadata)))?;
+    findings("layers as documented", layering::check_documented())?;
     findings("what is shipped", Ok(layering::check_shipped(&metadata)))?;
     findings("licences", licences::check(&metadata))?;
     findings("sources", sources::check())?;
+    findings("circles of files", circles::check())?;
     findings("conformance", conformance::check())?;
     findings("names of fuzz inputs", fuzz::corpus::nameless())?;
     findings("configuration", documented::check())?;

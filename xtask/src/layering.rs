@@ -1,6 +1,7 @@
 //! Imports run one way: `cli, agent, daemon → engine → ring, wire → sys`; see `docs/architecture.md`.
 
 use crate::metadata::Metadata;
+use crate::steps::{Failure, root};
 
 /// Each crate of the workspace, and which others it may use outside of tests.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -66,6 +67,31 @@ const SHIPPED: &str = "qrexec-cli";
 const NOT_SHIPPED: &[&str] =
     &["qrexec-lab", "qrexec-bench", "qrexec-usb-sim", "plotters", "indicatif", "hdrhistogram"];
 
+/// Where the same is told to people: rows of `folder`, `crate`, job, may use.
+pub(crate) fn check_documented() -> Result<Vec<String>, Failure> {
+    let page = std::fs::read_to_string(root().join("docs/architecture.md"));
+    let page = page.map_err(|error| format!("docs/architecture.md: {error}"))?;
+    Ok(MAY_USE.iter().filter_map(|(name, allowed)| contradiction(&page, name, allowed)).collect())
+}
+
+/// What the page says against the list. Rows in words, as for a crate that may use all of the above, are for people only.
+fn contradiction(page: &str, name: &str, allowed: &[&str]) -> Option<String> {
+    let short = |name: &str| name.strip_prefix("qrexec-").unwrap_or(name).to_owned();
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let is_its = |cells: &Vec<String>| cells.get(2).is_some_and(|cell| *cell == format!("`{}`", short(name)));
+    let row = page.lines().map(cells).find(is_its)?;
+    let told: Vec<String> = row.get(4)?.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let in_words = row.get(4)?.contains("all of the above") || row.get(4)?.contains("what that");
+    let both = |told: &[String]| {
+        let ours = allowed.iter().map(|name| short(name)).filter(|name| !name.ends_with("-sys"));
+        ours.collect::<std::collections::BTreeSet<_>>() == told.iter().cloned().collect()
+    };
+    let wrong = !in_words && !both(&told);
+    wrong.then(|| {
+        format!("docs/architecture.md says that {name} may use {told:?}, and xtask says {allowed:?}")
+    })
+}
+
 /// What is installed and should not be.
 pub(crate) fn check_shipped(metadata: &Metadata) -> Vec<String> {
     let contents = metadata.contents_of(SHIPPED);
@@ -107,6 +133,16 @@ mod tests {
         };
         let dependencies = uses.iter().map(dependency).collect();
         Package { name: name.into(), dependencies, ..Package::default() }
+    }
+
+    #[test]
+    fn the_page_tells_the_same_as_the_list() {
+        assert_eq!(check_documented().unwrap(), Vec::<String>::new());
+        let page =
+            "| `engine/` | `engine` | a job | `ring`, `wire` |\n| `cli/` | `cli` | jobs | all of the above |";
+        assert!(contradiction(page, "qrexec-engine", &["qrexec-wire", "qrexec-ring"]).is_none());
+        assert!(contradiction(page, "qrexec-engine", &["qrexec-wire"]).is_some());
+        assert!(contradiction(page, "qrexec-cli", &["qrexec-wire"]).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod check;
 mod chroot;
 mod ci;
+mod circles;
 mod conformance;
 mod documented;
 mod fuzz;

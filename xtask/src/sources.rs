@@ -35,6 +35,11 @@ const ONE_PLACE: &[(&str, &str, &str)] = &[
     ("Header::new(ty::HELLO", "wire/src/handshake.rs", "wire::handshake::hello"),
     ("framed(ty::HELLO", "wire/src/handshake.rs", "wire::handshake::hello"),
     ("libc::fork()", "engine/sys/src/process/fork.rs", "sys::process::fork_keeping"),
+    ("timerfd_create(", "engine/sys/src/timer.rs", "sys::timer::Timer"),
+    ("libc::signalfd(", "engine/sys/src/process/signals.rs", "sys::process::Signals"),
+    ("libc::posix_spawn(", "engine/sys/src/process/spawn.rs", "sys::process::spawn"),
+    ("libc::getpw", "engine/src/exec/account.rs", "engine::exec::Account"),
+    ("/run/systemd/journal/", "engine/src/exec/stderr_log.rs", "engine::exec::StderrLog"),
     ("seccompiler::apply_filter", "engine/sys/src/confine/filter.rs", "sys::confine"),
 ];
 

@@ -16,8 +16,8 @@ use wire::names::DomainId;
 
 use super::{Agent, Watched};
 use crate::admission::{Admission, Word};
-use crate::call::Ground;
 use crate::fork_server::Request;
+use crate::ground::Ground;
 use crate::job::Job;
 use crate::waiting_calls::{Left, WaitingCalls};
 use crate::{call, fork_server};

@@ -21,7 +21,7 @@ use rustix::process::Signal;
 
 use super::Options;
 use super::request::{BadRequest, Decoder, Request};
-use crate::call::Ground;
+use crate::ground::Ground;
 use crate::job::Job;
 use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::{EXIT_DONE, EXIT_FAILED, call};

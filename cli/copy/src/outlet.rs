@@ -12,10 +12,7 @@ use wire::filecopy::{AnswerReader, Answered, Checksum};
 
 use filecopy::sum::Sum;
 
-use crate::way::Way;
-
-/// Bytes that are collected before they are sent.
-pub const BUFFER: usize = 256 << 10;
+use crate::way::{BUFFER, Way};
 
 /// How long nobody is told that nothing is taken.
 const PATIENCE: Duration = Duration::from_secs(5);

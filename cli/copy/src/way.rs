@@ -9,7 +9,8 @@ use engine::localfd::{Direction, LocalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::outlet::BUFFER;
+/// Bytes that are collected before they are sent.
+pub(crate) const BUFFER: usize = 256 << 10;
 
 /// A way there and back.
 #[derive(Debug)]

@@ -15,7 +15,6 @@ use super::daemon::Daemon;
 use super::{about, dom0};
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
-use crate::status;
 use crate::stdio::{self, Streams};
 
 /// What the command in the qube is connected to, found before the qube hears of anything.
@@ -70,7 +69,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     );
     // The daemon counts the call as its client's as long as we hold on to it.
     drop(daemon);
-    status::of_call(&without_local_code(outcome))
+    crate::failure::status_of_call(&without_local_code(outcome))
 }
 
 /// Where both failed it is the service's code that counts here: whoever writes `-l` calls the service, and the local

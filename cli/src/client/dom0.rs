@@ -19,7 +19,6 @@ use super::args::{Plan, Waiting};
 use super::daemon::Daemon;
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
-use crate::status;
 
 /// What stands in front of a command for dom0 by a caller in dom0, where there is no user to choose.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
@@ -142,5 +141,5 @@ pub(super) fn run_service(plan: &Plan, waiting: &Waiting) -> Result<i32, Failure
     call.prefix.clone_from(&plan.prefix);
     call.one_socket = one_socket;
     call.usbip = plan.usbip.or(filter);
-    status::of_served(&engine::call::run(channel, call, plan.confinement))
+    crate::failure::status_of_served(&engine::call::run(channel, call, plan.confinement))
 }

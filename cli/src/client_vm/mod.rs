@@ -107,5 +107,5 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         plan.confinement,
     );
     step::reached("ends");
-    status::of_call(&outcome)
+    crate::failure::status_of_call(&outcome)
 }

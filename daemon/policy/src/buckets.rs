@@ -4,7 +4,7 @@
 //! a few marks in each column, so only a few buckets are opened, however long the list is; they are gone
 //! through side by side, so that what comes out is in the order of the policy.
 
-use crate::index::{COLUMNS, Entry, Sets};
+use crate::entry::{COLUMNS, Entry, Sets};
 use crate::mark::{MARKS, WORDS};
 
 /// Buckets that are gone through side by side. A call that needs more is better served by the whole list.

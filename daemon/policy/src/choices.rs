@@ -1,24 +1,23 @@
 //! What the user may choose from when a rule asks.
 
-use crate::decide::Policy;
-use crate::matching::{Fault, Party, default_template};
+use crate::asked::{Fault, Party, default_template};
 use crate::request::Call;
-use crate::rule::Verb;
+use crate::rule::{Rule, Verb};
 use crate::system::{Domain, SystemInfo};
 use crate::token::{Token, is_dom0};
 
-/// All targets that the rules for this source and service would allow or ask about, sorted.
+/// All targets that `offering`, the rules for this source and service, would allow or ask about, sorted.
 ///
 /// The rules are gone through from last to first: `allow` and `ask` add their targets, `deny` takes
 /// its own away, so that for each target the first rule in the policy decides. `@adminvm` and a
 /// `dom0` found by name are kept apart until the end, as upstream does.
-pub(crate) fn collect(policy: &Policy, call: &Call<'_>) -> Result<Vec<String>, Fault> {
+pub(crate) fn collect(offering: Vec<&Rule>, call: &Call<'_>) -> Result<Vec<String>, Fault> {
     let system = call.system;
     let Some(source) = call.source.domain else {
         return Err(Fault(format!("the source {:?} is not in the system", call.source.text)));
     };
     let mut choices = Choices::none(system);
-    for rule in policy.offering(call).into_iter().rev() {
+    for rule in offering.into_iter().rev() {
         let target = rule.action.target.as_ref().unwrap_or(&rule.target);
         choices.set(system, target, rule.action.verb != Verb::Deny)?;
     }

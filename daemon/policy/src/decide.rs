@@ -1,12 +1,14 @@
 //! The engine: first match decides.
 
+use crate::asked::{Asked, Fault, default_template};
 use crate::choices;
 use crate::compile;
 use crate::decision::{Ask, Decision, Deny, Facts, Grant, RuleRef};
+use crate::entry::Sets;
 use crate::error::PolicyError;
-use crate::index::{Index, Sets};
+use crate::index::Index;
 use crate::load::Source;
-use crate::matching::{Asked, Fault, Outcome, default_template};
+use crate::matching::Outcome;
 use crate::request::{Call, Request};
 use crate::rule::{Rule, Verb};
 use crate::system::SystemInfo;
@@ -111,7 +113,7 @@ impl Policy {
         let fault = |fault: Fault| Deny::by(rule, true, fault.0);
         let mut choices = match &action.target {
             Some(target) => as_choice(target, call).map_err(fault)?.into_iter().collect(),
-            None => choices::collect(self, call).map_err(fault)?,
+            None => choices::collect(self.offering(call), call).map_err(fault)?,
         };
         if !action.autostart {
             // One choice that is not in the system spoils the question.

@@ -4,12 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::buckets::{Buckets, Opened};
-use crate::mark::{MARKS, Mark, Marks};
+use crate::entry::{Entry, Sets};
 use crate::request::Call;
 use crate::rule::Rule;
 
-/// Columns that have a mark: argument, source and target.
-pub(crate) const COLUMNS: usize = 3;
 /// A list that is shorter is looked through as fast as any bucket of it is found.
 const LONG: usize = 64;
 
@@ -28,16 +26,6 @@ struct List {
     /// If there are many.
     buckets: Option<Box<Buckets>>,
 }
-
-/// A rule's number, with enough of its columns to pass it by without touching the rule.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
-    pub(crate) number: u32,
-    marks: [Mark; COLUMNS],
-}
-
-/// The marks that a call may meet in each column.
-pub(crate) struct Sets([Marks; COLUMNS]);
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
@@ -140,42 +128,5 @@ impl<'a> Iterator for Found<'a, '_> {
             Some(opened) => opened.next(),
             None => self.each.find(|entry| self.sets.may_match(entry)),
         }
-    }
-}
-
-impl Entry {
-    fn new(number: u32, rule: &Rule) -> Self {
-        let argument = Mark::of_argument(rule.argument.as_deref());
-        Self { number, marks: [argument, Mark::of_token(&rule.source), Mark::of_token(&rule.target)] }
-    }
-
-    /// Its marks, those of different columns told apart.
-    pub(crate) fn keys(&self) -> [usize; COLUMNS] {
-        let [argument, source, target] = self.marks.map(Mark::number);
-        [argument, MARKS + source, 2 * MARKS + target]
-    }
-
-    fn rule<'a>(&self, rules: &'a [Rule]) -> Option<&'a Rule> {
-        rules.get(usize::try_from(self.number).ok()?)
-    }
-}
-
-impl Sets {
-    pub(crate) fn of(call: &Call<'_>) -> Self {
-        Self([Marks::of_argument(call), Marks::of_source(call), Marks::of_target(call)])
-    }
-
-    fn but_target(call: &Call<'_>) -> Self {
-        Self([Marks::of_argument(call), Marks::of_source(call), Marks::all()])
-    }
-
-    pub(crate) fn columns(&self) -> &[Marks; COLUMNS] {
-        &self.0
-    }
-
-    /// `false`: the rule cannot match.
-    pub(crate) fn may_match(&self, entry: &Entry) -> bool {
-        let ([arguments, sources, targets], [argument, source, target]) = (&self.0, entry.marks);
-        sources.contains(source) && targets.contains(target) && arguments.contains(argument)
     }
 }

@@ -5,18 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
-use crate::system::{Domain, SystemInfo};
-
-/// Why a system information is not usable.
-#[derive(Debug, thiserror::Error)]
-pub enum SystemError {
-    /// No qube can have this name.
-    #[error("{0:?} is no name of a qube")]
-    BadName(String),
-    /// Not the JSON that it should be.
-    #[error("the system information is not usable: {0}")]
-    Json(#[from] serde_json::Error),
-}
+use crate::system::{Domain, SystemError, SystemInfo};
 
 impl SystemInfo {
     /// Reads `{"domains": {NAME: {"type": …, "tags": […], "template_for_dispvms": …, …}}}`.

@@ -42,11 +42,13 @@
 //! answer; control characters in a request are refused.
 #![forbid(unsafe_code)]
 
+mod asked;
 mod buckets;
 mod choices;
 mod compile;
 mod decide;
 mod decision;
+mod entry;
 mod error;
 mod explain;
 mod index;

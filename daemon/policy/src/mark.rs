@@ -4,7 +4,7 @@
 //! is then one bit. Different words may share a mark, so the rule itself has the last word; but a word that
 //! matches always has its mark in the set.
 
-use crate::matching::{Asked, Party, default_template};
+use crate::asked::{Asked, Party, default_template};
 use crate::request::Call;
 use crate::system::{Domain, SystemInfo};
 use crate::token::{Token, ZERO_UUID};

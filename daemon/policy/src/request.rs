@@ -1,11 +1,8 @@
 //! A question to the policy, and the first checks on it.
 
-use std::sync::Arc;
-
+use crate::asked::{Asked, Party};
 use crate::decision::Deny;
-use crate::matching::{Asked, Party};
 use crate::system::SystemInfo;
-use crate::token::{Place, Token};
 
 /// A question: may this qube call this service there?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,19 +136,4 @@ fn check_relay(system: &SystemInfo, relay: &str, name: &str) -> Result<(), Deny>
         return Err(Deny::bad_request(format!("{relay:?} is not the relay of {name:?}")));
     }
     Ok(())
-}
-
-impl<'a> Asked<'a> {
-    /// What a caller may ask for, `None` for everything else.
-    pub(crate) fn read(text: &'a str) -> Option<Self> {
-        // Only the kind of the token counts, so nothing has to be kept of its name.
-        let token = Token::parse(text, Place::Asked, &mut |_| Arc::default()).ok()?;
-        Some(match token {
-            Token::AdminVm => Self::Admin,
-            Token::Default => Self::Default,
-            Token::DispVm => Self::DispVm,
-            Token::DispVmOf(_) => Self::Template(text.strip_prefix("@dispvm:")?),
-            _ => Self::Qube(text),
-        })
-    }
 }

@@ -2,9 +2,18 @@
 
 use std::collections::HashMap;
 
-pub use crate::json::SystemError;
-use crate::matching::Asked;
 use crate::token::is_dom0;
+
+/// Why a system information is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    /// No qube can have this name.
+    #[error("{0:?} is no name of a qube")]
+    BadName(String),
+    /// Not the JSON that it should be.
+    #[error("the system information is not usable: {0}")]
+    Json(#[from] serde_json::Error),
+}
 
 /// One qube.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,16 +114,6 @@ impl SystemInfo {
     /// The qube with this name, or with this UUID when the key is `uuid:UUID`.
     pub fn get(&self, key: &str) -> Option<&Domain> {
         self.position(key).and_then(|index| self.domains.get(index))
-    }
-
-    /// Whether this, asked for as the target of a call, is a qube that is not there: the policy takes it for `@default`.
-    pub fn lacks(&self, target: &str) -> bool {
-        matches!(Asked::read(target), Some(Asked::Qube(name)) if self.get(name).is_none())
-    }
-
-    /// What whoever asks the policy should say in the log behind its decision about this target; nothing, as a rule.
-    pub fn note_on(&self, target: &str) -> &'static str {
-        if self.lacks(target) { " (no such qube, taken as @default)" } else { "" }
     }
 
     /// The qube in which the user is asked and told about calls of this one: dom0 for itself, the relay's for a

@@ -8,7 +8,8 @@ use engine::say;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::receiver::BUFFER;
+/// How much is read at once: what fits into a processor's second cache is summed and written from there.
+pub const BUFFER: usize = 256 << 10;
 
 /// Where a receiver's bytes come from and where its answer goes.
 pub trait Port {

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use wire::filecopy::{Answer, Checksum, Code, Event, Limits, Receiver, Refusal, is_plain};
 
 use crate::beneath;
-use crate::port::Port;
+use crate::port::{BUFFER, Port};
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
 use batch::Batch;
@@ -24,9 +24,6 @@ pub use confine::confine;
 use existing::{Fresh, Names};
 use folder::Folder;
 pub use space::Patience;
-
-/// How much is read at once: what fits into a processor's second cache is summed and written from there.
-pub const BUFFER: usize = 256 << 10;
 
 /// How to receive.
 #[derive(Debug, Clone, Default)]

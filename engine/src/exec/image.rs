@@ -75,7 +75,7 @@ fn has_byte(path: &Path, at: u64) -> bool {
 /// The words that start `path` as a text for the shell.
 pub(super) fn by_shell(path: &Path) -> io::Result<Vec<CString>> {
     check_text(path)?;
-    Ok(vec![super::start::SHELL.to_owned(), super::start::c_path(path)?])
+    Ok(vec![super::argv::SHELL.to_owned(), super::argv::c_path(path)?])
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::process::Command;
 use rustix::process::Gid;
 use wire::command::ServiceCall;
 
+use super::argv::{SHELL, argument, c_path};
 use super::environment::{DESCRIPTION, description};
 use super::image::{check_text, is_odd};
-use super::start::{SHELL, argument, c_path};
 use super::{Account, EXIT_NOT_FOUND, Environment, Executable, Image};
 use crate::process::{Child, EXIT_TROUBLE, fork_keeping, replace};
 

@@ -1,10 +1,9 @@
 //! Starting what was prepared.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,12 +14,10 @@ use rustix::net::sockopt::Timeout;
 use rustix::pipe::PipeFlags;
 use wire::usbip::Rules;
 
+use super::argv::{argument, c_path};
 use super::image::by_shell;
 use super::{Account, Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
 use crate::process::{self, Child, Program};
-
-/// The shell for texts.
-pub(super) const SHELL: &CStr = c"/bin/sh";
 
 /// Bytes of a path that fit a socket address on every system.
 const SHORT_PATH: usize = 100;
@@ -209,7 +206,7 @@ fn spawn(
     })
 }
 
-/// Has `start` execute a program as it is, a text by [`SHELL`], a command by `shell`.
+/// Has `start` execute a program as it is, a text by `/bin/sh`, a command by `shell`.
 fn by_kernel_or_shell<T>(
     what: &Executable,
     shell: &Path,
@@ -227,17 +224,6 @@ fn by_kernel_or_shell<T>(
             other => other,
         },
     }
-}
-
-/// The argument of the call as a program gets it: none if it is empty.
-pub(super) fn argument(what: &Executable) -> io::Result<Vec<CString>> {
-    let argument = what.call.as_ref().and_then(|call| call.service.argument());
-    let argument = argument.filter(|argument| !argument.is_empty());
-    Ok(argument.map(CString::new).transpose()?.into_iter().collect())
-}
-
-pub(super) fn c_path(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 fn streams(error: Errno) -> ExecError {

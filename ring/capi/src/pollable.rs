@@ -11,10 +11,8 @@ use std::time::Duration;
 use ring::Error;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use sys::reactor::{Interest, Reactor};
+use sys::timer::Timer;
 
 /// Nobody asks which of them it was.
 const WATCHED: u64 = 1;
@@ -27,7 +25,7 @@ pub(crate) struct Pollable {
     kicked: bool,
     /// What is asked of the watched descriptor; nothing: it is not in the set.
     watched: Option<Interest>,
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
 }
 
 fn failed(what: &str) -> impl FnOnce(Errno) -> Error {
@@ -92,23 +90,12 @@ impl Pollable {
             }
             return Ok(());
         };
-        let set = |timer: &OwnedFd| {
-            let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let pause = pause.max(Duration::from_nanos(1));
-            let value = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: pause.subsec_nanos().into() };
-            timerfd_settime(
-                timer,
-                TimerfdTimerFlags::empty(),
-                &Itimerspec { it_interval: once, it_value: value },
-            )
-        };
         let mut make = || {
             if let Some(timer) = &self.timer {
-                return set(timer).map(drop);
+                return timer.set_once(pause);
             }
-            let timer =
-                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-            set(&timer)?;
+            let timer = Timer::new()?;
+            timer.set_once(pause)?;
             self.events.add(&timer, TIMER, Interest::Read)?;
             self.timer = Some(timer);
             Ok(())

@@ -18,6 +18,7 @@ use xengnttab_sys::{LoadError, xengntdev_handle};
 use super::{Granted, IMPOSSIBLE_PORT, Notice, VARIABLE};
 use crate::error::Error;
 use crate::layout::PAGE;
+use crate::mapping::Mapping;
 
 #[cfg(test)]
 mod tests;
@@ -242,6 +243,14 @@ impl Pages {
 
     pub(crate) fn len(&self) -> usize {
         self.count as usize * PAGE
+    }
+}
+
+impl From<Pages> for Mapping {
+    fn from(pages: Pages) -> Mapping {
+        let (at, len) = (pages.as_mut_ptr(), pages.len());
+        // SAFETY: `Pages` unmaps its memory when it is dropped and never moves it.
+        unsafe { Mapping::owned_by(pages, at, len) }
     }
 }
 

@@ -15,7 +15,6 @@ use std::sync::OnceLock;
 
 use crate::error::Error;
 use crate::mapping::Mapping;
-pub(crate) use library::Pages as LibraryPages;
 
 /// Which layer is used.
 const VARIABLE: &str = "QREXEC_XEN_DEVICES";

@@ -4,6 +4,7 @@
 //! not understood, a dialog that is closed, a time that is over, a caller that is gone.
 
 mod dialog;
+mod question;
 mod screen;
 mod terminal;
 
@@ -25,7 +26,8 @@ use rustix::process::Signal;
 use super::people::{ASK, NEW, NOTIFY, NewPolicy, Notice, Prompt};
 use super::places::{Notices, Places};
 use crate::{status, usage};
-use dialog::{Chosen, Dialog, Question};
+use dialog::Dialog;
+use question::{Chosen, Question};
 use screen::Screen;
 
 const PROGRAM: &str = "qrexec-policy-agent";

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::termios::{QueueSelector, tcflush};
 
-use super::dialog::Question;
+use super::question::Question;
 use crate::policy_tools::reply::wait_readable;
 
 /// Longest line that is looked at.

@@ -13,13 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::domain_watch::{PERIOD, arm_for_leaps, leaps, set, timer, watch};
 use super::store::{Store, is_missing};
 use super::store_messages::Request;
-use super::{DOM0, liveness};
+use super::{DOM0, PERIOD, liveness, watch};
 use crate::error::Error;
 use crate::xendev;
 use sys::reactor::Reactor;
+use sys::timer::{ClockLeaps, Timer};
 use sys::unix;
 
 mod member;
@@ -85,10 +85,10 @@ pub(in crate::transport) struct DomainMonitor {
     identity: unix::Identity,
     /// No descriptor was to be had for a member: the listener is not watched until the next tick.
     shut: bool,
-    timer: OwnedFd,
+    timer: Timer,
     ticking: bool,
     /// Ready when the clock leaps, as it does when a VM is restored.
-    clock: OwnedFd,
+    clock: ClockLeaps,
     restored: bool,
     members: BTreeMap<u64, Member>,
     next: u64,
@@ -134,9 +134,9 @@ impl DomainMonitor {
     fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<DomainMonitor, Error> {
         let (listener, identity) = unix::listen_identified(path, MODE)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
-        let watched = || -> rustix::io::Result<(Reactor, OwnedFd, OwnedFd)> {
+        let watched = || -> rustix::io::Result<(Reactor, Timer, ClockLeaps)> {
             let events = Reactor::new()?;
-            let (timer, clock) = (timer(Duration::ZERO)?, leaps()?);
+            let (timer, clock) = (Timer::new()?, ClockLeaps::new()?);
             watch(&events, &listener, LISTENER)?;
             watch(&events, &timer, TIMER)?;
             watch(&events, &clock, CLOCK)?;
@@ -262,7 +262,7 @@ impl DomainMonitor {
 
     /// Drops what nobody is interested in any more, asks the hypervisor for the rest, and looks where no watch does.
     fn tick(&mut self) {
-        let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
+        self.timer.take();
         if self.shut {
             self.shut = watch(&self.events, &self.listener, LISTENER).is_err();
         }
@@ -397,7 +397,7 @@ impl DomainMonitor {
     fn on_leap(&mut self) {
         let _ = rustix::io::read(&self.clock, &mut [0u8; 8]);
         // It fails for impossible times and for what is no timer.
-        let _ = arm_for_leaps(&self.clock);
+        let _ = self.clock.rearm();
         self.questions.push_back(Question::Own);
         self.put_question();
     }
@@ -440,7 +440,7 @@ impl DomainMonitor {
         let wanted = !period.is_zero();
         if wanted != self.ticking {
             // It fails for impossible times and for what is no timer.
-            let _ = set(&self.timer, period);
+            let _ = self.timer.set_period(period);
             self.ticking = wanted;
         }
     }

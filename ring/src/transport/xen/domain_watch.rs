@@ -9,21 +9,18 @@
 //! answer is ever waited for: xenstore may be slow, and a daemon serves others meanwhile.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use sys::reactor::{Interest, Reactor};
+use sys::reactor::Reactor;
+use sys::timer::Timer;
 
 use super::liveness::{self, Lookout, Sight};
 use super::store::Store;
-use super::{DOM0, domain_monitor};
+use super::{DOM0, PERIOD, domain_monitor, watch};
 use crate::error::Error;
 use crate::xendev::{self, Asker};
 
-/// How often the hypervisor is asked, by whoever does so: for peers that keep no key for us, and mapped by nobody.
-pub(super) const PERIOD: Duration = Duration::from_secs(1);
 /// What xenstore lets dom0, and nobody else, watch for the end of any domain.
 const RELEASE: &str = "@releaseDomain";
 
@@ -47,7 +44,7 @@ struct Reserve {
     asker: Option<Asker>,
     /// For when the agent is gone.
     store: Option<Store>,
-    timer: Option<OwnedFd>,
+    timer: Option<Timer>,
 }
 
 /// Who would know.
@@ -57,7 +54,7 @@ enum Source {
     /// Nobody does any more, and nobody needs to.
     Nobody,
     /// We look at the peer's key, and a timer says when to ask the hypervisor too.
-    Own { timer: OwnedFd, lookout: Option<Lookout> },
+    Own { timer: Timer, lookout: Option<Lookout> },
 }
 
 impl DomainWatch {
@@ -84,7 +81,7 @@ impl DomainWatch {
         let (mut store, mut spare) = (None, None);
         if matches!(self.source, Source::Agent(_)) && self.peer != DOM0 {
             store = Store::open().ok();
-            spare = Some(timer(PERIOD).map_err(failed)?);
+            spare = Some(Timer::every(PERIOD).map_err(failed)?);
         }
         self.reserve = Some(Reserve { asker: Asker::new().ok(), store, timer: spare });
         Ok(())
@@ -160,7 +157,7 @@ impl DomainWatch {
                 if matches!(sight, Some(Ok(Sight::Gone))) {
                     Ok(true)
                 } else {
-                    Ok(has_ticked(timer) && self.on_tick()?)
+                    Ok(timer.take() && self.on_tick()?)
                 }
             }
         }
@@ -222,7 +219,7 @@ impl AsFd for DomainWatch {
 }
 
 fn alone(own: u32, peer: u32) -> Result<Source, Error> {
-    Ok(Source::Own { timer: timer(PERIOD).map_err(failed)?, lookout: look_out(own, peer) })
+    Ok(Source::Own { timer: Timer::every(PERIOD).map_err(failed)?, lookout: look_out(own, peer) })
 }
 
 /// Dom0 may read every key, so the domain's own number serves, which nobody but the toolstack removes; and it may hear
@@ -239,43 +236,6 @@ fn look_out_by(store: Store, own: u32, peer: u32) -> Option<Lookout> {
     lookout.look().ok().map(|_| lookout)
 }
 
-fn has_ticked(timer: &OwnedFd) -> bool {
-    rustix::io::read(timer, &mut [0u8; 8]).is_ok()
-}
-
-/// A timer that is ready every `period`; never, if that is zero.
-pub(super) fn timer(period: Duration) -> rustix::io::Result<OwnedFd> {
-    let timer = rustix::time::timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-    )?;
-    set(&timer, period)?;
-    Ok(timer)
-}
-
-/// Gives a timer another period.
-pub(super) fn set(timer: &OwnedFd, period: Duration) -> rustix::io::Result<()> {
-    let period = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: period.subsec_nanos().into() };
-    let times = Itimerspec { it_interval: period, it_value: period };
-    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &times).map(drop)
-}
-
-/// A timer that is ready when the clock leaps, as it does when a VM wakes up, too; and when it was set.
-pub(super) fn leaps() -> rustix::io::Result<OwnedFd> {
-    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-    let timer = rustix::time::timerfd_create(TimerfdClockId::Realtime, flags)?;
-    arm_for_leaps(&timer)?;
-    Ok(timer)
-}
-
-/// Has it wait for the next one.
-pub(super) fn arm_for_leaps(timer: &OwnedFd) -> rustix::io::Result<()> {
-    let never = Timespec { tv_sec: i64::from(u32::MAX) * 2, tv_nsec: 0 };
-    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };
-    let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
-    rustix::time::timerfd_settime(timer, flags, &once).map(drop)
-}
-
 /// Whether whoever opens a channel makes its VM's key itself, whoever its peer is: a client in dom0, too, takes a server's
 /// `event-channel`, which goes soon, for that VM's life unless there is this key. An agent made it before it listened.
 fn announces(own: u32, has_agent: bool) -> bool {
@@ -287,11 +247,6 @@ pub(super) fn either(fd: impl AsFd, domain_watch: Option<&DomainWatch>) -> Resul
     let fds: Vec<BorrowedFd<'_>> =
         [Some(fd.as_fd()), domain_watch.map(AsFd::as_fd)].into_iter().flatten().collect();
     Reactor::of(&fds).map_err(failed)
-}
-
-/// Watches a descriptor for something to read.
-pub(super) fn watch(events: &Reactor, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
-    events.add(fd, token, Interest::Read)
 }
 
 fn failed(error: Errno) -> Error {

@@ -24,6 +24,11 @@ pub(super) use domain_monitor::DomainMonitor;
 pub(super) use ring_share::RingShare;
 pub(super) use server::XenListener;
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use sys::reactor::{Interest, Reactor};
+
 use crate::error::Error;
 use crate::xendev;
 use store::Store;
@@ -33,6 +38,9 @@ const FIRST_RESERVED: u32 = 0x7ff0;
 
 /// The domain that ends last.
 const DOM0: u32 = 0;
+
+/// How often the hypervisor is asked, by whoever does so: for peers that keep no key for us, and mapped by nobody.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// This domain's number, as xenstore knows it. Whoever asks is about to use the devices, too.
 pub(super) fn own_domain() -> Result<u32, Error> {
@@ -54,6 +62,11 @@ fn peer_number(own: u32, peer: u32) -> Result<u16, Error> {
 /// The folder with the two keys, below the server's own.
 fn folder(client: u32, port: u32) -> String {
     format!("data/vchan/{client}/{port}")
+}
+
+/// Watches a descriptor for something to read.
+fn watch(events: &Reactor, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
+    events.add(fd, token, Interest::Read)
 }
 
 #[cfg(test)]
