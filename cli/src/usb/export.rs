@@ -25,6 +25,8 @@ const BROKEN: &str = "3";
 
 /// How long the kernel may take to let go of a device.
 pub(super) const RELEASE: Duration = Duration::from_secs(10);
+/// How long the end of a connection may take from one VM to the other.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How long a device may be away that comes back when its driver is taken from it.
 const RETURN: Duration = Duration::from_secs(3);
 /// Between two looks at what the kernel tells nobody of. Only while something is about to change.
@@ -104,7 +106,7 @@ fn export(tree: &Tree, device: &str) -> Result<(), Reason> {
     load(tree, "usbip-host");
     let id = find(tree, device)?;
     let folder = open(tree, &id)?;
-    if folder.read("usbip_status").is_ok_and(|status| status == USED) {
+    if !settles(&folder) {
         let to = qubesdb_read(&connected_key(&id)).map_or_else(String::new, |to| format!(" to {to}"));
         return Err(format!("Device {} is attached{to} already", id.as_str()));
     }
@@ -120,6 +122,18 @@ fn export(tree: &Tree, device: &str) -> Result<(), Reason> {
     let released = release(tree, &id, &folder);
     forget(tree, &id);
     released
+}
+
+/// Whether nobody has the device. Who has just let go of it in another VM may ask before the kernel here has seen that.
+fn settles(folder: &Folder<'_>) -> bool {
+    let until = Instant::now() + SETTLE;
+    while folder.read("usbip_status").is_ok_and(|status| status == USED) {
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(TICK);
+    }
+    true
 }
 
 /// The port that is meant.
@@ -280,8 +294,13 @@ fn remember(tree: &Tree, id: &PortId) {
     let _ = quiet("qubesdb-write", &["/qubes-usb-devices", ""]);
 }
 
+/// Takes that back, unless the device has been given to somebody else since.
 fn forget(tree: &Tree, id: &PortId) {
-    let _ = fs::remove_file(tree.path(super::tree::RUN).join(format!("usb-export-{}.pid", id.as_str())));
+    let file = tree.path(super::tree::RUN).join(format!("usb-export-{}.pid", id.as_str()));
+    if fs::read_to_string(&file).is_ok_and(|pid| pid != std::process::id().to_string()) {
+        return;
+    }
+    let _ = fs::remove_file(file);
     let pid_key = format!("/qubes-usb-devices/{}/x-pid", id.key());
     let _ = quiet("qubesdb-rm", &[&connected_key(id), &pid_key]);
     let _ = quiet("qubesdb-write", &["/qubes-usb-devices", ""]);
