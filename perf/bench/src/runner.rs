@@ -23,7 +23,15 @@ pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Resul
             results: Vec::new(),
         });
         let chapter = chapters.len() - 1;
-        plan.extend(scenario.cases(settings).into_iter().map(|case| (chapter, case)));
+        let wanted = |case: &dyn Case| {
+            let label = case.label();
+            settings.case.is_empty() || settings.case.iter().any(|word| label.contains(word))
+        };
+        let cases = scenario.cases(settings).into_iter().filter(|case| wanted(&**case));
+        plan.extend(cases.map(|case| (chapter, case)));
+    }
+    if plan.is_empty() {
+        return Err(Failure::usage("there is no such case here"));
     }
     let mut runner = Runner::new(settings, stages, guard, plan.len());
     for (chapter, case) in &plan {

@@ -3,6 +3,7 @@
 mod calls;
 mod cpu;
 mod latency;
+mod life;
 mod profile;
 mod scale;
 mod throughput;
@@ -12,8 +13,15 @@ use super::scenario::Scenario;
 pub(super) use profile::{FILTER as PROFILE_FILTER, NAME as PROFILE};
 
 /// All scenarios, in the order in which they are run.
-pub(super) const ALL: &[&dyn Scenario] =
-    &[&throughput::Throughput, &cpu::Cpu, &latency::Latency, &calls::Calls, &scale::Scale, &profile::Profile];
+pub(super) const ALL: &[&dyn Scenario] = &[
+    &throughput::Throughput,
+    &cpu::Cpu,
+    &life::Life,
+    &latency::Latency,
+    &calls::Calls,
+    &scale::Scale,
+    &profile::Profile,
+];
 
 /// The ones that are run unless others are named.
 pub(super) const DEFAULT: [&str; 3] = ["throughput", "latency", "calls"];
