@@ -33,6 +33,35 @@ fn check_numbers(metric: &Value, runs: usize) {
     assert_eq!(list(metric, "runs").len(), runs, "{metric}");
 }
 
+/// Real programs at both ends, the other user's pipe only where that can't be opened anyway.
+#[test]
+fn ordinary_programs_give_figures() {
+    within_deadline(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("results.json");
+        let path = file.to_str().unwrap();
+        bench(&["--quick", "--runs=2", "--scenario=life", "--case=head to cat,tar to tar", "--json", path]);
+        let recording = recording(&file);
+        let results = list(&list(&recording, "scenarios")[0], "results");
+        let cases: Vec<_> = results.iter().map(|result| result["case"].as_str().unwrap()).collect();
+        for case in [
+            "send, head to cat",
+            "receive, head to cat",
+            "send, tar to tar",
+            "receive, head to cat, a socket",
+        ] {
+            assert!(cases.contains(&case), "{cases:?}");
+        }
+        let foreign = cases.contains(&"receive, head to cat, another user's pipe");
+        assert_eq!(foreign, !rustix::process::geteuid().is_root());
+        for result in results {
+            let metrics = list(result, "metrics");
+            assert_eq!(metrics.len(), 2, "bandwidth and processor time: {result}");
+            metrics.iter().for_each(|metric| check_numbers(metric, 2));
+        }
+    });
+}
+
 #[test]
 fn every_scenario_gives_figures() {
     within_deadline(|| {

@@ -40,7 +40,7 @@ pub fn parse(text: &str, max: u64) -> Result<u64, NumberError> {
     }
 }
 
-/// Reads a size in bytes; a `K` or `M` behind the number means KiB or MiB.
+/// Reads a size in bytes; a `K`, `M` or `G` behind the number means KiB, MiB or GiB.
 ///
 /// # Errors
 /// As for [`parse`].
@@ -50,6 +50,7 @@ pub fn parse_size(text: &str, max: u64) -> Result<u64, NumberError> {
         "" => 1,
         "k" | "K" => 1 << 10,
         "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
         _ => return Err(NumberError::NotANumber),
     };
     number.checked_mul(unit).filter(|size| *size <= max).ok_or(NumberError::TooLarge(max))
@@ -82,10 +83,10 @@ mod tests {
             [read("65536"), read("64K"), read("1M"), read("0x10k")],
             [65_536, 65_536, MIB, 16_384].map(Ok)
         );
-        for bad in ["", "K", "64KB", "1G", "1K ", "1.5M"] {
+        for bad in ["", "K", "64KB", "1T", "1K ", "1.5M"] {
             assert_eq!(read(bad), Err(NumberError::NotANumber), "{bad:?}");
         }
-        for large in ["1048577", "1025K", "2M", "99999999999999999999M"] {
+        for large in ["1048577", "1025K", "2M", "1G", "99999999999999999999M"] {
             assert_eq!(read(large), Err(NumberError::TooLarge(MIB)), "{large}");
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn adapt(folder: &Path, place: &Path) -> Result<PathBuf, Failure> {
     Ok(adapted)
 }
 
-fn script(path: &Path, text: &str) -> Result<PathBuf, Failure> {
+pub(super) fn script(path: &Path, text: &str) -> Result<PathBuf, Failure> {
     let during = || Failure::during(format!("writing {}", path.display()));
     fs::write(path, text).map_err(during())?;
     fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(during())?;

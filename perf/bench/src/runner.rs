@@ -23,9 +23,15 @@ pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Resul
             results: Vec::new(),
         });
         let chapter = chapters.len() - 1;
-        let wanted = |label: String| settings.only.as_ref().is_none_or(|text| label.contains(text.as_str()));
-        let cases = scenario.cases(settings).into_iter().filter(|case| wanted(case.label()));
+        let wanted = |case: &dyn Case| {
+            let label = case.label();
+            settings.case.is_empty() || settings.case.iter().any(|word| label.contains(word))
+        };
+        let cases = scenario.cases(settings).into_iter().filter(|case| wanted(&**case));
         plan.extend(cases.map(|case| (chapter, case)));
+    }
+    if plan.is_empty() {
+        return Err(Failure::usage("there is no such case here"));
     }
     let mut runner = Runner::new(settings, stages, guard, plan.len());
     for (chapter, case) in &plan {

@@ -59,16 +59,13 @@ pub(super) enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: throughput, cpu, latency, calls, scale, copy [default: throughput, latency, calls]; or profile alone
+    /// What to measure: throughput, cpu, life, latency, calls, scale, copy [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
-    /// Only cases whose name has this text
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
-    /// How much one transfer moves, with K or M behind [default: 256M; for the scenario copy 2G]
+    /// How much one transfer moves, with K, M or G behind [default: 256M; for the scenario copy 2G]
     #[arg(long, value_name = "BYTES")]
     size: Option<String>,
     /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
@@ -77,6 +74,9 @@ pub(super) struct Options {
     /// What the caller's ends of transfers are
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "pipe")]
     ends: Vec<Ends>,
+    /// Only cases whose name has one of these words in it
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    case: Vec<String>,
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
     transport: Transport,
@@ -157,8 +157,6 @@ impl fmt::Display for Buffer {
 /// How measurements are made.
 pub(super) struct Settings {
     pub(super) scenarios: Vec<&'static dyn Scenario>,
-    /// A part of the names of the cases that are wanted.
-    pub(super) only: Option<String>,
     /// Programs are compared with others'.
     pub(super) compares: bool,
     /// How often each case is run, at most.
@@ -187,6 +185,8 @@ pub(super) struct Settings {
     /// Calls that are open at once in the scenario `scale`.
     pub(super) idle_calls: usize,
     pub(super) quick: bool,
+    /// What the names of cases must have one of; empty: all are run.
+    pub(super) case: Vec<String>,
     /// Additional environment of all programs.
     pub(super) environment: Vec<(String, String)>,
 }
@@ -242,7 +242,6 @@ impl Options {
         }
         Ok(Settings {
             scenarios,
-            only: self.only.clone(),
             compares: self.vs.is_some(),
             runs: self.runs.unwrap_or_else(|| quick(1, Settings::RUNS)),
             budget: self.runs.is_none().then_some(Settings::BUDGET),
@@ -261,6 +260,7 @@ impl Options {
                 wanted => wanted,
             },
             quick: self.quick,
+            case: self.case.clone(),
             environment: self.environment(profile),
         })
     }

@@ -31,6 +31,12 @@ const TRUE_SERVICE: &str = "bench.True";
 /// What that service is: the smallest program that every system has.
 const TRUE: &str = "/bin/true";
 
+/// The service that does what a case of ordinary programs has written down for it.
+const LIFE_SERVICE: &str = "bench.Life";
+
+/// Where that is, in the stage's folder.
+const LIFE_TEXT: &str = "life";
+
 /// What calls.
 const CLIENT: &str = "qrexec-client-vm";
 
@@ -95,12 +101,17 @@ impl Stage {
         let folder = tempfile::tempdir_in(folder).map_err(Failure::during("a temporary folder"))?.keep();
         let socket = folder.join("socket");
         let socket_service = SocketService::start(&socket)?;
+        let life = field::script(
+            &folder.join("life.sh"),
+            &format!("#!/bin/sh\n. {}\n", field::quoted(&folder.join(LIFE_TEXT))),
+        )?;
         let mut builder = Lab::builder()
             .vm(CALLER)
             .vm(SERVER)
             .transport(settings.transport.unwrap_or(Transport::Shm))
             .service(SERVER, PROGRAM, &exe)
             .service(SERVER, TRUE_SERVICE, TRUE)
+            .service(SERVER, LIFE_SERVICE, life)
             .service(SERVER, SOCKET_SERVICE, &socket);
         let arrived = folder.join(ARRIVED).join(CALLER);
         std::fs::create_dir_all(&arrived).map_err(Failure::during("a folder for copies"))?;
@@ -180,6 +191,16 @@ impl Stage {
     pub(super) fn call_true(&self) -> Result<Command, Failure> {
         // Another VM has this program as a service, and no other.
         if self.is_apart() { self.call_role(None, Role::True) } else { self.call(None, TRUE_SERVICE) }
+    }
+
+    /// A call of a service that does what [`Stage::life_text`] says.
+    pub(super) fn call_life(&self) -> Result<Command, Failure> {
+        self.call(None, LIFE_SERVICE)
+    }
+
+    /// The file for it, a text for the shell.
+    pub(super) fn life_text(&self) -> PathBuf {
+        self.folder.join(LIFE_TEXT)
     }
 
     /// That program without any qrexec.

@@ -4,6 +4,7 @@ mod calls;
 mod copy;
 mod cpu;
 mod latency;
+mod life;
 mod profile;
 mod scale;
 mod throughput;
@@ -17,6 +18,7 @@ pub(super) use profile::{FILTER as PROFILE_FILTER, NAME as PROFILE};
 pub(super) const ALL: &[&dyn Scenario] = &[
     &throughput::Throughput,
     &cpu::Cpu,
+    &life::Life,
     &latency::Latency,
     &calls::Calls,
     &scale::Scale,

@@ -63,7 +63,7 @@ fn words(way: Way) -> &'static str {
     }
 }
 
-fn time_limit(bytes: u64) -> Duration {
+pub(super) fn time_limit(bytes: u64) -> Duration {
     Duration::from_secs(15 + bytes / SLOWEST)
 }
 
