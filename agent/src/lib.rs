@@ -16,6 +16,7 @@
 //! | `call` | the process of one call: data link, service, pump |
 //! | [`fork_server`] | handing a call to a user's fork server, and that server |
 //! | [`multiplexer`] | the old entry of a service |
+//! | `r2` | programs of R1 and R2, and protocol 1 |
 //! | `session` | calls that wait for a graphical session |
 //!
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
@@ -40,6 +41,7 @@ mod meminfo;
 pub mod multiplexer;
 pub mod options;
 mod places;
+mod r2;
 mod serve;
 mod session;
 
@@ -62,7 +64,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// Runs the agent until it is told to end; gives its exit status.
 #[must_use]
 pub fn run(options: &Options) -> i32 {
-    match serve::run(options) {
+    let ended = match options.protocol {
+        Some(_) => r2::serve::run(options),
+        None => serve::run(options),
+    };
+    match ended {
         Ok(()) => EXIT_DONE,
         Err(error) => {
             tracing::error!("{error}");

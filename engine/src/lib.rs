@@ -29,6 +29,7 @@ pub mod installation;
 pub mod link;
 pub mod localfd;
 pub mod pump;
+pub mod r2;
 pub mod say;
 pub mod step;
 pub mod voice;
