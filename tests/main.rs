@@ -53,6 +53,9 @@ mod hostile;
 // What a program is a part of.
 mod installation;
 
+// Programs, and a wire, of other ages.
+mod r2;
+
 // What is written down.
 mod journal;
 mod logging;

@@ -29,10 +29,14 @@ use crate::job::Job;
 use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::meminfo::MeminfoWriter;
 use crate::options::Options;
+use crate::r2::caller::Errors;
+use crate::r2::entrance::Entrance;
 use crate::session::Sessions;
 use crate::waiting_calls::WaitingCalls;
 
 mod calls;
+mod old_callers;
+use old_callers::OldCaller;
 
 const CONTROL: u64 = 0;
 const LISTENER: u64 = 1;
@@ -40,6 +44,8 @@ const SIGNALS: u64 = 2;
 const DOMAIN_MONITOR: u64 = 3;
 const CALLERS: u64 = 4;
 const WAITING_CALLS: u64 = 5;
+const FIFO: u64 = 6;
+const FDPASS: u64 = 7;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
@@ -83,6 +89,10 @@ enum Watched {
     Process(CallId, Child),
     /// A call that a fork server runs: its end is the connection's.
     Handed(CallId, OwnedFd),
+    /// The process of a call of a program that asked as in R2, by the token of its request.
+    Old(u64, Child),
+    /// The error output of such a program.
+    Errors(Errors),
     /// The wait for a user's session.
     Session { user: String, wait: SessionWait },
 }
@@ -91,7 +101,8 @@ impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Client(client) => client.as_fd(),
-            Self::Process(_, child) => child.as_fd(),
+            Self::Process(_, child) | Self::Old(_, child) => child.as_fd(),
+            Self::Errors(errors) => errors.as_fd(),
             Self::Session { wait, .. } => wait.as_fd(),
             Self::Handed(_, socket) => socket.as_fd(),
         }
@@ -127,6 +138,12 @@ struct Agent {
     next_token: u64,
     sessions: Sessions<(CallId, Job)>,
     meminfo: Option<MeminfoWriter>,
+    /// Where programs of R1 and R2 are to ask, if they may.
+    r2_folder: Option<PathBuf>,
+    /// There from the first HELLO on.
+    entrance: Option<Entrance>,
+    /// Programs that have asked there and wait for dom0.
+    old_callers: BTreeMap<u64, OldCaller>,
 }
 
 impl Agent {
@@ -152,7 +169,10 @@ impl Agent {
             services: Services::from_env(Users::by_privilege(installation), installation),
             confinement,
             fork_server: options.fork_server(installation).map(OsString::from),
-            agent_socket: options.agent_socket.clone(),
+            agent_socket: options.socket(),
+            r2_folder: options.r2_api.clone(),
+            entrance: None,
+            old_callers: BTreeMap::new(),
             core: Core::default(),
             listener: None,
             accept_pause: AcceptPause::default(),
@@ -208,6 +228,8 @@ impl Agent {
                 }
             }
             LISTENER => self.accept(now),
+            FIFO => self.hear_old_callers(),
+            FDPASS => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
             CALLERS => self.hear_calls(),
             WAITING_CALLS => self.callers_came(),
             token => self.on_thing(token),
@@ -259,6 +281,9 @@ impl Agent {
                         self.link_lost(&why);
                     }
                 }
+                Output::Connect(ClientId(token), endpoint) if self.old_callers.contains_key(&token) => {
+                    self.serve_old_caller(token, endpoint);
+                }
                 Output::Connect(ClientId(token), endpoint) => {
                     if let Some(Watched::Client(client)) = self.watched.get(&token) {
                         client.answer(endpoint);
@@ -274,6 +299,7 @@ impl Agent {
                     if refusal != Refusal::Denied {
                         tracing::warn!("a request is refused: {refusal}");
                     }
+                    self.old_callers.remove(&token);
                     self.forget(token);
                 }
                 Output::Start(call, start) => self.start(call, start),
@@ -294,6 +320,7 @@ impl Agent {
             .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
         self.reactor.add(&listener, LISTENER, Interest::Read)?;
         self.listener = Some(listener);
+        self.open_entrance()?;
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
         }
@@ -375,6 +402,15 @@ impl Agent {
                     self.process_ended(call, ended.unwrap_or_default());
                 }
             }
+            Some(Watched::Old(request, child)) => {
+                let (request, ended) = (*request, child.try_wait());
+                if has_ended(&ended) {
+                    self.forget(token);
+                    self.core.handle_client_gone(ClientId(request));
+                    self.act();
+                }
+            }
+            Some(Watched::Errors(errors)) if errors.drain() => drop(self.forget(token)),
             // Whatever a fork server says, it means that the call is over.
             Some(Watched::Handed(call, _)) => {
                 let call = *call;
@@ -388,7 +424,7 @@ impl Agent {
                     self.session_ended(&user);
                 }
             }
-            None => {}
+            Some(Watched::Errors(_)) | None => {}
         }
     }
 
@@ -397,8 +433,14 @@ impl Agent {
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let clients = self.watched.values().filter_map(client_deadline);
         let waiting_calls = self.waiting_calls.as_ref().and_then(WaitingCalls::deadline);
-        let ours =
-            [self.control.deadline(), self.accept_pause.deadline(), self.sessions.deadline(), waiting_calls];
+        let old = self.entrance.as_ref().and_then(Entrance::deadline);
+        let ours = [
+            self.control.deadline(),
+            self.accept_pause.deadline(),
+            self.sessions.deadline(),
+            waiting_calls,
+            old,
+        ];
         let next = clients.chain(ours.into_iter().flatten()).min()?;
         Some(next.saturating_duration_since(now))
     }
@@ -420,6 +462,7 @@ impl Agent {
         if let Some(listener) = &self.listener {
             self.accept_pause.adjust(&self.reactor, listener, LISTENER, true, now);
         }
+        self.tend_entrance(now);
     }
 }
 

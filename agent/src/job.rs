@@ -92,7 +92,7 @@ impl Job {
 }
 
 impl Task {
-    fn new(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
+    pub(crate) fn new(services: &Services, cmdline: &[u8]) -> Result<Self, ExecError> {
         let Command { user, nogui, kind } = Command::parse(cmdline)?;
         let mut config = config(services, &kind)?;
         let is_forced = config.force_user.is_some();

@@ -17,6 +17,7 @@
 //! | `call` | the process of one call: data link, service, pump |
 //! | [`fork_server`] | handing a call to a user's fork server, and that server |
 //! | [`multiplexer`] | the old entry of a service |
+//! | `r2` | programs of R1 and R2, and protocol 1 |
 //! | `session` | calls that wait for a graphical session |
 //!
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
@@ -42,6 +43,7 @@ mod listener;
 mod meminfo;
 pub mod multiplexer;
 pub mod options;
+mod r2;
 mod session;
 mod waiting_calls;
 
@@ -64,7 +66,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// Runs the agent until it is told to end; gives its exit status.
 #[must_use]
 pub fn run(options: &Options) -> i32 {
-    match event_loop::run(options) {
+    let ended = match options.protocol {
+        Some(_) => r2::multiplexed::run(options),
+        None => event_loop::run(options),
+    };
+    match ended {
         Ok(()) => EXIT_DONE,
         Err(error) => {
             tracing::error!("{error}");

@@ -12,6 +12,9 @@ use crate::fork_server;
 /// Exit status for a command line without sense.
 pub(crate) const EXIT_USAGE: i32 = 2;
 
+/// Where programs of R1 and R2 look for the FIFO.
+const R2_FOLDER: &str = "/var/run/qubes";
+
 /// Runs the services of this VM, and lets its programs call services of other VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "qrexec-agent", version, args_override_self = true, infer_long_args = true)]
@@ -41,6 +44,16 @@ pub struct Options {
     #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVED")]
     pub max_served: Option<usize>,
 
+    /// Also let programs of R1 and R2 ask, by the FIFO and the socket of that time in DIR; the agent's own socket moves
+    /// to PATH.sock if the FIFO has its place
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = R2_FOLDER)]
+    pub r2_api: Option<PathBuf>,
+
+    /// Speak the protocol of R1 and R2 with dom0, for which --r2-api is the only way to ask
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub protocol: Option<u32>,
+
     /// Do not confine the processes of calls, for debugging; QREXEC_CONFINE=off does the same
     #[arg(long)]
     pub no_confine: bool,
@@ -59,6 +72,22 @@ impl Options {
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
         read(args).map_err(|error| explain(&error))
+    }
+
+    /// The folder of the FIFO, wherever it is wanted.
+    pub(crate) fn r2_folder(&self) -> PathBuf {
+        self.r2_api.clone().unwrap_or_else(|| R2_FOLDER.into())
+    }
+
+    /// Where programs of today ask.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let fifo = self.r2_api.as_ref().map(|folder| folder.join("qrexec-agent"));
+        if fifo.as_ref() != Some(&self.agent_socket) {
+            return self.agent_socket.clone();
+        }
+        let mut moved = self.agent_socket.clone().into_os_string();
+        moved.push(".sock");
+        moved.into()
     }
 
     /// Where fork servers listen, with `%s` for the user; `None`: they are not to be used.
@@ -108,8 +137,19 @@ mod tests {
         assert_eq!(parse(&["-a/a", "--agent=/b"]).expect("fine").agent_socket, PathBuf::from("/b"));
         let cluster = parse(&["-Sa/c"]).expect("fine");
         assert_eq!((cluster.agent_socket, cluster.no_fork_server), (PathBuf::from("/c"), true));
+        assert_eq!((options.r2_api, options.protocol), (None, None));
         assert_eq!(parse(&["--nonsense"]), Err(ErrorKind::UnknownArgument));
         assert_eq!(parse(&["positional"]), Err(ErrorKind::UnknownArgument));
+    }
+
+    #[test]
+    fn the_fifo_of_old_takes_the_sockets_place_where_both_have_one_name() {
+        let old = parse(&["--r2-api", "--protocol=1"]).expect("fine");
+        assert_eq!((old.r2_folder(), old.protocol), ("/var/run/qubes".into(), Some(1)));
+        assert_eq!(old.socket(), PathBuf::from("/var/run/qubes/qrexec-agent.sock"));
+        let beside = parse(&["--r2-api=/old", "-a/a"]).expect("fine");
+        assert_eq!((beside.r2_folder(), beside.socket()), ("/old".into(), "/a".into()));
+        assert!(parse(&["--protocol=2"]).is_err());
     }
 
     #[test]

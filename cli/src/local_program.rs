@@ -19,7 +19,7 @@ use crate::status;
 use crate::stdio::Streams;
 
 /// Keeps the caller's stderr for the program as well when it is set.
-const PASS_STDERR: &str = "PASS_LOCAL_STDERR";
+pub(crate) const PASS_STDERR: &str = "PASS_LOCAL_STDERR";
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,13 +87,20 @@ impl LocalProgram {
         for (name, value) in &self.env {
             command.env(name, value);
         }
-        for (number, copy) in &saved.copies {
-            command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
-            rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
-        }
+        saved.pass_to(&mut command)?;
         let one_socket = Some(expect_signal()?);
         let child = Some(Child::try_from(command.spawn()?)?);
         Ok(LocalEnd { child, streams: Streams { source, sink: Some(sink) }, one_socket, filter: None })
+    }
+
+    /// Becomes the program, on our own streams and with `saved` as its other descriptors. Returns only if that failed.
+    pub fn replace(&self, saved: &SavedStreams) -> Failure {
+        let mut command = Command::new(&self.file);
+        command.arg0(self.file.file_name().unwrap_or(self.file.as_os_str())).args(&self.args);
+        match saved.pass_to(&mut command) {
+            Ok(()) => self.failure(&command.exec()),
+            Err(error) => self.failure(&error),
+        }
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -164,6 +171,15 @@ impl SavedStreams {
             copies.push((2, copy(rustix::stdio::stderr())?));
         }
         Ok(Self { copies })
+    }
+
+    /// Tells a program of them.
+    fn pass_to(&self, command: &mut Command) -> io::Result<()> {
+        for (number, copy) in &self.copies {
+            command.env(format!("SAVED_FD_{number}"), copy.as_raw_fd().to_string());
+            rustix::io::fcntl_setfd(copy, FdFlags::empty())?;
+        }
+        Ok(())
     }
 }
 

@@ -62,6 +62,9 @@ pub struct DaemonArgs {
     /// Disposables that may be there for calls of the VM at once; further calls that need one are refused.
     #[arg(long, value_name = "N", env = "QREXEC_MAX_DISPOSABLES", default_value_t = MAX_DISPOSABLES)]
     pub max_disposables: usize,
+    /// Speak the protocol of R1 and R2 with the agent, and with programs of dom0.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub protocol: Option<u32>,
     /// UUID of the VM, under which it is found too.
     #[arg(short, long, value_name = "UUID", value_parser = uuid)]
     pub uuid: Option<Target>,

@@ -12,6 +12,7 @@
 //! | [`daemon_core`] | every decision of the daemon, without I/O: a crate of its own |
 //! | [`answer`] | the answer lines of a policy program |
 //! | [`policy_source`] | decisions, from files, from the policy daemon or from a program |
+//! | [`r2`] | the daemon of protocol 1, for VMs of R1 and R2 |
 //! | [`local_socket`] | the socket for dom0 and its names |
 //! | [`driver`] | descriptors and processes: what the core decides is done here |
 //! | [`dom0_service`] | the process of one service in dom0 |
@@ -24,6 +25,7 @@ pub mod dom0_service;
 pub mod driver;
 pub mod local_socket;
 pub mod policy_source;
+pub mod r2;
 pub mod service_log;
 pub mod startup;
 
@@ -93,6 +95,9 @@ fn start(args: &DaemonArgs, environment: Environment) -> io::Result<u8> {
 fn run_daemon(args: &DaemonArgs, environment: Environment, report: Report) -> Outcome {
     Confinement::unless(args.no_confine).announce();
     let files = startup::raise_file_limit();
+    if args.protocol.is_some() {
+        return old(args, environment, report);
+    }
     let driver = setup(args, environment, report, files).and_then(Driver::new);
     match driver {
         Ok(driver) => driver.run(),
@@ -101,6 +106,28 @@ fn run_daemon(args: &DaemonArgs, environment: Environment, report: Report) -> Ou
             Outcome::Failed
         }
     }
+}
+
+/// The daemon of protocol 1.
+fn old(args: &DaemonArgs, environment: Environment, report: Report) -> Outcome {
+    let transport = match Transport::from_env() {
+        Ok(transport) => transport,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return Outcome::Failed;
+        }
+    };
+    r2::run(r2::Setup {
+        id: DomainId(args.id.get()),
+        name: args.name.clone(),
+        uuid: args.uuid.clone(),
+        default_user: args.default_user.as_str().to_owned(),
+        socket_dir: args.socket_dir.clone(),
+        transport,
+        policy_program: args.policy_program.clone(),
+        startup_limit: environment.startup_limit,
+        report,
+    })
 }
 
 fn setup(args: &DaemonArgs, environment: Environment, report: Report, files: Rlimit) -> io::Result<Setup> {

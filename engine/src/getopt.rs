@@ -109,6 +109,11 @@ fn long(
     let whole = || vec![word(b"--", said)];
     let Some((name, arg)) = find(command, style, name) else { return whole() };
     let option = word(b"--", name.as_bytes());
+    if arg.is_require_equals_set() {
+        // Its value may be left out: the next word is none.
+        let value = value.map(|value| word(b"=", value.as_bytes())).unwrap_or_default();
+        return vec![word(option.as_bytes(), value.as_bytes())];
+    }
     match (takes_value(arg), value) {
         (true, Some(value)) => vec![option, value.to_owned()],
         (true, None) => std::iter::once(option).chain(rest.next()).collect(),

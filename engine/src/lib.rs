@@ -30,6 +30,7 @@ pub mod link;
 pub mod localfd;
 pub mod log_source;
 pub mod pump;
+pub mod r2;
 pub mod say;
 pub mod step;
 

@@ -8,7 +8,7 @@ use engine::say;
 
 use super::builder::{Builder, Lab};
 use super::foreground::Foreground;
-use super::plan::Transport;
+use super::plan::{Age, Transport};
 use super::{DOM0, Error, keeper, role, store, supervisor};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
@@ -120,6 +120,10 @@ struct LabArgs {
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
     transport: Transport,
+    /// Of which age it is: with r2-api programs of VMs may ask as in R2 as well, with r2 agents and daemons speak its
+    /// protocol, too, and each service has its own policy file
+    #[arg(long, value_enum, default_value = "now")]
+    age: Age,
     /// Takes the programs that this folder has from there
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -151,9 +155,12 @@ fn service(text: &str) -> Result<ServiceArg, NoService> {
 
 impl LabArgs {
     fn builder(self) -> Result<Builder, Error> {
-        let mut builder =
-            Lab::builder().ask(self.ask).transport(self.transport).namespace(!self.no_namespace);
-        builder = builder.default_services(!self.no_default_services);
+        let mut builder = Lab::builder()
+            .ask(self.ask)
+            .age(self.age)
+            .transport(self.transport)
+            .namespace(!self.no_namespace)
+            .default_services(!self.no_default_services);
         for vm in &self.vm {
             builder = builder.vm(vm);
         }

@@ -13,7 +13,7 @@ use rustix::process::getuid;
 
 use super::control::{Answer, ControlClient, Part, Request};
 use super::plan::{
-    DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, Plan, Source, Transport, apply, check_file_name,
+    Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, Plan, Source, Transport, apply, check_file_name,
     check_vm_name,
 };
 use super::report::Report;
@@ -34,6 +34,7 @@ impl Default for Builder {
             token: String::new(),
             vms: Vec::new(),
             transport: Transport::default(),
+            age: Age::default(),
             user: String::new(),
             policy: DEFAULT_POLICY.to_owned(),
             ask: false,
@@ -114,6 +115,19 @@ impl Builder {
     pub fn transport(mut self, transport: Transport) -> Self {
         self.plan.transport = transport;
         self
+    }
+
+    /// Of which age it is. Default: today.
+    #[must_use]
+    pub fn age(mut self, age: Age) -> Self {
+        self.plan.age = age;
+        self
+    }
+
+    /// In a lab of R2, the policy of a service. Default: VMs may call each other.
+    #[must_use]
+    pub fn old_policy(self, service: &str, text: &str) -> Self {
+        self.entry(DOM0, "policy.d", service, Source::Script(text.to_owned()))
     }
 
     /// Whether to try for a PID namespace. Default: yes; where the system forbids it, the lab does without.

@@ -35,7 +35,7 @@ pub use args::main;
 pub use builder::{Builder, Lab};
 pub use control::Part;
 pub use error::Error;
-pub use plan::{DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
+pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
 pub use sweep::{Process, kill_marked, processes};
 
 /// What this crate adds to an executable.

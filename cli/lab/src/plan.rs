@@ -33,6 +33,20 @@ pub enum Transport {
     Socket,
 }
 
+/// Of which age a lab is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Age {
+    /// Today.
+    #[default]
+    Now,
+    /// Programs of VMs ask as in R2, and agents and daemons speak its protocol.
+    R2,
+    /// Programs of VMs may ask as in R2; agents and daemons are of today.
+    #[value(name = "r2-api")]
+    R2Api,
+}
+
 /// How a service of a machine comes to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,6 +77,9 @@ pub struct Plan {
     pub vms: Vec<String>,
     /// The transport under the rings.
     pub transport: Transport,
+    /// Its age.
+    #[serde(default)]
+    pub age: Age,
     /// The user that calls run as: the one who started the lab.
     pub user: String,
     /// Text of the only policy file.
@@ -131,11 +148,16 @@ impl Plan {
         if id == 0 {
             env.set("QREXEC_SOCKET_DIR", layout.sockets());
             env.set("QREXEC_POLICY_DIR", layout.policy());
+            if self.age == Age::R2 {
+                // Its policy is of that age, too.
+                env.set("QREXEC_POLICY_DIR", layout.root().join("none"));
+                env.set("QREXEC_OLD_POLICY_DIR", layout.policy());
+            }
             env.set("QREXEC_SYSTEM_INFO", layout.system_info());
             env.set("QREXEC_POLICY_AGENT_SOCKET", layout.policy_agent());
             env.unset("QREXEC_AGENT_SOCKET");
         } else {
-            env.set("QREXEC_AGENT_SOCKET", layout.agent_socket(vm));
+            env.set("QREXEC_AGENT_SOCKET", layout.agent_place(self.age, vm));
             for name in ["QREXEC_SOCKET_DIR", "QREXEC_POLICY_DIR", "QREXEC_SYSTEM_INFO"] {
                 env.unset(name);
             }
@@ -246,6 +268,14 @@ impl Layout {
     pub fn agent_socket(&self, vm: &str) -> PathBuf {
         self.machine(vm).join("agent")
     }
+    /// Where programs of a VM ask.
+    pub fn agent_place(&self, age: Age, vm: &str) -> PathBuf {
+        if age == Age::R2 { self.old_api(vm).join("qrexec-agent") } else { self.agent_socket(vm) }
+    }
+    /// A VM's FIFO of R2 and the socket beside it.
+    pub fn old_api(&self, vm: &str) -> PathBuf {
+        self.machine(vm).join("api")
+    }
     /// A machine's services.
     pub fn services(&self, vm: &str) -> PathBuf {
         self.machine(vm).join("rpc")
@@ -329,6 +359,7 @@ mod tests {
             token: "t".into(),
             vms: vec!["work".into(), "vault".into()],
             transport: Transport::Shm,
+            age: Age::Now,
             user: "user".into(),
             ask: false,
             policy: DEFAULT_POLICY.into(),

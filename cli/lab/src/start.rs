@@ -14,11 +14,13 @@ use rustix::process::{Pid, getpid};
 
 use super::Error;
 use super::control::{Answer, Part, Run};
-use super::plan::{DOM0, Layout, Plan, apply, uuid};
+use super::plan::{Age, DOM0, Layout, Plan, apply, uuid};
 
 /// The socket that shows that a part is ready.
-pub(super) fn socket(layout: &Layout, part: Part, vm: &str) -> PathBuf {
+pub(super) fn socket(plan: &Plan, part: Part, vm: &str) -> PathBuf {
+    let layout = plan.layout();
     match part {
+        Part::Agent if plan.age == Age::R2 => layout.old_api(vm).join("qrexec-agent-fdpass"),
         Part::Agent => layout.agent_socket(vm),
         Part::Daemon => layout.daemon_socket(vm),
     }
@@ -29,7 +31,7 @@ pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     let layout = plan.layout();
     let machine = if part == Part::Agent { vm } else { DOM0 };
     let mut command = match part {
-        Part::Agent => agent(&layout, vm),
+        Part::Agent => agent(plan, &layout, vm),
         Part::Daemon => daemon(&layout, plan, vm)?,
     };
     apply(&mut command, &plan.environment(machine)?);
@@ -44,9 +46,15 @@ pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     started.map_err(|error| Error::io(format!("cannot start {}", command.get_program().display()), error))
 }
 
-fn agent(layout: &Layout, vm: &str) -> Command {
+fn agent(plan: &Plan, layout: &Layout, vm: &str) -> Command {
     let mut command = Command::new(layout.bin().join("qrexec-agent"));
     command.arg(option("--agent-socket=", layout.agent_socket(vm))).arg("--no-fork-server");
+    if plan.age != Age::Now {
+        command.arg(option("--r2-api=", layout.old_api(vm)));
+    }
+    if plan.age == Age::R2 {
+        command.arg("--protocol=1");
+    }
     command
 }
 
@@ -54,6 +62,9 @@ fn daemon(layout: &Layout, plan: &Plan, vm: &str) -> Result<Command, Error> {
     let id = plan.id(vm).ok_or_else(|| Error::unknown_vm(vm))?;
     let mut command = Command::new(layout.bin().join("qrexec-daemon"));
     command.arg("-D").arg(option("--socket-dir=", layout.sockets())).arg(format!("--uuid={}", uuid(id)));
+    if plan.age == Age::R2 {
+        command.arg("--protocol=1");
+    }
     command.arg(id.to_string()).arg(vm).arg(&plan.user);
     Ok(command)
 }

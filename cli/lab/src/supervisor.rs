@@ -21,7 +21,7 @@ use rustix::process::{
 
 use super::control::{Answer, Connection, Part, Request, Run};
 use super::keeper::{SIGNALS, read_plan, silence_stdout};
-use super::plan::{Layout, Plan};
+use super::plan::{Age, Layout, Plan};
 use super::report::Report;
 use super::{Error, start, sweep};
 
@@ -148,7 +148,11 @@ impl Supervisor {
 
     fn start_machines(&mut self) -> Result<(), Error> {
         let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        let folders = self.plan.vms.iter().map(|vm| self.layout.machine(vm)).chain([self.layout.sockets()]);
+        let agents = self.plan.vms.iter().map(|vm| match self.plan.age {
+            Age::R2 => self.layout.old_api(vm),
+            Age::Now | Age::R2Api => self.layout.machine(vm),
+        });
+        let folders = agents.chain([self.layout.sockets()]);
         for folder in folders {
             inotify::add_watch(&self.folders, &folder, flags)
                 .map_err(|error| Error::io(format!("cannot watch {}", folder.display()), error))?;
@@ -157,7 +161,7 @@ impl Supervisor {
         for vm in self.plan.vms.clone() {
             for part in [Part::Agent, Part::Daemon] {
                 self.start_part(part, &vm)?;
-                sockets.push(start::socket(&self.layout, part, &vm));
+                sockets.push(start::socket(&self.plan, part, &vm));
             }
         }
         self.waiting.push(Waiting { connection: None, sockets, until: Instant::now() + READY_WITHIN });
@@ -305,10 +309,10 @@ impl Supervisor {
         }
         // A killed program leaves its socket behind, and a daemon without its agent takes its own away; so the ones
         // that appear from now on are the new ones.
-        let mut sockets = vec![start::socket(&self.layout, Part::Daemon, vm)];
+        let mut sockets = vec![start::socket(&self.plan, Part::Daemon, vm)];
         let _ = fs::remove_file(self.layout.sockets().join(format!("qrexec.{id}")));
         if part == Part::Agent {
-            sockets.push(start::socket(&self.layout, Part::Agent, vm));
+            sockets.push(start::socket(&self.plan, Part::Agent, vm));
         }
         for socket in &sockets {
             let _ = fs::remove_file(socket);

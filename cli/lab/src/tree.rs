@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
-use super::plan::{DOM0, Layout, Plan, Source};
+use super::plan::{Age, DOM0, Layout, Plan, Source};
 use super::{Error, defaults};
 use cli::policy_tools::people::{ASK, NEW, NOTIFY};
 
@@ -20,7 +20,10 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let layout = plan.layout();
     make_folders(plan, &layout)?;
     link_programs(plan, &layout.bin())?;
-    write(&layout.policy().join("30-lab.policy"), &plan.policy, 0o600)?;
+    match plan.age {
+        Age::R2 => old_policy(plan, &layout)?,
+        Age::Now | Age::R2Api => write(&layout.policy().join("30-lab.policy"), &plan.policy, 0o600)?,
+    }
     write(&layout.system_info(), &plan.system_info().to_string(), 0o600)?;
     let services: &[&str] = if plan.ask { &[ASK, NEW, NOTIFY] } else { &[] };
     for service in services {
@@ -72,8 +75,28 @@ fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
         {
             private_folder(&folder)?;
         }
+        if plan.age != Age::Now {
+            private_folder(&layout.old_api(vm))?;
+        }
     }
     Ok(())
+}
+
+/// A file for each service that a VM has, unless the policy asks: then a file that is missing is asked for.
+fn old_policy(plan: &Plan, layout: &Layout) -> Result<(), Error> {
+    let services = plan.entries.iter().filter_map(|entry| {
+        let parts: Vec<_> = entry.path.iter().collect();
+        match parts.as_slice() {
+            [_, vm, folder, name] if *folder == "rpc" && *vm != DOM0 => Some((*name).to_owned()),
+            _ => None,
+        }
+    });
+    let given = |name: &std::ffi::OsStr| {
+        let path = layout.policy().join(name);
+        plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path)
+    };
+    let names: std::collections::BTreeSet<_> = services.filter(|name| !plan.ask && !given(name)).collect();
+    names.iter().try_for_each(|name| write(&layout.policy().join(name), "anyvm anyvm allow\n", 0o600))
 }
 
 /// One link per program: to a build in `bin_dir` where it has one, else to our own executable, which plays every role.
@@ -102,7 +125,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::{Entry, Transport};
+    use super::super::plan::{Age, Entry, Transport};
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -117,6 +140,7 @@ mod tests {
             token: "t".into(),
             vms: vec!["work".into()],
             transport: Transport::Shm,
+            age: Age::Now,
             user: "user".into(),
             ask: false,
             policy: "* * * * deny\n".into(),

@@ -10,6 +10,7 @@ use engine::confine::Confinement;
 use engine::datalink::WAIT_CLIENT;
 use wire::control::MAX_CMDLINE;
 use wire::names::{DomainId, Ident, Target};
+use wire::r2::Handles;
 use wire::usbip::Rules;
 
 use crate::failure::Failure;
@@ -37,7 +38,7 @@ pub(super) struct ClientArgs {
     #[arg(short = 'd', value_name = "NAME")]
     domain: OsString,
     /// Connect this local command, or service of dom0, instead of stdin and stdout
-    #[arg(short, value_name = "CMD", conflicts_with_all = ["connect", "exit_at_once"])]
+    #[arg(short, value_name = "CMD", conflicts_with = "exit_at_once")]
     local: Option<OsString>,
     /// Connect the service or command to a waiting request of the qube SRC; dom0 as NAME runs it here
     #[arg(short, value_name = "ID,SRC,SRCID", action = ArgAction::Append, conflicts_with = "exit_at_once")]
@@ -79,8 +80,8 @@ pub(super) struct ClientArgs {
     #[arg(long)]
     no_confine: bool,
     /// What to run: USER:COMMAND, USER:QUBESRPC SERVICE+ARG SOURCE; for dom0 itself without USER
-    #[arg(value_name = "COMMAND")]
-    command: OsString,
+    #[arg(value_name = "COMMAND", required_unless_present_all = ["local", "connect"])]
+    command: Option<OsString>,
 }
 
 /// A request of a qube that waits for its service.
@@ -102,6 +103,14 @@ pub(super) enum Purpose {
     StartOnly,
     /// A request that waits elsewhere.
     Connect(Waiting),
+    /// As in R2: this local command for a request that waits in the qube itself. That is what `-l CMD -c ID` means
+    /// without COMMAND.
+    Existing {
+        /// The command.
+        local: Vec<u8>,
+        /// The request.
+        ident: String,
+    },
 }
 
 /// What is to be done.
@@ -133,11 +142,18 @@ impl ClientArgs {
         if self.wait_for_end && self.connect.is_empty() {
             return Err(Failure::usage("-W goes with -c only: without it the call is waited for anyway"));
         }
-        let command = self.command.into_vec();
-        if command.is_empty() || command.len() > MAX_CMDLINE {
+        if self.command.is_some() && self.local.is_some() && !self.connect.is_empty() {
+            return Err(Failure::usage("-l and -c go together only as in R2, without COMMAND"));
+        }
+        let existing = self.command.is_none();
+        let command = self.command.unwrap_or_default().into_vec();
+        if !existing && (command.is_empty() || command.len() > MAX_CMDLINE) {
             return Err(Failure::usage(format!("COMMAND must have 1 to {MAX_CMDLINE} bytes")));
         }
         let purpose = match (self.local, self.connect.pop(), self.exit_at_once) {
+            (Some(local), Some(ident), _) => {
+                Purpose::Existing { local: local.into_vec(), ident: parse_handles(ident)? }
+            }
             (Some(local), ..) => Purpose::Local(local.into_vec()),
             (_, Some(waiting), _) => Purpose::Connect(parse_waiting(waiting)?),
             (_, _, true) => Purpose::StartOnly,
@@ -180,6 +196,15 @@ fn wait_time(text: &str) -> Result<Duration, Failure> {
         Ok(0) => Ok(FOREVER),
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(error) => Err(Failure::usage(format!("-w {}: {error}", text.escape_default()))),
+    }
+}
+
+/// The ident of a request of R2.
+fn parse_handles(word: OsString) -> Result<String, Failure> {
+    let word = text(word, "-c ID")?;
+    match Handles::parse(word.as_bytes()) {
+        Some(_) => Ok(word),
+        None => Err(Failure::usage("-l CMD -c ID without COMMAND: ID has three numbers")),
     }
 }
 
@@ -248,6 +273,15 @@ mod tests {
         assert_eq!((plan.target.as_str(), plan.command.as_slice()), ("uuid:aa-11", words[5].as_bytes()));
         assert!(plan.kill && plan.wait_for_end && !plan.exit_code);
         assert!(matches!(plan.purpose, Purpose::Connect(_)));
+    }
+
+    #[test]
+    fn a_request_of_r2_has_a_local_command_and_no_other() {
+        let plan = plan(&["-d", "work", "-l", "cat", "-c", "9 11 12"]).unwrap();
+        assert_eq!(plan.purpose, Purpose::Existing { local: b"cat".to_vec(), ident: "9 11 12".to_owned() });
+        for wrong in [&["-c", "9 11 12"][..], &["-l", "cat"], &["-l", "cat", "-c", "9 11"], &["-e"]] {
+            assert!(self::plan(&[&["-d", "work"], wrong].concat()).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

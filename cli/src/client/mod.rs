@@ -2,7 +2,7 @@
 //!
 //! What is asked for is one of four things: a command in a qube with its data here ([`call`]), the same
 //! for a request that waits in another qube ([`connect`]), a service of dom0 for such a request or for a
-//! caller in dom0 itself ([`dom0`]).
+//! caller in dom0 itself ([`dom0`]). With a daemon of protocol 1 all of that is [`old`].
 
 use std::ffi::OsString;
 
@@ -15,6 +15,7 @@ mod connect;
 mod daemon;
 mod dom0;
 mod killer;
+mod old;
 pub mod own;
 
 use args::{ClientArgs, Plan, Purpose};
@@ -51,7 +52,15 @@ pub fn main(args: Vec<OsString>) -> i32 {
 
 /// Does what was asked for; gives the status of what ran.
 fn run(plan: &Plan) -> Result<i32, Failure> {
+    if old::is_meant(&plan.socket_dir, &plan.target) {
+        return old::call(plan);
+    }
     match (&plan.purpose, plan.target.is_dom0()) {
+        (Purpose::Existing { .. }, _) => {
+            let why =
+                format!("{}: its daemon is not of R2: -c needs ID,SRC,SRCID, and a COMMAND", plan.target);
+            Err(Failure::trouble(why))
+        }
         (Purpose::Connect(waiting), true) => dom0::run_service(plan, waiting),
         (Purpose::Connect(waiting), false) => connect::connect(plan, waiting).map(|()| 0),
         (Purpose::Local(_), true) => {

@@ -19,6 +19,7 @@ use crate::status;
 use crate::stdio::{self, Streams};
 
 mod args;
+mod old;
 pub mod own;
 mod request;
 
@@ -62,13 +63,20 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     if let Some(program) = &plan.program {
         program.check()?;
     }
+    let socket = match old::place(&plan.agent_socket) {
+        old::Place::Socket(socket) => socket,
+        old::Place::Fifo(fifo) => match &plan.program {
+            Some(program) => return old::become_program(&fifo, &plan.request, program),
+            None => return Err(Failure::usage("this qube's agent is of R2: a PROGRAM is needed")),
+        },
+    };
     let saved = match &plan.program {
         Some(_) => SavedStreams::take().map_err(Failure::during("stdin and stdout"))?,
         None => SavedStreams::default(),
     };
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     step::reached("asks");
-    let asked = request::ask(&plan.agent_socket, &plan.request)?;
+    let asked = request::ask(&socket, &plan.request)?;
     // Policy decides meanwhile.
     let rings = transport.data_rings(plan.buffer).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;

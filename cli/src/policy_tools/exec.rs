@@ -15,6 +15,7 @@ use policy::Policy;
 use wire::names::Target;
 
 use super::judge::{Case, DENY, Question, Told};
+use super::old;
 use super::people::People;
 use super::r3::OldFolder;
 use super::system::SystemSource;
@@ -24,6 +25,9 @@ use crate::{status, usage};
 
 const EXEC: &str = "qrexec-policy-exec";
 const POLICY: &str = "qrexec-policy";
+
+/// The policy folder of R1.
+const OLDEST_FOLDER: &str = "/etc/qubes_rpc/policy";
 
 /// The exit status for a call that is denied.
 const DENIED: i32 = 1;
@@ -102,6 +106,9 @@ fn run(program: &'static str, args: Vec<OsString>) -> i32 {
 fn decide(program: &str, args: &PolicyExecArgs) -> Result<i32, Failure> {
     let (words, waiting) = understand(program, args)?;
     let [source, target, service] = words;
+    // Before R4 keywords had another sign.
+    let modern = target.strip_prefix('$').filter(|_| program == POLICY).map(|keyword| format!("@{keyword}"));
+    let target = modern.as_ref().unwrap_or(target);
     let question = Question {
         source: source.clone(),
         target: target.clone(),
@@ -122,6 +129,9 @@ fn decide(program: &str, args: &PolicyExecArgs) -> Result<i32, Failure> {
         }
         Some(waiting) => {
             show(told.as_ref());
+            if !args.just_evaluate && daemon::r2::marker(&args.socket_dir, source).exists() {
+                return old::connect(&args.socket_dir, &answer, [source, service], &waiting.ident);
+            }
             if allowed && !args.just_evaluate {
                 // Whoever was told that the call is allowed is told, too, if nothing comes of it.
                 let result = connect(args, &answer, source, target, service, &waiting, told.is_none());
@@ -172,7 +182,7 @@ fn answer(args: &PolicyExecArgs, question: Question, people: &People) -> (String
     // Whoever asked reads our output: when they stop to, nobody waits for the user any more.
     let caller = Some(rustix::stdio::stdout());
     let closed = if is_of_r3(args) {
-        match OldFolder::new(&args.old_path).close(question, system, people, caller) {
+        match OldFolder::new(old_folder(args)).close(question, system, people, caller) {
             Ok(closed) => closed,
             Err(why) => return denied(&why),
         }
@@ -184,12 +194,23 @@ fn answer(args: &PolicyExecArgs, question: Question, people: &People) -> (String
 
 /// Whether this machine has none of the policy folders, but that of R3.
 fn is_of_r3(args: &PolicyExecArgs) -> bool {
-    !args.folders.iter().any(|folder| folder.exists()) && args.old_path.is_dir()
+    !args.folders.iter().any(|folder| folder.exists()) && old_folder(args).is_dir()
+}
+
+/// The folder of old, or the one of R1 where there is no other.
+fn old_folder(args: &PolicyExecArgs) -> &Path {
+    let oldest = Path::new(OLDEST_FOLDER);
+    let standard = args.old_path == Path::new(policy::load::OLD_POLICY_FOLDER);
+    if !standard || args.old_path.is_dir() || !oldest.is_dir() {
+        return &args.old_path;
+    }
+    tracing::warn!("{OLDEST_FOLDER} is used; its name is {} now", policy::load::OLD_POLICY_FOLDER);
+    oldest
 }
 
 /// The policy of the policy folders.
 fn policy(args: &PolicyExecArgs) -> Policy {
-    let policy = Policy::compile_or_deny(&Disk::new(&args.folders).with_old_folder(&args.old_path));
+    let policy = Policy::compile_or_deny(&Disk::new(&args.folders).with_old_folder(old_folder(args)));
     if let Some(error) = policy.error() {
         tracing::error!("every call is denied until the policy is mended: {error}");
     }

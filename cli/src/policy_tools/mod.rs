@@ -11,6 +11,7 @@
 //! | [`exec`] | `qrexec-policy-exec` and `qrexec-policy`: one decision on the command line |
 //! | [`graph`] | `qrexec-policy-graph`: what a policy lets through, as a picture |
 //! | [`judge`] | one question from its text to its answer |
+//! | `old` | making the call of a VM of R1 or R2 |
 //! | [`people`] | questions and notices to the user, by way of his GUI qube |
 //! | `places` | who may wait for the user, and how many notices are shown |
 //! | [`r3`] | a machine of R3: files that are made when they are missing, and "yes to all" |
@@ -32,6 +33,7 @@ pub mod graph;
 pub mod helper;
 pub mod judge;
 pub mod lint;
+mod old;
 pub mod people;
 mod places;
 pub mod r3;

@@ -15,7 +15,9 @@ pub const MAX_FILE_NAME: usize = 255;
 const TCP: &[u8] = b"/dev/tcp";
 
 /// Where services are, if nothing else is said.
-const SERVICES: &str = "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc";
+const SERVICES: &str = "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc:/etc/qubes_rpc";
+/// The name that the last of them had in R1: what is found there is named in the log.
+const OLDEST: &str = "qubes_rpc";
 /// Where their configuration is, if nothing else is said.
 const CONFIGS: &str = "/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config";
 
@@ -90,7 +92,12 @@ impl SearchPath {
         for folder in &self.0 {
             let path = folder.join(name);
             match look(&path) {
-                Ok(Some(what)) if wanted(&what) => return Ok(Some(FoundFile { path, what })),
+                Ok(Some(what)) if wanted(&what) => {
+                    if folder.file_name() == Some(OsStr::new(OLDEST)) {
+                        tracing::warn!("{}: the folder's name is qubes-rpc now", path.display());
+                    }
+                    return Ok(Some(FoundFile { path, what }));
+                }
                 Ok(_) => {}
                 Err(source) => return Err(ExecError::Unreadable { path, source }),
             }

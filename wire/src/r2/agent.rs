@@ -44,7 +44,7 @@ pub enum AgentOutput {
 
 /// One client with streams.
 #[derive(Debug)]
-struct Client {
+struct MuxedClient {
     id: u8,
     input: Kept,
     input_ended: bool,
@@ -63,7 +63,7 @@ struct Client {
 pub struct AgentMux {
     decoder: Decoder,
     by_id: BTreeMap<u8, CallKey>,
-    clients: BTreeMap<CallKey, Client>,
+    clients: BTreeMap<CallKey, MuxedClient>,
     next_key: u64,
     kept: usize,
     out: Kept,
@@ -148,7 +148,7 @@ impl AgentMux {
         }
         let key = CallKey(self.next_key);
         self.next_key = self.next_key.wrapping_add(1);
-        let client = Client {
+        let client = MuxedClient {
             id,
             input: Kept::default(),
             input_ended: false,
@@ -263,7 +263,7 @@ impl AgentMux {
 
     /// The exit code comes last.
     fn settle(&mut self, key: CallKey) {
-        let Some(Client { id, ended: [true, true], status: Some(status), .. }) = self.clients.get(&key)
+        let Some(MuxedClient { id, ended: [true, true], status: Some(status), .. }) = self.clients.get(&key)
         else {
             return;
         };

@@ -46,7 +46,7 @@ pub enum DaemonOutput {
 }
 
 #[derive(Debug)]
-struct Client {
+struct MuxedClient {
     key: ClientKey,
     lease: Lease,
     kept: Kept,
@@ -60,7 +60,7 @@ struct Client {
 pub struct DaemonMux {
     decoder: Decoder,
     ids: Ids,
-    by_id: BTreeMap<u8, Client>,
+    by_id: BTreeMap<u8, MuxedClient>,
     by_key: BTreeMap<ClientKey, u8>,
     kept: usize,
     out: Kept,
@@ -99,8 +99,14 @@ impl DaemonMux {
             self.outputs.push_back(DaemonOutput::Over(key, Vec::new()));
             return Ok(());
         }
-        let client =
-            Client { key, lease, kept: Kept::default(), said_xoff: false, held: false, input_ended: false };
+        let client = MuxedClient {
+            key,
+            lease,
+            kept: Kept::default(),
+            said_xoff: false,
+            held: false,
+            input_ended: false,
+        };
         self.by_key.insert(key, lease.id);
         self.by_id.insert(lease.id, client);
         Ok(())
@@ -132,7 +138,7 @@ impl DaemonMux {
         Ok((ty, command))
     }
 
-    fn client(&mut self, key: ClientKey) -> Option<&mut Client> {
+    fn client(&mut self, key: ClientKey) -> Option<&mut MuxedClient> {
         let id = self.by_key.get(&key)?;
         self.by_id.get_mut(id)
     }
@@ -268,7 +274,7 @@ impl DaemonMux {
         }
     }
 
-    fn forget(&mut self, id: u8) -> Option<Client> {
+    fn forget(&mut self, id: u8) -> Option<MuxedClient> {
         let client = self.by_id.remove(&id)?;
         self.by_key.remove(&client.key);
         self.kept = self.kept.saturating_sub(client.kept.len());

@@ -1,0 +1,74 @@
+//! Programs that ask as in R1 and R2, on a link of today.
+
+use std::time::Instant;
+
+use agent_core::ClientId;
+use engine::reactor::Interest;
+use wire::control::Endpoint;
+
+use super::{Agent, Error, FDPASS, FIFO, Watched};
+use crate::r2::caller::{self, Errors};
+use crate::r2::entrance::{Caller, Entrance};
+
+/// Requests that wait for dom0, and calls that were made of them.
+const MOST: usize = 1024;
+
+/// A program that has asked.
+pub(super) struct OldCaller {
+    caller: Caller,
+    label: String,
+}
+
+impl Agent {
+    /// Lets programs of R1 and R2 in, where they may come.
+    pub(super) fn open_entrance(&mut self) -> Result<(), Error> {
+        let Some(folder) = self.r2_folder.clone() else { return Ok(()) };
+        let entrance =
+            Entrance::open(&folder).map_err(|source| Error::Listener { path: folder.clone(), source })?;
+        self.reactor.add(entrance.fifo(), FIFO, Interest::Read)?;
+        self.reactor.add(entrance.socket(), FDPASS, Interest::Read)?;
+        self.entrance = Some(entrance);
+        Ok(())
+    }
+
+    /// Forgets connections that nobody asks with, and lets others in as long as there is room.
+    pub(super) fn tend_entrance(&mut self, now: Instant) {
+        if let Some(entrance) = &mut self.entrance {
+            entrance.on_time(now);
+            entrance.adjust(&self.reactor, FDPASS, now);
+        }
+    }
+
+    /// Passes their requests on, each as a request of today with a number of its own.
+    pub(super) fn hear_old_callers(&mut self) {
+        let requests = self.entrance.as_mut().map(Entrance::requests).unwrap_or_default();
+        for asked in requests {
+            let label = asked.blob.shown();
+            if self.old_callers.len() >= MOST {
+                tracing::warn!("{label}: refused: too many requests wait");
+                continue;
+            }
+            let token = self.next_token;
+            self.next_token = self.next_token.wrapping_add(1);
+            self.old_callers.insert(token, OldCaller { caller: asked.caller, label });
+            let request = caller::trigger(&asked.blob);
+            self.core.handle_request(ClientId(token), request, self.control.is_busy());
+            self.act();
+        }
+    }
+
+    /// Its request is allowed: a process moves its bytes.
+    pub(super) fn serve_old_caller(&mut self, token: u64, endpoint: Endpoint) {
+        let Some(OldCaller { caller, label }) = self.old_callers.remove(&token) else { return };
+        let (streams, errors) = Errors::of(caller);
+        let ground = (self.confinement, self.files);
+        let child = caller::serve(&self.transport, &streams, endpoint, &label, ground);
+        let watched = child.and_then(|child| Ok(self.watch(Watched::Old(token, child))?));
+        // Without it nobody reads its error output, and it is told so when it writes.
+        let _ = self.watch(Watched::Errors(errors));
+        if let Err(error) = watched {
+            tracing::error!("{label}: {error}");
+            self.core.handle_client_gone(ClientId(token));
+        }
+    }
+}

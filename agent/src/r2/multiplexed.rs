@@ -1,0 +1,375 @@
+//! The agent of protocol 1: one process, one link, all calls of the VM on it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use engine::Installation;
+use engine::exec::{Services, Users};
+use engine::process::{Child, FileLimit, Signals};
+use engine::r2::{Muxed, Over};
+use engine::reactor::{Event, Interest, Reactor};
+use ring::{Listener, Sizes, Transport};
+use rustix::process::Signal;
+use wire::escape::Escaped;
+use wire::names::{DomainId, Port};
+use wire::r2::{AgentMux, AgentOutput, CallKey, Stream, TO_AGENT_RING, TO_DAEMON_RING, WaitStatus};
+
+use super::call::{Call, Rest};
+use super::entrance::{Caller, Entrance};
+use crate::event_loop::Error;
+use crate::meminfo::MeminfoWriter;
+use crate::options::Options;
+
+mod calls;
+
+const LINK: u64 = 0;
+const SIGNALS: u64 = 1;
+const FIFO: u64 = 2;
+const SOCKET: u64 = 3;
+/// The first token of anything else; a call has four.
+const FIRST_TOKEN: u64 = 16;
+const PER_CALL: u64 = 4;
+
+/// Rings as they were then.
+const RINGS: Sizes = Sizes { left: TO_AGENT_RING, right: TO_DAEMON_RING };
+
+/// Reads of local streams before the link has a turn.
+const TURNS: usize = 64;
+/// Bytes of a command that a log line shows.
+const SHOWN: usize = 200;
+/// Bytes of input that is still to be written for calls that are over.
+const MOST_RESTS: usize = 8 << 20;
+/// Callers that wait for dom0's answer.
+const MOST_ASKED: usize = 1024;
+/// How long to wait when listening failed, before trying again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a token of a call means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Stdin,
+    Output(Stream),
+    Child,
+}
+
+fn token(key: CallKey, part: Part) -> u64 {
+    let part = match part {
+        Part::Stdin => 0,
+        Part::Output(Stream::Stdout) => 1,
+        Part::Output(Stream::Stderr) => 2,
+        Part::Child => 3,
+    };
+    FIRST_TOKEN.wrapping_add(key.0.wrapping_mul(PER_CALL)).wrapping_add(part)
+}
+
+fn of_token(token: u64) -> (CallKey, Part) {
+    let number = token.wrapping_sub(FIRST_TOKEN);
+    let part = match number % PER_CALL {
+        0 => Part::Stdin,
+        1 => Part::Output(Stream::Stdout),
+        2 => Part::Output(Stream::Stderr),
+        _ => Part::Child,
+    };
+    (CallKey(number / PER_CALL), part)
+}
+
+/// Runs the agent until a signal ends it.
+pub(crate) fn run(options: &Options) -> Result<(), Error> {
+    Agent::new(options)?.run()
+}
+
+enum Link {
+    Waiting(Listener),
+    Up { muxed: Box<Muxed<AgentMux>>, out: bool },
+    Down(Instant),
+}
+
+struct Agent {
+    transport: Transport,
+    services: Services,
+    folder: PathBuf,
+    files: FileLimit,
+    reactor: Reactor,
+    signals: Signals,
+    link: Link,
+    /// There from the first daemon on.
+    entrance: Option<Entrance>,
+    /// Callers whose requests dom0 has not answered.
+    asked: BTreeMap<[u32; 3], Caller>,
+    calls: BTreeMap<CallKey, Call>,
+    /// Outputs that have something and are not watched: their turn comes.
+    ready: VecDeque<u64>,
+    /// Outputs that have something, of calls that must not send.
+    held: Vec<u64>,
+    rests: BTreeMap<u64, Rest>,
+    /// Processes whose calls are over.
+    strays: BTreeMap<u64, Child>,
+    /// For what has no call: the keys that no call reaches, from the end.
+    next_stray: u64,
+    meminfo: Option<MeminfoWriter>,
+}
+
+impl Agent {
+    fn new(options: &Options) -> Result<Self, Error> {
+        let transport = Transport::from_env()?;
+        let installation = Installation::stated(transport.kind())?;
+        let files = FileLimit::raise();
+        let reactor = Reactor::new()?;
+        // The last one: a service may send it to `QREXEC_AGENT_PID`, which is us here.
+        let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
+        let signals = signals.map_err(Error::Signals)?;
+        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        let link = Link::Waiting(listen(&transport, &reactor)?);
+        Ok(Self {
+            services: Services::from_env(Users::by_privilege(installation), installation),
+            folder: options.r2_folder(),
+            files,
+            link,
+            entrance: None,
+            asked: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            rests: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            next_stray: u64::MAX,
+            meminfo: MeminfoWriter::from_env(installation),
+            transport,
+            reactor,
+            signals,
+        })
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        let mut events = Vec::new();
+        loop {
+            let busy = self.turn().unwrap_or_else(|why| {
+                self.lose(&why);
+                true
+            });
+            let timeout = if busy { Some(Duration::ZERO) } else { self.timeout(Instant::now()) };
+            self.reactor.wait(timeout, &mut events)?;
+            let now = Instant::now();
+            for event in &events {
+                if event.token == SIGNALS && self.is_over()? {
+                    return Ok(());
+                }
+                self.on_event(event, now)?;
+            }
+            self.on_time(now)?;
+        }
+    }
+
+    fn is_over(&mut self) -> Result<bool, Error> {
+        let signal = self.signals.take_next().map_err(Error::Signals)?;
+        Ok(signal.is_some_and(|signal| signal != Signal::USR1.as_raw()))
+    }
+
+    /// Everything that needs no event; `true`: there is more.
+    fn turn(&mut self) -> Result<bool, Over> {
+        let Link::Up { muxed, .. } = &mut self.link else { return Ok(false) };
+        let more = muxed.receive()?;
+        self.act();
+        self.read_outputs()?;
+        let waits = !self.ready.is_empty();
+        let Link::Up { muxed, out } = &mut self.link else { return Ok(false) };
+        let there = muxed.arm(waits)?;
+        if muxed.wants_out() != *out {
+            *out = muxed.wants_out();
+            let watched = self.reactor.modify(&**muxed, LINK, Interest::read_and(*out));
+            watched.map_err(|error| Over::Link(error.into()))?;
+        }
+        Ok(more || there)
+    }
+
+    fn on_event(&mut self, event: &Event, now: Instant) -> Result<(), Error> {
+        match event.token {
+            LINK => self.on_link(now)?,
+            SIGNALS => {}
+            FIFO => self.hear_requests(),
+            SOCKET => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
+            token if self.rests.contains_key(&token) => self.write_rest(token),
+            token if self.strays.contains_key(&token) => self.reap_stray(token),
+            token => self.on_call(token),
+        }
+        Ok(())
+    }
+
+    fn on_call(&mut self, token: u64) {
+        let (key, part) = of_token(token);
+        match part {
+            Part::Stdin => self.write_input(key),
+            Part::Output(stream) => {
+                let Some(call) = self.calls.get_mut(&key) else { return };
+                if let Some(output) = call.output(stream) {
+                    let _ = self.reactor.remove(output.as_fd());
+                    self.ready.push_back(token);
+                }
+            }
+            Part::Child => {
+                let Some(child) = self.calls.get_mut(&key).and_then(|call| call.child.as_mut()) else {
+                    return;
+                };
+                if let Ok(Some(code)) = child.try_wait() {
+                    let _ = self.reactor.remove(child.as_fd());
+                    self.with_end(|end| end.reaped(key, WaitStatus::exited(code)));
+                    self.act();
+                }
+            }
+        }
+    }
+
+    // ---- the link ---------------------------------------------------------------------------
+
+    fn on_link(&mut self, now: Instant) -> Result<(), Error> {
+        match &mut self.link {
+            Link::Up { muxed, .. } => {
+                if let Err(why) = muxed.on_ready() {
+                    self.lose(&why);
+                }
+                return Ok(());
+            }
+            Link::Down(_) => return Ok(()),
+            Link::Waiting(listener) => match listener.accept() {
+                Ok(None) => return Ok(()),
+                Ok(Some(channel)) => {
+                    let _ = self.reactor.remove(listener.as_fd());
+                    self.reactor.add(&channel, LINK, Interest::Read)?;
+                    let muxed = Box::new(Muxed::new(AgentMux::default(), channel));
+                    self.link = Link::Up { muxed, out: false };
+                }
+                Err(error) => {
+                    tracing::error!("meeting dom0 failed: {error}");
+                    let _ = self.reactor.remove(listener.as_fd());
+                    self.link = Link::Down(now + PAUSE);
+                    return Ok(());
+                }
+            },
+        }
+        tracing::info!("connected to dom0, protocol 1");
+        self.open_entrance()
+    }
+
+    fn open_entrance(&mut self) -> Result<(), Error> {
+        if self.entrance.is_some() {
+            return Ok(());
+        }
+        let failed = |source| Error::Listener { path: self.folder.clone(), source };
+        let entrance = Entrance::open(&self.folder).map_err(failed)?;
+        self.reactor.add(entrance.fifo(), FIFO, Interest::Read)?;
+        self.reactor.add(entrance.socket(), SOCKET, Interest::Read)?;
+        self.entrance = Some(entrance);
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
+        }
+        Ok(())
+    }
+
+    /// Closes the link: whoever was called or has called sees the end, and the next daemon is waited for.
+    fn lose(&mut self, why: &Over) {
+        tracing::warn!("the link to dom0 is lost: {why}");
+        if let Link::Up { muxed, .. } = &self.link {
+            let _ = self.reactor.remove(&**muxed);
+        }
+        for key in self.calls.keys().copied().collect::<Vec<_>>() {
+            self.end_call(key, Vec::new());
+        }
+        self.asked.clear();
+        self.ready.clear();
+        self.held.clear();
+        // The old link goes before the new listener comes: both have the same name.
+        self.link = Link::Down(Instant::now());
+    }
+
+    fn with_end(&mut self, tell: impl FnOnce(&mut AgentMux)) {
+        if let Link::Up { muxed, .. } = &mut self.link {
+            tell(&mut muxed.end);
+        }
+    }
+
+    /// Does what the other end wants done.
+    fn act(&mut self) {
+        loop {
+            let Link::Up { muxed, .. } = &mut self.link else { return };
+            let Some(output) = muxed.end.poll_output() else { return };
+            match output {
+                AgentOutput::Start(key, command) => self.start(key, &command),
+                AgentOutput::JustStart(command) => self.just_start(&command),
+                AgentOutput::Connect(key, handles) => self.connect(key, handles),
+                AgentOutput::Input(key) => self.write_input(key),
+                AgentOutput::Resumed(key) => {
+                    let (theirs, others) = self.held.drain(..).partition(|token| of_token(*token).0 == key);
+                    self.held = others;
+                    self.ready.extend::<Vec<u64>>(theirs);
+                }
+                AgentOutput::Over(key, rest) => self.end_call(key, rest),
+                AgentOutput::Flooded(key) => {
+                    tracing::warn!("dom0 sends more than it may for call {}: that call is ended", key.0);
+                    self.end_call(key, Vec::new());
+                }
+            }
+        }
+    }
+
+    // ---- programs of this VM ----------------------------------------------------------------
+
+    fn hear_requests(&mut self) {
+        let requests = self.entrance.as_mut().map(Entrance::requests).unwrap_or_default();
+        for asked in requests {
+            let Link::Up { muxed, .. } = &mut self.link else {
+                tracing::warn!("{}: refused: there is no connection to dom0", asked.blob.shown());
+                continue;
+            };
+            if self.asked.len() >= MOST_ASKED || !muxed.end.trigger(&asked.blob) {
+                tracing::warn!("{}: refused: too many requests wait for dom0", asked.blob.shown());
+                continue;
+            }
+            tracing::info!("{} asks for {}", asked.caller.user, asked.blob.shown());
+            self.asked.insert(asked.handles.0, asked.caller);
+        }
+    }
+
+    // ---- time -------------------------------------------------------------------------------
+
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        let down = match &self.link {
+            Link::Down(until) => Some(*until),
+            Link::Waiting(_) | Link::Up { .. } => None,
+        };
+        let entrance = self.entrance.as_ref().and_then(Entrance::deadline);
+        let next = down.into_iter().chain(entrance).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+
+    fn on_time(&mut self, now: Instant) -> Result<(), Error> {
+        if let Link::Down(until) = &self.link
+            && *until <= now
+        {
+            self.link = match listen(&self.transport, &self.reactor) {
+                Ok(listener) => Link::Waiting(listener),
+                Err(error) => {
+                    tracing::error!("cannot listen for dom0: {error}");
+                    Link::Down(now + PAUSE)
+                }
+            };
+        }
+        if let Some(entrance) = &mut self.entrance {
+            entrance.on_time(now);
+            entrance.adjust(&self.reactor, SOCKET, now);
+        }
+        Ok(())
+    }
+}
+
+fn shown(command: &[u8]) -> String {
+    Escaped::new(command.get(..SHOWN).unwrap_or(command)).to_string()
+}
+
+fn listen(transport: &Transport, reactor: &Reactor) -> Result<Listener, ring::Error> {
+    let listener = transport.listen(DomainId::DOM0.0, Port::CONTROL.0, RINGS)?;
+    let watched = reactor.add(&listener, LINK, Interest::Read);
+    watched.map_err(|error| ring::Error::io("watching the control socket")(error.into()))?;
+    Ok(listener)
+}

@@ -1,0 +1,60 @@
+//! Making the call of a VM of R1 or R2: a client of its daemon for the caller, glued to one that runs the service.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use daemon::answer;
+use daemon_core::question::{Allow, Verdict};
+use engine::process::own_executable;
+use wire::names::ServiceName;
+
+use crate::failure::Failure;
+
+/// Programs by these paths are what every system of the time has; a lab has them in its search path.
+const FOLDER: &str = "/usr/lib/qubes";
+
+/// Becomes the client that is connected to the waiting caller. One that is denied reads the end of its input.
+pub(super) fn connect(folder: &Path, answer: &str, words: [&str; 2], ident: &str) -> Result<i32, Failure> {
+    let [source, service] = words;
+    let allow = match answer::parse(answer.as_bytes()).map(|answer| answer.verdict) {
+        Ok(Verdict::Allow(allow)) => Some(allow),
+        _ => None,
+    };
+    let local = match allow {
+        Some(allow) => local_command(&allow, source, service)?,
+        None => "/bin/false".to_owned(),
+    };
+    let mut client = Command::new(own_executable());
+    client.arg0("qrexec-client").arg("--socket-dir").arg(folder);
+    client.args(["-d", source, "-l", &local, "-c", ident]);
+    Err(Failure::during("qrexec-client")(client.exec()))
+}
+
+/// The other half, in words that a shell takes as they are: their letters are those of names.
+fn local_command(allow: &Allow, source: &str, service: &str) -> Result<String, Failure> {
+    let service = match &allow.service {
+        Some(service) => service.clone(),
+        None => ServiceName::new(service).map_err(Failure::during("the service's name"))?,
+    };
+    if allow.is_for_dom0() {
+        return Ok(format!("exec {} {service} {source}", program("qubes-rpc-multiplexer")));
+    }
+    let target = allow.daemon().as_str();
+    if let Some(template) = target.strip_prefix("@dispvm:") {
+        return Ok(format!("exec {} {service} {source} {template}", program("qfile-daemon-dvm")));
+    }
+    let user = allow.user.as_str();
+    // A user's name may have a quote in it, as far as the policy goes.
+    if user.contains('\'') {
+        return Err(Failure::trouble("the user's name cannot be passed on"));
+    }
+    let client = program("qrexec-client");
+    Ok(format!("exec {client} -d {target} '{user}:QUBESRPC {service} {source}'"))
+}
+
+fn program(name: &str) -> String {
+    let path = Path::new(FOLDER).join(name);
+    let lab = std::env::var_os("QREXEC_INSTALLATION").is_some_and(|word| word == "lab");
+    if !lab && path.exists() { path.display().to_string() } else { name.to_owned() }
+}
