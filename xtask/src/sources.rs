@@ -56,7 +56,7 @@ const HOMONYMS: &[(&str, &str)] = &[
 const SERVES: &str = "engine/src/datalink.rs";
 
 /// Folders of programs whose errors are still sentences.
-const SENTENCES: &[&str] = &["cli/copy/"];
+const SENTENCES: &[&str] = &["cli/copy/", "cli/open/", "cli/run/"];
 
 /// What a pure crate must not name: what reaches the system, and groups of names among which that could hide. Which other
 /// crates it may use, `layering` says.

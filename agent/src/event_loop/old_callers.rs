@@ -62,7 +62,7 @@ impl Agent {
         let Some(OldCaller { caller, label }) = self.old_callers.remove(&token) else { return };
         let (streams, errors) = Errors::of(caller);
         let ground = (self.confinement, self.files);
-        let child = caller::serve(&self.transport, &streams, endpoint, &label, ground);
+        let child = caller::start(&self.transport, &streams, endpoint, &label, ground);
         let watched = child.and_then(|child| Ok(self.watch(Watched::Old(token, child))?));
         // Without it nobody reads its error output, and it is told so when it writes.
         let _ = self.watch(Watched::Errors(errors));

@@ -36,7 +36,7 @@ pub(crate) fn trigger(blob: &Blob) -> Result<Trigger, BadTrigger> {
 }
 
 /// Starts the process that moves an allowed call's bytes between the caller's sockets and the data link.
-pub(crate) fn serve(
+pub(crate) fn start(
     transport: &Transport,
     streams: &[OwnedFd; 2],
     endpoint: Endpoint,

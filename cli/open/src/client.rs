@@ -45,7 +45,7 @@ See also: qvm-copy(1), qvm-run(1), qrexec-services(7).";
 /// Open a file or an address in another qube.
 #[derive(Debug, Parser)]
 #[command(name = IN_VM, override_usage = "qvm-open-in-vm [OPTIONS] [--] QUBE FILE|ADDRESS", after_help = HELP)]
-struct Args {
+struct OpenInVmArgs {
     /// The file is only to be looked at: nothing comes back
     #[arg(long)]
     view_only: bool,
@@ -59,7 +59,7 @@ struct Args {
 
 /// The command line of `qvm-open-in-vm`, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <OpenInVmArgs as clap::CommandFactory>::command()
 }
 
 /// That of `qvm-open-in-dvm`.
@@ -78,7 +78,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let disposable = called == Some(OsStr::new(IN_DVM));
     let program = if disposable { IN_DVM } else { IN_VM };
     let command = if disposable { dvm_command() } else { command() };
-    let task = match cli::usage::parse_as::<Args>(cli::usage::completed(command), program, args) {
+    let task = match cli::usage::parse_as::<OpenInVmArgs>(cli::usage::completed(command), program, args) {
         Ok(args) => Task::new(program, disposable, args),
         Err(status) => return status,
     };
@@ -94,7 +94,7 @@ struct Task {
 }
 
 impl Task {
-    fn new(program: &'static str, disposable: bool, args: Args) -> Result<Self, Failure> {
+    fn new(program: &'static str, disposable: bool, args: OpenInVmArgs) -> Result<Self, Failure> {
         let max = args.max_size.map_or(Ok(MAX_FILE), |text| {
             number::parse_size(&text, u64::MAX)
                 .map_err(|error| Failure::usage(format!("--max-size: {error}")))

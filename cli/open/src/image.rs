@@ -37,7 +37,7 @@ Exit status: 0 all is written; 1 what came is no image; 2 the command line; 125 
 
 See also: qrexec-client-vm(1), qrexec-services(7)."
 )]
-struct Args {
+struct GetImageArgs {
     /// It is an icon: at most 2048 pixels each way
     #[arg(long)]
     icon: bool,
@@ -51,18 +51,18 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <GetImageArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    match usage::parse::<Args>(PROGRAM, args) {
+    match usage::parse::<GetImageArgs>(PROGRAM, args) {
         Ok(args) => get(&args).unwrap_or_else(|failure| failure.report(PROGRAM)),
         Err(status) => status,
     }
 }
 
-fn get(args: &Args) -> Result<i32, Failure> {
+fn get(args: &GetImageArgs) -> Result<i32, Failure> {
     if args.image.contains('\n') {
         return Err(Failure::usage("IMAGE is one line"));
     }

@@ -16,8 +16,8 @@ use wire::remote::request::{self, Command, Layout, Request};
 use wire::stream::{Kind, Role};
 
 use crate::bytes::{self, Sink};
+use crate::idle;
 use crate::link::Link;
-use crate::waiting;
 
 /// Where sshd puts what the near side asked for.
 const COMMAND_VAR: &str = "SSH_ORIGINAL_COMMAND";
@@ -39,7 +39,7 @@ pub fn main(link: &Link) -> Result<i32, Failure> {
         }
         Command::Accept => {
             let (from, to) = streams()?;
-            waiting::offer(link, from, to)
+            idle::offer(link, from, to)
         }
         Command::Call(request) if request.layout == Layout::Plain => Err(replace(link, &request)),
         Command::Call(request) => {

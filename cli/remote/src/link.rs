@@ -18,7 +18,7 @@ use cli::failure::Failure;
 use wire::remote::names::{Remotes, Sources, check_name};
 
 /// Names another folder than `~/.config/qrexec-remote`.
-pub const FOLDER_VAR: &str = "QREXEC_REMOTE_DIR";
+pub(crate) const FOLDER_VAR: &str = "QREXEC_REMOTE_DIR";
 
 /// The file `settings` of a link.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
@@ -47,7 +47,7 @@ pub struct Link {
 ///
 /// # Errors
 /// There is no home folder to look in.
-pub fn folder() -> Result<PathBuf, Failure> {
+pub(crate) fn folder() -> Result<PathBuf, Failure> {
     if let Some(folder) = std::env::var_os(FOLDER_VAR).filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }

@@ -15,7 +15,7 @@ use wire::stream::{Kind, Role};
 use crate::bytes::{self, Sink};
 use crate::link::{self, Link};
 use crate::session::Session;
-use crate::{log, master, waiting};
+use crate::{idle, log, master};
 
 /// The service to which dom0 sends a call for a remote qube: its argument is `QUBE+SERVICE+ARGUMENT`, the caller's name is
 /// in the environment as for every service.
@@ -38,7 +38,7 @@ fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     let request = Request::new(caller, remote.as_bytes(), service.as_bytes(), layout)
         .map_err(|error| Failure::trouble(error.to_string()))?;
     if !link.has_connection() {
-        return waiting::call(&link, &request);
+        return call_by_idle_session(&link, &request);
     }
     let session = master::open(&link, &request.command())?;
     match layout {
@@ -50,12 +50,23 @@ fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     }
 }
 
+/// Makes a call by one of the sessions that wait here.
+fn call_by_idle_session(link: &Link, request: &Request) -> Result<i32, Failure> {
+    let line = format!("{}\n", request.command());
+    let taken = idle::sessions(link).find(|session| bytes::write(session, line.as_bytes()).is_ok());
+    let Some(session) = taken else {
+        return Err(master::lost(format!("{} has no session that waits for calls", link.name())));
+    };
+    let back = session.try_clone().map_err(Failure::during("no descriptor left"))?;
+    framed(link.name(), session, back)
+}
+
 /// Moves the call's bytes as frames until its exit code is there. The process may end then: what still waits for stdin
 /// waits in vain.
 ///
 /// # Errors
 /// The connection was lost before the exit code came, or the far side broke the rules.
-pub(crate) fn framed(link: &str, from: OwnedFd, to: OwnedFd) -> Result<i32, Failure> {
+fn framed(link: &str, from: OwnedFd, to: OwnedFd) -> Result<i32, Failure> {
     let (source, mut stdout, mut stderr) = own_streams()?;
     let to = Arc::new(to);
     let stdin = Arc::clone(&to);

@@ -46,7 +46,7 @@ Exit status: 0 once the port is bound, or told to end; 1 wrong command line or a
 
 See also: qrexec-client-vm(1), qrexec-services(7)."
 )]
-struct Args {
+struct ConnectTcpArgs {
     /// Do not go into the background
     #[arg(short, long)]
     foreground: bool,
@@ -63,12 +63,12 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <ConnectTcpArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    let args = match usage::parse::<Args>(PROGRAM, args) {
+    let args = match usage::parse::<ConnectTcpArgs>(PROGRAM, args) {
         Ok(args) => args,
         Err(0) => return 0,
         Err(_) => return FAILED,
@@ -113,7 +113,7 @@ impl Way {
     }
 }
 
-fn run(args: &Args) -> Result<i32, Failure> {
+fn run(args: &ConnectTcpArgs) -> Result<i32, Failure> {
     let failed = |message: String| Failure { status: FAILED, message };
     let way = Way::read(&args.words).map_err(failed)?;
     let listeners = bind(&way, args.bind).map_err(failed)?;
@@ -124,14 +124,15 @@ fn run(args: &Args) -> Result<i32, Failure> {
     });
     say::output(format_args!("Binding TCP '{}:{}' to '{place}:{port}'...", way.qube, way.port));
     if args.foreground {
-        return serve(&way, &listeners, args.accept_once);
+        return accept_connections(&way, &listeners, args.accept_once);
     }
     let keep: Vec<BorrowedFd<'_>> = listeners.iter().map(AsFd::as_fd).collect();
     let background = fork_keeping(&keep, || {
         // Its caller's session may end.
         let _ = rustix::process::setsid();
         quieten();
-        serve(&way, &listeners, args.accept_once).unwrap_or_else(|failure| failure.report(PROGRAM))
+        accept_connections(&way, &listeners, args.accept_once)
+            .unwrap_or_else(|failure| failure.report(PROGRAM))
     });
     let background = background.map_err(|error| failed(format!("cannot go into the background: {error}")))?;
     say::output(format_args!("process {}", background.pid()));
@@ -177,7 +178,7 @@ fn bind(way: &Way, address: Option<IpAddr>) -> Result<Vec<TcpListener>, String> 
 }
 
 /// Takes connections until somebody says that it is enough.
-fn serve(way: &Way, listeners: &[TcpListener], once: bool) -> Result<i32, Failure> {
+fn accept_connections(way: &Way, listeners: &[TcpListener], once: bool) -> Result<i32, Failure> {
     let mut signals =
         Signals::block(&[Signal::HUP, Signal::INT, Signal::TERM]).map_err(Failure::during("signals"))?;
     let mut calls: Vec<Child> = Vec::new();

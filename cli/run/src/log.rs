@@ -33,7 +33,7 @@ const OK: &[u8] = b"OK\n";
 pub fn main(_: Vec<OsString>) -> i32 {
     let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
     let source = source.to_string_lossy();
-    match serve(io::stdin().lock(), io::stdout(), |priority, text| hand_over(priority, &source, text)) {
+    match take_lines(io::stdin().lock(), io::stdout(), |priority, text| hand_over(priority, &source, text)) {
         Ok(()) => 0,
         Err(error) => {
             say::error(format_args!("{PROGRAM}: {error}"));
@@ -50,7 +50,7 @@ fn hand_over(priority: u8, source: &str, text: &str) -> io::Result<()> {
 }
 
 /// Takes lines up to the end, and answers each that `keep` has taken.
-fn serve(
+fn take_lines(
     mut from: impl BufRead,
     mut to: impl Write,
     keep: impl Fn(u8, &str) -> io::Result<()>,
@@ -132,7 +132,7 @@ mod tests {
             kept.borrow_mut().push((priority, text.to_owned()));
             Ok(())
         };
-        serve(io::BufReader::with_capacity(7, input), &mut answers, keep).unwrap();
+        take_lines(io::BufReader::with_capacity(7, input), &mut answers, keep).unwrap();
         (kept.into_inner(), String::from_utf8(answers).unwrap())
     }
 
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_not_answered() {
         let mut answers = Vec::new();
-        let failed = serve(&b"one\ntwo\n"[..], &mut answers, |_, _| Err(io::ErrorKind::NotFound.into()));
+        let failed = take_lines(&b"one\ntwo\n"[..], &mut answers, |_, _| Err(io::ErrorKind::NotFound.into()));
         assert!(failed.is_err() && answers == OK);
     }
 }

@@ -2,7 +2,7 @@
 
 use wire::usbip::{Answer, HEADER_LEN, Packet, Submitted};
 
-use crate::machine::Urb;
+use crate::urb::Urb;
 
 /// Linux's numbers, negated, which USB/IP has on every system.
 pub(crate) mod errno {

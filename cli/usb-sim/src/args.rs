@@ -21,7 +21,7 @@ use crate::host::{
     Class, Content, Disk, Host, Measured, Stream, Streamed, Trouble, Way, control_transfers, describe, keys,
     stream,
 };
-use crate::{Counts, Kind, Machine, Medium, hand_over, pattern, serve, serve_all};
+use crate::{Counts, Kind, Machine, Medium, hand_over, pattern, run_controller, run_controllers};
 
 /// The program's name.
 pub const PROGRAM: &str = "qrexec-usb-sim";
@@ -76,11 +76,13 @@ enum Role {
     Host,
 }
 
-fn speed(text: &str) -> Result<Speed, String> {
-    Speed::from_text(text.as_bytes()).ok_or_else(|| {
-        let known: Vec<_> = Speed::ALL.iter().map(|speed| speed.text()).collect();
-        format!("a speed is one of {}", known.join(", "))
-    })
+/// A word that is no speed.
+#[derive(Debug, thiserror::Error)]
+#[error("a speed is one of {}", Speed::ALL.iter().map(|speed| speed.text()).collect::<Vec<_>>().join(", "))]
+struct NoSpeed;
+
+fn speed(text: &str) -> Result<Speed, NoSpeed> {
+    Speed::from_text(text.as_bytes()).ok_or(NoSpeed)
 }
 
 /// Its command line.
@@ -137,14 +139,14 @@ fn device(cli: &Cli) -> Result<(), Failure> {
     let mut machine = cli.machine().map_err(Failure::during("device"))?;
     let socket = standard_input()?;
     hand_over().map_err(Failure::during("one socket"))?;
-    let served = serve(&mut machine, &socket);
+    let served = run_controller(&mut machine, &socket);
     said(machine.counts());
     served.map_err(|failure| Failure::trouble(failure.to_string()))
 }
 
 fn listen(cli: &Cli, path: &Path) -> Result<(), Failure> {
     let listener = listener(path).map_err(Failure::during(path.display()))?;
-    let served = serve_all(
+    let served = run_controllers(
         &listener,
         || cli.machine(),
         |ended| match ended {

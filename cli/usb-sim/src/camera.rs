@@ -6,7 +6,7 @@ use std::time::Duration;
 use wire::usbip::{Direction, Packet, Speed};
 
 use crate::answers::{Answers, errno};
-use crate::machine::{Counts, Function, Setup, Urb};
+use crate::function::{Counts, Function, Setup, Urb};
 
 /// Most requests that wait; drivers of cameras have five.
 const WAITING: usize = 512;

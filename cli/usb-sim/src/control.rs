@@ -4,7 +4,7 @@ use wire::usbip::{Direction, Submit};
 
 use crate::answers::{Answers, errno};
 use crate::description::{BOS, CONFIGURATION, DEVICE, Description, QUALIFIER, REPORT, STRING};
-use crate::machine::{Function, Setup};
+use crate::function::{Function, Setup};
 
 /// Bits of a request's kind.
 const IN: u8 = 0x80;

@@ -52,7 +52,7 @@ pub fn hand_over() -> Result<(), Failure> {
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn serve(machine: &mut Machine, socket: impl AsFd) -> Result<(), Failure> {
+pub fn run_controller(machine: &mut Machine, socket: impl AsFd) -> Result<(), Failure> {
     let begin = Instant::now();
     let socket = socket.as_fd();
     loop {
@@ -117,7 +117,7 @@ pub(crate) fn listener(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// The listener does not work.
-pub fn serve_all(
+pub fn run_controllers(
     listener: &UnixListener,
     device: impl Fn() -> io::Result<Machine>,
     ended: impl Fn(Result<Machine, Failure>) + Send + Clone + 'static,
@@ -126,7 +126,7 @@ pub fn serve_all(
         let (socket, _) = listener.accept()?;
         let (mut machine, ended) = (device()?, ended.clone());
         thread::spawn(move || {
-            let served = serve(&mut machine, OwnedFd::from(socket));
+            let served = run_controller(&mut machine, OwnedFd::from(socket));
             ended(served.map(|()| machine));
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wire::usbip::Direction;
 
 use crate::answers::{Answers, errno};
-use crate::machine::{Counts, Function, Setup, Urb};
+use crate::function::{Counts, Function, Setup, Urb};
 
 /// Most requests that wait, and most reports that wait for one.
 const WAITING: usize = 64;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use wire::usbip::Direction;
 
 use crate::answers::{Answers, errno};
-use crate::machine::{Counts, Function, Setup, Urb};
+use crate::function::{Counts, Function, Setup, Urb};
 use crate::medium::Medium;
 use crate::scsi::{self, Action, READ_ERROR, Sense, WRITE_ERROR};
 

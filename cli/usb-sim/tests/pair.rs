@@ -8,14 +8,14 @@ use std::time::Duration;
 use usb_sim::host::{
     Class, Content, Disk, Host, Request, Stream, Trouble, Way, control_transfers, describe, keys, stream,
 };
-use usb_sim::{Kind, Machine, Medium, pattern, serve};
+use usb_sim::{Kind, Machine, Medium, pattern, run_controller};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A device at work, and who has imported it.
 fn import(kind: Kind) -> Host {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    thread::spawn(move || serve(&mut Machine::new(kind, None), OwnedFd::from(theirs)));
+    thread::spawn(move || run_controller(&mut Machine::new(kind, None), OwnedFd::from(theirs)));
     Host::attach(ours.into(), PATIENCE).unwrap()
 }
 

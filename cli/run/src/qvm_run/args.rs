@@ -19,7 +19,7 @@ use super::payload::What;
     args_override_self = true,
     after_help = super::HELP
 )]
-pub(super) struct Args {
+pub(super) struct QvmRunArgs {
     /// Run it as this user (dom0 only) [default: the qube's]
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
@@ -129,7 +129,7 @@ pub(super) struct Task {
     pub(super) told: bool,
 }
 
-impl Args {
+impl QvmRunArgs {
     /// How many words stand behind the options.
     pub(super) fn words(&self) -> usize {
         self.words.len()

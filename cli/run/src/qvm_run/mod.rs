@@ -16,7 +16,7 @@ use engine::say;
 
 use crate::children::Children;
 use crate::place::{self, Place, State};
-use args::{Args, Goal, Streams, Task};
+use args::{Goal, QvmRunArgs, Streams, Task};
 use call::Call;
 use payload::{Abilities, Payload, What};
 
@@ -56,7 +56,7 @@ See also: qrexec-client(1), qrexec-client-vm(1), qrexec-services(7).";
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <QvmRunArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
@@ -70,7 +70,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 fn parse(args: Vec<OsString>) -> Result<Task, i32> {
     let count = args.len();
     let raw = args.clone();
-    let parsed: Args = usage::parse(PROGRAM, args)?;
+    let parsed: QvmRunArgs = usage::parse(PROGRAM, args)?;
     let before = count.checked_sub(parsed.words()).and_then(|first| raw.get(first.checked_sub(1)?));
     let escaped = before.is_some_and(|word| word == "--");
     parsed.task(escaped).map_err(|failure| failure.report(PROGRAM))

@@ -30,7 +30,7 @@ Exit status: that of the command; 1 for a wrong command line; else as qvm-run(1)
 
 See also: qvm-run(1), qrexec-client-vm(1), qrexec-services(7)."
 )]
-struct Args {
+struct QvmRunVmArgs {
     /// A new disposable is not to wait for its session
     #[arg(short = 't', long)]
     no_gui: bool,
@@ -44,12 +44,12 @@ struct Args {
 
 /// The command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    <Args as clap::CommandFactory>::command()
+    <QvmRunVmArgs as clap::CommandFactory>::command()
 }
 
 /// Runs the program with these arguments, its name first, and gives its exit status.
 pub fn main(args: Vec<OsString>) -> i32 {
-    match usage::parse::<Args>(PROGRAM, args) {
+    match usage::parse::<QvmRunVmArgs>(PROGRAM, args) {
         Ok(args) => match task(args) {
             Ok(task) => super::run(PROGRAM, &task).unwrap_or_else(|failure| failure.report(PROGRAM)),
             Err(failure) => {
@@ -62,7 +62,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn task(args: Args) -> Result<Task, Failure> {
+fn task(args: QvmRunVmArgs) -> Result<Task, Failure> {
     let mut words = args.words;
     let name = match (args.dispvm, words.is_empty()) {
         (true, _) => "@dispvm".to_owned(),

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{Outcome, State, files, hang_up, locked};
 use crate::machine::Machine;
-use crate::serve;
+use crate::run_controller;
 
 /// How many ports the driver remembers.
 const TABLE: usize = 16;
@@ -144,7 +144,7 @@ impl Exporter {
         machine.handle_sent(line);
         let (state, id) = (Arc::clone(state), id.to_owned());
         thread::spawn(move || {
-            let _ = serve(&mut machine, &socket);
+            let _ = run_controller(&mut machine, &socket);
             // Free first: who sees the end may look at once.
             if let Some(device) = locked(&state).exporter.devices.get_mut(&id) {
                 device.connection = None;
