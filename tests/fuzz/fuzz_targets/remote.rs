@@ -42,9 +42,7 @@ fn frames(role: Role, bytes: &[u8], cut: usize) -> Seen {
                 Ok(Some(piece)) => {
                     assert!(seen.2.is_empty(), "something behind the exit code");
                     match piece {
-                        Piece::Data(kind, bytes) if kind == wire::stream::Kind::Stderr => {
-                            seen.1.extend(bytes)
-                        }
+                        Piece::Data(wire::stream::Kind::Stderr, bytes) => seen.1.extend(bytes),
                         Piece::Data(_, bytes) => seen.0.extend(bytes),
                         Piece::Exit(code) => seen.2.push(code),
                         Piece::Hello | Piece::End(_) => {}
