@@ -1,7 +1,7 @@
 //! USB devices that are programs, for everyone without hardware, and a stand-in for the kernel that would import them.
 //!
 //! [`Machine`] is a device: bytes of USB/IP in, bytes out, the time as an argument, nothing else. What it is good at is
-//! its [`Kind`]: a stick, a camera, a keyboard. [`serve`] drives it over one socket, as a service of qrexec does.
+//! its [`Kind`]: a stick, a camera, a keyboard. [`run_controller`] drives it over one socket, as a service of qrexec does.
 //! [`host::Host`] is the other end: it sends what `vhci_hcd` and the drivers above it would and measures the answers.
 //!
 //! The devices are complete enough to be imported by Linux; nothing here knows who is at the other end.

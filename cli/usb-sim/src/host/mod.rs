@@ -1,6 +1,6 @@
 //! A stand-in for the kernel that imports a device: what `vhci_hcd` and the drivers above it would send.
 //!
-//! [`Host`] is the stream with its requests. [`describe`], [`Disk`], [`stream`] and [`keys`] are the drivers, which
+//! [`Host`] is the stream with its requests. [`describe`], [`Disk`], [`mod@stream`] and [`keys`] are the drivers, which
 //! measure what they wait for and check what they get.
 
 mod camera;
