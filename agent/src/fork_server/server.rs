@@ -56,7 +56,7 @@ impl reactor::Token for Token {
     }
 }
 
-/// Only the user himself, and root, whose agent it is.
+/// Only that user, and root, whose agent it is.
 const MODE: u32 = 0o600;
 
 /// Connections taken before everybody else has a turn; the listener stays readable as long as more wait.

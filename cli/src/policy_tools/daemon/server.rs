@@ -346,8 +346,8 @@ impl Server {
     fn with_system(&mut self, source: &str, then: impl FnOnce(Answer) + Send + 'static) {
         match &self.asker {
             Some(asker) => {
-                let his = source.to_owned();
-                asker.ask(source, move |system| speaking_for(&his, || then(system)));
+                let theirs = source.to_owned();
+                asker.ask(source, move |system| speaking_for(&theirs, || then(system)));
             }
             None => speaking_for(source, || then(self.system.current().map_err(Arc::new))),
         }
@@ -365,7 +365,7 @@ impl Server {
 }
 
 impl User {
-    /// Asks the user if he has to be, answers, and tells him if he is to be told, in a thread of its own. The place is for
+    /// Asks the user if they have to be, answers, and tells them if they are to be told, in a thread of its own. The place is for
     /// the question: notices have others, of which there are few.
     fn close(self, case: Case, stream: UnixStream, place: Place) {
         let work = move || {
