@@ -50,7 +50,7 @@ fn bonds(lab: &Lab) -> Vec<(String, bool, Bonds)> {
     let mut found: Vec<_> = extras(lab)
         .into_iter()
         .filter_map(|process| {
-            let own = process.program.starts_with("qrexec-");
+            let own = process.program.starts_with("qrexec-") || process.program.starts_with("qvm-");
             Some((process.program, own, Bonds::of(&process.pid.to_string())?))
         })
         .collect();
@@ -103,6 +103,44 @@ fn every_process_of_a_call_is_confined_and_no_service_is() {
             });
             end(call);
         }
+        lab.down().unwrap();
+    });
+}
+
+#[test]
+fn both_ends_of_a_file_copy_are_confined_in_the_calls_own_process() {
+    within_deadline(|| {
+        let outside = Bonds::of("self").unwrap();
+        let are_confined = |lab: &Lab, programs: &[&str]| {
+            eventually(&format!("{programs:?}, confined"), || {
+                let bonds = bonds(lab);
+                let own: Vec<_> = bonds.iter().filter(|(_, own, _)| *own).collect();
+                own.iter().map(|(name, ..)| name.as_str()).eq(programs.iter().copied())
+                    && own.iter().all(|(.., bonds)| *bonds == Bonds::of_a_call(&outside))
+            });
+        };
+        // A receiver that waits for more.
+        let lab = lab().start().unwrap();
+        let mut command = lab.command("work", &["qrexec-client-vm", "vault", "qubes.Filecopy"]).unwrap();
+        let mut call =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        are_confined(&lab, &["qrexec-agent", "qrexec-client-vm"]);
+        drop(call.stdin.take());
+        // It has said that there was no end.
+        assert_eq!(wait_within(&mut call, crate::common::DEADLINE), Some(121));
+        lab.down().unwrap();
+        // A sender whose receiver takes nothing.
+        let lab = crate::common::lab().script("vault", "qubes.Filecopy", "#!/bin/sh\nexec sleep 1000\n");
+        let lab = lab.start().unwrap();
+        let _ = std::fs::remove_file(lab.layout().config("vault").join("qubes.Filecopy"));
+        let home = lab.layout().home("work");
+        std::fs::File::create(home.join("large")).unwrap().set_len(64 << 20).unwrap();
+        let mut command = lab.command("work", &["qvm-copy", "--to", "vault", "large"]).unwrap();
+        let command = command.current_dir(home).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut call = command.spawn().unwrap();
+        are_confined(&lab, &["qrexec-agent", "qvm-copy"]);
+        call.kill().unwrap();
+        call.wait().unwrap();
         lab.down().unwrap();
     });
 }

@@ -331,5 +331,21 @@ fn dom0_copies_and_moves_to_a_qube_without_an_agent() {
         let said = in_home(&lab, "dom0", &["qvm-move-to-vm", "nowhere", "d"]);
         assert!(said.code == 1 && said.stderr.contains("daemon"), "{said:?}");
         assert!(dom0.join("d/f").exists());
+        // The options are those of qubes.
+        symlink("f", dom0.join("d/l")).unwrap();
+        fs::remove_dir_all(arrived.join("d")).unwrap();
+        let said = in_home(&lab, "dom0", &["qvm-copy-to-vm", "--ignore-symlinks", "vault", "d"]);
+        assert!(said.code == 0 && said.stderr.contains("left out"), "{said:?}");
+        assert!(arrived.join("d/f").exists() && !arrived.join("d/l").exists());
+        fs::remove_dir_all(arrived.join("d")).unwrap();
+        let said = in_home(&lab, "dom0", &["qvm-copy-to-vm", "--dereference", "vault", "d"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(fs::symlink_metadata(arrived.join("d/l")).unwrap().is_file());
+        // Nobody there could ask for another qube.
+        for program in ["qvm-copy", "qvm-move"] {
+            let said = in_home(&lab, "dom0", &[program, "d"]);
+            assert_eq!((said.code, said.stderr.as_str()), (1, ""), "{said:?}");
+            assert!(said.text().contains(&format!("use {program}-to-vm QUBE FILE")), "{said:?}");
+        }
     });
 }

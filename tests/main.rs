@@ -15,6 +15,7 @@ mod client_vm_ends;
 mod confine;
 mod filecopy;
 mod filecopy_deaths;
+mod filecopy_gui;
 mod open;
 mod qvm_run;
 mod qvm_run_qubesd;

@@ -45,6 +45,7 @@ pub(crate) fn run(
         argument: called.service.argument(),
         account: account.as_ref(),
         existing: task.config.existing,
+        confinement: ground.confinement,
     };
     let code = receive_files(&mut service, &request);
     let outcome: Outcome = service.finish(code);

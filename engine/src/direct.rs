@@ -8,6 +8,7 @@
 mod client;
 mod service;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use wire::header::{HEADER_LEN, Header};
 use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
 use wire::version::Version;
 
+use crate::confine::{Confinement, Files, Needs, Place};
 use crate::pump::Lost;
 pub use client::DirectClient;
 pub use service::DirectService;
@@ -77,6 +79,17 @@ impl Direct {
             bytes_out: 0,
             sleeps: 0,
         }
+    }
+
+    /// Confines this process to the link, and to what it does with files below these places.
+    fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
+        if how == Confinement::Off {
+            return Ok(());
+        }
+        // Opens what the link may need later.
+        let habits = self.channel.settle().map_err(io::Error::other)?;
+        let (watches, ioctls, unknown) = (habits.watches, habits.ioctls, habits.unknown);
+        how.close_around(Needs { watches, ioctls, unknown, files, ..Needs::default() }, places)
     }
 
     /// Goes through headers and what is not the main stream, as far as it has come. Stops at error output, which is to be

@@ -42,6 +42,7 @@ pub mod spans;
 pub mod spin;
 pub mod transport;
 mod trim;
+mod wide;
 #[cfg(feature = "xen")]
 mod xendev;
 #[cfg(feature = "xen")]

@@ -4,7 +4,8 @@
 //! Offsets run on from the first mapping into the second, so nobody else has to know where page 0 ends.
 //!
 //! The peer may write any byte of it at any time. So there is never a reference to its contents: words
-//! are read and written through atomics made for the one access, bytes one by one through atomics too.
+//! are read and written through atomics made for the one access, bytes too, or in blocks by the machine's own instructions
+//! (`wide.rs`).
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::layout::{Orders, PAGE};
 use crate::mapping::Mapping;
 use crate::page::{Flag, Page, Word};
+use crate::wide::copy_blocks;
 
 /// Mappings that live as long as the channel; shared by both ring halves through an `Arc`.
 pub(crate) struct Region {
@@ -130,6 +132,10 @@ impl Region {
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let to = self.address(offset, bytes.len());
         self.copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // SAFETY: `address` checked `bytes.len()` bytes from `to`, which are shared memory and so none of `bytes`.
+        let wide = unsafe { copy_blocks(to, bytes.as_ptr(), bytes.len()) };
+        // SAFETY: `wide` is at most the length that was checked.
+        let (to, bytes) = (unsafe { to.add(wide) }, &bytes[wide..]);
         let (head, words) = bytes.split_at(before_words(to, bytes.len()));
         let (words, tail) = words.as_chunks::<WORD>();
         for (i, byte) in head.iter().enumerate() {
@@ -159,6 +165,10 @@ impl Region {
     pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         let from = self.address(offset, bytes.len());
         self.copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // SAFETY: `address` checked `bytes.len()` bytes from `from`, which are shared memory and so none of `bytes`.
+        let wide = unsafe { copy_blocks(bytes.as_mut_ptr(), from, bytes.len()) };
+        // SAFETY: `wide` is at most the length that was checked.
+        let (from, bytes) = (unsafe { from.add(wide) }, &mut bytes[wide..]);
         let len = bytes.len();
         let (head, words) = bytes.split_at_mut(before_words(from, len));
         let (words, tail) = words.as_chunks_mut::<WORD>();

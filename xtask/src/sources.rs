@@ -55,9 +55,6 @@ const HOMONYMS: &[(&str, &str)] = &[
 /// The one place that may be called so: the server's end of a data link.
 const SERVES: &str = "engine/src/datalink.rs";
 
-/// Folders of programs whose errors are still sentences.
-const SENTENCES: &[&str] = &["cli/copy/", "cli/open/", "cli/run/"];
-
 /// What a pure crate must not name: what reaches the system, and groups of names among which that could hide. Which other
 /// crates it may use, `layering` says.
 const IMPURE: &[&str] = &[
@@ -170,8 +167,7 @@ fn homonyms(name: &str, text: &str) -> Vec<String> {
 
 /// An error that is a `String`: nobody who gets it can tell one from another. Types have the sentence as their `Display`.
 fn sentence_complaint(name: &str, text: &str) -> Option<String> {
-    let spared = SENTENCES.iter().any(|folder| name.starts_with(folder)) || name.ends_with("fuzzing.rs");
-    let lines = if spared { Vec::new() } else { installed_code(name, text) };
+    let lines = if name.ends_with("fuzzing.rs") { Vec::new() } else { installed_code(name, text) };
     let is_error = |line: &&&str| {
         line.contains("Result<") && [", String>", ", &'static str>"].iter().any(|end| is_last(line, end))
     };
@@ -262,7 +258,7 @@ mod tests {
         assert!(complaint("fn f() -> Result<BTreeMap<String, String>, Error> {").is_none());
         assert!(complaint("fn f() -> io::Result<String> {").is_none());
         assert!(complaint("#[cfg(test)]\nfn f() -> Result<(), String> {").is_none());
-        assert!(sentence_complaint("cli/copy/src/a.rs", "-> Result<(), String>").is_none());
+        assert!(sentence_complaint("cli/copy/src/a.rs", "-> Result<(), String>").is_some());
     }
 
     #[test]

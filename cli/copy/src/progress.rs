@@ -12,6 +12,15 @@ const STEP: u64 = 15_000_000;
 /// Lines in a log or a file come at most so often.
 const SELDOM: Duration = Duration::from_secs(10);
 
+/// The variable that says who watches.
+pub(crate) const KIND: &str = "PROGRESS_TYPE";
+/// What it is for a `qvm-copy` whose parent shows a dialog: lines `SENT TOTAL` on stdout.
+pub(crate) const DIALOG: &str = "dialog";
+/// The line for it that all is sent.
+pub(crate) const ALL_SENT: &str = "sent";
+/// Such lines come at most so often.
+const OFTEN: Duration = Duration::from_millis(100);
+
 /// Who watches.
 #[derive(Debug)]
 enum Watcher {
@@ -22,6 +31,8 @@ enum Watcher {
     Lines(Instant),
     /// A program that reads the number of bytes.
     Program(File),
+    /// One that shows a dialog, and when it was told.
+    Dialog(Instant),
 }
 
 /// Tells a watcher how far it is.
@@ -39,7 +50,7 @@ impl Progress {
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let total =
             number("FILECOPY_TOTAL_BYTES").or_else(|| number("FILECOPY_TOTAL_SIZE")?.checked_mul(1024));
-        let watcher = match std::env::var("PROGRESS_TYPE").as_deref() {
+        let watcher = match std::env::var(KIND).as_deref() {
             Ok("console") => total.map_or(Watcher::Nobody, Self::person),
             Ok("gui") => {
                 let path = number("SAVED_FD_1").map(|fd| format!("/proc/self/fd/{fd}"));
@@ -59,6 +70,20 @@ impl Progress {
     /// For a person who waits for so many bytes.
     pub fn console(total: u64) -> Self {
         Self { watcher: Self::person(total), total, sent: 0, told: 0 }
+    }
+
+    /// For a person before a terminal or a dialog, as the environment says.
+    pub fn of_command(total: u64) -> Self {
+        if std::env::var(KIND).as_deref() != Ok(DIALOG) {
+            return Self::console(total);
+        }
+        say::output(format_args!("0 {total}"));
+        Self { watcher: Watcher::Dialog(Instant::now()), total, sent: 0, told: 0 }
+    }
+
+    /// Whether what went well needs no words: a dialog closes then.
+    pub const fn is_dialog(&self) -> bool {
+        matches!(self.watcher, Watcher::Dialog(_))
     }
 
     fn person(total: u64) -> Watcher {
@@ -97,7 +122,12 @@ impl Progress {
                 self.told = self.sent;
                 writeln!(file, "{}", self.sent).is_ok()
             }
-            Watcher::Lines(_) | Watcher::Program(_) => true,
+            Watcher::Dialog(last) if last.elapsed() >= OFTEN => {
+                *last = Instant::now();
+                say::output(format_args!("{} {}", self.sent, self.total));
+                true
+            }
+            Watcher::Lines(_) | Watcher::Program(_) | Watcher::Dialog(_) => true,
         }
     }
 
@@ -108,6 +138,7 @@ impl Progress {
             Watcher::Bar(bar) => bar.set_position(self.sent),
             Watcher::Lines(_) => say::error(format_args!("sent {}/{} KB", kib(self.sent), kib(self.total))),
             Watcher::Program(file) => drop(writeln!(file, "{}", self.sent)),
+            Watcher::Dialog(_) => say::output(ALL_SENT),
         }
     }
 
@@ -128,7 +159,7 @@ impl Progress {
 
     /// Whether a person watches.
     pub const fn is_watched(&self) -> bool {
-        matches!(self.watcher, Watcher::Bar(_) | Watcher::Lines(_))
+        matches!(self.watcher, Watcher::Bar(_) | Watcher::Lines(_) | Watcher::Dialog(_))
     }
 }
 

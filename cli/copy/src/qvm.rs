@@ -1,13 +1,16 @@
 //! `qvm-copy`, `qvm-move`, `qvm-copy-to-vm`, `qvm-move-to-vm`: what people type.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use cli::failure::Failure;
 use cli::{client, client_vm, own};
 use engine::say;
 
 use crate::agent;
+use crate::confine::confine;
 use crate::outlet::Outlet;
 use crate::progress::Progress;
 use crate::record::{Reader, Totals, Writer};
@@ -42,8 +45,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
             say::output(text);
             status
         }
-        Parsed::Task(task) => run(&task).unwrap_or_else(|text| {
-            complain(&task.program, &text);
+        Parsed::Task(task) => run(&task).unwrap_or_else(|error| {
+            complain(&task.program, error);
             1
         }),
     }
@@ -139,7 +142,18 @@ fn parse(args: Vec<OsString>) -> Parsed {
             "{program}: {short} is shorter; the policy decides where files go, whatever QUBE is"
         ));
     }
+    if !named && is_dom0() {
+        let text = format!("{program}: dom0 has no agent that could ask; use {program}-to-vm QUBE FILE...");
+        return Parsed::Text(text, 1);
+    }
     Parsed::Task(task)
+}
+
+/// dom0 has daemons, or `qubesd`, and no agent.
+fn is_dom0() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let daemons = set("QREXEC_SOCKET_DIR") || Path::new("/var/run/qubesd.sock").exists();
+    daemons && !client_vm::own::has_agent()
 }
 
 /// One `/` at the end says nothing more than the name.
@@ -150,7 +164,24 @@ fn without_slash(path: &OsStr) -> &OsStr {
     }
 }
 
-fn run(task: &Task) -> Result<i32, String> {
+/// What went wrong besides the call. The text is for stderr, a line or more.
+#[derive(Debug, thiserror::Error)]
+enum QvmCopyError {
+    #[error("{0}\nnothing was sent")]
+    Unsendable(String),
+    #[error("{}", .0.message)]
+    Call(Failure),
+    #[error("cannot make a temporary file: {0}")]
+    NoRecord(io::Error),
+    #[error("this process cannot be confined, nothing was sent: {0}")]
+    Unconfined(io::Error),
+    #[error("the call was lost")]
+    Lost,
+    #[error("nothing was removed: {0}")]
+    NotRemoved(io::Error),
+}
+
+fn run(task: &Task) -> Result<i32, QvmCopyError> {
     let rules = Rules {
         links: task.links,
         allow_links: true,
@@ -160,7 +191,7 @@ fn run(task: &Task) -> Result<i32, String> {
     };
     let found = tree_check::check(&task.paths, rules);
     if let Some(text) = found.complaint() {
-        return Err(format!("{text}\nnothing was sent"));
+        return Err(QvmCopyError::Unsendable(text));
     }
     let mut service = String::from("qubes.Filecopy");
     if found.special_names {
@@ -170,7 +201,8 @@ fn run(task: &Task) -> Result<i32, String> {
         ));
         service.push_str("+allow-all-names");
     }
-    let call = match open(task, &service)? {
+    let mut progress = if task.progress { Progress::of_command(found.content) } else { Progress::silent() };
+    let call = match open(task, &service).map_err(QvmCopyError::Call)? {
         Ok(call) => call,
         Err(status) => {
             if task.moves {
@@ -179,18 +211,18 @@ fn run(task: &Task) -> Result<i32, String> {
             return Ok(status);
         }
     };
-    let (status, sent) = send(task, call, found.content)?;
+    let (status, sent) = send(task, call, &mut progress)?;
     let Some((totals, record)) = sent.filter(|_| status == 0) else {
         if task.moves {
             complain(&task.program, "nothing was removed");
         }
         return Ok(if status == 0 { 1 } else { status });
     };
-    if task.progress {
+    if task.progress && !progress.is_dialog() {
         arrived(task, &totals);
     }
     let Some(record) = record else { return Ok(0) };
-    let kept = remove::remove(record).map_err(|error| format!("nothing was removed: {error}"))?;
+    let kept = remove::remove(record).map_err(QvmCopyError::NotRemoved)?;
     complain(&task.program, &kept.lines.join("\n"));
     if kept.more > 0 {
         complain(&task.program, &format!("and {} more", kept.more));
@@ -199,9 +231,9 @@ fn run(task: &Task) -> Result<i32, String> {
 }
 
 /// Makes the call. dom0 has no agent; there the daemon of the qube that is named is asked.
-fn open(task: &Task, service: &str) -> Result<Result<own::Call, i32>, String> {
+fn open(task: &Task, service: &str) -> Result<Result<own::Call, i32>, Failure> {
     if task.named && !client_vm::own::has_agent() {
-        return client::own::open(&task.target, service).map(Ok).map_err(|failure| failure.message);
+        return client::own::open(&task.target, service).map(Ok);
     }
     Ok(client_vm::own::open(&task.target, OsStr::new(service)))
 }
@@ -210,22 +242,23 @@ fn open(task: &Task, service: &str) -> Result<Result<own::Call, i32>, String> {
 type Sent = (Totals, Option<Reader>);
 
 /// Sends everything in this process and waits for the call's end: its status.
-fn send(task: &Task, call: own::Call, content: u64) -> Result<(i32, Option<Sent>), String> {
+fn send(task: &Task, call: own::Call, progress: &mut Progress) -> Result<(i32, Option<Sent>), QvmCopyError> {
     let record = task.moves.then(Writer::new).transpose();
-    let mut record = record.map_err(|error| format!("cannot make a temporary file: {error}"))?;
-    let mut progress = if task.progress { Progress::console(content) } else { Progress::silent() };
+    let mut record = record.map_err(QvmCopyError::NoRecord)?;
     let what = agent::Task { program: task.program.clone(), paths: task.paths.clone(), links: task.links };
-    let mut outlet = Outlet::of_call(call.client);
-    let done = agent::send(&what, &mut outlet, &mut progress, record.as_mut());
+    let own::Call { mut client, held } = call;
+    confine(&mut client, &task.paths, task.links, task.moves).map_err(QvmCopyError::Unconfined)?;
+    let mut outlet = Outlet::of_call(client);
+    let done = agent::send(&what, &mut outlet, progress, record.as_mut());
     progress.done();
     let totals = done.as_ref().ok().copied();
     let own_status = agent::status(&task.program, done);
-    let client = outlet.into_call().ok_or("the call was lost")?;
+    let client = outlet.into_call().ok_or(QvmCopyError::Lost)?;
     let mut outcome = client.finish();
     outcome.local = Some(own_status);
-    drop(call.held);
+    drop(held);
     let record = record.map(Writer::into_reader).transpose();
-    let record = record.map_err(|error| format!("nothing was removed: {error}"))?;
+    let record = record.map_err(QvmCopyError::NotRemoved)?;
     let status = own::status(&outcome).unwrap_or_else(|failure| {
         complain(&task.program, &failure.message);
         failure.status
@@ -285,6 +318,24 @@ mod tests {
         assert_eq!((task.target.to_str(), task.paths.len()), (Some("vault"), 2));
         let Parsed::Task(task) = parsed("qvm-copy --to vault -- -a") else { panic!("a task") };
         assert_eq!((task.target.to_str(), &task.paths[0]), (Some("vault"), &PathBuf::from("-a")));
+    }
+
+    #[test]
+    fn every_option_of_the_manual_is_understood() {
+        for (name, page) in [
+            ("qvm-copy", crate::pages::copy()),
+            ("qvm-move", crate::pages::move_files()),
+            ("qvm-copy-to-vm", crate::pages::copy_to_vm()),
+            ("qvm-move-to-vm", crate::pages::move_to_vm()),
+        ] {
+            for option in crate::pages::options(&page) {
+                let words = [OsString::from(name)].into_iter().chain(option.clone());
+                let words = words.chain(["vault".into(), "file".into()]).collect();
+                assert!(matches!(parse(words), Parsed::Task(_)), "{name} {option:?}");
+                let known = usage(name, name.ends_with("vm"));
+                assert!(known.contains(&*option[0].to_string_lossy()), "{name} {option:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 mod content;
 
 use std::ffi::CString;
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use engine::process::close_all;
 use engine::say;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
@@ -19,6 +21,9 @@ use crate::record::{Identity, Totals, What, Writer};
 use crate::walk::{self, Entry, Visitor};
 use filecopy::shown::{self, Name};
 use filecopy::sum::Sum;
+
+/// Most files that are open though they were sent.
+const OPEN_MAX: usize = 32;
 
 /// What to do about links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,10 +42,52 @@ pub enum Links {
 pub enum End {
     /// Nothing more can be sent.
     Stopped(Stop),
-    /// Something of ours: the line for stderr.
-    Failed(String),
+    /// Something of ours.
+    Failed(CannotSend),
     /// Whoever shows the progress is gone.
     Cancelled,
+}
+
+/// Why something cannot be sent. The text is the line for stderr.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotSend {
+    /// It names no file.
+    #[error("an empty argument")]
+    Empty,
+    /// The system says why.
+    #[error("{}: {}", Name(path), shown::errno(*error))]
+    File {
+        /// Of what.
+        path: Vec<u8>,
+        /// Why not.
+        error: Errno,
+    },
+    /// The wire has no room for it.
+    #[error("{}: its name is too long to be sent", Name(.0))]
+    Name(Vec<u8>),
+    /// The stream has no place for it.
+    #[error("{}: {error}", Name(path))]
+    Entry {
+        /// Of what.
+        path: Vec<u8>,
+        /// Why not.
+        error: Misused,
+    },
+    /// It has less than was announced.
+    #[error("{} has become shorter meanwhile", Name(.0))]
+    Shorter(Vec<u8>),
+    /// What was sent cannot be written down.
+    #[error("the record: {0}")]
+    Record(std::io::Error),
+}
+
+/// Arguments that are not there. The text has a line for each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct Missing(Vec<CannotSend>);
+
+fn lines(all: &[CannotSend]) -> String {
+    all.iter().map(CannotSend::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl From<Stop> for End {
@@ -67,13 +114,15 @@ pub struct Sending<'a> {
     totals: Totals,
     /// The sum of the file's content, where the record needs it.
     content: Option<Sum>,
+    /// Files that were sent and only need to be closed: many at once is one system call instead of one for each.
+    sent: Vec<OwnedFd>,
 }
 
 /// Checks that every argument is there, before anything is sent.
 ///
 /// # Errors
-/// The line for stderr.
-pub fn check_arguments(paths: &[PathBuf]) -> Result<(), String> {
+/// Which are not.
+pub fn check_arguments(paths: &[PathBuf]) -> Result<(), Missing> {
     let mut missing = Vec::new();
     for path in paths {
         let bytes = path.as_os_str().as_bytes();
@@ -83,10 +132,10 @@ pub fn check_arguments(paths: &[PathBuf]) -> Result<(), String> {
             statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
         });
         if let Err(error) = found {
-            missing.push(format!("{}: {}", Name(bytes), shown::errno(error)));
+            missing.push(CannotSend::File { path: bytes.to_vec(), error });
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+    if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
 }
 
 impl<'a> Sending<'a> {
@@ -109,6 +158,7 @@ impl<'a> Sending<'a> {
             scratch: Vec::new(),
             totals,
             content: None,
+            sent: Vec::new(),
         }
     }
 
@@ -118,7 +168,7 @@ impl<'a> Sending<'a> {
     /// Why no more can be sent.
     pub fn send(&mut self, path: &std::path::Path) -> Result<(), End> {
         let bytes = path.as_os_str().as_bytes();
-        let nothing = || End::Failed("an empty argument".to_owned());
+        let nothing = || End::Failed(CannotSend::Empty);
         let (folder, name) = walk::split_argument(bytes).ok_or_else(nothing)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = openat(CWD, folder, flags, Mode::empty()).map_err(|error| failed(folder, error))?;
@@ -132,6 +182,7 @@ impl<'a> Sending<'a> {
     /// # Errors
     /// Why it cannot.
     pub fn end(&mut self) -> Result<Totals, End> {
+        close_all(&mut self.sent);
         self.scratch.clear();
         self.machine.handle_end(&mut self.scratch).map_err(|error| misused(b"", error))?;
         self.outlet.put(&self.scratch)?;
@@ -188,7 +239,7 @@ impl<'a> Sending<'a> {
 
     fn note(&mut self, what: What, identity: &Identity, sum: Option<u32>, name: &[u8]) -> Result<(), End> {
         let Some(record) = &mut self.record else { return Ok(()) };
-        record.line(what, identity, sum, name).map_err(|error| End::Failed(format!("the record: {error}")))
+        record.line(what, identity, sum, name).map_err(|error| End::Failed(CannotSend::Record(error)))
     }
 
     /// Opens something that may be a file or a folder. What it is now counts, not what the folder said.
@@ -214,6 +265,10 @@ impl<'a> Sending<'a> {
                     own.size = u64::MAX;
                 }
                 self.note(What::File, &own, sum, entry.name.to_bytes())?;
+                self.sent.push(fd);
+                if self.sent.len() >= OPEN_MAX {
+                    close_all(&mut self.sent);
+                }
                 Ok(None)
             }
             FileType::Directory if follow => {
@@ -282,20 +337,20 @@ fn time(seconds: i64, nanoseconds: i64) -> Time {
 }
 
 fn failed(path: &[u8], error: Errno) -> End {
-    End::Failed(format!("{}: {}", Name(path), shown::errno(error)))
+    End::Failed(CannotSend::File { path: path.to_vec(), error })
 }
 
 fn misused(path: &[u8], error: Misused) -> End {
-    let text = match error {
-        Misused::Name => "its name is too long to be sent".to_owned(),
-        other => other.to_string(),
-    };
-    End::Failed(format!("{}: {text}", Name(path)))
+    let path = path.to_vec();
+    End::Failed(match error {
+        Misused::Name => CannotSend::Name(path),
+        error => CannotSend::Entry { path, error },
+    })
 }
 
 /// Says a line, whatever stands on the terminal.
-pub(crate) fn complain(program: &str, text: &str) {
-    for line in text.lines() {
+pub(crate) fn complain(program: &str, text: impl Display) {
+    for line in text.to_string().lines() {
         say::error(format_args!("{program}: {line}"));
     }
 }

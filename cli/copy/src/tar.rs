@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wire::filecopy::{Answered, Code, Sender, Time};
+use wire::filecopy::{Answered, Code, Misused, Sender, Time};
 
 mod sparse;
 
-use crate::agent::judge;
+use crate::agent::{NotConfirmed, judge};
 use crate::outlet::{Outlet, Stop};
 use crate::sender::complain;
 use filecopy::shown::Name;
@@ -34,59 +34,89 @@ pub fn main(args: Vec<OsString>) -> i32 {
     };
     match run(archive, prefixes) {
         Ok(()) => 0,
-        Err(text) => {
-            complain(PROGRAM, &text);
+        Err(error) => {
+            complain(PROGRAM, error);
             1
         }
     }
 }
 
-fn run(archive: &OsString, prefixes: &[OsString]) -> Result<(), String> {
-    let trouble = |error: io::Error| error.to_string();
-    let (stdin, stdout) = engine::localfd::take_stdin_stdout().map_err(trouble)?;
+fn run(archive: &OsString, prefixes: &[OsString]) -> Result<(), TarError> {
+    let (stdin, stdout) = engine::localfd::take_stdin_stdout().map_err(TarError::Io)?;
     let (tar, input): (File, Option<OwnedFd>) = if archive == "-" {
         (File::from(stdin), None)
     } else {
-        let file = File::open(archive).map_err(|error| format!("{}: {error}", Name(archive.as_bytes())))?;
+        let file = File::open(archive).map_err(|error| TarError::Open { path: archive.clone(), error })?;
         (file, Some(stdin))
     };
     let answered_here = input.is_some();
-    let mut outlet = Outlet::new(input, stdout).map_err(trouble)?;
+    let mut outlet = Outlet::new(input, stdout).map_err(TarError::Io)?;
     let mut reader = Tar { file: tar, outlet: &mut outlet, machine: Sender::default(), folder: Vec::new() };
     let complete = match reader.all(prefixes) {
         Ok(()) => true,
         Err(Failure::Stopped) => false,
-        Err(Failure::Text(text)) => return Err(text),
+        Err(Failure::Wrong(error)) => return Err(error),
     };
     if !answered_here {
-        return Err("the answer cannot be read: stdin is the archive".to_owned());
+        return Err(TarError::NoAnswer);
     }
-    let answered = outlet.answer(Duration::from_secs(5), || {}).map_err(trouble)?;
+    let answered = outlet.answer(Duration::from_secs(5), || {}).map_err(TarError::Io)?;
     match &answered {
         // Whoever restores a part says how much it wants by its limit.
         Answered::Whole(answer) if answer.code == Code::QUOTA => Ok(()),
-        answered => judge(answered, outlet.checksum(), complete),
+        answered => Ok(judge(answered, outlet.checksum(), complete)?),
     }
 }
 
 enum Failure {
     /// The other side has answered, or is gone.
     Stopped,
-    Text(String),
+    Wrong(TarError),
+}
+
+/// What went wrong. The text is the line for stderr.
+#[derive(Debug, thiserror::Error)]
+enum TarError {
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("{}: {error}", Name(path.as_bytes()))]
+    Open { path: OsString, error: io::Error },
+    #[error("the archive: {0}")]
+    Archive(#[from] io::Error),
+    #[error("the archive is no tar file")]
+    NoTar,
+    #[error("the archive has an extended header that is too long")]
+    LongHeader,
+    #[error("the map of a sparse file is wrong")]
+    Map,
+    #[error("{}: the map of a sparse file is wrong", Name(.0))]
+    MapOf(Vec<u8>),
+    #[error("the archive ends in the middle of a file")]
+    CutFile,
+    #[error("the archive ends too early")]
+    Cut,
+    #[error(transparent)]
+    Stream(#[from] Misused),
+    #[error("{}: {error}", Name(path))]
+    Entry { path: Vec<u8>, error: Misused },
+    #[error("the answer cannot be read: stdin is the archive")]
+    NoAnswer,
+    #[error(transparent)]
+    Answer(#[from] NotConfirmed),
 }
 
 impl From<Stop> for Failure {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Answered => Self::Stopped,
-            Stop::Io(error) => Self::Text(error.to_string()),
+            Stop::Io(error) => Self::Wrong(TarError::Io(error)),
         }
     }
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Text(format!("the archive: {error}"))
+impl<E: Into<TarError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Wrong(error.into())
     }
 }
 
@@ -123,18 +153,14 @@ impl Tar<'_> {
             if block.iter().all(|byte| *byte == 0) {
                 break;
             }
-            let header =
-                Header::read(&block).ok_or(Failure::Text("the archive is no tar file".to_owned()))?;
+            let header = Header::read(&block).ok_or(TarError::NoTar)?;
             match header.kind {
                 b'x' | b'g' | b'L' if header.size > EXTENDED_MAX => {
-                    return Err(Failure::Text(
-                        "the archive has an extended header that is too long".to_owned(),
-                    ));
+                    return Err(TarError::LongHeader.into());
                 }
                 b'x' => {
                     let text = self.body(header.size)?;
-                    extended =
-                        pax(&text).ok_or(Failure::Text("the map of a sparse file is wrong".to_owned()))?;
+                    extended = pax(&text).ok_or(TarError::Map)?;
                 }
                 b'L' => {
                     let mut name = self.body(header.size)?;
@@ -152,7 +178,7 @@ impl Tar<'_> {
             }
         }
         let mut end = Vec::new();
-        self.machine.handle_end(&mut end).map_err(|error| Failure::Text(error.to_string()))?;
+        self.machine.handle_end(&mut end)?;
         self.outlet.put(&end)?;
         self.outlet.flush()?;
         self.read_on();
@@ -203,7 +229,7 @@ impl Tar<'_> {
                 self.member(&member, &pieces, real_size)?;
             }
             Some(_) => {
-                return Err(Failure::Text(format!("{}: the map of a sparse file is wrong", Name(name))));
+                return Err(TarError::MapOf(name.clone()).into());
             }
         }
         self.skip(padded(stored).saturating_sub(stored))
@@ -246,7 +272,7 @@ impl Tar<'_> {
             room.fill(0);
             Ok(room.len())
         })?;
-        self.machine.handle_body(size).map_err(|error| Failure::Text(error.to_string()))
+        Ok(self.machine.handle_body(size)?)
     }
 
     /// Sends so many bytes that `from` gives.
@@ -260,7 +286,7 @@ impl Tar<'_> {
             let wanted = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let given = from(&mut self.file, room.get_mut(..wanted).unwrap_or_default())?;
             if given == 0 {
-                return Err(Failure::Text("the archive ends in the middle of a file".to_owned()));
+                return Err(TarError::CutFile.into());
             }
             self.outlet.filled(given);
             left = left.saturating_sub(given as u64);
@@ -271,7 +297,7 @@ impl Tar<'_> {
     fn header(&mut self, name: &[u8], mode: u32, size: u64, times: [Time; 2]) -> Result<(), Failure> {
         let mut bytes = Vec::new();
         let made = self.machine.handle_entry(name, mode, size, times, &mut bytes);
-        made.map_err(|error| Failure::Text(format!("{}: {error}", Name(name))))?;
+        made.map_err(|error| TarError::Entry { path: name.to_vec(), error })?;
         Ok(self.outlet.put(&bytes)?)
     }
 
@@ -284,7 +310,7 @@ impl Tar<'_> {
 
     fn skip(&mut self, bytes: u64) -> Result<(), Failure> {
         let skipped = io::copy(&mut self.file.by_ref().take(bytes), &mut io::sink())?;
-        if skipped == bytes { Ok(()) } else { Err(Failure::Text("the archive ends too early".to_owned())) }
+        if skipped == bytes { Ok(()) } else { Err(TarError::Cut.into()) }
     }
 }
 

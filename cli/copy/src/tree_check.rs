@@ -10,7 +10,7 @@ use rustix::fs::{
     Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, fstat, openat, readlinkat, statat,
 };
 use rustix::io::Errno;
-use wire::filecopy::{LinkRules, NAME_MAX, NameRules, check_link, is_plain};
+use wire::filecopy::{LinkRules, NAME_MAX, NameRules, Wrong, check_link, is_plain};
 
 use crate::sender::{Links, complain};
 use crate::walk::{self, Entry, Visitor};
@@ -34,6 +34,27 @@ pub struct Rules {
     pub strict: bool,
 }
 
+/// Why something cannot be sent. The text is the line for stderr.
+#[derive(Debug, thiserror::Error)]
+enum Offence {
+    #[error("an empty argument names no file")]
+    Empty,
+    #[error("{} cannot be sent: name the folder itself, or what is in it", Name(.0))]
+    Nameless(Vec<u8>),
+    #[error("{}: {}", Name(path), shown::errno(*error))]
+    File { path: Vec<u8>, error: Errno },
+    #[error("{}: its name is too long to be sent", Name(.0))]
+    LongName(Vec<u8>),
+    #[error("{} is a folder, which may not be sent here", Name(.0))]
+    Folder(Vec<u8>),
+    #[error("{} is a symbolic link, which may not be sent here", Name(.0))]
+    Link(Vec<u8>),
+    #[error("refusing to copy the symbolic link {} to {}: {wrong}", Name(path), Name(target))]
+    LeadsOut { path: Vec<u8>, target: Vec<u8>, wrong: Wrong },
+    #[error("the sizes add up to more than can be counted")]
+    TooMuch,
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -50,9 +71,9 @@ pub struct Found {
 }
 
 impl Found {
-    fn offend(&mut self, line: String) {
+    fn offend(&mut self, offence: &Offence) {
         if self.offenders.len() < MOST {
-            self.offenders.push(line);
+            self.offenders.push(offence.to_string());
         } else {
             self.more = self.more.saturating_add(1);
         }
@@ -76,8 +97,8 @@ pub fn check(paths: &[PathBuf], rules: Rules) -> Found {
     let user = rustix::process::geteuid().as_raw();
     let mut look = Look { rules, user, found: Found::default() };
     for path in paths {
-        if let Err(line) = look.argument(path) {
-            look.found.offend(line);
+        if let Err(offence) = look.argument(path) {
+            look.found.offend(&offence);
         }
     }
     look.found
@@ -91,21 +112,21 @@ struct Look {
 }
 
 impl Look {
-    fn argument(&mut self, path: &Path) -> Result<(), String> {
+    fn argument(&mut self, path: &Path) -> Result<(), Offence> {
         let bytes = path.as_os_str().as_bytes();
-        let (folder, name) = walk::split_argument(bytes).ok_or("an empty argument names no file")?;
+        let (folder, name) = walk::split_argument(bytes).ok_or(Offence::Empty)?;
         if matches!(name, b"." | b".." | b"/") {
-            return Err(format!("{} cannot be sent: name the folder itself, or what is in it", Name(bytes)));
+            return Err(Offence::Nameless(bytes.to_vec()));
         }
-        let trouble = |error| format!("{}: {}", Name(bytes), shown::errno(error));
+        let trouble = |error| Offence::File { path: bytes.to_vec(), error };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = openat(CWD, folder, flags, Mode::empty()).map_err(trouble)?;
         let name = CString::new(name).map_err(|_| trouble(Errno::INVAL))?;
         walk::walk(parent.as_fd(), &name, self)
     }
 
-    fn look(&mut self, entry: &Entry<'_>) -> Result<Option<(OwnedFd, Stat)>, String> {
-        let trouble = |error| format!("{}: {}", Name(entry.path), shown::errno(error));
+    fn look(&mut self, entry: &Entry<'_>) -> Result<Option<(OwnedFd, Stat)>, Offence> {
+        let trouble = |error| Offence::File { path: entry.path.to_vec(), error };
         let mut stat = statat(entry.parent, entry.name, AtFlags::SYMLINK_NOFOLLOW).map_err(trouble)?;
         let mut kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Symlink {
@@ -125,7 +146,7 @@ impl Look {
             self.found.special_names = true;
         }
         if self.rules.strict && entry.path.len() >= NAME_MAX as usize {
-            return Err(format!("{}: its name is too long to be sent", Name(entry.path)));
+            return Err(Offence::LongName(entry.path.to_vec()));
         }
         match kind {
             FileType::RegularFile => {
@@ -138,9 +159,7 @@ impl Look {
                 self.found.content = self.found.content.saturating_add(size);
                 self.add(size).map(|()| None)
             }
-            FileType::Directory if !self.rules.allow_folders => {
-                Err(format!("{} is a folder, which may not be sent here", Name(entry.path)))
-            }
+            FileType::Directory if !self.rules.allow_folders => Err(Offence::Folder(entry.path.to_vec())),
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let fd = openat(entry.parent, entry.name, flags, Mode::empty()).map_err(trouble)?;
@@ -151,16 +170,16 @@ impl Look {
         }
     }
 
-    fn link(&mut self, entry: &Entry<'_>) -> Result<(), String> {
-        let path = Name(entry.path);
+    fn link(&mut self, entry: &Entry<'_>) -> Result<(), Offence> {
+        let path = || entry.path.to_vec();
         if !self.rules.allow_links {
-            return Err(format!("{path} is a symbolic link, which may not be sent here"));
+            return Err(Offence::Link(path()));
         }
         let target = readlinkat(entry.parent, entry.name, Vec::new());
-        let target = target.map_err(|error| format!("{path}: {}", shown::errno(error)))?;
+        let target = target.map_err(|error| Offence::File { path: path(), error })?;
         let target = target.to_bytes();
         if let Err(wrong) = check_link(entry.path, target, NameRules::All, LinkRules::Inside) {
-            return Err(format!("refusing to copy the symbolic link {path} to {}: {wrong}", Name(target)));
+            return Err(Offence::LeadsOut { path: path(), target: target.to_vec(), wrong });
         }
         if !is_plain(entry.name.to_bytes()) || !is_plain(target) {
             self.found.special_names = true;
@@ -168,30 +187,30 @@ impl Look {
         self.add(target.len() as u64)
     }
 
-    fn add(&mut self, bytes: u64) -> Result<(), String> {
+    fn add(&mut self, bytes: u64) -> Result<(), Offence> {
         let sum = self.found.bytes.checked_add(bytes);
-        self.found.bytes = sum.ok_or("the sizes add up to more than can be counted")?;
+        self.found.bytes = sum.ok_or(Offence::TooMuch)?;
         Ok(())
     }
 }
 
 impl Visitor for Look {
-    type Error = String;
+    type Error = Offence;
 
-    fn visit(&mut self, entry: &Entry<'_>) -> Result<Option<(OwnedFd, Stat)>, String> {
+    fn visit(&mut self, entry: &Entry<'_>) -> Result<Option<(OwnedFd, Stat)>, Offence> {
         // One that cannot be sent does not keep the others from being named.
-        Ok(self.look(entry).unwrap_or_else(|line| {
-            self.found.offend(line);
+        Ok(self.look(entry).unwrap_or_else(|offence| {
+            self.found.offend(&offence);
             None
         }))
     }
 
-    fn leave(&mut self, _: &[u8], _: &Stat) -> Result<(), String> {
+    fn leave(&mut self, _: &[u8], _: &Stat) -> Result<(), Offence> {
         Ok(())
     }
 
-    fn unreadable(&mut self, path: &[u8], error: Errno) -> String {
-        format!("{}: {}", Name(path), shown::errno(error))
+    fn unreadable(&mut self, path: &[u8], error: Errno) -> Offence {
+        Offence::File { path: path.to_vec(), error }
     }
 }
 
@@ -217,14 +236,25 @@ const OPTIONS: [&str; 10] = [
 pub fn main(args: Vec<OsString>) -> i32 {
     match run(args) {
         Ok(status) => status,
-        Err(text) => {
-            complain(PROGRAM, &text);
+        Err(error) => {
+            complain(PROGRAM, error);
             1
         }
     }
 }
 
-fn run(args: Vec<OsString>) -> Result<i32, String> {
+/// Why the program ends with 1. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+enum TreeCheckError {
+    #[error("unknown option {}\n{USAGE}", Name(.0.as_bytes()))]
+    Option(OsString),
+    #[error("{USAGE}")]
+    Usage,
+    #[error("{0}")]
+    Offences(String),
+}
+
+fn run(args: Vec<OsString>) -> Result<i32, TreeCheckError> {
     let (mut rules, mut machine, mut paths) = (Rules::default(), false, Vec::new());
     let mut words = args.into_iter().skip(1);
     while let Some(word) = words.next() {
@@ -236,7 +266,7 @@ fn run(args: Vec<OsString>) -> Result<i32, String> {
             paths.extend(words.by_ref().map(PathBuf::from));
             break;
         }
-        match whole(option).ok_or_else(|| format!("unknown option {}\n{USAGE}", Name(word.as_bytes())))? {
+        match whole(option).ok_or_else(|| TreeCheckError::Option(word.clone()))? {
             "machine-readable" => machine = true,
             "help" => {
                 say::output(USAGE);
@@ -254,11 +284,11 @@ fn run(args: Vec<OsString>) -> Result<i32, String> {
         }
     }
     if paths.is_empty() {
-        return Err(USAGE.to_owned());
+        return Err(TreeCheckError::Usage);
     }
     let found = check(&paths, rules);
     if let Some(text) = found.complaint() {
-        return Err(text);
+        return Err(TreeCheckError::Offences(text));
     }
     if machine {
         say::output(found.bytes);
@@ -280,6 +310,16 @@ fn whole(word: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_option_of_the_manual_is_understood() {
+        let known = crate::pages::options(&crate::pages::tree_check());
+        assert_eq!(known.len() + 1, OPTIONS.len(), "all but --help");
+        for option in known {
+            let word = option[0].to_str().unwrap();
+            assert_eq!(whole(&word.as_bytes()[1..]), word.strip_prefix("--"));
+        }
+    }
 
     #[test]
     fn options_may_be_cut_short_where_that_is_clear() {

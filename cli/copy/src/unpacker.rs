@@ -3,20 +3,21 @@
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::confine::{Confinement, Files, May, Needs, Place};
 use engine::exec::{Account, Existing};
 use rustix::fs::fstatvfs;
 use rustix::process::{Uid, getuid};
 use wire::filecopy::{LinkRules, NameRules};
 
-use filecopy::incoming::{incoming, open};
+use filecopy::incoming::{NoFolder, incoming, open};
 use filecopy::port::Streams;
-use filecopy::receiver::{Patience, Settings, confine, receive};
+use filecopy::receiver::{Patience, Settings, receive};
 use filecopy::shown::Name;
 
 use crate::sender::complain;
@@ -37,10 +38,10 @@ struct Task {
 /// older `UID DIR [-v] [-w [BYTES]]`.
 pub fn main(args: Vec<OsString>) -> i32 {
     let words: Vec<OsString> = args.into_iter().skip(1).collect();
-    let done = parse(&words).and_then(|task| {
+    let done = parse(&words).map_err(CannotReceive::from).and_then(|task| {
         become_user(task.uid)?;
         let root = match &task.folder {
-            Some(folder) => open(folder).map_err(|error| error.to_string())?,
+            Some(folder) => open(folder)?,
             None => own_incoming()?,
         };
         run(root, &task.settings)
@@ -51,13 +52,13 @@ pub fn main(args: Vec<OsString>) -> i32 {
 /// `qfile-dom0-unpacker USER|UID DIR [-v] [-w [BYTES]] [--only-regular-files]`
 pub fn dom0_main(args: Vec<OsString>) -> i32 {
     let words: Vec<OsString> = args.into_iter().skip(1).collect();
-    let done = parse_dom0(&words).and_then(|mut task| {
-        let folder = task.folder.take().ok_or("a folder is needed")?;
+    let done = parse_dom0(&words).map_err(CannotReceive::from).and_then(|mut task| {
+        let folder = task.folder.take().ok_or(CannotReceive::NoFolder)?;
         let made = DirBuilder::new().mode(0o700).create(&folder);
         made.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
-            .map_err(|error| format!("{}: {error}", shown(&folder)))?;
+            .map_err(|error| CannotReceive::Make { path: folder.clone(), error })?;
         become_user(task.uid)?;
-        let root = open(&folder).map_err(|error| error.to_string())?;
+        let root = open(&folder)?;
         let free = fstatvfs(&root).map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         let limits = &mut task.settings.limits;
         limits.bytes = limit("UPDATES_MAX_BYTES", (4 << 30).min(free / 10 * 9).max(1))?;
@@ -67,32 +68,84 @@ pub fn dom0_main(args: Vec<OsString>) -> i32 {
     finish("qfile-dom0-unpacker", done)
 }
 
-fn finish(program: &str, done: Result<i32, String>) -> i32 {
-    done.unwrap_or_else(|text| {
-        complain(program, &text);
+/// Why nothing is received. The text is the line for stderr.
+#[derive(Debug, thiserror::Error)]
+enum CannotReceive {
+    #[error(transparent)]
+    Usage(#[from] Usage),
+    #[error("a folder is needed")]
+    NoFolder,
+    #[error("{}: {error}", Name(path.as_os_str().as_bytes()))]
+    Make { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Folder(#[from] NoFolder),
+    #[error("only root can receive as user {0}")]
+    OnlyRoot(u32),
+    #[error("there is no user {0}")]
+    NoUser(u32),
+    #[error("cannot become user {user}: {error}")]
+    User { user: u32, error: io::Error },
+    #[error("{0} is not a number")]
+    Limit(&'static str),
+    #[error("QREXEC_REMOTE_DOMAIN is not set")]
+    NoSource,
+    #[error("the user has no home")]
+    NoHome,
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("this process cannot be confined: {0}")]
+    Unconfined(io::Error),
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, thiserror::Error)]
+enum Usage {
+    #[error("a number of bytes is missing behind -w")]
+    NoNumber,
+    #[error("unknown rule in {}", Name(.0))]
+    Rule(Vec<u8>),
+    #[error("unknown option {}", Name(.0))]
+    Option(Vec<u8>),
+    #[error("too many words")]
+    Words,
+    #[error("a user and a folder are needed")]
+    Missing,
+    #[error("{} is not a number of bytes", Name(.0))]
+    Bytes(Vec<u8>),
+    #[error("{} is not a user's number", Name(.0))]
+    Number(Vec<u8>),
+    #[error("there is no user {}", Name(.0))]
+    User(Vec<u8>),
+}
+
+fn finish(program: &str, done: Result<i32, CannotReceive>) -> i32 {
+    done.unwrap_or_else(|error| {
+        complain(program, error);
         1
     })
 }
 
-fn run(root: OwnedFd, settings: &Settings) -> Result<i32, String> {
-    let (input, output) = engine::localfd::take_stdin_stdout().map_err(|error| error.to_string())?;
-    // Before any file is opened: see there. Without it the rules of names and links still hold.
-    confine(&root);
+fn run(root: OwnedFd, settings: &Settings) -> Result<i32, CannotReceive> {
+    let (input, output) = engine::localfd::take_stdin_stdout().map_err(CannotReceive::Io)?;
+    // Before a file is opened: one that was opened by other credentials cannot be given a name by `AT_EMPTY_PATH`.
+    let needs = Needs { files: Files::Make, ..Needs::default() };
+    let places = [Place { at: root.as_fd(), may: May::Make }];
+    Confinement::unless(false).close_around(needs, &places).map_err(CannotReceive::Unconfined)?;
     Ok(i32::from(receive(root, &mut Streams::new(input, output), settings).exit_status()))
 }
 
 /// A limit of the environment.
-fn limit(name: &str, otherwise: u64) -> Result<u64, String> {
+fn limit(name: &'static str, otherwise: u64) -> Result<u64, CannotReceive> {
     match std::env::var_os(name) {
         None => Ok(otherwise),
         Some(text) => {
             let number = text.to_str().and_then(|text| text.parse().ok());
-            number.ok_or_else(|| format!("{name} is not a number"))
+            number.ok_or(CannotReceive::Limit(name))
         }
     }
 }
 
-fn parse(words: &[OsString]) -> Result<Task, String> {
+fn parse(words: &[OsString]) -> Result<Task, Usage> {
     let old = words.first().is_some_and(|word| word.as_bytes().first().is_some_and(u8::is_ascii_digit));
     if old && words.len() >= 2 {
         return parse_old(words, false);
@@ -107,13 +160,13 @@ fn parse(words: &[OsString]) -> Result<Task, String> {
             }
             b"-v" | b"--verbose" => task.settings.verbose = true,
             b"-w" | b"--wait-for-space" => {
-                let number = words.next().ok_or("a number of bytes is missing behind -w")?;
+                let number = words.next().ok_or(Usage::NoNumber)?;
                 task.settings.wait = Some(patience(number.as_bytes())?);
             }
             other if other.starts_with(b"--existing=") => {
                 let rule = std::str::from_utf8(other.get(11..).unwrap_or_default()).ok();
                 let rule = rule.and_then(Existing::named);
-                task.settings.existing = rule.ok_or_else(|| format!("unknown rule in {}", Name(other)))?;
+                task.settings.existing = rule.ok_or_else(|| Usage::Rule(other.to_vec()))?;
             }
             b"--allow-all-names" => task.settings.limits.names = NameRules::All,
             b"--no-allow-all-names" => task.settings.limits.names = NameRules::Plain,
@@ -121,7 +174,7 @@ fn parse(words: &[OsString]) -> Result<Task, String> {
             b"--no-allow-unsafe-symlinks" => task.settings.limits.links = LinkRules::Inside,
             other => match other.strip_prefix(b"--wait-for-space=").or_else(|| other.strip_prefix(b"-w")) {
                 Some(number) => task.settings.wait = Some(patience(number)?),
-                None if other.starts_with(b"-") => return Err(format!("unknown option {}", Name(other))),
+                None if other.starts_with(b"-") => return Err(Usage::Option(other.to_vec())),
                 None => plain.push(word),
             },
         }
@@ -130,16 +183,16 @@ fn parse(words: &[OsString]) -> Result<Task, String> {
     task.uid = plain.next().filter(|uid| !uid.is_empty()).map(|uid| number_of(uid.as_bytes())).transpose()?;
     task.folder = plain.next().map(PathBuf::from);
     if plain.next().is_some() {
-        return Err("too many words".to_owned());
+        return Err(Usage::Words);
     }
     Ok(task)
 }
 
 /// `USER DIR [-v] [-w [BYTES]]`
-fn parse_old(words: &[OsString], dom0: bool) -> Result<Task, String> {
+fn parse_old(words: &[OsString], dom0: bool) -> Result<Task, Usage> {
     let mut words = words.iter().peekable();
     let (Some(user), Some(folder)) = (words.next(), words.next()) else {
-        return Err("a user and a folder are needed".to_owned());
+        return Err(Usage::Missing);
     };
     let mut task = Task { folder: Some(folder.into()), ..Task::default() };
     task.uid = Some(if dom0 { user_of(user.as_bytes())? } else { number_of(user.as_bytes())? });
@@ -151,35 +204,35 @@ fn parse_old(words: &[OsString], dom0: bool) -> Result<Task, String> {
                 task.settings.wait = Some(patience(number.map_or(&b"1"[..], |number| number.as_bytes()))?);
             }
             b"--only-regular-files" if dom0 => task.settings.limits.only_files = true,
-            other => return Err(format!("unknown option {}", Name(other))),
+            other => return Err(Usage::Option(other.to_vec())),
         }
     }
     Ok(task)
 }
 
-fn parse_dom0(words: &[OsString]) -> Result<Task, String> {
+fn parse_dom0(words: &[OsString]) -> Result<Task, Usage> {
     let mut task = parse_old(words, true)?;
     task.settings.limits.links = LinkRules::Canonical;
     Ok(task)
 }
 
-fn patience(number: &[u8]) -> Result<Patience, String> {
+fn patience(number: &[u8]) -> Result<Patience, Usage> {
     let value = decimal(number).filter(|value| *value <= 2_147_483_647);
-    let margin = value.ok_or_else(|| format!("{} is not a number of bytes", Name(number)))?;
+    let margin = value.ok_or_else(|| Usage::Bytes(number.to_vec()))?;
     Ok(Patience { margin, limit: WAIT })
 }
 
-fn number_of(text: &[u8]) -> Result<Uid, String> {
+fn number_of(text: &[u8]) -> Result<Uid, Usage> {
     let number =
         decimal(text).and_then(|number| u32::try_from(number).ok()).filter(|number| *number != u32::MAX);
-    number.map(Uid::from_raw).ok_or_else(|| format!("{} is not a user's number", Name(text)))
+    number.map(Uid::from_raw).ok_or_else(|| Usage::Number(text.to_vec()))
 }
 
-fn user_of(text: &[u8]) -> Result<Uid, String> {
+fn user_of(text: &[u8]) -> Result<Uid, Usage> {
     let name = std::str::from_utf8(text).ok();
     match name.and_then(Account::by_name) {
         Some(account) => Ok(account.uid),
-        None => number_of(text).map_err(|_| format!("there is no user {}", Name(text))),
+        None => number_of(text).map_err(|_| Usage::User(text.to_vec())),
     }
 }
 
@@ -189,24 +242,20 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// Root becomes whom it is told to be; others can be themselves only. There is one thread.
-fn become_user(wanted: Option<Uid>) -> Result<(), String> {
+fn become_user(wanted: Option<Uid>) -> Result<(), CannotReceive> {
     let Some(uid) = wanted.filter(|uid| *uid != getuid()) else { return Ok(()) };
     if !getuid().is_root() {
-        return Err(format!("only root can receive as user {}", uid.as_raw()));
+        return Err(CannotReceive::OnlyRoot(uid.as_raw()));
     }
-    let account = Account::by_uid(uid).ok_or_else(|| format!("there is no user {}", uid.as_raw()))?;
-    account.become_it().map_err(|error| format!("cannot become user {}: {error}", uid.as_raw()))
+    let account = Account::by_uid(uid).ok_or(CannotReceive::NoUser(uid.as_raw()))?;
+    account.become_it().map_err(|error| CannotReceive::User { user: uid.as_raw(), error })
 }
 
 /// The folder for files of the qube that has called.
-fn own_incoming() -> Result<OwnedFd, String> {
-    let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").ok_or("QREXEC_REMOTE_DOMAIN is not set")?;
-    let home = Account::by_uid(getuid()).map(|account| account.home).ok_or("the user has no home")?;
-    incoming(source.as_bytes(), &home).map_err(|error| error.to_string())
-}
-
-fn shown(path: &Path) -> String {
-    Name(path.as_os_str().as_bytes()).to_string()
+fn own_incoming() -> Result<OwnedFd, CannotReceive> {
+    let source = std::env::var_os("QREXEC_REMOTE_DOMAIN").ok_or(CannotReceive::NoSource)?;
+    let home = Account::by_uid(getuid()).map(|account| account.home).ok_or(CannotReceive::NoHome)?;
+    Ok(incoming(source.as_bytes(), &home)?)
 }
 
 #[cfg(test)]
@@ -242,6 +291,17 @@ mod tests {
             "a b c",
         ] {
             assert!(parse(&words(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_the_manual_is_understood() {
+        for option in crate::pages::options(&crate::pages::unpacker()) {
+            assert!(parse(&option).is_ok(), "{option:?}");
+        }
+        for option in crate::pages::options(&crate::pages::dom0_unpacker()) {
+            let words = [words("root /x"), option.clone()].concat();
+            assert!(parse_dom0(&words).is_ok(), "{option:?}");
         }
     }
 

@@ -6,14 +6,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::say;
 use run::children::Children;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use wire::escape::Escaped;
-use wire::names::DomainName;
+use wire::names::{DomainName, NameError};
 
 use crate::opener;
 
@@ -40,6 +40,27 @@ pub fn file_main(_: Vec<OsString>) -> i32 {
     })
 }
 
+/// Why a file was not opened, or not sent back. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+enum OpenFileError {
+    #[error("QREXEC_REMOTE_DOMAIN: {0}")]
+    Source(#[from] NameError),
+    #[error("{what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+    #[error("the name of the file is cut short")]
+    CutName,
+    #[error("filename contains /")]
+    Slash,
+    #[error("the file has no name")]
+    NoName,
+    #[error("{}: {error}", path.display())]
+    Store { path: PathBuf, error: io::Error },
+    #[error("the file is larger than {MAX_FILE} bytes")]
+    TooLarge,
+    #[error("{name} cannot be sent back: {error}")]
+    SendBack { name: String, error: io::Error },
+}
+
 /// A file as its caller names it.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
@@ -49,20 +70,20 @@ struct Header {
 }
 
 impl Header {
-    fn read(bytes: &[u8]) -> Result<Self, String> {
+    fn read(bytes: &[u8]) -> Result<Self, OpenFileError> {
         let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let (name, view_only) = match name.strip_prefix(VIEW_ONLY) {
             Some(rest) => (rest, true),
             None => (name, false),
         };
         if bytes.len() != HEADER || name.len() == HEADER {
-            return Err("the name of the file is cut short".into());
+            return Err(OpenFileError::CutName);
         }
         if name.contains(&b'/') {
-            return Err("filename contains /".into());
+            return Err(OpenFileError::Slash);
         }
         if matches!(name, b"" | b"." | b"..") {
-            return Err("the file has no name".into());
+            return Err(OpenFileError::NoName);
         }
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+@-".contains(byte);
         let name = name.iter().map(|byte| if plain(byte) { char::from(*byte) } else { '_' }).collect();
@@ -70,10 +91,10 @@ impl Header {
     }
 }
 
-fn serve_file() -> Result<i32, String> {
-    let failed = |what: &str, error: io::Error| format!("{what}: {error}");
+fn serve_file() -> Result<i32, OpenFileError> {
+    let failed = |what, error| OpenFileError::Io { what, error };
     let source = std::env::var("QREXEC_REMOTE_DOMAIN").unwrap_or_default();
-    let source = DomainName::new(&source).map_err(|error| format!("QREXEC_REMOTE_DOMAIN: {error}"))?;
+    let source = DomainName::new(&source)?;
     let mut children = Children::new().map_err(|error| failed("signals", error))?;
     let mut input = Input(&mut children);
     let mut header = Vec::with_capacity(HEADER);
@@ -117,15 +138,15 @@ impl Read for Input<'_> {
 }
 
 /// Writes what comes into a new file; its sum.
-fn store(from: &mut impl Read, path: &Path, view_only: bool) -> Result<[u8; 32], String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
+fn store(from: &mut impl Read, path: &Path, view_only: bool) -> Result<[u8; 32], OpenFileError> {
+    let failed = |error| OpenFileError::Store { path: path.to_owned(), error };
     let mut options = File::options();
     options.write(true).create_new(true).mode(if view_only { 0o400 } else { 0o600 });
     let mut file = options.open(path).map_err(failed)?;
     let mut sum = Sum::default();
     let copied = io::copy(&mut from.take(MAX_FILE + 1), &mut Both(&mut file, &mut sum)).map_err(failed)?;
     if copied > MAX_FILE {
-        return Err(format!("the file is larger than {MAX_FILE} bytes"));
+        return Err(OpenFileError::TooLarge);
     }
     Ok(sum.value())
 }
@@ -155,8 +176,8 @@ impl Write for Both<'_> {
 
 /// Sends the file if it is another one than before. Its content decides: a clock tells nothing about two changes within
 /// one of its ticks.
-fn send_back(path: &Path, name: &str, before: [u8; 32]) -> Result<(), String> {
-    let failed = |error: io::Error| format!("{name} cannot be sent back: {error}");
+fn send_back(path: &Path, name: &str, before: [u8; 32]) -> Result<(), OpenFileError> {
+    let failed = |error| OpenFileError::SendBack { name: name.to_owned(), error };
     let mut file = reopened(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.len() == 0 {
         if before != Sum::default().value() {

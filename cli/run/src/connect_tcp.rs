@@ -13,7 +13,7 @@ use engine::process::{Child, Signals, begin_unblocked, fork_keeping};
 use engine::say;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
-use wire::names::Target;
+use wire::names::{NameError, Target};
 
 use crate::children::find;
 
@@ -84,8 +84,29 @@ struct Way {
     port: u16,
 }
 
+/// Why no connection is taken. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+enum ConnectTcpError {
+    #[error("Please provide PORT, 1 to 65535")]
+    NoPort,
+    #[error("{}: no port", .0.escape_default())]
+    Local(String),
+    #[error(transparent)]
+    Qube(#[from] NameError),
+    #[error("cannot bind {address}: {error}{}", hint(error))]
+    Bind { address: SocketAddr, error: io::Error },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (ports below 1024 are root's)",
+        io::ErrorKind::AddrInUse => " (another program has it: choose another LOCAL)",
+        _ => "",
+    }
+}
+
 impl Way {
-    fn read(words: &str) -> Result<Self, String> {
+    fn read(words: &str) -> Result<Self, ConnectTcpError> {
         let mut parts = words.rsplitn(2, ':');
         let port = parts.next().unwrap_or_default();
         let rest = parts.next().unwrap_or_default();
@@ -94,13 +115,13 @@ impl Way {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             text.parse::<u16>().ok().filter(|port| digits && *port >= least)
         };
-        let port = number(port, 1).ok_or("Please provide PORT, 1 to 65535")?;
+        let port = number(port, 1).ok_or(ConnectTcpError::NoPort)?;
         let local = match local {
             "" => port,
-            local => number(local, 0).ok_or_else(|| format!("{}: no port", local.escape_default()))?,
+            local => number(local, 0).ok_or_else(|| ConnectTcpError::Local(local.to_owned()))?,
         };
         let qube = if qube.is_empty() { "@default" } else { qube };
-        Target::new(qube).map_err(|error| error.to_string())?;
+        Target::new(qube)?;
         Ok(Self { local, qube: qube.to_owned(), port })
     }
 
@@ -114,7 +135,7 @@ impl Way {
 }
 
 fn run(args: &ConnectTcpArgs) -> Result<i32, Failure> {
-    let failed = |message: String| Failure { status: FAILED, message };
+    let failed = |error: ConnectTcpError| Failure { status: FAILED, message: error.to_string() };
     let way = Way::read(&args.words).map_err(failed)?;
     let listeners = bind(&way, args.bind).map_err(failed)?;
     let local = listeners.first().and_then(|listener| listener.local_addr().ok());
@@ -134,7 +155,10 @@ fn run(args: &ConnectTcpArgs) -> Result<i32, Failure> {
         accept_connections(&way, &listeners, args.accept_once)
             .unwrap_or_else(|failure| failure.report(PROGRAM))
     });
-    let background = background.map_err(|error| failed(format!("cannot go into the background: {error}")))?;
+    let background = background.map_err(|error| Failure {
+        status: FAILED,
+        message: format!("cannot go into the background: {error}"),
+    })?;
     say::output(format_args!("process {}", background.pid()));
     Ok(0)
 }
@@ -148,22 +172,18 @@ fn quieten() {
     }
 }
 
-fn bind(way: &Way, address: Option<IpAddr>) -> Result<Vec<TcpListener>, String> {
+fn bind(way: &Way, address: Option<IpAddr>) -> Result<Vec<TcpListener>, ConnectTcpError> {
     let listen = |ip: IpAddr, port: u16| {
         let listener = TcpListener::bind(SocketAddr::new(ip, port))?;
         listener.set_nonblocking(true)?;
         Ok::<_, io::Error>(listener)
     };
-    let about = |ip: IpAddr, port: u16, error: &io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => " (ports below 1024 are root's)",
-            io::ErrorKind::AddrInUse => " (another program has it: choose another LOCAL)",
-            _ => "",
-        };
-        format!("cannot bind {}: {error}{hint}", SocketAddr::new(ip, port))
+    let about = |ip: IpAddr, port: u16, error: io::Error| {
+        let address = SocketAddr::new(ip, port);
+        ConnectTcpError::Bind { address, error }
     };
     let first = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let listener = listen(first, way.local).map_err(|error| about(first, way.local, &error))?;
+    let listener = listen(first, way.local).map_err(|error| about(first, way.local, error))?;
     if address.is_some() {
         return Ok(vec![listener]);
     }
@@ -171,7 +191,7 @@ fn bind(way: &Way, address: Option<IpAddr>) -> Result<Vec<TcpListener>, String> 
     let second = Ipv6Addr::LOCALHOST.into();
     match listen(second, port) {
         Ok(other) => Ok(vec![listener, other]),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(about(second, port, &error)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(about(second, port, error)),
         // A machine without that kind of address.
         Err(_) => Ok(vec![listener]),
     }
@@ -275,6 +295,8 @@ mod tests {
     fn a_port_that_somebody_has_is_an_error() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other.local_addr().unwrap().port();
-        assert!(bind(&way(port, "vault", 1), None).unwrap_err().contains("another program has it"));
+        assert!(
+            bind(&way(port, "vault", 1), None).unwrap_err().to_string().contains("another program has it")
+        );
     }
 }

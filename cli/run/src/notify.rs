@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cli::qubesd::Socket;
 use engine::say;
 use wire::escape::Escaped;
-use wire::names::DomainName;
+use wire::names::{DomainName, NameError};
 
 /// The service whose caller says something: a number.
 const UPDATES: &str = "qubes.NotifyUpdates";
@@ -36,23 +36,36 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn pass_on(service: &str, source: &str) -> Result<(), String> {
-    let source = DomainName::new(source).map_err(|error| format!("QREXEC_REMOTE_DOMAIN: {error}"))?;
+/// Why nothing was passed on. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+enum NotPassedOn {
+    #[error("QREXEC_REMOTE_DOMAIN: {0}")]
+    Source(NameError),
+    #[error("{}: {error}", path.display())]
+    Qubesd { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Input(io::Error),
+    #[error("not a number: {}", Escaped::new(.0))]
+    NoNumber(Vec<u8>),
+}
+
+fn pass_on(service: &str, source: &str) -> Result<(), NotPassedOn> {
+    let source = DomainName::new(source).map_err(NotPassedOn::Source)?;
     let word = if service == UPDATES { number(io::stdin())? } else { Vec::new() };
     let path = Socket::Admin.path().with_file_name("qubesd.misc.sock");
-    let told = |error: io::Error| format!("{}: {error}", path.display());
+    let told = |error| NotPassedOn::Qubesd { path: path.clone(), error };
     let connected = engine::unix::connect_within(&path, LIMIT).map_err(told)?;
     tell(UnixStream::from(connected), &format!("{service}+ {} name dom0\0", source.as_str()), &word)
         .map_err(told)
 }
 
 /// A number of updates: digits, and blanks that nobody means.
-fn number(from: impl Read) -> Result<Vec<u8>, String> {
+fn number(from: impl Read) -> Result<Vec<u8>, NotPassedOn> {
     let mut bytes = Vec::new();
-    from.take(MAX_NUMBER + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    from.take(MAX_NUMBER + 1).read_to_end(&mut bytes).map_err(NotPassedOn::Input)?;
     let word = bytes.trim_ascii();
     if bytes.len() as u64 > MAX_NUMBER || word.is_empty() || !word.iter().all(u8::is_ascii_digit) {
-        return Err(format!("not a number: {}", Escaped::new(&bytes)));
+        return Err(NotPassedOn::NoNumber(bytes));
     }
     Ok(word.to_vec())
 }
@@ -75,7 +88,7 @@ mod tests {
 
     #[test]
     fn only_a_number_is_passed_on() {
-        assert_eq!(number(&b" 12\n"[..]), Ok(b"12".to_vec()));
+        assert_eq!(number(&b" 12\n"[..]).unwrap(), b"12");
         for bad in [&b""[..], b"\n", b"-1", b"1 2", b"0x1", b"\x1b", &[b'1'; 33], "１".as_bytes()] {
             assert!(number(bad).is_err(), "{bad:?}");
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cli::client_vm;
 use cli::qubesd::{self, Socket};
-use wire::names::Target;
+use wire::names::{NameError, Target};
 
 /// Longest list of qubes, and longest answer about one, that is read, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -58,15 +58,45 @@ pub struct Qube {
     pub state: State,
 }
 
+/// Why we are not told about qubes. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTold {
+    /// A qube asks for what only dom0 knows.
+    #[error("only dom0 knows all qubes")]
+    Qube,
+    /// No qube is called so.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// `qubesd` refuses, or cannot be asked.
+    #[error(transparent)]
+    Qubesd(#[from] qubesd::Error),
+    /// A file or a folder cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The description of the machines is none.
+    #[error("{}: {error}", path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+}
+
 /// Every qube but dom0, by name.
 ///
 /// # Errors
 /// Nobody tells us.
-pub fn qubes(place: Place) -> Result<Vec<Qube>, String> {
+pub fn qubes(place: Place) -> Result<Vec<Qube>, NotTold> {
     let mut found = match place {
         Place::Managed => listed(&ask("admin.vm.List", "dom0")?),
         Place::Plain => plain()?,
-        Place::Qube => return Err("only dom0 knows all qubes".into()),
+        Place::Qube => return Err(NotTold::Qube),
     };
     found.retain(|qube| qube.name != "dom0");
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -77,9 +107,8 @@ pub fn qubes(place: Place) -> Result<Vec<Qube>, String> {
 ///
 /// # Errors
 /// It refuses, or cannot be asked.
-pub fn ask(method: &str, qube: &str) -> Result<String, String> {
-    let qube = Target::new(qube).map_err(|error| error.to_string())?;
-    let answer = qubesd::call(Socket::Admin, method, &qube, b"").map_err(|error| error.to_string())?;
+pub fn ask(method: &str, qube: &str) -> Result<String, NotTold> {
+    let answer = qubesd::call(Socket::Admin, method, &Target::new(qube)?, b"")?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
@@ -92,7 +121,7 @@ pub fn feature(qube: &str, name: &str) -> Option<String> {
 ///
 /// # Errors
 /// There is no such qube, or it cannot be asked.
-pub fn state(qube: &str) -> Result<State, String> {
+pub fn state(qube: &str) -> Result<State, NotTold> {
     Ok(state_of(&ask("admin.vm.CurrentState", qube)?))
 }
 
@@ -113,7 +142,7 @@ fn listed(answer: &str) -> Vec<Qube> {
 }
 
 /// What the description of the machines says, or the daemons that there are. What has a daemon runs.
-fn plain() -> Result<Vec<Qube>, String> {
+fn plain() -> Result<Vec<Qube>, NotTold> {
     let folder = std::env::var_os("QREXEC_SOCKET_DIR").filter(|folder| !folder.is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("/var/run/qubes"), PathBuf::from);
     let state = |name: &str| match folder.join(format!("qrexec.{name}")).exists() {
@@ -121,15 +150,16 @@ fn plain() -> Result<Vec<Qube>, String> {
         false => State::Halted,
     };
     if let Some(path) = std::env::var_os("QREXEC_SYSTEM_INFO") {
-        let about = |error: &dyn std::fmt::Display| format!("{}: {error}", PathBuf::from(&path).display());
-        let file = std::fs::File::open(&path).map_err(|error| about(&error))?;
-        let system: serde_json::Value =
-            serde_json::from_reader(std::io::Read::take(file, MAX_FILE)).map_err(|error| about(&error))?;
+        let path = PathBuf::from(path);
+        let file = std::fs::File::open(&path).map_err(|error| NotTold::Read { path: path.clone(), error })?;
+        let system: serde_json::Value = serde_json::from_reader(std::io::Read::take(file, MAX_FILE))
+            .map_err(|error| NotTold::Description { path, error })?;
         let domains = system.get("domains").and_then(|domains| domains.as_object());
         let names = domains.into_iter().flat_map(|domains| domains.keys());
         return Ok(names.map(|name| Qube { name: name.clone(), state: state(name) }).collect());
     }
-    let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(&folder).map_err(|error| NotTold::Read { path: folder.clone(), error })?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     // A daemon has links by number and UUID, too.
     let names = names.filter_map(|name| name.strip_prefix("qrexec.").map(str::to_owned));

@@ -35,20 +35,43 @@ fn date(now: SystemTime, nanoseconds: bool) -> String {
     text.replace('Z', "+00:00\n")
 }
 
+/// Why a clock was not set. The text is for stderr.
+#[derive(Debug, thiserror::Error)]
+enum NotSet {
+    #[error(transparent)]
+    Input(std::io::Error),
+    #[error("expected {SHORT} or {LONG} bytes, got {0}")]
+    Length(usize),
+    #[error("no date: {0}")]
+    NoDate(String),
+    #[error("no date: {shown}: {error}")]
+    Date { shown: String, error: humantime::TimestampError },
+    #[error("not in UTC: {0}")]
+    NotUtc(String),
+    #[error("older than this program: {0}")]
+    TooOld(String),
+    #[error(transparent)]
+    Before1970(#[from] std::time::SystemTimeError),
+    #[error(transparent)]
+    TooLate(#[from] std::num::TryFromIntError),
+    #[error("cannot set the clock from {from} to {to}: {errno}")]
+    Clock { from: String, to: String, errno: rustix::io::Errno },
+}
+
 /// The time that a date says, if it is one that a clock may be set to.
-fn read(bytes: &[u8]) -> Result<SystemTime, String> {
+fn read(bytes: &[u8]) -> Result<SystemTime, NotSet> {
     if bytes.len() != SHORT && bytes.len() != LONG {
-        return Err(format!("expected {SHORT} or {LONG} bytes, got {}", bytes.len()));
+        return Err(NotSet::Length(bytes.len()));
     }
-    let shown = Escaped::new(bytes.trim_ascii_end());
+    let shown = || Escaped::new(bytes.trim_ascii_end()).to_string();
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii());
-    let text = text.and_then(|text| text.strip_suffix('\n')).ok_or_else(|| format!("no date: {shown}"))?;
-    let text = text.strip_suffix("+00:00").ok_or_else(|| format!("not in UTC: {shown}"))?;
+    let text = text.and_then(|text| text.strip_suffix('\n')).ok_or_else(|| NotSet::NoDate(shown()))?;
+    let text = text.strip_suffix("+00:00").ok_or_else(|| NotSet::NotUtc(shown()))?;
     let time = humantime::parse_rfc3339(&format!("{}Z", text.replace(',', ".")));
-    let time = time.map_err(|error| format!("no date: {shown}: {error}"))?;
+    let time = time.map_err(|error| NotSet::Date { shown: shown(), error })?;
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) if since > OLDEST => Ok(time),
-        _ => Err(format!("older than this program: {shown}")),
+        _ => Err(NotSet::TooOld(shown())),
     }
 }
 
@@ -137,7 +160,7 @@ pub fn sync_clock(_: Vec<OsString>) -> i32 {
 fn set(program: &str) -> i32 {
     let mut bytes = Vec::new();
     let read_all = std::io::stdin().take(LONG as u64 + 1).read_to_end(&mut bytes);
-    let done = read_all.map_err(|error| error.to_string()).and_then(|_| read(&bytes)).and_then(adjust);
+    let done = read_all.map_err(NotSet::Input).and_then(|_| read(&bytes)).and_then(adjust);
     match done {
         Ok(()) => 0,
         Err(error) => {
@@ -147,17 +170,20 @@ fn set(program: &str) -> i32 {
     }
 }
 
-fn adjust(time: SystemTime) -> Result<(), String> {
+fn adjust(time: SystemTime) -> Result<(), NotSet> {
     let now = SystemTime::now();
     if !differs(time, now) {
         return Ok(());
     }
-    let since = time.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-    let seconds = i64::try_from(since.as_secs()).map_err(|error| error.to_string())?;
+    let since = time.duration_since(UNIX_EPOCH)?;
+    let seconds = i64::try_from(since.as_secs())?;
     let spec = Timespec { tv_sec: seconds, tv_nsec: i64::from(since.subsec_nanos()) };
     let shown = |time| date(time, false).trim_end().to_owned();
-    clock_settime(ClockId::Realtime, spec)
-        .map_err(|error| format!("cannot set the clock from {} to {}: {error}", shown(now), shown(time)))
+    clock_settime(ClockId::Realtime, spec).map_err(|errno| NotSet::Clock {
+        from: shown(now),
+        to: shown(time),
+        errno,
+    })
 }
 
 #[cfg(test)]
@@ -173,8 +199,8 @@ mod tests {
         let now = at(1_796_044_079, 167_207_742);
         assert_eq!(date(now, false), "2026-11-30T13:07:59+00:00\n");
         assert_eq!(date(now, true), "2026-11-30T13:07:59,167207742+00:00\n");
-        assert_eq!(read(date(now, true).as_bytes()), Ok(now));
-        assert_eq!(read(date(now, false).as_bytes()), Ok(at(1_796_044_079, 0)));
+        assert_eq!(read(date(now, true).as_bytes()).unwrap(), now);
+        assert_eq!(read(date(now, false).as_bytes()).unwrap(), at(1_796_044_079, 0));
         assert_eq!((date(now, false).len(), date(now, true).len()), (SHORT, LONG));
     }
 
@@ -191,7 +217,7 @@ mod tests {
             ("2026-11-30T13:07:59;167207742+00:00\n", "no date"),
             ("\x1b[2J-11-30T13:07:59,167207742+00:00\n", "\\x1b[2J"),
         ] {
-            let error = read(text.as_bytes()).unwrap_err();
+            let error = read(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
         }
     }

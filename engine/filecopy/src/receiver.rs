@@ -1,7 +1,6 @@
 //! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
 
 mod batch;
-mod confine;
 mod existing;
 mod file;
 mod folder;
@@ -20,7 +19,6 @@ use crate::port::{BUFFER, Port};
 use crate::shown::{Name, Size};
 use crate::sum::Sum;
 use batch::Batch;
-pub use confine::confine;
 use existing::{Fresh, Names};
 use folder::Folder;
 pub use space::Patience;

@@ -1,14 +1,16 @@
 //! `qubes.Filecopy` in the call's own process: the ring and one folder are its only ends.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use engine::confine::{Confinement, Files, May, Place};
 use engine::direct::DirectService;
 use engine::exec::{Account, Existing};
 use rustix::process::getuid;
 use wire::filecopy::NameRules;
 
 use crate::incoming::{NoFolder, incoming};
-use crate::receiver::{Settings, confine, receive};
+use crate::receiver::{Settings, receive};
 use crate::shown::Name;
 
 /// A call of the service.
@@ -22,17 +24,21 @@ pub struct Request<'a> {
     pub account: Option<&'a Account>,
     /// What to do about names that are there already.
     pub existing: Existing,
+    /// Whether this process is confined to the call and to the folder.
+    pub confinement: Confinement,
 }
 
 /// Serves a call to its end; its exit code. This process becomes the user who receives and can do nothing but that
 /// afterwards.
 pub fn receive_files(call: &mut DirectService, request: &Request<'_>) -> i32 {
-    match prepare(request) {
-        Ok((root, settings)) => {
-            // Before any file is opened: see there. Without it the rules of names and links still hold.
-            confine(&root);
-            i32::from(receive(root, call, &settings).exit_status())
-        }
+    let prepared = prepare(request).and_then(|(root, settings)| {
+        // Before a file is opened: one that was opened by other credentials cannot be given a name by `AT_EMPTY_PATH`.
+        let places = [Place { at: root.as_fd(), may: May::Make }];
+        call.confine(request.confinement, Files::Make, &places).map_err(CannotReceive::Unconfined)?;
+        Ok((root, settings))
+    });
+    match prepared {
+        Ok((root, settings)) => i32::from(receive(root, call, &settings).exit_status()),
         Err(reason) => {
             let _ = call.say(&format!("qubes.Filecopy: {reason}"));
             1
@@ -49,6 +55,8 @@ enum CannotReceive {
     User { name: String, error: std::io::Error },
     #[error("the user has no home")]
     NoHome,
+    #[error("this process cannot be confined: {0}")]
+    Unconfined(std::io::Error),
     #[error("{0}")]
     Folder(#[from] NoFolder),
 }

@@ -1,5 +1,6 @@
 //! The caller's end of a call that its own process makes.
 
+use std::io;
 use std::time::Duration;
 
 use ring::Channel;
@@ -9,6 +10,7 @@ use wire::stream::{Kind, Role};
 use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
+use crate::confine::{Confinement, Files, Place};
 use crate::pump::{Ending, Outcome};
 
 /// A command's own call: writes what the service reads, reads what it answers. What the service says on its error output
@@ -24,6 +26,14 @@ impl DirectClient {
     /// Makes the call at this link.
     pub fn new(channel: Channel, version: Version) -> Self {
         Self { direct: Direct::new(channel, version, Role::Client), have: 0 }
+    }
+
+    /// Confines this process, which has one thread, to this call and to what it does with files below these places, for good.
+    ///
+    /// # Errors
+    /// It is not: nothing of the other side's must be read then.
+    pub fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
+        self.direct.confine(how, files, places)
     }
 
     /// Gives the service what there is room for, without waiting.

@@ -1,5 +1,6 @@
 //! The service's end of a call that its own process serves.
 
+use std::io;
 use std::time::Duration;
 
 use ring::Channel;
@@ -7,6 +8,7 @@ use wire::stream::{Kind, Role};
 use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
+use crate::confine::{Confinement, Files, Place};
 use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
 /// A service that is built in: reads what the caller sends, writes what it gets.
@@ -20,6 +22,14 @@ impl DirectService {
     /// Serves the call at this link; what it says on its error output goes to `log` as well.
     pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }
+    }
+
+    /// Confines this process, which has one thread, to this call and to what it does with files below these places, for good.
+    ///
+    /// # Errors
+    /// It is not: nothing of the other side's must be read then.
+    pub fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
+        self.direct.confine(how, files, places)
     }
 
     /// Reads what there is, waiting for the first byte; 0 at the end.

@@ -71,6 +71,7 @@ impl Ready {
             watches: habits.watches,
             ioctls: habits.ioctls,
             unknown: habits.unknown,
+            ..Needs::default()
         })
     }
 

@@ -12,6 +12,7 @@ mod filter;
 mod program;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// `off` leaves calls unconfined, for debugging.
 const VARIABLE: &str = "QREXEC_CONFINE";
@@ -21,6 +22,8 @@ const VARIABLE: &str = "QREXEC_CONFINE";
 pub struct Needs {
     /// It lends pages to a pipe, and looks into that pipe after it was closed.
     pub reopens: bool,
+    /// What it does with files that it has not open yet. Which files, [`Place`]s say.
+    pub files: Files,
     /// It has an io_uring instance.
     pub uring: bool,
     /// It has an epoll instance and timers.
@@ -29,6 +32,40 @@ pub struct Needs {
     pub ioctls: &'static [u32],
     /// It runs a library of others that cannot be confined.
     pub unknown: bool,
+}
+
+/// What a call's own process does with files: most have all that they need open.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It makes what it receives.
+    Make,
+    /// It reads what it sends.
+    Read,
+    /// It reads what it sends, and removes it afterwards.
+    Move,
+}
+
+/// What may be done below a [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum May {
+    /// Files, folders and links may be made, and removed again.
+    Make,
+    /// Everything may be read.
+    Read,
+    /// Everything may be removed.
+    Remove,
+}
+
+/// A folder, or a file, below which a confined process may do something.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Where, however it was opened.
+    pub at: BorrowedFd<'a>,
+    /// What.
+    pub may: May,
 }
 
 /// Whether the processes of calls are confined.
@@ -70,10 +107,18 @@ impl Confinement {
     /// # Errors
     /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
     pub fn close(self, needs: Needs) -> io::Result<()> {
+        self.close_around(needs, &[])
+    }
+
+    /// [`Confinement::close`], but for what [`Needs::files`] says below these places.
+    ///
+    /// # Errors
+    /// As for [`Confinement::close`].
+    pub fn close_around(self, needs: Needs, places: &[Place<'_>]) -> io::Result<()> {
         if self == Self::Off || needs.unknown {
             return Ok(());
         }
-        let has_no_files = files::give_up()?;
+        let has_no_files = files::give_up(places)?;
         // Without Landlock, whoever may open something may open anything.
         let needs = Needs { reopens: needs.reopens && has_no_files, ..needs };
         filter::apply(needs)

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStat
 
 mod begin;
 mod closed_stdio;
+mod closing;
 mod files;
 mod fork;
 mod heap;
@@ -22,6 +23,7 @@ mod spawn;
 
 pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 pub use closed_stdio::stdout_was_closed;
+pub use closing::close_all;
 pub use files::FileLimit;
 pub use fork::{
     claim_children, close_all_on_exec, close_inherited, fork_keeping, fork_pump, words_for_all_forks,

@@ -6,8 +6,7 @@ use rustix::fs::{SeekFrom, Stat, seek};
 use rustix::io::{Errno, pread};
 use wire::filecopy::Checksum;
 
-use super::{End, Sending, failed, misused};
-use filecopy::shown::Name;
+use super::{CannotSend, End, Sending, failed, misused};
 
 /// Files of fewer bytes are read whole, holes and all.
 const SPARSE: u64 = 256 << 10;
@@ -28,7 +27,7 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
             let hole = hole(fd, at, len);
             let now = rustix::fs::fstat(fd).map_err(|error| failed(path, error))?.st_size;
             if u64::try_from(now).unwrap_or(0) < len {
-                return Err(End::Failed(format!("{} has become shorter meanwhile", Name(path))));
+                return Err(End::Failed(CannotSend::Shorter(path.to_vec())));
             }
             zeros(to, hole.saturating_sub(at));
             to.outlet.put_zeros(hole.saturating_sub(at))?;
@@ -47,7 +46,7 @@ pub(super) fn send(to: &mut Sending<'_>, path: &[u8], fd: &OwnedFd, stat: &Stat)
             wanted
         };
         let read = match pread(fd, room.get_mut(..asked).unwrap_or_default(), at) {
-            Ok(0) => return Err(End::Failed(format!("{} has become shorter meanwhile", Name(path)))),
+            Ok(0) => return Err(End::Failed(CannotSend::Shorter(path.to_vec()))),
             Ok(read) => read,
             Err(Errno::INTR) => continue,
             Err(error) => return Err(failed(path, error)),

@@ -15,7 +15,7 @@ use cli::{status, usage};
 use engine::say;
 
 use crate::children::Children;
-use crate::place::{self, Place, State};
+use crate::place::{self, NotTold, Place, State};
 use args::{Goal, QvmRunArgs, Streams, Task};
 use call::Call;
 use payload::{Abilities, Payload, What};
@@ -100,6 +100,10 @@ fn run(program: &str, task: &Task) -> Result<i32, Failure> {
     }
 }
 
+fn not_told(error: NotTold) -> Failure {
+    Failure::trouble(error.to_string())
+}
+
 fn has_display() -> bool {
     std::env::var_os("DISPLAY").is_some_and(|display| !display.is_empty())
 }
@@ -112,7 +116,7 @@ impl Plan<'_> {
         if wire::names::refers_to_dom0(name) {
             return self.calls(&[Call { name: "dom0".into(), can: Abilities::default() }]);
         }
-        let known = place::qubes(self.place).map_err(Failure::trouble)?;
+        let known = place::qubes(self.place).map_err(not_told)?;
         let Some(qube) = known.iter().find(|qube| qube.name == name) else {
             return Err(Failure::usage(format!("there is no qube {}", name.escape_default())));
         };
@@ -189,7 +193,7 @@ impl Plan<'_> {
     }
 
     fn all(&self, but: &[String]) -> Result<i32, Failure> {
-        let qubes = place::qubes(self.place).map_err(Failure::trouble)?;
+        let qubes = place::qubes(self.place).map_err(not_told)?;
         if let Some(unknown) = but.iter().find(|name| qubes.iter().all(|qube| qube.name != **name)) {
             return Err(Failure::usage(format!("there is no qube {}", unknown.escape_default())));
         }
@@ -215,7 +219,7 @@ impl Plan<'_> {
             Failure::trouble(format!("no disposable qube of {}: {error}{hint}", template.escape_default()))
         })?;
         // Whatever happens from here on, it is removed.
-        let started = place::ask("admin.vm.Start", &name).map_err(Failure::trouble);
+        let started = place::ask("admin.vm.Start", &name).map_err(not_told);
         let gui = self.task.gui.unwrap_or_else(|| self.shows(&name));
         let can = Abilities { waits: gui, ..self.abilities(&name) };
         let result = started.and_then(|_| self.calls(&[Call { name: name.clone(), can }]));

@@ -142,6 +142,11 @@ impl Incoming {
         linkat(CWD, own, parent, name, AtFlags::SYMLINK_FOLLOW)
     }
 
+    /// The descriptor of a finished file, to be closed.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Removes what has a name already, if that is still this file.
     pub(super) fn give_up(self, parent: BorrowedFd<'_>, name: &[u8]) {
         if !self.in_place {

@@ -1,28 +1,52 @@
 #![forbid(unsafe_code)]
-//! No file, no network, by Landlock. What is open stays open.
+//! No file but those below some places, no network, by Landlock. What is open stays open.
 
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+
+use super::{May, Place};
 
 /// The newest rules that are asked for; a kernel that has fewer applies those.
 const NEWEST: ABI = ABI::V6;
 
-/// Gives up every file and every port of this thread, for good, and the sockets without a file of those outside; gains no
-/// privilege by starting a program any more. Whether the kernel could do so for files.
+/// Gives up every file and every port of this thread, but what is below these places, for good, and the sockets without a
+/// file of those outside; gains no privilege by starting a program any more. Whether the kernel could do so for files.
 ///
 /// Signals to processes outside are not given up with it: Landlock would count a service that was started before as one.
-pub(super) fn give_up() -> io::Result<bool> {
+pub(super) fn give_up(places: &[Place<'_>]) -> io::Result<bool> {
+    let below =
+        places.iter().map(|place| PathBeneath::new(place.at, rights(place.may))).map(Ok::<_, RulesetError>);
     let confined = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))
         .and_then(|rules| rules.handle_access(AccessNet::from_all(NEWEST)))
         .and_then(|rules| rules.scope(Scope::AbstractUnixSocket))
         .and_then(Ruleset::create)
+        .and_then(|rules| rules.add_rules(below))
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(io::Error::other)?;
     Ok(confined.ruleset != RulesetStatus::NotEnforced)
+}
+
+fn rights(may: May) -> BitFlags<AccessFs> {
+    match may {
+        May::Read => AccessFs::ReadFile | AccessFs::ReadDir,
+        May::Remove => AccessFs::RemoveFile | AccessFs::RemoveDir,
+        May::Make => {
+            AccessFs::ReadFile
+                | AccessFs::ReadDir
+                | AccessFs::WriteFile
+                | AccessFs::Truncate
+                | AccessFs::MakeReg
+                | AccessFs::MakeDir
+                | AccessFs::MakeSym
+                | AccessFs::RemoveFile
+                | AccessFs::RemoveDir
+        }
+    }
 }
 
 /// Whether this kernel knows how.

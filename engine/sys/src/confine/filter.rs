@@ -10,8 +10,8 @@ use std::io;
 
 use libc::c_long;
 
-use super::Needs;
 use super::program::{Rule, Rules, assemble};
+use super::{Files, Needs};
 
 /// The kernel's name for this machine (`linux/audit.h`).
 #[cfg(target_arch = "x86_64")]
@@ -111,6 +111,67 @@ const DEADLY_HERE: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const DEADLY_HERE: &[c_long] = &[];
 
+/// What looks at files and folders.
+const LOOKS: &[c_long] = &[
+    libc::SYS_newfstatat,
+    libc::SYS_readlinkat,
+    libc::SYS_lseek,
+    libc::SYS_getdents64,
+    libc::SYS_uname,
+    // Many at once; a number more or less is nobody's but this process's.
+    libc::SYS_close_range,
+];
+
+/// What makes files and folders besides, and removes what is incomplete. It opens below one folder only, by its descriptor;
+/// Landlock knows which.
+const MAKES: &[c_long] = &[
+    libc::SYS_openat2,
+    libc::SYS_mkdirat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_pwrite64,
+    libc::SYS_ftruncate,
+    libc::SYS_fchmod,
+    libc::SYS_utimensat,
+    libc::SYS_umask,
+    libc::SYS_fstatfs,
+    libc::SYS_syncfs,
+    // What a second thread sets up.
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+];
+
+/// How a file is opened that is only read.
+const WRITES: libc::c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
+
+/// What the ends of a copy do with files.
+fn of_files(files: Files, set: &mut impl FnMut(c_long, Rule)) {
+    if files == Files::Nothing {
+        return;
+    }
+    LOOKS.iter().for_each(|call| set(*call, Rule::Allow));
+    match files {
+        Files::Nothing => {}
+        Files::Make => {
+            MAKES.iter().for_each(|call| set(*call, Rule::Allow));
+            // Nothing that is there is emptied, nor read and written.
+            let never = libc::O_TRUNC | libc::O_APPEND | libc::O_RDWR;
+            set(libc::SYS_openat, Rule::Without(2, never.unsigned_abs()));
+            // Small files are made by two threads. The newer call has its flags in memory, where nobody sees them.
+            set(libc::SYS_clone, Rule::AllowWith(0, libc::CLONE_THREAD.unsigned_abs()));
+            set(libc::SYS_clone3, Rule::Missing);
+        }
+        Files::Read | Files::Move => {
+            set(libc::SYS_openat, Rule::Without(2, WRITES.unsigned_abs()));
+            if files == Files::Move {
+                set(libc::SYS_unlinkat, Rule::Allow);
+                set(libc::SYS_openat2, Rule::Allow);
+            }
+        }
+    }
+}
+
 /// What a call's process may do.
 fn calls(needs: Needs) -> Rules {
     let mut rules = Rules::new();
@@ -134,12 +195,17 @@ fn calls(needs: Needs) -> Rules {
     set(libc::SYS_mprotect, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
     let fcntl = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ];
     set(libc::SYS_fcntl, Rule::OneOf(1, fcntl.map(libc::c_int::unsigned_abs).to_vec()));
-    let ioctls = [libc::FIONREAD as u32, libc::TIOCGPGRP as u32];
-    set(libc::SYS_ioctl, Rule::OneOf(1, [&ioctls[..], needs.ioctls].concat()));
+    let mut ioctls = [&[libc::FIONREAD as u32, libc::TIOCGPGRP as u32][..], needs.ioctls].concat();
+    if matches!(needs.files, Files::Read | Files::Move) {
+        // How wide the terminal is on which the progress is shown, and whether it still is one.
+        ioctls.extend([libc::TIOCGWINSZ as u32, libc::TCGETS as u32]);
+    }
+    set(libc::SYS_ioctl, Rule::OneOf(1, ioctls));
     // The child that was started before, by its descriptor.
     set(libc::SYS_waitid, Rule::OneOf(0, vec![libc::P_PIDFD]));
     // Nobody else's place.
     set(libc::SYS_sched_setaffinity, Rule::OneOf(0, vec![0]));
+    of_files(needs.files, &mut set);
     if needs.watches {
         for call in [libc::SYS_epoll_pwait, libc::SYS_epoll_ctl, libc::SYS_timerfd_settime] {
             set(call, Rule::Allow);
@@ -167,8 +233,15 @@ mod tests {
     /// The kernel runs it for each number when it is installed.
     #[test]
     fn the_list_fits_a_program_with_everything_that_may_be_needed() {
-        let all = Needs { reopens: true, uring: true, watches: true, ioctls: &[1, 2, 3], unknown: false };
-        for needs in [Needs::default(), all] {
+        let all = Needs {
+            reopens: true,
+            uring: true,
+            watches: true,
+            ioctls: &[1, 2, 3],
+            unknown: false,
+            files: Files::Make,
+        };
+        for needs in [Needs::default(), all, Needs { files: Files::Move, ..all }] {
             let program = assemble(1, &calls(needs)).expect("fits");
             assert!(program.len() < 250, "{}", program.len());
         }

@@ -26,6 +26,10 @@ pub(super) enum Rule {
     Exactly(Vec<(u8, u64)>),
     /// It ends the process unless one of these bits of this argument is set; then it fails.
     KillWithout(u8, u32),
+    /// It ends the process unless one of these bits of this argument is set; then it is let through.
+    AllowWith(u8, u32),
+    /// It fails as on a kernel that does not have it: an older call is tried then, whose arguments can be seen.
+    Missing,
 }
 
 static REFUSED: Rule = Rule::Refuse;
@@ -43,6 +47,7 @@ const END: u16 = 0x06;
 /// Ends of the kernel's `linux/seccomp.h`.
 const KILL: u32 = 0x8000_0000;
 const REFUSE: u32 = 0x0005_0000 | libc::EPERM.unsigned_abs();
+const MISSING: u32 = 0x0005_0000 | libc::ENOSYS.unsigned_abs();
 const ALLOW: u32 = 0x7fff_0000;
 
 /// Places in `struct seccomp_data`, on a machine whose low half comes first.
@@ -146,6 +151,13 @@ fn leaf(rule: &Rule) -> Option<Vec<sock_filter>> {
             end(KILL),
             end(REFUSE),
         ],
+        Rule::AllowWith(index, bits) => vec![
+            instruction(LOAD, 0, 0, argument(*index)),
+            instruction(HAS_BITS, 1, 0, *bits),
+            end(KILL),
+            end(ALLOW),
+        ],
+        Rule::Missing => vec![end(MISSING)],
     })
 }
 
@@ -199,6 +211,14 @@ mod tests {
                     REFUSE
                 }
             }
+            Rule::AllowWith(index, bits) => {
+                if low(index) & bits == 0 {
+                    KILL
+                } else {
+                    ALLOW
+                }
+            }
+            Rule::Missing => MISSING,
         }
     }
 
@@ -213,6 +233,8 @@ mod tests {
             (303, Rule::Exactly(vec![(0, (1 << 32) | 5)])),
             (304, Rule::Exactly(vec![])),
             (301, Rule::KillWithout(0, 0x10000)),
+            (305, Rule::AllowWith(1, 0x10000)),
+            (306, Rule::Missing),
             (u32::MAX, Rule::Kill),
         ];
         (0..3).chain(10..20).chain([50, 52, 999]).map(|number| (number, Rule::Allow)).chain(special).collect()
