@@ -7,6 +7,7 @@ use engine::localfd::is_gone;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use wire::remote::frames::{self, MAX_LEN};
+use wire::remote::request::MAX_LINE;
 use wire::stream::Kind;
 
 /// What one read takes at most.
@@ -47,6 +48,13 @@ pub(crate) fn write_both(to: &OwnedFd, mut first: &[u8], mut second: &[u8]) -> i
         }
     }
     Ok(())
+}
+
+/// Whether a write of a few bytes to this pipe would not wait.
+pub(crate) fn has_room(to: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(to, PollFlags::OUT)];
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && fds.iter().all(|fd| fd.revents() == PollFlags::OUT)
 }
 
 fn wait(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
@@ -119,5 +127,35 @@ impl Sink {
 
     pub(crate) fn end(&mut self) {
         self.0 = None;
+    }
+}
+
+/// The bytes before a newline, and none behind it.
+pub(crate) fn read_line(from: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < MAX_LINE {
+        match read(from, &mut byte)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if byte == *b"\n" => return Ok(line),
+            _ => line.extend_from_slice(&byte),
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_takes_nothing_behind_it() {
+        let (from, to) = pipe().unwrap();
+        write(&to, b"qrexec-remote 1 a b c\nrest").unwrap();
+        drop(to);
+        assert_eq!(read_line(&from).unwrap(), b"qrexec-remote 1 a b c");
+        let mut rest = [0; 8];
+        assert_eq!(read(&from, &mut rest).unwrap(), 4);
+        assert_eq!(read_line(&from).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

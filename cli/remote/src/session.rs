@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use engine::unix;
@@ -35,6 +35,19 @@ pub struct Session {
     pub stderr: OwnedFd,
     /// The conversation with the `ssh`, which lasts as long as the session.
     pub control: Control,
+}
+
+impl Session {
+    /// Its descriptors, for another process.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [self.from.as_fd(), self.to.as_fd(), self.stderr.as_fd(), self.control.socket.as_fd()]
+    }
+
+    /// An open session from another process.
+    pub(crate) fn of_descriptors([from, to, stderr, socket]: [OwnedFd; 4]) -> Self {
+        // The exit code of the far command is of no interest where frames have the call's.
+        Self { from, to, stderr, control: Control { socket, session: mux::Session::default() } }
+    }
 }
 
 /// The conversation with the `ssh` that has the connection.
