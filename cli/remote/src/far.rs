@@ -55,6 +55,10 @@ pub fn main(link: &Link) -> Result<i32, Failure> {
 
 /// Serves calls until the near side closes the session, or one leaves it in a state that the next one may not find.
 fn one_after_the_other(link: &Link, from: &OwnedFd, to: &OwnedFd) -> i32 {
+    // Until then nothing is asked for: a session without a far command costs no call.
+    if bytes::write(to, &frames::hello()).is_err() {
+        return status::LOST;
+    }
     while let Ok(line) = bytes::read_line(from) {
         let Ok(Command::Call(request)) = request::parse(&line) else {
             say::error(format_args!("qrexec-remote: what was asked for in an open session is no call"));

@@ -17,6 +17,7 @@ use engine::say;
 use rustix::fs::FlockOperation;
 use rustix::time::{ClockId, clock_gettime};
 use wire::escape::Escaped;
+use wire::remote::request::READY;
 
 use crate::link::Link;
 use crate::log;
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// How often all masters refuse before there is one more: a place becomes free within that time when calls are short.
 const TRIES: u32 = 6;
+/// The exit code of a session whose command sshd could not start.
+const NOT_STARTED: u32 = 255;
 /// A further master ends when it has had no session for so long.
 const IDLE: &str = "ControlPersist=60";
 
@@ -87,7 +90,7 @@ pub(crate) fn open_unless(
 /// Opens a session on the connection of this number, which is made if it is not there.
 pub(crate) fn open_on(link: &Link, number: u8, command: &str) -> Option<Session> {
     let ask = || match session::ask(&socket(link, number), command) {
-        Ok(Asked::Open(session)) => Ok(session),
+        Ok(Asked::Open(session)) if session::is_greeted(&session) == Ok(true) => Ok(session),
         Ok(Asked::NoMaster) => Err(true),
         _ => Err(false),
     };
@@ -120,6 +123,16 @@ enum Tried {
 fn try_all(link: &Link, command: &str, first: u8) -> Result<Tried, Failure> {
     for number in std::iter::once(first).chain((0..MASTERS).filter(|number| *number != first)) {
         match session::ask(&socket(link, number), command) {
+            Ok(Asked::Open(mut session)) if command == READY => match session::is_greeted(&session) {
+                Ok(true) => return Ok(Tried::Open(number, session)),
+                // It was started, and has ended: so would the next one.
+                Ok(false) if matches!(session.control.exit_code(), Ok(Some(code)) if code != NOT_STARTED) => {
+                    log::follow(link, session.stderr);
+                    return Err(gone(link.name()));
+                }
+                Ok(false) => note(link, b"the far command was not started"),
+                Err(violation) => return Err(lost(format!("{}: {violation}", link.name()))),
+            },
             Ok(Asked::Open(session)) => return Ok(Tried::Open(number, session)),
             Ok(Asked::Refused(reason)) => note(link, &reason),
             Ok(Asked::NoMaster) if number == first && first > 0 => {}

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use engine::unix;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::mux::{self, Event, Violation};
+use wire::stream::Role;
 
 use crate::bytes;
 
@@ -123,6 +125,29 @@ pub fn ask(socket: &Path, command: &str) -> io::Result<Asked> {
             Some(Ok(Event::Exited(_))) => return Ok(Asked::NoMaster),
         }
     }
+}
+
+/// Waits for the greeting of the far command. `false` if there is none: sshd opens a session also where it has no
+/// descriptor left to start the command.
+///
+/// # Errors
+/// Something else than the far command answers.
+pub(crate) fn is_greeted(session: &Session) -> Result<bool, frames::Violation> {
+    let mut parser = Parser::new(Role::Client);
+    let mut buffer = frames::hello();
+    let mut have = 0;
+    while let Some(room) = buffer.get_mut(have..).filter(|room| !room.is_empty()) {
+        let len = bytes::read(&session.from, room).unwrap_or(0);
+        let mut got = room.get(..len).unwrap_or_default();
+        if got.is_empty() {
+            return Ok(false);
+        }
+        have = have.saturating_add(len);
+        if parser.next(&mut got)? == Some(Piece::Hello) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Passes a descriptor, with a byte as the protocol wants it.

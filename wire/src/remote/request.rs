@@ -46,7 +46,7 @@ pub enum Command {
     Accept,
     /// Nothing but HELLO and exit code 0: the link works.
     Check,
-    /// One call after the other: each is asked for by a line with its command, and frames follow as in a session of its
+    /// HELLO, then one call after the other: each is asked for by a line with its command, and frames follow as in a session of its
     /// own, from HELLO to the exit code.
     Ready,
 }
