@@ -15,7 +15,7 @@ const POLICY_HERE: &str = "test.Redirected * work far2 allow target=far\n\
 const POLICY_THERE: &str =
     "test.Unlisted * @anyvm @anyvm deny\n* * here-work far allow\n* * @anyvm @anyvm deny\n";
 /// Whether an sshd can be run here. Root's wants a folder that the system makes when it starts.
-fn has_sshd() -> bool {
+pub(crate) fn has_sshd() -> bool {
     let root = rustix::process::geteuid().is_root();
     let there = Path::new("/usr/sbin/sshd").exists() && Path::new("/usr/bin/ssh").exists();
     there && (!root || Path::new("/run/sshd").is_dir())

@@ -92,7 +92,8 @@ pub fn run(link: &Link) -> Result<(), Failure> {
         results,
         sender,
         bell,
-        refill: None,
+        // The call that has started us opens a session of its own, and is not the last one.
+        refill: Some(Instant::now() + REST),
         used: Instant::now(),
     };
     while let Some(limit) = pool.rest() {
