@@ -330,8 +330,11 @@ fn a_far_side_that_lies_ends_the_call() {
             let script = machines.there.layout().root().join("liar");
             // The session's greeting, then the call's.
             let greeting = if bytes.starts_with(hello) { hello } else { "" };
-            fs::write(&script, format!("#!/bin/sh\nprintf '{greeting}{bytes}'; printf '{out}{out}'; sleep 5\n"))
-                .unwrap();
+            fs::write(
+                &script,
+                format!("#!/bin/sh\nprintf '{greeting}{bytes}'; printf '{out}{out}'; sleep 5\n"),
+            )
+            .unwrap();
             fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
             fs::write(&keys, format!("restrict,command=\"{}\"{key}", script.display())).unwrap();
             run(&machines.here, "relay", &["qrexec-remote", "close", "there"], b"");

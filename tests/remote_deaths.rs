@@ -109,7 +109,11 @@ fn killed_at_any_moment_no_call_hangs_or_lies() {
             }
             // The one after it finds a new way, and its own bytes only.
             let (code, got, said) = outcome(machines.begin("test.Cat"), Duration::from_secs(30));
-            assert!(code == 0 && got == whole, "round {round}, behind {victim:?}: {code}, {}, {said}", got.len());
+            assert!(
+                code == 0 && got == whole,
+                "round {round}, behind {victim:?}: {code}, {}, {said}",
+                got.len()
+            );
         }
         eprintln!("{good} calls were whole, {broken} were not and said so");
         assert!(broken > 0, "nobody was hit");
@@ -133,7 +137,11 @@ fn a_session_is_used_again_and_has_nothing_of_the_call_before() {
             let said = machines.call("test.Deaf", &[b'x'; 200_000]);
             assert_eq!((said.code, said.text().as_str()), (0, "deaf\n"), "{said:?}");
             let said = machines.call("test.Words", b"unread");
-            assert_eq!((said.code, said.text().as_str(), said.stderr.as_str()), (9, "out\n", "err\n"), "{said:?}");
+            assert_eq!(
+                (said.code, said.text().as_str(), said.stderr.as_str()),
+                (9, "out\n", "err\n"),
+                "{said:?}"
+            );
             let text = format!("{round}");
             assert_eq!(machines.call("test.Cat", text.as_bytes()).text(), text);
             assert_eq!(machines.call("test.None", b"").code, 127);

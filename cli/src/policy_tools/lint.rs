@@ -394,7 +394,10 @@ mod tests {
         }
         assert_eq!(open_lines(&format!("{shut}a.B * @anyvm dom0 allow\n")), [2]);
         assert_eq!(open_lines(&format!("{shut}a.B * @anyvm * allow\n")), [2]);
-        assert_eq!(open_lines(&format!("{shut}* * @tag:relayvm-sys-air @adminvm deny\na.B * @anyvm * allow\n")), [] as [usize; 0]);
+        assert_eq!(
+            open_lines(&format!("{shut}* * @tag:relayvm-sys-air @adminvm deny\na.B * @anyvm * allow\n")),
+            [] as [usize; 0]
+        );
         assert_eq!(open_lines("* * @tag:relayvm-sys-air * deny\na.B * * * allow\n"), [] as [usize; 0]);
         // Another relay's, another service's, or behind it.
         assert_eq!(open_lines("* * @tag:relayvm-other @anyvm deny\na.B * @anyvm work allow\n"), [2]);

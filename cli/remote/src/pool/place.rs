@@ -47,7 +47,10 @@ impl Meter {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let before = self.moved.fetch_add(bytes, Ordering::Relaxed);
         let now = before.saturating_add(bytes);
-        if before < MUCH && now >= MUCH && let Some(pool) = &self.pool {
+        if before < MUCH
+            && now >= MUCH
+            && let Some(pool) = &self.pool
+        {
             // Only other calls have something of it.
             let _ = message::send(pool, &Message::Bulk);
         }

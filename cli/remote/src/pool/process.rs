@@ -128,7 +128,8 @@ impl Pool<'_> {
     fn rest(&self) -> Option<Option<Duration>> {
         let now = Instant::now();
         let left = |from: Instant, after: Duration| (from + after).saturating_duration_since(now);
-        let mut rests: Vec<Duration> = self.refill.iter().map(|at| at.saturating_duration_since(now)).collect();
+        let mut rests: Vec<Duration> =
+            self.refill.iter().map(|at| at.saturating_duration_since(now)).collect();
         if self.callers.is_empty() && self.opening.is_empty() {
             let end = left(self.used, if self.idle.is_empty() { EMPTY } else { UNUSED });
             if end.is_zero() {
@@ -173,7 +174,8 @@ impl Pool<'_> {
         let mut freed = Vec::new();
         let mut callers = std::mem::take(&mut self.callers);
         let mut states = ready.callers.iter();
-        callers.retain_mut(|caller| !states.next().is_some_and(|ready| *ready) || self.hear(caller, &mut freed));
+        callers
+            .retain_mut(|caller| !states.next().is_some_and(|ready| *ready) || self.hear(caller, &mut freed));
         // Those who have connected meanwhile, if any, come behind.
         callers.append(&mut self.callers);
         self.callers = callers;

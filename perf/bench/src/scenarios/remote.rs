@@ -123,7 +123,9 @@ impl Case for One {
         let seconds = match self.what {
             What::Calls(_, calls) | What::Line(calls) => 3 * u64::from(calls) / SLOWEST,
             What::Crowd(count) => u64::from(count) / SLOWEST,
-            What::Bulk(bytes) | What::Four(bytes) | What::Beside(bytes) | What::LineBulk(bytes) => 5 * bytes / LEAST,
+            What::Bulk(bytes) | What::Four(bytes) | What::Beside(bytes) | What::LineBulk(bytes) => {
+                5 * bytes / LEAST
+            }
         };
         Duration::from_secs(60 + seconds)
     }
