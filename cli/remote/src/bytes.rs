@@ -130,18 +130,53 @@ impl Sink {
     }
 }
 
-/// The bytes before a newline, and none behind it.
-pub(crate) fn read_line(from: &OwnedFd) -> io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < MAX_LINE {
-        match read(from, &mut byte)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if byte == *b"\n" => return Ok(line),
-            _ => line.extend_from_slice(&byte),
-        }
+/// What comes from the other side, of which more may have been read than was used.
+pub(crate) struct Input {
+    from: OwnedFd,
+    held: Vec<u8>,
+}
+
+impl Input {
+    pub(crate) const fn new(from: OwnedFd) -> Self {
+        Self { from, held: Vec::new() }
     }
-    Err(io::ErrorKind::InvalidData.into())
+
+    /// Reads what is there, waiting for the first byte; 0 is the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.held.is_empty() {
+            return read(&self.from, buffer);
+        }
+        let len = self.held.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(self.held.drain(..len)) {
+            *to = from;
+        }
+        Ok(len)
+    }
+
+    /// Keeps what was read and not used: it comes again with the next read.
+    pub(crate) fn put_back(&mut self, rest: &[u8]) {
+        self.held.splice(..0, rest.iter().copied());
+    }
+
+    /// The bytes before a newline.
+    pub(crate) fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let mut buffer = [0; 4096];
+        while line.len() < MAX_LINE {
+            let len = self.read(&mut buffer)?;
+            let got = buffer.get(..len).unwrap_or_default();
+            if got.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut parts = got.splitn(2, |byte| *byte == b'\n');
+            line.extend_from_slice(parts.next().unwrap_or_default());
+            if let Some(rest) = parts.next() {
+                self.put_back(rest);
+                return Ok(line);
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
 }
 
 #[cfg(test)]
@@ -149,13 +184,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_takes_nothing_behind_it() {
+    fn nothing_that_was_read_is_lost() {
         let (from, to) = pipe().unwrap();
         write(&to, b"qrexec-remote 1 a b c\nrest").unwrap();
         drop(to);
-        assert_eq!(read_line(&from).unwrap(), b"qrexec-remote 1 a b c");
+        let mut input = Input::new(from);
+        assert_eq!(input.line().unwrap(), b"qrexec-remote 1 a b c");
+        let mut rest = [0; 2];
+        assert_eq!((input.read(&mut rest).unwrap(), rest), (2, *b"re"));
+        input.put_back(b"\nb");
+        assert_eq!(input.line().unwrap(), b"");
         let mut rest = [0; 8];
-        assert_eq!(read(&from, &mut rest).unwrap(), 4);
-        assert_eq!(read_line(&from).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!((input.read(&mut rest).unwrap(), &rest[..3]), (3, &b"bst"[..]));
+        assert_eq!(input.line().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

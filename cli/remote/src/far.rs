@@ -15,7 +15,7 @@ use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::request::{self, Command, Layout, Request};
 use wire::stream::{Kind, Role};
 
-use crate::bytes::{self, Sink};
+use crate::bytes::{self, Input, Sink};
 use crate::idle;
 use crate::link::Link;
 
@@ -44,22 +44,22 @@ pub fn main(link: &Link) -> Result<i32, Failure> {
         Command::Call(request) if request.layout == Layout::Plain => Err(replace(link, &request)),
         Command::Call(request) => {
             let (from, to) = streams()?;
-            Ok(run_call(link, &request, &from, &to).0)
+            Ok(run_call(link, &request, &mut Input::new(from), &to).0)
         }
         Command::Ready => {
             let (from, to) = streams()?;
-            Ok(one_after_the_other(link, &from, &to))
+            Ok(one_after_the_other(link, &mut Input::new(from), &to))
         }
     }
 }
 
 /// Serves calls until the near side closes the session, or one leaves it in a state that the next one may not find.
-fn one_after_the_other(link: &Link, from: &OwnedFd, to: &OwnedFd) -> i32 {
+fn one_after_the_other(link: &Link, from: &mut Input, to: &OwnedFd) -> i32 {
     // Until then nothing is asked for: a session without a far command costs no call.
     if bytes::write(to, &frames::hello()).is_err() {
         return status::LOST;
     }
-    while let Ok(line) = bytes::read_line(from) {
+    while let Ok(line) = from.line() {
         let Ok(Command::Call(request)) = request::parse(&line) else {
             say::error(format_args!("qrexec-remote: what was asked for in an open session is no call"));
             return end(to, status::TROUBLE).unwrap_or_else(|failure| failure.status);
@@ -88,7 +88,7 @@ fn end(to: &OwnedFd, code: i32) -> Result<i32, Failure> {
 
 /// Serves a call in frames. The result is the session's exit code, which nobody needs, since the frames have the call's;
 /// and whether the near side has ended stdin, too, so that nothing more of this call can come.
-pub(crate) fn run_call(link: &Link, request: &Request, from: &OwnedFd, to: &OwnedFd) -> (i32, bool) {
+pub(crate) fn run_call(link: &Link, request: &Request, from: &mut Input, to: &OwnedFd) -> (i32, bool) {
     let child = match client(link, request).and_then(|mut client| spawn(&mut client)) {
         Ok(child) => child,
         Err(failure) => {
@@ -142,7 +142,7 @@ fn replace(link: &Link, request: &Request) -> Failure {
 }
 
 /// Both ends of the streams of a call, and its exit code behind them; whether stdin has ended in order.
-fn relay(mut child: Child, from: &OwnedFd, to: &OwnedFd) -> io::Result<(i32, bool)> {
+fn relay(mut child: Child, from: &mut Input, to: &OwnedFd) -> io::Result<(i32, bool)> {
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -185,11 +185,11 @@ fn locked(to: &Mutex<&OwnedFd>, act: impl FnOnce(&OwnedFd) -> io::Result<()>) ->
 }
 
 /// Feeds the service until stdin ends. `false` if the session ended before, or the near side broke the rules.
-fn feed(from: &OwnedFd, mut stdin: Sink) -> bool {
+fn feed(from: &mut Input, mut stdin: Sink) -> bool {
     let mut parser = Parser::new(Role::Service);
     let mut buffer = vec![0; bytes::BUFFER];
     loop {
-        let len = bytes::read(from, &mut buffer).unwrap_or(0);
+        let len = from.read(&mut buffer).unwrap_or(0);
         let mut rest = buffer.get(..len).unwrap_or_default();
         if rest.is_empty() {
             return false;
@@ -200,8 +200,11 @@ fn feed(from: &OwnedFd, mut stdin: Sink) -> bool {
                 Ok(Some(Piece::Data(_, bytes))) => {
                     let _ = stdin.put(bytes);
                 }
-                // The next call is asked for after this one's exit code, never behind its stdin.
-                Ok(Some(Piece::End(_))) => return rest.is_empty(),
+                // What follows is the next call's, whose near side may have been quicker than we.
+                Ok(Some(Piece::End(_))) => {
+                    from.put_back(rest);
+                    return true;
+                }
                 Ok(Some(Piece::Hello | Piece::Exit(_))) => {}
                 Err(violation) => {
                     say::error(format_args!("qrexec-remote: the near side: {violation}"));

@@ -12,8 +12,9 @@ use cli::status;
 use engine::say;
 use wire::remote::request::{self, Command};
 
+use crate::bytes::Input;
 use crate::link::Link;
-use crate::{bytes, far, log, master};
+use crate::{far, log, master};
 
 /// So many sessions wait at once.
 const SESSIONS: usize = 4;
@@ -50,14 +51,15 @@ fn worker(link: Link) -> std::thread::JoinHandle<()> {
 fn wait_for_call(link: &Link) -> Result<(), Failure> {
     let session = master::open(link, request::ACCEPT)?;
     log::follow(link, session.stderr);
-    let line = bytes::read_line(&session.from).map_err(|_| master::gone(link.name()))?;
+    let mut input = Input::new(session.from);
+    let line = input.line().map_err(|_| master::gone(link.name()))?;
     let Ok(Command::Call(request)) = request::parse(&line) else {
         return Err(master::lost(format!("{}: what came is no call", link.name())));
     };
     let link = link.clone();
     std::thread::spawn(move || {
         let control = session.control;
-        far::run_call(&link, &request, &session.from, &session.to);
+        far::run_call(&link, &request, &mut input, &session.to);
         drop(control);
     });
     Ok(())
