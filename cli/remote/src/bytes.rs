@@ -1,7 +1,7 @@
 //! Reading and writing descriptors that block, whoever opened them.
 
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use engine::localfd::is_gone;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -67,9 +67,14 @@ fn wait(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
 /// A pipe that holds several frames: the end to read, the end to write.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // A user has only so many large pipes; an ordinary one does as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
+    widen(&write);
     Ok((read, write))
+}
+
+/// Lets a pipe hold several frames.
+pub(crate) fn widen(pipe: impl AsFd) {
+    // A user has only so many large pipes; an ordinary one does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
 }
 
 /// Sends `from` to its end as frames of this stream, each in one piece by `send`.

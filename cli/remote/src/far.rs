@@ -148,6 +148,8 @@ fn relay(mut child: Child, from: &mut Input, to: &OwnedFd) -> io::Result<(i32, b
     else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
+    bytes::widen(&stdin);
+    bytes::widen(&stdout);
     let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
     let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     bytes::write(to, &frames::hello())?;
