@@ -69,6 +69,8 @@ struct Pool<'a> {
     sender: Sender<Opened>,
     bell: OwnedFd,
     refill: Option<Instant>,
+    /// When a session could not be opened last.
+    failed: Option<Instant>,
     used: Instant,
 }
 
@@ -94,6 +96,7 @@ pub fn run(link: &Link) -> Result<(), Failure> {
         bell,
         // The call that has started us opens a session of its own, and is not the last one.
         refill: Some(Instant::now() + REST),
+        failed: None,
         used: Instant::now(),
     };
     while let Some(limit) = pool.rest() {
@@ -172,17 +175,21 @@ impl Pool<'_> {
             _ => true,
         });
         let mut freed = Vec::new();
+        let loads = self.loads();
         let mut callers = std::mem::take(&mut self.callers);
         let mut states = ready.callers.iter();
-        callers
-            .retain_mut(|caller| !states.next().is_some_and(|ready| *ready) || self.hear(caller, &mut freed));
+        callers.retain_mut(|caller| {
+            !states.next().is_some_and(|ready| *ready) || self.hear(caller, &loads, &mut freed)
+        });
         // Those who have connected meanwhile, if any, come behind.
         callers.append(&mut self.callers);
         self.callers = callers;
         for (master, session) in freed {
             self.pass_on(master, session);
         }
-        if self.callers.iter().any(|caller| caller.bulk)
+        let rested = self.failed.is_none_or(|at| at.elapsed() > REFUSED);
+        if rested
+            && self.callers.iter().any(|caller| caller.bulk)
             && let Some(further) = self.loads().further()
         {
             self.open(further);
@@ -190,15 +197,15 @@ impl Pool<'_> {
     }
 
     /// Hears a caller. Whether it is still there.
-    fn hear(&mut self, caller: &mut Caller, freed: &mut Vec<Opened>) -> bool {
+    fn hear(&mut self, caller: &mut Caller, loads: &Loads, freed: &mut Vec<Opened>) -> bool {
         match message::receive(&caller.socket) {
             Ok(Some(Message::Want)) => {
                 self.used = Instant::now();
-                match self.pick() {
+                match self.pick(loads) {
                     Some(idle) => return self.give(caller, idle.master, idle.session),
                     None => {
                         caller.waits = true;
-                        return message::send(&caller.socket, &Message::Nothing(self.loads().best())).is_ok();
+                        return message::send(&caller.socket, &Message::Nothing(loads.best())).is_ok();
                     }
                 }
             }
@@ -244,8 +251,7 @@ impl Pool<'_> {
     }
 
     /// The session for the next call: on the connection that has the least to do, the one that was used last.
-    fn pick(&mut self) -> Option<Idle> {
-        let loads = self.loads();
+    fn pick(&mut self, loads: &Loads) -> Option<Idle> {
         let best = self.idle.iter().map(|idle| (loads.of(idle.master), idle.master)).min()?;
         let at = self.idle.iter().rposition(|idle| idle.master == best.1)?;
         Some(self.idle.remove(at))
@@ -282,7 +288,10 @@ impl Pool<'_> {
             self.opening.remove(&master);
             match session {
                 Some(session) => self.pass_on(master, Some(session)),
-                None => self.refill = Some(Instant::now() + REFUSED),
+                None => {
+                    self.failed = Some(Instant::now());
+                    self.refill = Some(Instant::now() + REFUSED);
+                }
             }
         }
     }
