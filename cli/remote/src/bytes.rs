@@ -160,7 +160,7 @@ impl Input {
 
     /// Keeps what was read and not used: it comes again with the next read.
     pub(crate) fn put_back(&mut self, rest: &[u8]) {
-        self.held.splice(..0, rest.iter().copied());
+        drop(self.held.splice(..0, rest.iter().copied()));
     }
 
     /// The bytes before a newline.
