@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::common::machines::has_sshd;
 use crate::common::{self, within_deadline};
 use serde_json::Value;
 
@@ -181,6 +182,26 @@ fn a_copy_is_measured_beside_cp_and_tar() {
             assert!(results.iter().any(|one| one["case"].as_str().unwrap().starts_with(case)), "{case}");
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "its own folder is gone");
+    });
+}
+
+#[test]
+fn calls_to_another_machine_are_measured_beside_others() {
+    within_deadline(|| {
+        if !has_sshd() {
+            return common::skipped("measuring calls to another machine: no sshd");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("results.json");
+        bench(&["--quick", "--runs=1", "--size=1M", "--scenario=remote", "--json", file.to_str().unwrap()]);
+        let recording = recording(&file);
+        let results = list(&list(&recording, "scenarios")[0], "results");
+        assert_eq!(results.len(), 8, "{results:?}");
+        for result in results {
+            list(result, "metrics").iter().for_each(|metric| check_numbers(metric, 1));
+        }
+        let line = results.iter().find(|one| one["case"] == "a call over a line of 50 ms").unwrap();
+        assert!(list(line, "metrics")[0]["median"].as_f64() > Some(50.0), "{line}");
     });
 }
 

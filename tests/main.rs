@@ -38,6 +38,7 @@ mod qubesd;
 
 // Qubes of another machine.
 mod remote;
+mod remote_deaths;
 
 // Many at a time, and some of them killed.
 mod chaos;

@@ -4,144 +4,19 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::{DOM0, Lab};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::common::{Said, eventually, eventually_within, full, lab, run, skipped, talk, within_deadline};
+use crate::common::machines::{Machines, descendants, kill};
+use crate::common::{Said, eventually, eventually_within, full, run, talk, within_deadline};
 
-const POLICY_HERE: &str = "test.Redirected * work far2 allow target=far\n\
-     test.Redirected * work @default allow target=far\n\
-     * * work far allow\n* * mail far allow\n* * @anyvm @anyvm deny\n";
-const POLICY_THERE: &str =
-    "test.Unlisted * @anyvm @anyvm deny\n* * here-work far allow\n* * @anyvm @anyvm deny\n";
 const ECHO: &str = "#!/bin/sh\necho \"$QREXEC_REMOTE_DOMAIN:$QREXEC_SERVICE_FULL_NAME\"\n";
 /// What a default sshd has, of which a lab's own is more generous.
 const DEFAULT_SSHD: &str = "MaxSessions 10";
-
-/// Whether an sshd can be run here. Root's wants a folder that the system makes when it starts.
-fn has_sshd() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let there = Path::new("/usr/sbin/sshd").exists() && Path::new("/usr/bin/ssh").exists();
-    there && (!root || Path::new("/run/sshd").is_dir())
-}
-
-/// Two machines: `there` has `far`, which `here` calls by its relay.
-struct Machines {
-    here: Lab,
-    there: Lab,
-}
-
-impl Machines {
-    /// With these scripts as services of `far`, and these lines for the sshd.
-    fn start(services: &[(&str, &str)], options: &[&str]) -> Option<Self> {
-        if !has_sshd() {
-            skipped("calls to another machine: no sshd");
-            return None;
-        }
-        let mut there = lab().vm("relay").vm("far").policy(POLICY_THERE);
-        for (name, script) in services {
-            there = there.script("far", name, script);
-        }
-        let there = there.start().unwrap();
-        let here = lab().vm("work").vm("mail").vm("relay").policy(POLICY_HERE).start().unwrap();
-        let options: Vec<String> = options.iter().map(|line| (*line).to_owned()).collect();
-        there.admit("relay", &["here-work".to_owned()], &options).unwrap();
-        here.join("here", "relay", "far", "far", (&there, "there")).unwrap();
-        Some(Self { here, there })
-    }
-
-    fn call(&self, service: &str, input: &[u8]) -> Said {
-        run(&self.here, "work", &["qrexec-client-vm", "far", service], input)
-    }
-
-    /// A call that goes on, with its streams.
-    fn begin(&self, service: &str) -> std::process::Child {
-        let mut command = self.here.command("work", ["qrexec-client-vm", "far", service]).unwrap();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    /// So many calls at once, and their exit codes.
-    fn crowd(&self, count: usize, service: &str) -> Vec<Said> {
-        std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..count).map(|_| scope.spawn(|| self.call(service, b""))).collect();
-            calls.into_iter().map(|call| call.join().unwrap()).collect()
-        })
-    }
-
-    /// The near side's folder for the link.
-    fn link(&self) -> PathBuf {
-        self.here.layout().home("relay").join(".config/qrexec-remote/there")
-    }
-
-    /// A command of ssh over the link's connection, with the link's key.
-    fn ssh(&self, words: &[&str]) -> Said {
-        let mut command = self.here.command("relay", ["ssh"]).unwrap();
-        command.args(["-F", "config"]).args(words).current_dir(self.link());
-        // The frame that ends stdin: a session that ends without it is a caller that is gone.
-        talk(command, &[0x90, 1, 0, 0, 0, 0, 0, 0])
-    }
-
-    fn sshd_log(&self) -> String {
-        fs::read_to_string(self.there.layout().root().join("sshd/log")).unwrap_or_default()
-    }
-
-    /// The sshd that listens. Its file has the number that it has in its own lab.
-    fn sshd(&self) -> i32 {
-        let config = self.there.layout().root().join("sshd/sshd_config").display().to_string();
-        let found = processes().into_iter().filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.starts_with("sshd: ") && line.contains(&config)
-        });
-        let found: Vec<i32> = found.collect();
-        assert_eq!(found.len(), 1, "{found:?}");
-        found[0]
-    }
-
-    /// The `ssh` processes that have the link's connection.
-    fn masters(&self) -> Vec<i32> {
-        let link = self.link();
-        processes()
-            .into_iter()
-            .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at == link))
-            .collect()
-    }
-
-    /// The far command of the call that runs.
-    fn far_commands(&self) -> Vec<i32> {
-        let mark = self.there.layout().root().display().to_string();
-        let is = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.starts_with(&mark) && line.contains("qrexec-remote --dir") && line.contains(" far here")
-        };
-        processes().into_iter().filter(is).collect()
-    }
-}
-
-fn processes() -> Vec<i32> {
-    let names =
-        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    names.filter_map(|name| name.parse().ok()).collect()
-}
-
-/// Processes below this one.
-fn descendants(of: i32) -> Vec<i32> {
-    let parent = |pid: i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
-    };
-    let children: Vec<i32> = processes().into_iter().filter(|pid| parent(*pid) == Some(of)).collect();
-    children.iter().flat_map(|child| std::iter::once(*child).chain(descendants(*child))).collect()
-}
-
-fn kill(pid: i32, signal: Signal) {
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-}
 
 fn lines(said: &Said) -> Vec<&str> {
     said.stderr.lines().collect()
@@ -293,7 +168,7 @@ fn bytes_and_ends_come_through() {
             let mut output = call.stdout.take().unwrap();
             if round % 2 == 1 {
                 // The exit code is ready long before these bytes are taken.
-                eventually("the service has ended", || machines.far_commands().is_empty() || round > 1);
+                eventually("the service has ended", || machines.far_calls() == 0 || round > 1);
             }
             let mut got = Vec::new();
             output.read_to_end(&mut got).unwrap();
@@ -453,8 +328,13 @@ fn a_far_side_that_lies_ends_the_call() {
             ),
         ] {
             let script = machines.there.layout().root().join("liar");
-            fs::write(&script, format!("#!/bin/sh\nprintf '{bytes}'; printf '{out}{out}'; sleep 5\n"))
-                .unwrap();
+            // The session's greeting, then the call's.
+            let greeting = if bytes.starts_with(hello) { hello } else { "" };
+            fs::write(
+                &script,
+                format!("#!/bin/sh\nprintf '{greeting}{bytes}'; printf '{out}{out}'; sleep 5\n"),
+            )
+            .unwrap();
             fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
             fs::write(&keys, format!("restrict,command=\"{}\"{key}", script.display())).unwrap();
             run(&machines.here, "relay", &["qrexec-remote", "close", "there"], b"");

@@ -3,6 +3,7 @@
 mod bare;
 pub(crate) mod caller;
 mod eventually;
+pub(crate) mod machines;
 mod pattern;
 
 use std::io::{Read, Write};

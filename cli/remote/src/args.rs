@@ -11,7 +11,7 @@ use wire::remote::names::Remotes;
 
 use crate::invite::{self, Admission, Invitation, Key, TRANSPORT};
 use crate::link::{self, FOLDER_VAR, Link};
-use crate::{far, master, waiting};
+use crate::{far, master, pool, waiting};
 
 /// Joins this machine with another one, so that their qubes can call each other through OpenSSH.
 ///
@@ -45,6 +45,12 @@ enum Action {
     },
     /// Keeps sessions open by which the other machine can call qubes here, for ever
     Wait {
+        /// The link
+        link: String,
+    },
+    /// Keeps sessions ready for calls; the first call starts it
+    #[command(hide = true)]
+    Pool {
         /// The link
         link: String,
     },
@@ -129,6 +135,7 @@ fn act(cli: Cli) -> Result<i32, Failure> {
             Ok(0)
         }
         Action::Wait { link } => Ok(waiting::keep(&Link::open(&folder, &link)?)),
+        Action::Pool { link } => pool::run(&Link::open(&folder, &link)?).map(|()| 0),
         Action::Far { link } => far::main(&Link::open(&folder, &link)?),
     }
 }

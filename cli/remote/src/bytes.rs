@@ -1,12 +1,13 @@
 //! Reading and writing descriptors that block, whoever opened them.
 
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use engine::localfd::is_gone;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use wire::remote::frames::{self, MAX_LEN};
+use wire::remote::request::MAX_LINE;
 use wire::stream::Kind;
 
 /// What one read takes at most.
@@ -49,6 +50,13 @@ pub(crate) fn write_both(to: &OwnedFd, mut first: &[u8], mut second: &[u8]) -> i
     Ok(())
 }
 
+/// Whether a write of a few bytes to this pipe would not wait.
+pub(crate) fn has_room(to: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(to, PollFlags::OUT)];
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&at_once)).is_ok() && fds.iter().all(|fd| fd.revents() == PollFlags::OUT)
+}
+
 fn wait(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
     match poll(&mut [PollFd::new(fd, what)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -59,9 +67,14 @@ fn wait(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
 /// A pipe that holds several frames: the end to read, the end to write.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // A user has only so many large pipes; an ordinary one does as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE);
+    widen(&write);
     Ok((read, write))
+}
+
+/// Lets a pipe hold several frames.
+pub(crate) fn widen(pipe: impl AsFd) {
+    // A user has only so many large pipes; an ordinary one does as well.
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
 }
 
 /// Sends `from` to its end as frames of this stream, each in one piece by `send`.
@@ -119,5 +132,75 @@ impl Sink {
 
     pub(crate) fn end(&mut self) {
         self.0 = None;
+    }
+}
+
+/// What comes from the other side, of which more may have been read than was used.
+pub(crate) struct Input {
+    from: OwnedFd,
+    held: Vec<u8>,
+}
+
+impl Input {
+    pub(crate) const fn new(from: OwnedFd) -> Self {
+        Self { from, held: Vec::new() }
+    }
+
+    /// Reads what is there, waiting for the first byte; 0 is the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.held.is_empty() {
+            return read(&self.from, buffer);
+        }
+        let len = self.held.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(self.held.drain(..len)) {
+            *to = from;
+        }
+        Ok(len)
+    }
+
+    /// Keeps what was read and not used: it comes again with the next read.
+    pub(crate) fn put_back(&mut self, rest: &[u8]) {
+        drop(self.held.splice(..0, rest.iter().copied()));
+    }
+
+    /// The bytes before a newline.
+    pub(crate) fn line(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        let mut buffer = [0; 4096];
+        while line.len() < MAX_LINE {
+            let len = self.read(&mut buffer)?;
+            let got = buffer.get(..len).unwrap_or_default();
+            if got.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut parts = got.splitn(2, |byte| *byte == b'\n');
+            line.extend_from_slice(parts.next().unwrap_or_default());
+            if let Some(rest) = parts.next() {
+                self.put_back(rest);
+                return Ok(line);
+            }
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_read_is_lost() {
+        let (from, to) = pipe().unwrap();
+        write(&to, b"qrexec-remote 1 a b c\nrest").unwrap();
+        drop(to);
+        let mut input = Input::new(from);
+        assert_eq!(input.line().unwrap(), b"qrexec-remote 1 a b c");
+        let mut rest = [0; 2];
+        assert_eq!((input.read(&mut rest).unwrap(), rest), (2, *b"re"));
+        input.put_back(b"\nb");
+        assert_eq!(input.line().unwrap(), b"");
+        let mut rest = [0; 8];
+        assert_eq!((input.read(&mut rest).unwrap(), &rest[..3]), (3, &b"bst"[..]));
+        assert_eq!(input.line().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use cli::failure::Failure;
 use cli::status;
@@ -15,7 +15,7 @@ use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::request::{self, Command, Layout, Request};
 use wire::stream::{Kind, Role};
 
-use crate::bytes::{self, Sink};
+use crate::bytes::{self, Input, Sink};
 use crate::idle;
 use crate::link::Link;
 
@@ -44,9 +44,31 @@ pub fn main(link: &Link) -> Result<i32, Failure> {
         Command::Call(request) if request.layout == Layout::Plain => Err(replace(link, &request)),
         Command::Call(request) => {
             let (from, to) = streams()?;
-            Ok(run_call(link, &request, from, to))
+            Ok(run_call(link, &request, &mut Input::new(from), &to).0)
+        }
+        Command::Ready => {
+            let (from, to) = streams()?;
+            Ok(one_after_the_other(link, &mut Input::new(from), &to))
         }
     }
+}
+
+/// Serves calls until the near side closes the session, or one leaves it in a state that the next one may not find.
+fn one_after_the_other(link: &Link, from: &mut Input, to: &OwnedFd) -> i32 {
+    // Until then nothing is asked for: a session without a far command costs no call.
+    if bytes::write(to, &frames::hello()).is_err() {
+        return status::LOST;
+    }
+    while let Ok(line) = from.line() {
+        let Ok(Command::Call(request)) = request::parse(&line) else {
+            say::error(format_args!("qrexec-remote: what was asked for in an open session is no call"));
+            return end(to, status::TROUBLE).unwrap_or_else(|failure| failure.status);
+        };
+        if let (code, false) = run_call(link, &request, from, to) {
+            return code;
+        }
+    }
+    0
 }
 
 /// A link works if its files can be read.
@@ -64,18 +86,20 @@ fn end(to: &OwnedFd, code: i32) -> Result<i32, Failure> {
     said.map_err(Failure::during("answering")).map(|()| code)
 }
 
-/// Serves a call in frames. The result is the session's exit code, which nobody needs: the frames have the call's.
-pub(crate) fn run_call(link: &Link, request: &Request, from: OwnedFd, to: OwnedFd) -> i32 {
+/// Serves a call in frames. The result is the session's exit code, which nobody needs, since the frames have the call's;
+/// and whether the near side has ended stdin, too, so that nothing more of this call can come.
+pub(crate) fn run_call(link: &Link, request: &Request, from: &mut Input, to: &OwnedFd) -> (i32, bool) {
     let child = match client(link, request).and_then(|mut client| spawn(&mut client)) {
         Ok(child) => child,
         Err(failure) => {
             let code = failure.report("qrexec-remote");
-            return end(&to, code).unwrap_or_else(|failure| failure.status);
+            let ended = end(to, code).unwrap_or_else(|failure| failure.status);
+            return (ended, feed(from, Sink::new(None)));
         }
     };
     relay(child, from, to).unwrap_or_else(|error| {
         say::error(format_args!("qrexec-remote: {error}"));
-        status::LOST
+        (status::LOST, false)
     })
 }
 
@@ -117,54 +141,60 @@ fn replace(link: &Link, request: &Request) -> Failure {
     }
 }
 
-/// Both ends of the streams of a call, and its exit code behind them.
-fn relay(mut child: Child, from: OwnedFd, to: OwnedFd) -> io::Result<i32> {
+/// Both ends of the streams of a call, and its exit code behind them; whether stdin has ended in order.
+fn relay(mut child: Child, from: &mut Input, to: &OwnedFd) -> io::Result<(i32, bool)> {
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
+    bytes::widen(&stdin);
+    bytes::widen(&stdout);
     let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
     let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    bytes::write(&to, &frames::hello())?;
-    let to = Arc::new(Mutex::new(to));
-    std::thread::spawn(move || {
-        // The near side is gone, or broke the rules: the call ends with it.
-        if !feed(&from, Sink::new(Some(stdin.into()))) {
-            let _ = pidfd_send_signal(&ended, Signal::TERM);
+    bytes::write(to, &frames::hello())?;
+    let to = Mutex::new(to);
+    std::thread::scope(|scope| {
+        let stdin = scope.spawn(|| {
+            let in_order = feed(from, Sink::new(Some(stdin.into())));
+            if !in_order {
+                // The near side is gone, or broke the rules: the call ends with it.
+                let _ = pidfd_send_signal(&ended, Signal::TERM);
+            }
+            in_order
+        });
+        let errors = scope.spawn(|| send(&to, &stderr, Kind::Stderr));
+        let sent = send(&to, &stdout, Kind::Stdout);
+        let errors_sent = errors.join().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+        if sent.is_err() || errors_sent.is_err() {
+            let _ = child.kill();
         }
-    });
-    let errors = Arc::clone(&to);
-    let errors = std::thread::spawn(move || send(&errors, &stderr, Kind::Stderr));
-    let sent = send(&to, &stdout, Kind::Stdout);
-    let errors_sent = errors.join().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
-    if sent.is_err() || errors_sent.is_err() {
-        let _ = child.kill();
-    }
-    let code = code(child.wait()?);
-    sent.and(errors_sent)?;
-    locked(&to, |to| bytes::write(to, &frames::exit(code)))?;
-    Ok(code)
+        let code = code(child.wait()?);
+        sent.and(errors_sent)?;
+        locked(&to, |to| bytes::write(to, &frames::exit(code)))?;
+        // The near side ends stdin once it has the code, or closes the session.
+        Ok((code, stdin.join().unwrap_or(false)))
+    })
 }
 
 /// Sends a stream to its end; each frame in one piece, whoever else sends.
-fn send(to: &Mutex<OwnedFd>, from: &OwnedFd, kind: Kind) -> io::Result<()> {
+fn send(to: &Mutex<&OwnedFd>, from: &OwnedFd, kind: Kind) -> io::Result<()> {
     bytes::send_frames(from, kind, |head, body| locked(to, |to| bytes::write_both(to, head, body)))
 }
 
-fn locked(to: &Mutex<OwnedFd>, act: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
-    act(&to.lock().unwrap_or_else(PoisonError::into_inner))
+fn locked(to: &Mutex<&OwnedFd>, act: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
+    act(*to.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Feeds the service until the session ends. Whether its stdin had ended before.
-fn feed(from: &OwnedFd, mut stdin: Sink) -> bool {
+/// Feeds the service until stdin ends. `false` if the session ended before, or the near side broke the rules.
+fn feed(from: &mut Input, mut stdin: Sink) -> bool {
     let mut parser = Parser::new(Role::Service);
     let mut buffer = vec![0; bytes::BUFFER];
     loop {
-        let len = bytes::read(from, &mut buffer).unwrap_or(0);
+        let len = from.read(&mut buffer).unwrap_or(0);
         let mut rest = buffer.get(..len).unwrap_or_default();
         if rest.is_empty() {
-            return parser.main_ended();
+            return false;
         }
         loop {
             match parser.next(&mut rest) {
@@ -172,7 +202,11 @@ fn feed(from: &OwnedFd, mut stdin: Sink) -> bool {
                 Ok(Some(Piece::Data(_, bytes))) => {
                     let _ = stdin.put(bytes);
                 }
-                Ok(Some(Piece::End(_))) => stdin.end(),
+                // What follows is the next call's, whose near side may have been quicker than we.
+                Ok(Some(Piece::End(_))) => {
+                    from.put_back(rest);
+                    return true;
+                }
                 Ok(Some(Piece::Hello | Piece::Exit(_))) => {}
                 Err(violation) => {
                     say::error(format_args!("qrexec-remote: the near side: {violation}"));

@@ -327,7 +327,7 @@ fn config(folder: &Path, link: &Link, invitation: &Invitation) -> Result<String,
     let cipher = if has_aes() { "Ciphers ^aes128-gcm@openssh.com\n" } else { "" };
     Ok(format!(
         "HostName {address}\nPort {port}\nUser {user}\nHostKeyAlias {name}\nIdentityFile {key}\nIdentitiesOnly yes\n\
-         UserKnownHostsFile {hosts}\nGlobalKnownHostsFile none\nStrictHostKeyChecking yes\nUpdateHostKeys no\n\
+         UserKnownHostsFile {hosts}\nGlobalKnownHostsFile none\nStrictHostKeyChecking yes\nUpdateHostKeys no\nIPQoS none\n\
          BatchMode yes\nClearAllForwardings yes\nControlMaster no\nConnectTimeout 8\nServerAliveInterval 15\n\
          ServerAliveCountMax 3\nLogLevel ERROR\n{cipher}"
     ))

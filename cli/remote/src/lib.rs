@@ -9,6 +9,7 @@
 //! | [`link`] | the folder of a link: who is reached by it, and under which names |
 //! | [`master`] | the one `ssh` of a link, and sessions of it |
 //! | [`session`] | one session: the conversation with that `ssh`, and the session's descriptors |
+//! | [`pool`] | sessions that are ready before there is a call, and are used again |
 //! | [`near`] | the caller's end of a call |
 //! | [`far`] | the service's end |
 //! | [`waiting`] | sessions that wait for calls the other way |
@@ -27,6 +28,7 @@ mod link;
 mod log;
 pub mod master;
 pub mod near;
+pub mod pool;
 pub mod session;
 pub mod waiting;
 

@@ -9,6 +9,7 @@
 //! | `settings` | both | [`Settings`], as `key = value` |
 //! | `log` | near | what `ssh` and the far command have to say |
 //! | `lock`, `m0`, `m1`, … | near | made by the programs: who may start an `ssh`, and where each listens |
+//! | `pool`, `pool.lock` | near | the same for the process that keeps sessions ready |
 
 use std::fs;
 use std::io;

@@ -12,23 +12,27 @@ use std::time::Duration;
 
 use cli::failure::Failure;
 use cli::status;
+use engine::process::FileLimit;
 use engine::say;
 use rustix::fs::FlockOperation;
 use rustix::time::{ClockId, clock_gettime};
 use wire::escape::Escaped;
+use wire::remote::request::READY;
 
 use crate::link::Link;
 use crate::log;
 use crate::session::{self, Asked, Session};
 
 /// The most connections of a link.
-const MASTERS: usize = 16;
+const MASTERS: u8 = 16;
 /// How long a call looks for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The first pause before the next try, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 /// How often all masters refuse before there is one more: a place becomes free within that time when calls are short.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
+/// The exit code of a session whose command sshd could not start.
+const NOT_STARTED: u32 = 255;
 /// A further master ends when it has had no session for so long.
 const IDLE: &str = "ControlPersist=60";
 
@@ -37,12 +41,31 @@ const IDLE: &str = "ControlPersist=60";
 /// # Errors
 /// The far side cannot be reached, or takes no more calls: status 255.
 pub fn open(link: &Link, command: &str) -> Result<Session, Failure> {
+    // Time is what is waited for: nobody tells when a place becomes free.
+    let pause = |pause| {
+        std::thread::sleep(pause);
+        None
+    };
+    open_unless(link, command, 0, pause).map(|(_, session)| session)
+}
+
+/// As [`open`], preferably on the connection of this number, which is told; unless there is another session meanwhile,
+/// which is looked for in every pause.
+///
+/// # Errors
+/// As for [`open`].
+pub(crate) fn open_unless(
+    link: &Link,
+    command: &str,
+    first: u8,
+    mut meanwhile: impl FnMut(Duration) -> Option<(u8, Session)>,
+) -> Result<(u8, Session), Failure> {
     let began = now();
     let mut pause = PAUSES.0;
     let mut refusals = 0_u32;
     loop {
-        let there = match try_all(link, command)? {
-            Tried::Open(session) => return Ok(session),
+        let there = match try_all(link, command, first)? {
+            Tried::Open(number, session) => return Ok((number, session)),
             Tried::Refused(there) => there,
         };
         if there == 0 {
@@ -57,8 +80,25 @@ pub fn open(link: &Link, command: &str) -> Result<Session, Failure> {
         if now().saturating_sub(began) > PATIENCE {
             return Err(lost(format!("{} takes no more calls", link.name())));
         }
-        std::thread::sleep(pause); // time is what is waited for: nobody tells when a place becomes free
+        if let Some(found) = meanwhile(pause) {
+            return Ok(found);
+        }
         pause = pause.saturating_mul(2).min(PAUSES.1);
+    }
+}
+
+/// Opens a session on the connection of this number, which is made if it is not there.
+pub(crate) fn open_on(link: &Link, number: u8, command: &str) -> Option<Session> {
+    let ask = || match session::ask(&socket(link, number), command) {
+        Ok(Asked::Open(session)) if session::is_greeted(&session) == Ok(true) => Ok(session),
+        Ok(Asked::NoMaster) => Err(true),
+        _ => Err(false),
+    };
+    match ask() {
+        Ok(session) => Some(session),
+        // The first one is made for calls only: a link that was closed stays closed until there is one.
+        Err(true) if number > 0 => start(link, number, now()).ok().and_then(|()| ask().ok()),
+        Err(_) => None,
     }
 }
 
@@ -73,17 +113,29 @@ pub(crate) fn gone(link: &str) -> Failure {
 }
 
 enum Tried {
-    Open(Session),
+    Open(u8, Session),
     /// So many masters are there, and none has a place.
-    Refused(usize),
+    Refused(u8),
 }
 
-/// Asks the masters one after the other; the first one that is not there is the last that is asked.
-fn try_all(link: &Link, command: &str) -> Result<Tried, Failure> {
-    for number in 0..MASTERS {
+/// Asks the masters one after the other, this one first; of the others the first one that is not there is the last that is
+/// asked.
+fn try_all(link: &Link, command: &str, first: u8) -> Result<Tried, Failure> {
+    for number in std::iter::once(first).chain((0..MASTERS).filter(|number| *number != first)) {
         match session::ask(&socket(link, number), command) {
-            Ok(Asked::Open(session)) => return Ok(Tried::Open(session)),
+            Ok(Asked::Open(mut session)) if command == READY => match session::is_greeted(&session) {
+                Ok(true) => return Ok(Tried::Open(number, session)),
+                // It was started, and has ended: so would the next one.
+                Ok(false) if matches!(session.control.exit_code(), Ok(Some(code)) if code != NOT_STARTED) => {
+                    log::follow(link, session.stderr);
+                    return Err(gone(link.name()));
+                }
+                Ok(false) => note(link, b"the far command was not started"),
+                Err(violation) => return Err(lost(format!("{}: {violation}", link.name()))),
+            },
+            Ok(Asked::Open(session)) => return Ok(Tried::Open(number, session)),
             Ok(Asked::Refused(reason)) => note(link, &reason),
+            Ok(Asked::NoMaster) if number == first && first > 0 => {}
             Ok(Asked::NoMaster) => return Ok(Tried::Refused(number)),
             Ok(Asked::Broken(violation)) => return Err(lost(format!("{}: {violation}", link.name()))),
             Err(error) => return Err(lost(format!("a session to {}: {error}", link.name()))),
@@ -92,7 +144,7 @@ fn try_all(link: &Link, command: &str) -> Result<Tried, Failure> {
     Ok(Tried::Refused(MASTERS))
 }
 
-fn socket(link: &Link, number: usize) -> PathBuf {
+fn socket(link: &Link, number: u8) -> PathBuf {
     link.file(&format!("m{number}"))
 }
 
@@ -105,7 +157,7 @@ fn note(link: &Link, reason: &[u8]) {
 
 /// Starts a master, unless somebody else did so meanwhile. One that failed while we waited for our turn has failed for us,
 /// too: a hundred calls make one attempt.
-fn start(link: &Link, number: usize, began: Duration) -> Result<(), Failure> {
+fn start(link: &Link, number: u8, began: Duration) -> Result<(), Failure> {
     let turn = Turn::take(link).map_err(Failure::during(format!("locking the link {}", link.name())))?;
     if turn.failed_since(began) {
         return Err(unreachable(link));
@@ -134,7 +186,9 @@ fn unreachable(link: &Link) -> Failure {
 }
 
 /// Runs `ssh` until it has authenticated and left for the background. Whether it did.
-fn run(link: &Link, number: usize) -> io::Result<bool> {
+fn run(link: &Link, number: u8) -> io::Result<bool> {
+    // A session takes about four descriptors, and it is `ssh` that has them.
+    let limit = FileLimit::raise();
     let mut command = Command::new("ssh");
     command.args(["-F", "config", "-M", "-N", "-f", "-E", "log", "-S"]).arg(format!("m{number}"));
     if number > 0 {
@@ -142,8 +196,9 @@ fn run(link: &Link, number: usize) -> io::Result<bool> {
     }
     // The folder is the socket's: a path of any length is a short one there.
     command.arg(link.name()).current_dir(link.folder());
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-    Ok(status.success())
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    limit.restore();
+    Ok(status?.success())
 }
 
 /// Ends the connections of a link.

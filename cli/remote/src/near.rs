@@ -1,19 +1,21 @@
 //! The caller's end of a call to a remote qube.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cli::failure::Failure;
 use engine::localfd;
 use engine::process::stdout_was_closed;
-use wire::remote::frames::{Parser, Piece};
+use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::request::{Layout, Request};
 use wire::stream::{Kind, Role};
 
 use crate::bytes::{self, Sink};
 use crate::link::{self, Link};
+use crate::pool::{Meter, Place};
 use crate::session::Session;
 use crate::{idle, log, master};
 
@@ -40,14 +42,22 @@ fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     if !link.has_connection() {
         return call_by_idle_session(&link, &request);
     }
-    let session = master::open(&link, &request.command())?;
-    match layout {
-        Layout::Frames => {
-            log::follow(&link, session.stderr);
-            framed(link.name(), session.from, session.to)
-        }
-        Layout::Plain => plain(link.name(), session),
+    if layout == Layout::Plain {
+        let session = master::open(&link, &request.command())?;
+        return plain(link.name(), session);
     }
+    let place = Place::open(&link)?;
+    let session = &place.session;
+    let copy = |fd: &OwnedFd| fd.try_clone().map_err(Failure::during("no descriptor left"));
+    log::follow(&link, copy(&session.stderr)?);
+    let (from, to) = (copy(&session.from)?, copy(&session.to)?);
+    let asked = bytes::write(&to, format!("{}\n", request.command()).as_bytes());
+    asked.map_err(|_| master::gone(link.name()))?;
+    let ended = framed(link.name(), &from, to, place.meter())?;
+    if ended.in_order {
+        place.give_back();
+    }
+    Ok(ended.code)
 }
 
 /// Makes a call by one of the sessions that wait here.
@@ -58,7 +68,40 @@ fn call_by_idle_session(link: &Link, request: &Request) -> Result<i32, Failure> 
         return Err(master::lost(format!("{} has no session that waits for calls", link.name())));
     };
     let back = session.try_clone().map_err(Failure::during("no descriptor left"))?;
-    framed(link.name(), session, back)
+    framed(link.name(), &session, back, Arc::default()).map(|ended| ended.code)
+}
+
+/// The end of a call.
+struct Ended {
+    code: i32,
+    /// Whether both sides have said all of it, so that the session can have the next one.
+    in_order: bool,
+}
+
+/// The caller's stdin on its way.
+struct Stdin {
+    to: OwnedFd,
+    /// It has ended, or the call has.
+    ended: bool,
+}
+
+impl Stdin {
+    fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        if self.ended {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        bytes::write_both(&self.to, head, body)?;
+        self.ended = body.is_empty();
+        Ok(())
+    }
+
+    /// Ends it behind the call, whatever comes now. Whether that was possible without waiting.
+    fn end(&mut self) -> bool {
+        if !self.ended && !bytes::has_room(&self.to) {
+            return false;
+        }
+        self.ended || self.send(&frames::header(Kind::Stdin, 0), &[]).is_ok()
+    }
 }
 
 /// Moves the call's bytes as frames until its exit code is there. The process may end then: what still waits for stdin
@@ -66,22 +109,27 @@ fn call_by_idle_session(link: &Link, request: &Request) -> Result<i32, Failure> 
 ///
 /// # Errors
 /// The connection was lost before the exit code came, or the far side broke the rules.
-fn framed(link: &str, from: OwnedFd, to: OwnedFd) -> Result<i32, Failure> {
+fn framed(link: &str, from: &OwnedFd, to: OwnedFd, meter: Arc<Meter>) -> Result<Ended, Failure> {
     let (source, mut stdout, mut stderr) = own_streams()?;
-    let to = Arc::new(to);
-    let stdin = Arc::clone(&to);
     // The session's stdin stays open behind its end: closed, it would say that the caller is gone.
+    let stdin = Arc::new(Mutex::new(Stdin { to, ended: false }));
+    let sending = Arc::clone(&stdin);
+    let sent = Arc::clone(&meter);
     std::thread::spawn(move || {
-        let _ = bytes::send_frames(&source, Kind::Stdin, |head, body| bytes::write_both(&stdin, head, body));
+        let _ = bytes::send_frames(&source, Kind::Stdin, |head, body| {
+            sent.moved(body.len());
+            sending.lock().unwrap_or_else(PoisonError::into_inner).send(head, body)
+        });
     });
     let mut parser = Parser::new(Role::Client);
     let mut buffer = vec![0; bytes::BUFFER];
     loop {
-        let len = bytes::read(&from, &mut buffer).unwrap_or(0);
+        let len = bytes::read(from, &mut buffer).unwrap_or(0);
         let mut rest = buffer.get(..len).unwrap_or_default();
         if rest.is_empty() {
             return Err(master::gone(link));
         }
+        meter.moved(len);
         let mut exit = None;
         while let Some(piece) =
             parser.next(&mut rest).map_err(|broken| master::lost(format!("{link}: {broken}")))?
@@ -106,8 +154,9 @@ fn framed(link: &str, from: OwnedFd, to: OwnedFd) -> Result<i32, Failure> {
             written.map_err(Failure::during("writing what the service sends"))?;
         }
         if let Some(code) = exit {
-            drop(to);
-            return Ok(code);
+            // Somebody who waits in the middle of a message has not ended it.
+            let in_order = stdin.try_lock().is_ok_and(|mut stdin| stdin.end());
+            return Ok(Ended { code, in_order });
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use engine::unix;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::mux::{self, Event, Violation};
+use wire::stream::Role;
 
 use crate::bytes;
 
@@ -35,6 +37,19 @@ pub struct Session {
     pub stderr: OwnedFd,
     /// The conversation with the `ssh`, which lasts as long as the session.
     pub control: Control,
+}
+
+impl Session {
+    /// Its descriptors, for another process.
+    pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [self.from.as_fd(), self.to.as_fd(), self.stderr.as_fd(), self.control.socket.as_fd()]
+    }
+
+    /// An open session from another process.
+    pub(crate) fn of_descriptors([from, to, stderr, socket]: [OwnedFd; 4]) -> Self {
+        // The exit code of the far command is of no interest where frames have the call's.
+        Self { from, to, stderr, control: Control { socket, session: mux::Session::default() } }
+    }
 }
 
 /// The conversation with the `ssh` that has the connection.
@@ -110,6 +125,29 @@ pub fn ask(socket: &Path, command: &str) -> io::Result<Asked> {
             Some(Ok(Event::Exited(_))) => return Ok(Asked::NoMaster),
         }
     }
+}
+
+/// Waits for the greeting of the far command. `false` if there is none: sshd opens a session also where it has no
+/// descriptor left to start the command.
+///
+/// # Errors
+/// Something else than the far command answers.
+pub(crate) fn is_greeted(session: &Session) -> Result<bool, frames::Violation> {
+    let mut parser = Parser::new(Role::Client);
+    let mut buffer = frames::hello();
+    let mut have = 0;
+    while let Some(room) = buffer.get_mut(have..).filter(|room| !room.is_empty()) {
+        let len = bytes::read(&session.from, room).unwrap_or(0);
+        let mut got = room.get(..len).unwrap_or_default();
+        if got.is_empty() {
+            return Ok(false);
+        }
+        have = have.saturating_add(len);
+        if parser.next(&mut got)? == Some(Piece::Hello) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Passes a descriptor, with a byte as the protocol wants it.

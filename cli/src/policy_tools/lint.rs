@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use engine::say;
@@ -12,6 +12,12 @@ use wire::names::DomainName;
 
 use super::admin::MAX_FILE;
 use crate::{status, usage};
+
+mod cover;
+mod remote;
+
+pub(super) use cover::covers;
+pub use remote::Relays;
 
 const PROGRAM: &str = "qubes-policy-lint";
 /// How the one line under examination is called.
@@ -34,7 +40,11 @@ struct PolicyLintArgs {
     /// The files have the three columns of those that `!include-service` includes.
     #[arg(short, long)]
     include_service: bool,
-    /// The files; `-` is stdin.
+    /// What qubes there are, as JSON; without it qubesd is asked. Where there are remote qubes, lines by which they may call
+    /// like everybody are named.
+    #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
+    system_info: Option<PathBuf>,
+    /// The files, in the policy's order; `-` is stdin.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<String>,
 }
@@ -62,8 +72,9 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Err(status) => return status,
     };
     let mut worst = 0;
+    let mut relays = Relays::known(args.system_info);
     for file in &args.files {
-        match lint_file(file, args.include_service, args.show_line, &mut io::stdout().lock()) {
+        match lint_file(file, args.include_service, args.show_line, &mut relays, &mut io::stdout().lock()) {
             Ok(true) => {}
             Ok(false) => worst = worst.max(1),
             Err(error) => {
@@ -79,7 +90,13 @@ pub fn main(args: Vec<OsString>) -> i32 {
 ///
 /// # Errors
 /// Nothing could be printed.
-pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) -> io::Result<bool> {
+pub fn lint_file(
+    file: &str,
+    included: bool,
+    show: bool,
+    relays: &mut Relays,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
     let text = match read(file) {
         Ok(text) => text,
         Err(error) => {
@@ -87,7 +104,7 @@ pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) ->
             return Ok(false);
         }
     };
-    let mut findings = findings(&text, included);
+    let mut findings = findings_with(&text, included, relays);
     if let Some(problem) = bad_name(file).filter(|_| !included) {
         findings.insert(0, Finding { line: 0, error: false, text: problem });
     }
@@ -143,6 +160,11 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
 /// included for a service.
 #[must_use]
 pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
+    findings_with(text, included, &mut Relays::default())
+}
+
+/// The same for the next file of a policy, on a system with these relays.
+fn findings_with(text: &[u8], included: bool, relays: &mut Relays) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut rules: Vec<(usize, Rule)> = Vec::new();
     for (line, number) in lines(text).into_iter().zip(1..) {
@@ -155,6 +177,8 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
                         let text = format!("never reached: line {earlier} decides all such calls");
                         findings.push(Finding { line: number, error: false, text });
                     }
+                    let open = relays.look(&rule);
+                    findings.extend(open.map(|text| Finding { line: number, error: false, text }));
                     rules.push((number, rule));
                 }
             }
@@ -237,31 +261,6 @@ fn compile(line: &[u8], included: bool) -> Result<Vec<Rule>, WrongLine> {
     };
     let compiled = Policy::compile(&files).map_err(WrongLine)?;
     Ok(compiled.rules().to_vec())
-}
-
-/// Whether the first rule matches whatever the second one matches.
-pub(super) fn covers(first: &Rule, second: &Rule) -> bool {
-    let wider = |wide: &Option<_>, narrow: &Option<_>| wide.is_none() || wide == narrow;
-    wider(&first.service, &second.service)
-        && wider(&first.argument, &second.argument)
-        && covers_token(&first.source, &second.source)
-        && covers_token(&first.target, &second.target)
-}
-
-fn covers_token(wide: &Token, narrow: &Token) -> bool {
-    match wide {
-        Token::Any => true,
-        Token::AnyVm => matches!(
-            narrow,
-            Token::AnyVm
-                | Token::Default
-                | Token::DispVm
-                | Token::DispVmOf(_)
-                | Token::DispVmTag(_)
-                | Token::Name(_)
-        ),
-        _ => wide == narrow,
-    }
 }
 
 #[cfg(test)]
@@ -361,5 +360,48 @@ mod tests {
         let text = "a.B * @anyvm @anyvm deny\na.B +x work vault allow\na.C * work vault allow\na.B * work dom0 allow\n\
                     * * * * deny\na.D * a b ask\n";
         assert_eq!(said(text, false).iter().map(|line| &line[..2]).collect::<Vec<_>>(), ["2?", "6?"]);
+    }
+
+    const SYSTEM: &str = r#"{"domains": {
+        "work": {"type": "AppVM", "tags": [], "template_for_dispvms": false},
+        "far": {"type": "RemoteVM", "tags": [], "template_for_dispvms": false, "relayvm": "sys-air", "transport_rpc": "t"}}}"#;
+
+    fn said_of_remote(text: &str) -> Vec<(usize, String)> {
+        let mut relays = Relays::of(&policy::SystemInfo::from_json(SYSTEM.as_bytes()).unwrap());
+        let findings = findings_with(text.as_bytes(), false, &mut relays);
+        findings.into_iter().map(|finding| (finding.line, finding.text)).collect()
+    }
+
+    fn open_lines(text: &str) -> Vec<usize> {
+        said_of_remote(text).into_iter().map(|(line, _)| line).collect()
+    }
+
+    #[test]
+    fn lines_for_everybody_are_for_remote_qubes_too() {
+        let text = "a.B * @anyvm work allow\na.C * work @anyvm allow\na.D * @anyvm @anyvm deny\na.E * * @default ask\n\
+                    a.F * @anyvm dom0 allow\n";
+        assert_eq!(open_lines(text), [1, 4, 5]);
+        let first = &said_of_remote(text)[0].1;
+        assert!(first.contains("`* * @tag:relayvm-sys-air @anyvm deny`"), "{first}");
+        assert!(said_of_remote(text)[2].1.contains("`* * @tag:relayvm-sys-air * deny`"));
+    }
+
+    #[test]
+    fn the_proposed_line_and_wider_ones_shut_them_out() {
+        let shut = "* * @tag:relayvm-sys-air @anyvm deny\n";
+        for line in ["a.B * @anyvm work allow", "a.B * @anyvm @default ask", "a.B +x * @tag:t allow"] {
+            assert_eq!(open_lines(&format!("{shut}{line}\n")), [] as [usize; 0], "{line}");
+        }
+        assert_eq!(open_lines(&format!("{shut}a.B * @anyvm dom0 allow\n")), [2]);
+        assert_eq!(open_lines(&format!("{shut}a.B * @anyvm * allow\n")), [2]);
+        assert_eq!(
+            open_lines(&format!("{shut}* * @tag:relayvm-sys-air @adminvm deny\na.B * @anyvm * allow\n")),
+            [] as [usize; 0]
+        );
+        assert_eq!(open_lines("* * @tag:relayvm-sys-air * deny\na.B * * * allow\n"), [] as [usize; 0]);
+        // Another relay's, another service's, or behind it.
+        assert_eq!(open_lines("* * @tag:relayvm-other @anyvm deny\na.B * @anyvm work allow\n"), [2]);
+        assert_eq!(open_lines("a.C * @tag:relayvm-sys-air @anyvm deny\na.B * @anyvm work allow\n"), [2]);
+        assert_eq!(open_lines(&format!("a.B * @anyvm work allow\n{shut}")), [1]);
     }
 }

@@ -59,7 +59,7 @@ pub(super) enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: throughput, cpu, life, latency, calls, scale, copy [default: throughput, latency, calls]; or profile alone
+    /// What to measure: throughput, cpu, life, latency, calls, scale, copy, remote [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
@@ -155,6 +155,7 @@ impl fmt::Display for Buffer {
 }
 
 /// How measurements are made.
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) scenarios: Vec<&'static dyn Scenario>,
     /// Programs are compared with others'.

@@ -1,11 +1,9 @@
 //! A call to another machine: what comes out of the frames does not depend on the pieces in which they came, and nothing
-//! comes behind a breach or the exit code; an `ssh` makes us hold no more than a packet; a command that is taken says the
-//! same when it is written again.
+//! comes behind a breach or the exit code; a command that is taken says the same when it is written again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use wire::remote::frames::{Parser, Piece, Violation};
-use wire::remote::mux::Session;
 use wire::remote::names::{Remotes, Sources, check_name};
 use wire::remote::request::{self, Command};
 use wire::stream::Role;
@@ -16,7 +14,6 @@ fuzz_target!(|data: &[u8]| {
         let whole = frames(role, bytes, bytes.len());
         assert_eq!(frames(role, bytes, usize::from(seed % 16) + 1), whole);
     }
-    session(bytes, usize::from(seed % 16) + 1);
     if let Ok(Command::Call(call)) = request::parse(bytes) {
         assert_eq!(request::parse(call.command().as_bytes()), Ok(Command::Call(call)));
     }
@@ -57,12 +54,4 @@ fn frames(role: Role, bytes: &[u8], cut: usize) -> Seen {
         }
     }
     seen
-}
-
-fn session(bytes: &[u8], cut: usize) {
-    let mut session = Session::default();
-    for piece in bytes.chunks(cut) {
-        session.handle_bytes(piece);
-        while let Ok(Some(_)) = session.poll_event() {}
-    }
 }

@@ -46,6 +46,9 @@ pub enum Command {
     Accept,
     /// Nothing but HELLO and exit code 0: the link works.
     Check,
+    /// HELLO, then one call after the other: each is asked for by a line with its command, and frames follow as in a session of its
+    /// own, from HELLO to the exit code.
+    Ready,
 }
 
 /// Why a command is not carried out.
@@ -101,6 +104,11 @@ pub const CHECK: &str = "qrexec-remote 1 check";
 /// The command by which a near side offers a session for calls the other way.
 pub const ACCEPT: &str = "qrexec-remote 1 accept";
 
+/// The command of a session that is opened before there is a call for it.
+pub const READY: &str = "qrexec-remote 1 ready";
+/// The longest line that asks for a call in such a session.
+pub const MAX_LINE: usize = MAX_SERVICE + 256;
+
 /// Reads the command of a session, as the near side sent it.
 ///
 /// # Errors
@@ -111,6 +119,9 @@ pub fn parse(command: &[u8]) -> Result<Command, BadRequest> {
     }
     if command == CHECK.as_bytes() {
         return Ok(Command::Check);
+    }
+    if command == READY.as_bytes() {
+        return Ok(Command::Ready);
     }
     let words: Vec<&[u8]> = command.split(|&byte| byte == b' ').collect();
     match words.as_slice() {

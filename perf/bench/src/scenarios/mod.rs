@@ -6,6 +6,7 @@ mod cpu;
 mod latency;
 mod life;
 mod profile;
+mod remote;
 mod scale;
 mod throughput;
 
@@ -23,6 +24,7 @@ pub(super) const ALL: &[&dyn Scenario] = &[
     &calls::Calls,
     &scale::Scale,
     &copy::Copy,
+    &remote::Remote,
     &profile::Profile,
 ];
 
