@@ -7,7 +7,7 @@ use std::path::Path;
 
 use clap::Parser;
 use engine::say;
-use policy::{Action, Files, Policy, PolicyError, Rule, Token, User};
+use policy::{Action, Files, Policy, PolicyError, Rule, Token, User, Verb};
 use wire::names::DomainName;
 
 use super::admin::MAX_FILE;
@@ -161,6 +161,52 @@ pub fn findings(text: &[u8], included: bool) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The rules of every line that is understood, with the line's number.
+fn rules(text: &[u8]) -> impl Iterator<Item = (usize, Rule)> {
+    let numbered = lines(text).into_iter().zip(1..);
+    numbered.flat_map(|(line, number)| {
+        compile(line, false).unwrap_or_default().into_iter().map(move |rule| (number, rule))
+    })
+}
+
+/// Qubes that a policy names, `known` does not know, and `system` therefore does not have.
+pub fn unknown_qubes(text: &[u8], system: &str, known: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (line, rule) in rules(text) {
+        let Action { target, default_target, .. } = &*rule.action;
+        for token in [Some(&rule.source), Some(&rule.target), target.as_ref(), default_target.as_ref()] {
+            let Some(Token::Name(name) | Token::DispVmOf(name)) = token else { continue };
+            // A name that nobody can have is complained of already.
+            if name.starts_with("uuid:") || known(name) || DomainName::new(name).is_err() {
+                continue;
+            }
+            let finding = Finding { line, error: false, text: format!("{system} has no qube {name:?}") };
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
+
+/// The lines that leave the decision to the user.
+#[must_use]
+pub fn asks(text: &[u8]) -> Vec<usize> {
+    rules(text).filter(|(_, rule)| rule.action.verb == Verb::Ask).map(|(line, _)| line).collect()
+}
+
+/// The lines that include other files.
+#[must_use]
+pub fn includes(text: &[u8]) -> Vec<usize> {
+    let numbered = lines(text).into_iter().zip(1..);
+    let found = numbered.filter(|(line, _)| {
+        let text = String::from_utf8_lossy(line);
+        let first = words(&text).first().map(|word| (*word).to_owned()).unwrap_or_default();
+        first.starts_with("!include") || first.starts_with("$include:")
+    });
+    found.map(|(_, number)| number).collect()
 }
 
 /// What a line that is understood says, and cannot mean.
