@@ -70,7 +70,9 @@ pub(super) fn on_services(services: &[ServiceArg], configs: &[ServiceArg]) -> Re
             skipping.insert((vm, name.split('+').next().unwrap_or_default()));
         }
     }
-    for ServiceArg { vm, name, path } in services.iter().filter(|service| service.path.starts_with("/dev/tcp")) {
+    for ServiceArg { vm, name, path } in
+        services.iter().filter(|service| service.path.starts_with("/dev/tcp"))
+    {
         if !skipping.contains(&(vm, name.split('+').next().unwrap_or_default())) {
             say::error(format_args!(
                 "qrexec-lab: {vm}'s {name}: {} is sent \"{name}+ CALLER\" and a NUL first; if it does not expect that, \

@@ -13,8 +13,8 @@ use rustix::process::getuid;
 
 use super::control::{Answer, ControlClient, Part, PartEnd, Request};
 use super::plan::{
-    Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, NAMES, Plan, Source, Transport, apply, check_file_name,
-    check_vm_name,
+    Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, NAMES, Plan, Source, Transport, apply,
+    check_file_name, check_vm_name,
 };
 use super::report::Report;
 use super::sweep::{self, Process};
@@ -252,16 +252,17 @@ impl Builder {
             let made = unnamed.tempdir_in(folder);
             return Ok(made.map_err(|error| Error::io("cannot make the lab's folder", error))?.keep());
         };
-        check_vm_name(name).map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab: {NAMES}")))?;
+        check_vm_name(name)
+            .map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab: {NAMES}")))?;
         let root = folder.join(name);
         if let store::Found::Stale = store::look(&Layout::new(&root)) {
             store::bury(&Layout::new(&root));
         }
         match fs::DirBuilder::new().mode(0o700).create(&root) {
             Ok(()) => Ok(root),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::new(format!("the lab {name:?} is already there: end it with \"qrexec-lab down {name}\"")))
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(format!(
+                "the lab {name:?} is already there: end it with \"qrexec-lab down {name}\""
+            ))),
             Err(error) => Err(Error::io("cannot make the lab's folder", error)),
         }
     }

@@ -90,7 +90,10 @@ pub(super) struct Run {
 pub(super) enum Request {
     Run(Run),
     Signal(i32),
-    Restart { vm: String, part: Part },
+    Restart {
+        vm: String,
+        part: Part,
+    },
     /// Which parts have ended?
     Ended,
 }

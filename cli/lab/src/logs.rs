@@ -133,7 +133,11 @@ mod tests {
 
     #[test]
     fn a_vm_s_logs_are_its_own_and_its_daemon_s() {
-        let logs = |vm: Option<&str>| Logs { folders: Vec::new(), files: BTreeMap::new(), vm: vm.map(str::to_owned) };
+        let logs = |vm: Option<&str>| Logs {
+            folders: Vec::new(),
+            files: BTreeMap::new(),
+            vm: vm.map(str::to_owned),
+        };
         let work = logs(Some("work"));
         assert!(work.is_wanted("work", "agent.log") && work.is_wanted(DOM0, "daemon-work.log"));
         assert!(!work.is_wanted(DOM0, "daemon-vault.log") && !work.is_wanted(DOM0, "policy-admin.log"));

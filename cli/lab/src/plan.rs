@@ -335,7 +335,11 @@ pub(super) fn check_vm_name(name: &str) -> Result<(), Error> {
 /// Checks that `name` can be a file of a service folder: one path component, no separator, not hidden.
 pub(super) fn check_file_name(name: &str) -> Result<(), Error> {
     let parts_ok = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
-    if parts_ok { Ok(()) } else { Err(Error::new(format!("{name:?} cannot be the name of a service: no `/`, no `.` in front"))) }
+    if parts_ok {
+        Ok(())
+    } else {
+        Err(Error::new(format!("{name:?} cannot be the name of a service: no `/`, no `.` in front")))
+    }
 }
 
 /// Applies an environment from [`Plan::environment`] to a command.

@@ -73,7 +73,11 @@ fn print(lab: &Lab) {
         }
         for PartEnd { part, vm, code } in ended.iter().filter(|end| end.machine() == vm) {
             let option = if *part == Part::Daemon { "--daemon " } else { "" };
-            let which = if name(lab) == super::args::DEFAULT_LAB { String::new() } else { format!("--name {} ", name(lab)) };
+            let which = if name(lab) == super::args::DEFAULT_LAB {
+                String::new()
+            } else {
+                format!("--name {} ", name(lab))
+            };
             say::output(format_args!(
                 "      ended  {} of {vm}, with {code}; \"qrexec-lab restart {which}{option}{vm}\" starts it again",
                 program(*part)

@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use engine::say;
-use policy::{Action, Files, Policy, PolicyError, Rule, Token, User, Verb};
+use policy::{Action, Files, Policy, PolicyError, Rule, SystemInfo, Token, User, Verb};
 use wire::names::DomainName;
 
 use super::admin::MAX_FILE;
-use crate::{status, usage};
+use super::system::{NoSystem, SystemSource, ask_qubesd};
+use crate::{qubesd, status, usage};
 
 const PROGRAM: &str = "qubes-policy-lint";
 /// How the one line under examination is called.
@@ -34,7 +35,10 @@ struct PolicyLintArgs {
     /// The files have the three columns of those that `!include-service` includes.
     #[arg(short, long)]
     include_service: bool,
-    /// The files; `-` is stdin.
+    /// What qubes there are, as JSON: names that none of them has are warned of. Without it dom0's qubesd is asked
+    #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
+    system_info: Option<PathBuf>,
+    /// The files; of a folder, those that policy reads; `-` is stdin.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<String>,
 }
@@ -61,9 +65,17 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
+    let system = match known_system(args.system_info.as_deref()) {
+        Ok(system) => system,
+        Err(error) => {
+            say::error(format_args!("{PROGRAM}: {error}"));
+            return status::TROUBLE;
+        }
+    };
     let mut worst = 0;
-    for file in &args.files {
-        match lint_file(file, args.include_service, args.show_line, &mut io::stdout().lock()) {
+    for file in &args.files.iter().flat_map(|file| in_folder(file)).collect::<Vec<_>>() {
+        let out = &mut io::stdout().lock();
+        match lint_with(file, args.include_service, args.show_line, system.as_ref(), out) {
             Ok(true) => {}
             Ok(false) => worst = worst.max(1),
             Err(error) => {
@@ -75,11 +87,41 @@ pub fn main(args: Vec<OsString>) -> i32 {
     worst
 }
 
+/// What qubes there are, if anybody here knows: a file that is named has to, dom0's `qubesd` may.
+fn known_system(file: Option<&Path>) -> Result<Option<SystemInfo>, NoSystem> {
+    match file {
+        Some(path) => Ok(Some((*SystemSource::new(Some(path.to_owned())).current()?).clone())),
+        None if qubesd::is_here(qubesd::Socket::Internal) => Ok(ask_qubesd().ok()),
+        None => Ok(None),
+    }
+}
+
+/// The files of a folder that policy reads, in its order; anything else is one file.
+fn in_folder(file: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(file) else { return vec![file.to_owned()] };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".policy") && !name.starts_with('.')).collect();
+    names.sort();
+    names.iter().map(|name| format!("{}/{name}", file.trim_end_matches('/'))).collect()
+}
+
 /// Prints what is wrong with a file; `true` if there is no error.
 ///
 /// # Errors
 /// Nothing could be printed.
 pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) -> io::Result<bool> {
+    lint_with(file, included, show, None, out)
+}
+
+/// The same, and which names no qube has.
+fn lint_with(
+    file: &str,
+    included: bool,
+    show: bool,
+    system: Option<&SystemInfo>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
     let text = match read(file) {
         Ok(text) => text,
         Err(error) => {
@@ -88,6 +130,11 @@ pub fn lint_file(file: &str, included: bool, show: bool, out: &mut dyn Write) ->
         }
     };
     let mut findings = findings(&text, included);
+    if let Some(system) = system.filter(|_| !included) {
+        findings
+            .extend(unknown_qubes(&text, "this system", |name| name == "dom0" || system.get(name).is_some()));
+        findings.sort_by_key(|finding| finding.line);
+    }
     if let Some(problem) = bad_name(file).filter(|_| !included) {
         findings.insert(0, Finding { line: 0, error: false, text: problem });
     }
