@@ -118,7 +118,9 @@ impl Reader {
                 self.await_agent();
                 continue;
             }
-            let said = common::talk(self.shell(&format!("exec 2>&1\n{command}")), b"");
+            let own = self.home.path().join("run/qrexec-lab").display().to_string();
+            let typed = command.replace("/tmp/qrexec-lab-0", &own);
+            let said = common::talk(self.shell(&format!("exec 2>&1\n{typed}")), b"");
             assert_eq!(self.alike(&said.text()), self.alike(&output), "{page}: $ {command}");
         }
         while let Some((mut terminal, output)) = self.others.pop_front() {
@@ -167,7 +169,8 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let _ = self.shell("qrexec-lab down").stderr(Stdio::null()).status();
+        let leftovers = "kill $(cat dom0/*.pid roots/*.pid); qrexec-lab down";
+        let _ = self.shell(leftovers).stderr(Stdio::null()).status();
     }
 }
 
@@ -200,4 +203,35 @@ fn the_readme_s_sessions_go_as_printed() {
 #[test]
 fn writing_a_service_goes_as_printed() {
     within_deadline(|| Reader::new().follow("docs/write-a-service.md"));
+}
+
+/// Two roots, two PID namespaces, and policy between them.
+#[test]
+fn containers_go_as_printed() {
+    let made = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "true"])
+        .output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return common::skipped("this user may make no namespaces");
+    }
+    within_deadline(|| Reader::new().follow("docs/containers.md"));
+}
+
+/// What dom0 is told on plain Xen is understood.
+#[test]
+fn the_system_of_plain_xen_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/plain-xen.md");
+    let text = fs::read_to_string(page).unwrap();
+    let json = text.split("```json").nth(1).unwrap().split("```").next().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let (file, policy) = (home.path().join("system.json"), home.path().join("x.policy"));
+    fs::write(&file, json).unwrap();
+    fs::write(&policy, "* * work vault allow\n* * work valt allow\n").unwrap();
+    let mut lint = common::called("qubes-policy-lint");
+    let said = {
+        lint.arg("--system-info").args([&file, &policy]);
+        common::talk(lint, b"")
+    };
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.text().ends_with(":2: warning: this system has no qube \"valt\"\n"), "{said:?}");
 }
