@@ -156,7 +156,7 @@ fn mistakes_are_named_before_anything_starts() {
         let bad = policy("test.Add * work vault alow\n");
         for args in [&["up", "--policy", &bad][..], &["run", "--policy", &bad, "true"]] {
             let said = home.refuses(args);
-            assert!(said.contains("x.policy:1: error: column 26: \"alow\" is no action"), "{said}");
+            assert!(said.contains("x.policy:1: error: column 23: \"alow\" is no action"), "{said}");
         }
         let include = policy("!include include/more\n");
         assert!(home.refuses(&["up", "--policy", &include]).contains("no other policy files"));

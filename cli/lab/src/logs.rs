@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use engine::say;
 use rustix::fs::inotify;
 
 use super::builder::Lab;
@@ -23,17 +22,17 @@ pub(super) fn show(lab: &Lab, vm: Option<&str>, follow: bool) -> Result<(), Erro
     let mut logs = Logs { folders: folders(lab, vm), files: BTreeMap::new(), vm: vm.map(str::to_owned) };
     // What is written between the first look and the watch is in the next look.
     let watch = if follow { Some(logs.watch(lab)?) } else { None };
-    logs.look();
+    if !logs.look() {
+        return Ok(());
+    }
     let Some(watch) = watch else { return Ok(()) };
     let mut buffer = [std::mem::MaybeUninit::uninit(); 8192];
     let mut events = inotify::Reader::new(watch, &mut buffer);
     loop {
         let event = events.next().map_err(|error| Error::io("cannot watch the logs", error))?;
         let gone = event.events().contains(inotify::ReadFlags::IGNORED);
-        if gone || events.is_buffer_empty() {
-            logs.look();
-        }
-        if gone {
+        let heard = !(gone || events.is_buffer_empty()) || logs.look();
+        if gone || !heard {
             return Ok(());
         }
     }
@@ -76,8 +75,8 @@ impl Logs {
         }
     }
 
-    /// Prints what is new in every file.
-    fn look(&mut self) {
+    /// Prints what is new in every file. `false`: nobody reads it any more.
+    fn look(&mut self) -> bool {
         let mut found = Vec::new();
         for (machine, folder) in &self.folders {
             let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
@@ -97,14 +96,19 @@ impl Logs {
         found.sort();
         for (shown, path) in found {
             let from = self.files.get(&path).copied().unwrap_or_default();
-            let until = print_from(&shown, &path, from).unwrap_or(from);
-            self.files.insert(path, until);
+            match print_from(&shown, &path, from, &mut io::stdout().lock()) {
+                Ok(until) => drop(self.files.insert(path, until)),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return false,
+                // A file that went away meanwhile, or is not to be read.
+                Err(_) => {}
+            }
         }
+        true
     }
 }
 
 /// Prints the whole lines of a file behind `from`; gives where the next ones begin.
-fn print_from(shown: &str, path: &Path, mut from: u64) -> std::io::Result<u64> {
+fn print_from(shown: &str, path: &Path, mut from: u64, out: &mut dyn Write) -> io::Result<u64> {
     let mut file = File::open(path)?;
     if file.metadata()?.len() < from {
         from = 0;
@@ -120,8 +124,9 @@ fn print_from(shown: &str, path: &Path, mut from: u64) -> std::io::Result<u64> {
             None => return Ok(from),
         };
         for line in String::from_utf8_lossy(text.get(..whole).unwrap_or_default()).lines() {
-            say::output(format_args!("{shown}: {line}"));
+            writeln!(out, "{shown}: {line}")?;
         }
+        out.flush()?;
         from = from.saturating_add(whole as u64);
         file.seek(SeekFrom::Start(from))?;
     }
@@ -149,10 +154,10 @@ mod tests {
     fn only_whole_lines_are_printed_and_a_shorter_file_is_a_new_one() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "one\ntwo\nthr").unwrap();
-        assert_eq!(print_from("x", file.path(), 0).unwrap(), 8);
+        assert_eq!(print_from("x", file.path(), 0, &mut Vec::new()).unwrap(), 8);
         fs::write(file.path(), "one\ntwo\nthree\n").unwrap();
-        assert_eq!(print_from("x", file.path(), 8).unwrap(), 14);
+        assert_eq!(print_from("x", file.path(), 8, &mut Vec::new()).unwrap(), 14);
         fs::write(file.path(), "new\n").unwrap();
-        assert_eq!(print_from("x", file.path(), 14).unwrap(), 4);
+        assert_eq!(print_from("x", file.path(), 14, &mut Vec::new()).unwrap(), 4);
     }
 }
