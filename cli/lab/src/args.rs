@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn options_of_the_command_are_its_own() {
         let cli = LabCli::try_parse_from(["qrexec-lab", "exec", "work", "ls", "--name", "-l"]).unwrap();
-        let Action::Exec { name, vm, command } = cli.action else { panic!("not exec") };
+        let Action::Exec { name, vm, command, .. } = cli.action else { panic!("not exec") };
         assert_eq!((name.as_str(), vm.as_str(), command.len()), (DEFAULT_LAB, "work", 3));
     }
 

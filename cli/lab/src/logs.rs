@@ -116,7 +116,7 @@ fn print_from(shown: &str, path: &Path, mut from: u64, out: &mut dyn Write) -> i
     file.seek(SeekFrom::Start(from))?;
     loop {
         let mut text = Vec::new();
-        let read = file.by_ref().take(PIECE).read_to_end(&mut text)?;
+        let read = (&file).take(PIECE).read_to_end(&mut text)?;
         // A line that is still being written waits; one that fills all there is room for does not.
         let whole = match text.iter().rposition(|byte| *byte == b'\n') {
             Some(end) => end.saturating_add(1),
