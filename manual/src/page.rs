@@ -70,7 +70,7 @@ fn sections(text: &str) -> String {
         match heading(line) {
             Some((heading, rest)) => {
                 page.push_str(&format!(".SH {}\n", heading.to_uppercase()));
-                page.push_str(&format!("{}\n", escaped(rest)).trim_start_matches('\n').to_owned());
+                page.push_str(format!("{}\n", escaped(rest)).trim_start_matches('\n'));
             }
             None if line.is_empty() => page.push_str(if as_it_is { "\n" } else { ".PP\n" }),
             None => page.push_str(&format!("{}\n", escaped(line))),
