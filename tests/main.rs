@@ -67,6 +67,8 @@ mod logging;
 mod bench;
 mod lab;
 mod lab_commands;
+mod lab_watch;
+mod readme;
 
 // Other implementations of the same programs.
 mod interop;

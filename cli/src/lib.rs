@@ -9,6 +9,7 @@ pub mod client_vm;
 pub mod failure;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod help;
 pub mod local_program;
 pub mod logging;
 pub mod multicall;

@@ -41,6 +41,12 @@ impl Socket {
     }
 }
 
+/// Whether there is such a socket at all.
+#[must_use]
+pub fn is_here(socket: Socket) -> bool {
+    socket.path().exists()
+}
+
 /// Longest answer that is taken, in bytes: a system of thousands of qubes.
 const MAX_ANSWER: usize = 16 << 20;
 /// How long `qubesd` may take to tell about the system, unless `QREXEC_QUBESD_SECONDS` says otherwise.

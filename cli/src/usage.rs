@@ -10,7 +10,7 @@ use engine::say;
 use wire::usbip::Rules;
 
 use crate::failure::Failure;
-use crate::status;
+use crate::{help, status};
 
 /// The name under which the value of `--log-level` is found.
 pub(crate) const LOG_LEVEL: &str = "log_level";
@@ -20,6 +20,11 @@ pub(crate) fn complete(command: Command) -> Command {
     let command = match command.get_version() {
         Some(_) => command,
         None => command.version(env!("CARGO_PKG_VERSION")),
+    };
+    let said = command.get_after_long_help().is_some() || command.get_after_help().is_some();
+    let command = match help::of(command.get_name()).filter(|_| !said) {
+        Some(text) => command.after_long_help(text),
+        None => command,
     };
     if command.get_arguments().any(|arg| arg.get_id() == LOG_LEVEL) {
         return command;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod names;
+mod page;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,12 +37,14 @@ fn main() -> ExitCode {
 fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
     let wanted = |name: &str| programs.is_empty() || programs.iter().any(|program| program == name);
     for (name, page) in pages().filter(|(name, _)| wanted(name)) {
-        write_manual(folder, name, page)?;
+        for (file, text) in page::of(&page.command(), page.section)? {
+            put(&folder.join(format!("man/man{}/{file}.{}", page.section, page.section)), &text)?;
+        }
         for (shell, place) in SHELLS {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut page.command(), name, &mut text);
             if shell == Shell::Bash {
-                text.extend(names::bash(name, &text).into_iter().flat_map(String::into_bytes));
+                text = names::bash(name, text);
             }
             put(&folder.join(place.replace("NAME", name)), &text)?;
         }
@@ -62,15 +65,6 @@ const SHELLS: [(Shell, &str); 3] = [
     (Shell::Zsh, "zsh/site-functions/_NAME"),
 ];
 
-fn write_manual(folder: &Path, name: &str, page: &Page) -> io::Result<()> {
-    let section = page.section.to_string();
-    // A date would make every build another one.
-    let page = clap_mangen::Man::new(page.command()).section(section.as_str()).date("");
-    let mut text = Vec::new();
-    page.render(&mut text)?;
-    put(&folder.join(format!("man/man{section}/{name}.{section}")), &text)
-}
-
 fn put(path: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
@@ -87,9 +81,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &[]).unwrap();
         let page = std::fs::read_to_string(dir.path().join("man/man1/qrexec-client-vm.1")).unwrap();
-        for expected in [".TH", "buffer\\-size", "TARGET"] {
+        for expected in
+            [".TH", "buffer\\-size", "TARGET", ".SH EXAMPLES", ".SH EXIT STATUS", "QREXEC_AGENT_SOCKET"]
+        {
             assert!(page.contains(expected), "{expected}");
         }
+        let page = std::fs::read_to_string(dir.path().join("man/man1/qrexec-lab-logs.1")).unwrap();
+        assert!(page.contains("qrexec\\-lab logs [OPTIONS] [VM]"), "{page}");
         for (name, page) in pages() {
             assert!(dir.path().join(format!("man/man{0}/{name}.{0}", page.section)).exists(), "{name}");
         }

@@ -212,6 +212,8 @@ const FILES: &[(Side, &str, &str)] = &[
     (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMShell"),
     (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMRootShell"),
     (Side::Tools, "man/qrexec-services.7", "share/man/man7/qrexec-services.7"),
+    (Side::All, "man/policy.d.5", "share/man/man5/policy.d.5"),
+    (Side::All, "man/rpc-config.5", "share/man/man5/rpc-config.5"),
     (Side::Tools, "rpc-config/qubes.ConnectTCP", "/etc/qubes/rpc-config/qubes.ConnectTCP"),
     (Side::Tools, "rpc-config/qubes.OpenInVM", "/etc/qubes/rpc-config/qubes.OpenInVM"),
     (Side::Tools, "rpc-config/qubes.OpenURL", "/etc/qubes/rpc-config/qubes.OpenURL"),

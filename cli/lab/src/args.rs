@@ -6,50 +6,83 @@ use std::path::{Path, PathBuf};
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 use engine::say;
 
-use super::builder::{Builder, Lab};
-use super::foreground::Foreground;
 use super::plan::{Age, Transport};
-use super::{DOM0, Error, keeper, role, store, supervisor};
+use super::{commands, help, keeper, role, supervisor};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
 /// Unless --policy says otherwise, calls between the lab's VMs are allowed and calls to dom0 are refused. Nothing isolates
 /// the machines from each other: they all belong to you.
 #[derive(Debug, Parser)]
-#[command(name = role::PROGRAM, version, max_term_width = 100)]
-struct Cli {
+#[command(name = role::PROGRAM, version, max_term_width = 100, after_long_help = help::LAB)]
+struct LabCli {
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// Runs CMD inside the first VM of a lab of its own, and ends the lab with it. Exit code: CMD's
+    #[command(after_long_help = help::RUN)]
     Run {
         #[command(flatten)]
         lab: LabArgs,
-        /// The command; programs of the lab come first in its search path
-        #[arg(last = true, required = true, value_name = "CMD")]
+        /// The command; programs of the lab come first in its search path. `--` in front of it is possible
+        #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
     /// Starts a lab that stays
+    #[command(after_long_help = help::UP)]
     Up {
-        /// Its name
-        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
-        name: String,
+        #[command(flatten)]
+        which: Which,
+        /// Says nothing of what it has started
+        #[arg(short, long)]
+        quiet: bool,
         #[command(flatten)]
         lab: LabArgs,
     },
     /// Runs CMD inside a machine (a VM or dom0) of a lab that stays. Exit code: CMD's
+    #[command(after_long_help = help::EXEC)]
     Exec {
         /// The lab's name
         #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
         name: String,
+        /// What others want for a terminal; here it is noticed
+        #[arg(short = 'i', hide = true)]
+        interactive: bool,
+        /// Likewise
+        #[arg(short = 't', hide = true)]
+        terminal: bool,
         /// A VM, or dom0
         vm: String,
         /// The command
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
         command: Vec<OsString>,
+    },
+    /// Shows what agents, daemons and the lab itself have logged
+    #[command(after_long_help = help::LOGS)]
+    Logs {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// Goes on until the lab ends
+        #[arg(short, long)]
+        follow: bool,
+        /// Only what is about this machine: a VM's agent, and dom0's daemon for it
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+    },
+    /// Ends the agent of a VM if it still runs, and starts it again, with the daemon if that is gone
+    Restart {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// dom0's daemon for the VM instead
+        #[arg(long)]
+        daemon: bool,
+        /// The VM
+        vm: String,
     },
     /// Carries a simulated USB device from one VM of a lab of its own to another, where a stand-in for the kernel uses it,
     /// and reports what that measured
@@ -58,8 +91,13 @@ enum Action {
         #[arg(default_value = "stick", value_parser = ["stick", "camera", "keyboard"])]
         device: String,
     },
-    /// Lists the running labs and their processes, and buries dead ones
-    Status,
+    /// Lists the running labs and their processes, and what of them has ended; removes what dead ones left
+    #[command(visible_alias = "list", after_long_help = help::STATUS)]
+    Status {
+        /// As JSON: a list of labs
+        #[arg(long)]
+        json: bool,
+    },
     /// Lets other labs reach this one, by an sshd of your own on a free port of the loopback
     Admit {
         /// The lab's name
@@ -92,51 +130,71 @@ enum Action {
     },
     /// Ends a lab and everything in it
     Down {
-        /// Its name
-        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
-        name: String,
+        #[command(flatten)]
+        which: Which,
     },
 }
 
-const DEFAULT_LAB: &str = "lab";
+pub(super) const DEFAULT_LAB: &str = "lab";
+
+/// Which lab: its name is a word, or that of an option.
+#[derive(Args, Debug)]
+pub(super) struct Which {
+    /// The lab's name [default: lab]
+    #[arg(value_name = "LAB", id = "lab_word")]
+    word: Option<String>,
+    /// The same
+    #[arg(long, value_name = "LAB", id = "lab_option", conflicts_with = "lab_word")]
+    name: Option<String>,
+}
+
+impl Which {
+    pub(super) fn lab(&self) -> &str {
+        self.word.as_deref().or(self.name.as_deref()).unwrap_or(DEFAULT_LAB)
+    }
+}
 
 #[derive(Args, Debug)]
-struct LabArgs {
+pub(super) struct LabArgs {
     /// A VM; may be given several times [default: work and vault]
     #[arg(long, value_name = "NAME")]
-    vm: Vec<String>,
-    /// The policy, in the format of policy.d [default: allow between VMs]
+    pub(super) vm: Vec<String>,
+    /// The policy, in the format of policy.d [default: allow between VMs]. An error in it ends this before anything starts
     #[arg(long, value_name = "FILE")]
-    policy: Option<PathBuf>,
+    pub(super) policy: Option<PathBuf>,
     /// The policy may ask the user, by the qrexec-policy-agent that runs in dom0
     #[arg(long)]
-    ask: bool,
+    pub(super) ask: bool,
     /// A service of a machine: an executable, a socket, or /dev/tcp/HOST/PORT
     #[arg(long, value_name = "VM:NAME=PATH", value_parser = service)]
-    service: Vec<ServiceArg>,
+    pub(super) service: Vec<ServiceArg>,
+    /// What is to be known about a service: a file with lines KEY = VALUE
+    #[arg(long, value_name = "VM:NAME=FILE", value_parser = service)]
+    pub(super) config: Vec<ServiceArg>,
     /// The VMs get no services but those that are named
     #[arg(long)]
-    no_default_services: bool,
+    pub(super) no_default_services: bool,
     /// What carries the bytes
     #[arg(long, value_enum, default_value = "shm")]
-    transport: Transport,
+    pub(super) transport: Transport,
     /// Of which age it is: with r2-api programs of VMs may ask as in R2 as well, with r2 agents and daemons speak its
     /// protocol, too, and each service has its own policy file
     #[arg(long, value_enum, default_value = "now")]
-    age: Age,
+    pub(super) age: Age,
     /// Takes the programs that this folder has from there
     #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    pub(super) bin_dir: Option<PathBuf>,
     /// Does without a PID namespace
     #[arg(long, env = "QUBES_LAB_NO_NAMESPACE", value_parser = clap::builder::FalseyValueParser::new())]
-    no_namespace: bool,
+    pub(super) no_namespace: bool,
 }
 
+/// A file of a machine: its service, or what is to be known about one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ServiceArg {
-    vm: String,
-    name: String,
-    path: PathBuf,
+pub(super) struct ServiceArg {
+    pub(super) vm: String,
+    pub(super) name: String,
+    pub(super) path: PathBuf,
 }
 
 /// An argument of `--service` that names no service.
@@ -153,35 +211,9 @@ fn service(text: &str) -> Result<ServiceArg, NoService> {
     parts().ok_or(NoService)
 }
 
-impl LabArgs {
-    fn builder(self) -> Result<Builder, Error> {
-        let mut builder = Lab::builder()
-            .ask(self.ask)
-            .age(self.age)
-            .transport(self.transport)
-            .namespace(!self.no_namespace)
-            .default_services(!self.no_default_services);
-        for vm in &self.vm {
-            builder = builder.vm(vm);
-        }
-        for service in self.service {
-            builder = builder.service(&service.vm, &service.name, service.path);
-        }
-        if let Some(path) = self.policy {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| Error::io(format!("cannot read {}", path.display()), error))?;
-            builder = builder.policy(&text);
-        }
-        Ok(match self.bin_dir {
-            Some(folder) => builder.bin_dir(folder),
-            None => builder,
-        })
-    }
-}
-
 /// The command line, for manual pages and completions.
 pub(crate) fn command() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    <LabCli as clap::CommandFactory>::command()
 }
 
 /// The program: `args` begins with its name. Returns the exit code: the command's, 125 for trouble of the lab itself, 2
@@ -196,94 +228,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             _ => {}
         }
     }
-    let matches = cli::usage::of::<Cli>().try_get_matches_from(args);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let matches = cli::usage::of::<LabCli>().try_get_matches_from(args);
+    let cli = match matches.and_then(|matches| LabCli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             return error.exit_code();
         }
     };
-    act(cli.action).unwrap_or_else(|error| {
+    commands::act(cli.action).unwrap_or_else(|error| {
         say::error(format_args!("qrexec-lab: {error}"));
         125
     })
-}
-
-fn act(action: Action) -> Result<i32, Error> {
-    match action {
-        Action::Run { lab, command } => run(lab, command),
-        Action::Up { name, lab } => up(&name, lab),
-        Action::Exec { name, vm, command } => Foreground::new()?.run(&Lab::open(&name)?, &vm, command),
-        Action::Usb { device } => usb(&device),
-        Action::Status => status(),
-        Action::Admit { name, relay, from, sshd_option } => {
-            Lab::open(&name)?.admit(&relay, &from, &sshd_option)?;
-            Ok(0)
-        }
-        Action::Join { name, relay, qube, to } => {
-            let (local, remote) = qube.split_once('=').unwrap_or((&qube, &qube));
-            Lab::open(&name)?.join(&name, &relay, local, remote, (&Lab::open(&to)?, &to))?;
-            Ok(0)
-        }
-        Action::Down { name } => {
-            store::end(&super::Layout::new(&store::folder()?.join(name)))?;
-            Ok(0)
-        }
-    }
-}
-
-fn run(args: LabArgs, command: Vec<OsString>) -> Result<i32, Error> {
-    let foreground = Foreground::new()?;
-    let lab = args.builder()?.start()?;
-    let first = lab.plan().vms.first().cloned().unwrap_or_default();
-    let code = foreground.run(&lab, &first, command);
-    lab.down()?;
-    code
-}
-
-/// A device of VM vault, and its user in VM work.
-fn usb(device: &str) -> Result<i32, Error> {
-    const SERVICE: &str = "#!/bin/sh\nexec qrexec-usb-sim \"$1\" --keys 20\n";
-    let foreground = Foreground::new()?;
-    let lab = Lab::builder().script("vault", "lab.Usb", SERVICE).start()?;
-    let host = lab.layout().bin().join(usb_sim::PROGRAM).into_os_string();
-    let call = ["qrexec-client-vm", "vault", &format!("lab.Usb+{device}")].map(OsString::from);
-    let code = foreground.run(&lab, "work", call.into_iter().chain([host, "host".into()]).collect());
-    lab.down()?;
-    code
-}
-
-fn up(name: &str, args: LabArgs) -> Result<i32, Error> {
-    store::clean()?;
-    let lab = args.builder()?.stay(name).start()?;
-    say::output(format_args!("lab {name}: dom0, {}", lab.plan().vms.join(", ")));
-    say::output(format_args!("folder {}", lab.layout().root().display()));
-    Ok(0)
-}
-
-fn status() -> Result<i32, Error> {
-    let alive = store::clean()?;
-    if alive.is_empty() {
-        say::output("no lab is running");
-    }
-    for layout in alive {
-        let Ok(lab) = Lab::at(&layout) else { continue };
-        let name = layout.root().file_name().unwrap_or_default();
-        say::output(format_args!("lab {} in {}", name.display(), layout.root().display()));
-        let mut processes = lab.processes();
-        processes.sort_by_key(|process| process.pid);
-        for vm in std::iter::once(DOM0).chain(lab.plan().vms.iter().map(String::as_str)) {
-            say::output(format_args!("  {vm} (id {})", lab.plan().id(vm).unwrap_or_default()));
-            for process in processes.iter().filter(|process| process.vm == vm) {
-                say::output(format_args!("    {:>7}  {}", process.pid, process.program));
-            }
-        }
-    }
-    for lab in store::Elsewhere::all() {
-        say::error(format_args!("qrexec-lab: {lab}"));
-    }
-    Ok(0)
 }
 
 #[cfg(test)]
@@ -292,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        <LabCli as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]
@@ -307,8 +263,32 @@ mod tests {
 
     #[test]
     fn options_of_the_command_are_its_own() {
-        let cli = Cli::try_parse_from(["qrexec-lab", "exec", "work", "ls", "--name", "-l"]).unwrap();
-        let Action::Exec { name, vm, command } = cli.action else { panic!("not exec") };
+        let cli = LabCli::try_parse_from(["qrexec-lab", "exec", "work", "ls", "--name", "-l"]).unwrap();
+        let Action::Exec { name, vm, command, .. } = cli.action else { panic!("not exec") };
         assert_eq!((name.as_str(), vm.as_str(), command.len()), (DEFAULT_LAB, "work", 3));
+    }
+
+    #[test]
+    fn a_lab_is_named_by_a_word_or_an_option_and_commands_need_no_dashes() {
+        let lab = |args: &[&str]| match LabCli::try_parse_from(args).unwrap().action {
+            Action::Up { which, .. } | Action::Down { which } => which.lab().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(lab(&["qrexec-lab", "up"]), DEFAULT_LAB);
+        assert_eq!(lab(&["qrexec-lab", "up", "--ask", "two"]), "two");
+        assert_eq!(lab(&["qrexec-lab", "down", "--name", "two"]), "two");
+        assert!(LabCli::try_parse_from(["qrexec-lab", "down", "--name", "one", "two"]).is_err());
+        let command = |args: &[&str]| match LabCli::try_parse_from(args).unwrap().action {
+            Action::Run { command, lab } => (lab.vm.len(), command),
+            other => panic!("{other:?}"),
+        };
+        for args in [
+            &["qrexec-lab", "run", "--vm", "a", "sh", "-c", "x", "--", "y"][..],
+            &["qrexec-lab", "run", "--vm", "a", "--", "sh", "-c", "x", "--", "y"],
+        ] {
+            assert_eq!(command(args), (1, ["sh", "-c", "x", "--", "y"].map(OsString::from).to_vec()));
+        }
+        assert!(LabCli::try_parse_from(["qrexec-lab", "run", "--bogus", "sh"]).is_err());
+        assert!(LabCli::try_parse_from(["qrexec-lab", "exec", "-it", "work", "sh"]).is_ok());
     }
 }

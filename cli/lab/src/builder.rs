@@ -11,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::getuid;
 
-use super::control::{Answer, ControlClient, Part, Request};
+use super::control::{Answer, ControlClient, Part, PartEnd, Request};
 use super::plan::{
-    Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, Plan, Source, Transport, apply, check_file_name,
-    check_vm_name,
+    Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Entry, Layout, NAMES, Plan, Source, Transport, apply,
+    check_file_name, check_vm_name,
 };
 use super::report::Report;
 use super::sweep::{self, Process};
@@ -96,6 +96,12 @@ impl Builder {
     #[must_use]
     pub fn config(self, vm: &str, service: &str, text: &str) -> Self {
         self.entry(vm, "rpc-config", service, Source::Script(text.to_owned()))
+    }
+
+    /// The same, a link to a file, which may be edited while the lab runs.
+    #[must_use]
+    pub fn config_file(self, vm: &str, service: &str, path: impl Into<PathBuf>) -> Self {
+        self.entry(vm, "rpc-config", service, Source::Link(path.into()))
     }
 
     /// A program in the search path of `vm` only.
@@ -207,6 +213,16 @@ impl Builder {
         if let Some(folder) = &mut self.plan.bin_dir {
             *folder = absolute(folder)?;
         }
+        for (index, entry) in self.plan.entries.iter().enumerate() {
+            if self.plan.entries.iter().take(index).any(|other| other.path == entry.path) {
+                let mut parts = entry.path.iter().skip(1).map(|part| part.display());
+                let (vm, _, name) = (parts.next(), parts.next(), parts.next());
+                return Err(Error::new(match (vm, name) {
+                    (Some(vm), Some(name)) => format!("{name} of {vm} is given twice"),
+                    _ => format!("{} is given twice", entry.path.display()),
+                }));
+            }
+        }
         for entry in &mut self.plan.entries {
             let mut parts = entry.path.iter().skip(1).filter_map(OsStr::to_str);
             let vm = parts.next().unwrap_or_default();
@@ -221,6 +237,9 @@ impl Builder {
                 && !target.starts_with("/dev/tcp")
             {
                 *target = absolute(target)?;
+                if target.is_dir() {
+                    return Err(Error::new(format!("{} is a folder, no service", target.display())));
+                }
             }
         }
         Ok(())
@@ -233,16 +252,17 @@ impl Builder {
             let made = unnamed.tempdir_in(folder);
             return Ok(made.map_err(|error| Error::io("cannot make the lab's folder", error))?.keep());
         };
-        check_vm_name(name).map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab")))?;
+        check_vm_name(name)
+            .map_err(|_| Error::new(format!("{name:?} cannot be the name of a lab: {NAMES}")))?;
         let root = folder.join(name);
         if let store::Found::Stale = store::look(&Layout::new(&root)) {
             store::bury(&Layout::new(&root));
         }
         match fs::DirBuilder::new().mode(0o700).create(&root) {
             Ok(()) => Ok(root),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::new(format!("the lab {name} is already there")))
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::new(format!(
+                "the lab {name:?} is already there: end it with \"qrexec-lab down {name}\""
+            ))),
             Err(error) => Err(Error::io("cannot make the lab's folder", error)),
         }
     }
@@ -369,7 +389,19 @@ impl Lab {
         match client.answer()? {
             Answer::Ready => Ok(()),
             Answer::Failed { why, .. } => Err(Error::new(why)),
-            Answer::Exited(_) => Err(Error::new("the lab answers nonsense")),
+            Answer::Exited(_) | Answer::Ended(_) => Err(Error::new("the lab answers nonsense")),
+        }
+    }
+
+    /// The agents and daemons that have ended and were not started again; none if the lab does not say.
+    pub(super) fn ended(&self) -> Vec<PartEnd> {
+        let asked = self.connect().and_then(|mut client| {
+            client.send(&Request::Ended, &[])?;
+            client.answer()
+        });
+        match asked {
+            Ok(Answer::Ended(ended)) => ended,
+            _ => Vec::new(),
         }
     }
 

@@ -26,13 +26,33 @@ const LINE_LIMIT: usize = 16 << 20;
 const STDIO: usize = 3;
 
 /// A program of a machine that can be started anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     /// The VM's `qrexec-agent`.
     Agent,
     /// dom0's `qrexec-daemon` for the VM.
     Daemon,
+}
+
+/// A part that has ended and was not started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartEnd {
+    pub(super) part: Part,
+    /// The VM whose agent it was, or for which dom0 had it.
+    pub(super) vm: String,
+    /// Its exit code; 128 + n for a signal.
+    pub(super) code: i32,
+}
+
+impl PartEnd {
+    /// The machine in which it ran.
+    pub(super) fn machine(&self) -> &str {
+        match self.part {
+            Part::Agent => &self.vm,
+            Part::Daemon => super::DOM0,
+        }
+    }
 }
 
 /// Bytes of the operating system, which need not be UTF-8.
@@ -70,7 +90,12 @@ pub(super) struct Run {
 pub(super) enum Request {
     Run(Run),
     Signal(i32),
-    Restart { vm: String, part: Part },
+    Restart {
+        vm: String,
+        part: Part,
+    },
+    /// Which parts have ended?
+    Ended,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +105,8 @@ pub(super) enum Answer {
     Exited(i32),
     /// A restarted part is ready.
     Ready,
+    /// The parts that have ended.
+    Ended(Vec<PartEnd>),
     /// Why not, and the exit code that says so.
     Failed { code: i32, why: String },
 }

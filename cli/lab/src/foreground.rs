@@ -72,7 +72,7 @@ impl Foreground {
                 say::error(format_args!("qrexec-lab: {why}"));
                 Ok(code)
             }
-            Answer::Ready => Err(Error::new("the lab answers nonsense")),
+            Answer::Ready | Answer::Ended(_) => Err(Error::new("the lab answers nonsense")),
         }
     }
 

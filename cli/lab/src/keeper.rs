@@ -1,5 +1,7 @@
 //! The outermost process of a lab, and how its namespace is entered.
 //!
+//! A lab that stays and whose folder is removed ends itself: nothing else would find it any more.
+//!
 //! The keeper stands outside of everything. It holds the lab's lock and waits until its starter goes away, it is told
 //! to end, or the supervisor ends; then it ends every process below it and every marked one, and removes the folder.
 //! Between it and the supervisor stands a process that leaves the PID namespace to its child; where the system forbids
@@ -8,6 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -15,7 +18,8 @@ use std::process::{Child, Command, Stdio};
 use engine::process::Signals;
 use engine::reactor::{Event, Interest, Reactor};
 use engine::say;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, inotify, open, statat};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgrp, getpid, set_child_subreaper, setpgid, setsid};
 
 use super::plan::{Layout, Plan};
@@ -49,10 +53,15 @@ fn keep(layout: &Layout) -> Result<(), Error> {
     let _lock = take_lock(layout)?;
     log_to_file(layout)?;
     tree::build(&plan)?;
-    let ended = outside.supervise(&mut watch);
+    let place = if plan.stay { Place::watch(&watch.reactor, layout) } else { None };
+    let ended = outside.supervise(&mut watch, place.as_ref());
     sweep::kill_descendants();
     sweep::kill_marked(&plan.token);
     ended?;
+    if place.is_some_and(|place| place.is_gone()) {
+        // Another lab may have its name by now.
+        return Ok(());
+    }
     fs::remove_dir_all(layout.root()).map_err(|error| Error::io("cannot remove the lab's folder", error))
 }
 
@@ -105,6 +114,38 @@ enum News {
 
 const SIGNAL: u64 = 0;
 const LIFELINE: u64 = 1;
+const PLACE: u64 = 2;
+
+/// The lab's folder, watched: whoever removes it removes the lock in it.
+struct Place {
+    folder: OwnedFd,
+    events: OwnedFd,
+}
+
+impl Place {
+    /// `None` where the system has no watch for us: then `status` finds the lab by its keeper.
+    fn watch(reactor: &Reactor, layout: &Layout) -> Option<Self> {
+        let made = || -> io::Result<Self> {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let folder = open(layout.root(), flags, Mode::empty())?;
+            let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+            inotify::add_watch(&events, layout.root(), inotify::WatchFlags::DELETE)?;
+            reactor.add(&events, PLACE, Interest::Read)?;
+            Ok(Self { folder, events })
+        };
+        made().inspect_err(|error| say::error(format_args!("cannot watch the lab's folder: {error}"))).ok()
+    }
+
+    /// Whether the lock is no longer in the folder, wherever that is called by now.
+    fn is_gone(&self) -> bool {
+        statat(&self.folder, "lock", AtFlags::SYMLINK_NOFOLLOW).is_err_and(|error| error == Errno::NOENT)
+    }
+
+    fn forget_events(&self) {
+        let mut buffer = [0u8; 4096];
+        while rustix::io::read(&self.events, &mut buffer).is_ok() {}
+    }
+}
 
 impl Watch {
     fn new(plan: &Plan) -> Result<Self, Error> {
@@ -119,7 +160,7 @@ impl Watch {
         made().map_err(|error| Error::io("cannot watch over the lab", error))
     }
 
-    fn next(&mut self) -> Result<News, Error> {
+    fn next(&mut self, place: Option<&Place>) -> Result<News, Error> {
         let fail = |error: io::Error| Error::io("cannot watch over the lab", error);
         let mut events: Vec<Event> = Vec::new();
         loop {
@@ -127,6 +168,13 @@ impl Watch {
             // Nothing is ever written to the lifeline: that it is ready means that its other end is closed.
             if events.iter().any(|event| event.token == LIFELINE) {
                 return Ok(News::EndWanted);
+            }
+            if let Some(place) = place.filter(|_| events.iter().any(|event| event.token == PLACE)) {
+                place.forget_events();
+                if place.is_gone() {
+                    say::error("the lab's folder was removed: the lab ends");
+                    return Ok(News::EndWanted);
+                }
             }
             while let Some(signal) = self.signals.take_next().map_err(fail)? {
                 match signal {
@@ -157,10 +205,10 @@ impl Outside<'_> {
     }
 
     /// Starts the supervisor, in a namespace if wanted and possible, and returns when the lab is to end.
-    fn supervise(&self, watch: &mut Watch) -> Result<(), Error> {
+    fn supervise(&self, watch: &mut Watch, place: Option<&Place>) -> Result<(), Error> {
         let mut inner = if self.plan.namespace { self.start_namespace()? } else { self.start_supervisor()? };
         loop {
-            if watch.next()? == News::EndWanted {
+            if watch.next(place)? == News::EndWanted {
                 return Ok(());
             }
             // SIGCHLD may also be an orphan's; those are reaped at the end.

@@ -11,18 +11,23 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
+mod advice;
 mod args;
 mod builder;
+mod commands;
 mod control;
 mod defaults;
 mod error;
 mod filecopy;
 mod foreground;
+mod help;
 mod keeper;
 mod links;
+mod logs;
 mod plan;
 mod report;
 mod start;
+mod status;
 mod store;
 mod supervisor;
 mod sweep;

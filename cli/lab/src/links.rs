@@ -217,7 +217,7 @@ impl Lab {
                 Err(Error::new(format!("{name} ended with {code}: {last}")))
             }
             Answer::Failed { why, .. } => Err(Error::new(why)),
-            Answer::Ready => Err(Error::new("the lab answers nonsense")),
+            Answer::Ready | Answer::Ended(_) => Err(Error::new("the lab answers nonsense")),
         }
     }
 }

@@ -318,6 +318,9 @@ impl Layout {
     }
 }
 
+/// What a VM, or a lab, can be called.
+pub(super) const NAMES: &str = "at most 31 of A-Z, a-z, 0-9, `_`, `.` and `-`, a letter first";
+
 /// Checks that `name` can be a VM of a lab: at most, as upstream says, 31 of `[A-Za-z0-9_.-]`, a letter first, not dom0.
 pub(super) fn check_vm_name(name: &str) -> Result<(), Error> {
     let letter_first = name.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -325,13 +328,18 @@ pub(super) fn check_vm_name(name: &str) -> Result<(), Error> {
     if letter_first && plain && name.len() <= 31 && name != DOM0 {
         return Ok(());
     }
-    Err(Error::new(format!("{name:?} cannot be the name of a VM")))
+    let why = if name == DOM0 { "that is the one that every lab has" } else { NAMES };
+    Err(Error::new(format!("{name:?} cannot be the name of a VM: {why}")))
 }
 
 /// Checks that `name` can be a file of a service folder: one path component, no separator, not hidden.
 pub(super) fn check_file_name(name: &str) -> Result<(), Error> {
     let parts_ok = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
-    if parts_ok { Ok(()) } else { Err(Error::new(format!("{name:?} cannot be the name of a service"))) }
+    if parts_ok {
+        Ok(())
+    } else {
+        Err(Error::new(format!("{name:?} cannot be the name of a service: no `/`, no `.` in front")))
+    }
 }
 
 /// Applies an environment from [`Plan::environment`] to a command.

@@ -163,7 +163,7 @@ pub(super) fn missing(name: &str) -> Error {
     let elsewhere = Elsewhere::all().into_iter().filter(|lab| lab.is_named(name));
     let hints: String = elsewhere.map(|lab| format!("; {lab}")).collect();
     match folder() {
-        Ok(folder) => Error::new(format!("there is no lab {name} in {}{hints}", folder.display())),
+        Ok(folder) => Error::new(format!("there is no lab {name:?} in {}{hints}", folder.display())),
         Err(error) => error,
     }
 }

@@ -19,7 +19,7 @@ use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
 };
 
-use super::control::{Answer, Connection, Part, Request, Run};
+use super::control::{Answer, Connection, Part, PartEnd, Request, Run};
 use super::keeper::{SIGNALS, read_plan, silence_stdout};
 use super::plan::{Age, Layout, Plan};
 use super::report::Report;
@@ -92,6 +92,9 @@ struct Supervisor {
     connections: HashMap<u64, Connection>,
     commands: HashMap<u64, Pid>,
     jobs: HashMap<Pid, Job>,
+    /// Of each part the process that counts; one that is being replaced does not.
+    parts: HashMap<(Part, String), Pid>,
+    ended: Vec<PartEnd>,
     waiting: Vec<Waiting>,
     next_token: u64,
 }
@@ -108,6 +111,8 @@ impl Supervisor {
                 connections: HashMap::new(),
                 commands: HashMap::new(),
                 jobs: HashMap::new(),
+                parts: HashMap::new(),
+                ended: Vec::new(),
                 waiting: Vec::new(),
                 next_token: FIRST_CONNECTION,
                 layout: layout.clone(),
@@ -170,8 +175,10 @@ impl Supervisor {
 
     fn start_part(&mut self, part: Part, vm: &str) -> Result<(), Error> {
         let child = start::part(&self.plan, part, vm)?;
+        self.ended.retain(|end| end.part != part || end.vm != vm);
         if let Some(pid) = start::pid(&child) {
             self.jobs.insert(pid, Job::Part(part, vm.to_owned()));
+            self.parts.insert((part, vm.to_owned()), pid);
         }
         Ok(())
     }
@@ -217,6 +224,11 @@ impl Supervisor {
                     let text =
                         format!("the {part:?} of {vm} ended with {}", exit_code(status)).to_lowercase();
                     say::error(&text);
+                    let key = (part, vm);
+                    if self.parts.get(&key) == Some(&pid) {
+                        self.parts.remove(&key);
+                        self.ended.push(PartEnd { part, vm: key.1, code: exit_code(status) });
+                    }
                     if self.waiting.iter().any(|waiting| waiting.connection.is_none()) {
                         return Err(Error::new(format!("{text}{}", start::last_words(&self.plan))));
                     }
@@ -255,6 +267,10 @@ impl Supervisor {
                     Ok(())
                 }
                 Request::Restart { vm, part } => self.restart(token, part, &vm),
+                Request::Ended => {
+                    self.answer(token, &Answer::Ended(self.ended.clone()));
+                    Ok(())
+                }
             };
             if let Err(failed) = done {
                 self.answer(token, &failed);
@@ -302,10 +318,8 @@ impl Supervisor {
     fn restart(&mut self, token: u64, part: Part, vm: &str) -> Result<(), Answer> {
         let failed = |error: Error| Answer::Failed { code: 125, why: error.to_string() };
         let id = self.plan.id(vm).filter(|id| *id > 0).ok_or_else(|| failed(Error::unknown_vm(vm)))?;
-        let old =
-            self.jobs.iter().find(|(_, job)| matches!(job, Job::Part(p, name) if *p == part && name == vm));
-        if let Some((pid, _)) = old {
-            let _ = kill_process(*pid, Signal::KILL);
+        if let Some(pid) = self.parts.remove(&(part, vm.to_owned())) {
+            let _ = kill_process(pid, Signal::KILL);
         }
         // A killed program leaves its socket behind, and a daemon without its agent takes its own away; so the ones
         // that appear from now on are the new ones.
@@ -318,6 +332,9 @@ impl Supervisor {
             let _ = fs::remove_file(socket);
         }
         self.start_part(part, vm).map_err(failed)?;
+        if part == Part::Agent && !self.parts.contains_key(&(Part::Daemon, vm.to_owned())) {
+            self.start_part(Part::Daemon, vm).map_err(failed)?;
+        }
         self.waiting.push(Waiting { connection: Some(token), sockets, until: Instant::now() + READY_WITHIN });
         Ok(())
     }

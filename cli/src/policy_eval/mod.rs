@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use daemon::policy_source::Disk;
 use engine::say;
-use policy::{Policy, Request, SystemInfo};
+use policy::{Decision, Policy, Request, SystemInfo};
 
+use crate::policy_tools::check_not_the_hosts;
+use crate::policy_tools::people::People;
+use crate::policy_tools::system::ask_qubesd;
 use crate::{status, usage};
 use question::{Answer, Question};
 
@@ -27,7 +30,7 @@ const ASKED: i32 = 3;
 /// Asks the qrexec policy without making a call.
 ///
 /// With SOURCE, TARGET and SERVICE: prints the decision of this machine's policy; exit status 0
-/// allowed, 1 denied, 3 the user would be asked, 125 the system information cannot be read.
+/// allowed, 1 denied, also because nobody can be asked, 3 the user would be asked, 125 the system information cannot be read.
 ///
 /// Without: reads questions from stdin, one JSON object a line with "policy", "compat" and "include"
 /// (file names and texts), "system_info", "source", "target", "service", "argument" and
@@ -42,7 +45,7 @@ struct PolicyEvalArgs {
     #[arg(long = "policy-dir", value_name = "DIR", env = "QREXEC_POLICY_DIR", value_delimiter = ':',
           default_values = [policy::load::RUNTIME_POLICY_FOLDER, policy::load::POLICY_FOLDER])]
     folders: Vec<PathBuf>,
-    /// What qubes there are, as JSON.
+    /// What qubes there are, as JSON; without it qubesd is asked.
     #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
     system_info: Option<PathBuf>,
     /// The remote qube in whose name SOURCE, its relay, would call.
@@ -84,17 +87,24 @@ pub fn main(args: Vec<OsString>) -> i32 {
 
 /// Decides one question by the files of this machine; the exit status says how.
 fn ask_this_machine(args: &PolicyEvalArgs, request: &Request<'_>, out: &mut dyn Write) -> io::Result<i32> {
-    let path = args.system_info.as_deref().ok_or_else(|| {
-        io::Error::other("what qubes are there? Name a file with --system-info or QREXEC_SYSTEM_INFO")
-    })?;
-    let system = read_system(path)?;
+    check_not_the_hosts(args.folders.iter().map(PathBuf::as_path))
+        .map_err(|failure| io::Error::other(failure.message))?;
+    let system = match args.system_info.as_deref() {
+        Some(path) => read_system(path)?,
+        None => ask_qubesd().map_err(|error| {
+            io::Error::other(format!(
+                "what qubes are there? {error}; --system-info or QREXEC_SYSTEM_INFO names a file that says it"
+            ))
+        })?,
+    };
     let policy = Policy::compile_or_deny(&Disk::new(&args.folders));
     let answer = if args.explain {
-        let explanation = policy.explain(&system, request);
+        let mut explanation = policy.explain(&system, request);
+        explanation.decision = in_the_end(explanation.decision, &system);
         writeln!(out, "{explanation}")?;
         Answer::of(&explanation.decision)
     } else {
-        let answer = Answer::of(&policy.decide(&system, request));
+        let answer = Answer::of(&in_the_end(policy.decide(&system, request), &system));
         write_line(out, &answer)?;
         answer
     };
@@ -103,6 +113,21 @@ fn ask_this_machine(args: &PolicyEvalArgs, request: &Request<'_>, out: &mut dyn 
         "ask" => ASKED,
         _ => DENIED,
     })
+}
+
+/// What becomes of a decision here and now: a question that nobody can be asked is a denial.
+fn in_the_end(decision: Decision, system: &SystemInfo) -> Decision {
+    let Decision::Ask(ask) = &decision else { return decision };
+    let why = match system.asked_in(ask.source()) {
+        None => format!("{} has no guivm", ask.source()),
+        Some("dom0") if !People::from_env().are_in_dom0() => {
+            "no qrexec-policy-agent runs in dom0, see \"qrexec-policy-agent --terminal\"".to_owned()
+        }
+        Some(_) => return decision,
+    };
+    let mut deny = ask.refuse();
+    deny.reason = format!("{} asks, but nobody can be asked: {why}", ask.rule);
+    Decision::Deny(deny)
 }
 
 fn read_system(path: &Path) -> io::Result<SystemInfo> {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn system() -> Value {
-    let qube = |kind: &str| json!({"type": kind, "tags": [], "template_for_dispvms": false, "power_state": "Running", "uuid": "u"});
+    let qube = |kind: &str| json!({"type": kind, "tags": [], "template_for_dispvms": false, "power_state": "Running", "uuid": "u", "guivm": "vault"});
     json!({"domains": {"dom0": qube("AdminVM"), "work": qube("AppVM"), "vault": qube("AppVM")}})
 }
 

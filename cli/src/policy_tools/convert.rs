@@ -62,6 +62,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn run(args: &LegacyConvertArgs) -> Result<(), Failure> {
+    super::check_not_the_hosts([args.policy_dir.as_path(), args.old_dir.as_path()])?;
     let system = SystemSource::new(args.system_info.clone())
         .current()
         .map_err(|error| Failure::trouble(error.to_string()))?;

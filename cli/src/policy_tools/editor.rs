@@ -60,7 +60,7 @@ fn run(args: &PolicyEditorArgs) -> Result<(), Failure> {
         let shown = file.path().display().to_string();
         // One file alone does not show which remote qubes an earlier one has shut out.
         let mut relays = lint::Relays::default();
-        let good = lint::lint_file(&shown, name.include, true, &mut relays, &mut io::stderr().lock());
+        let good = lint::lint_file(&shown, name.include, true, None, &mut relays, &mut io::stderr().lock());
         let refusal = if good.map_err(Failure::during("checking"))? {
             let input = [token.as_bytes(), b"\n", &edited].concat();
             match client.call("Replace", &name, &input) {

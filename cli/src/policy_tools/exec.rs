@@ -60,7 +60,8 @@ struct PolicyExecArgs {
     /// Folder of the daemons' sockets.
     #[arg(long, value_name = "DIR", env = "QREXEC_SOCKET_DIR", default_value = "/var/run/qubes")]
     socket_dir: PathBuf,
-    #[arg(value_name = "ARG", required = true, num_args = 3..=5)]
+    /// The words that the usage shows
+    #[arg(value_name = "WORD", required = true, num_args = 3..=5)]
     words: Vec<String>,
 }
 
@@ -105,6 +106,7 @@ fn run(program: &'static str, args: Vec<OsString>) -> i32 {
 
 fn decide(program: &str, args: &PolicyExecArgs) -> Result<i32, Failure> {
     let (words, waiting) = understand(program, args)?;
+    super::check_not_the_hosts(args.folders.iter().map(PathBuf::as_path))?;
     let [source, target, service] = words;
     // Before R4 keywords had another sign.
     let modern = target.strip_prefix('$').filter(|_| program == POLICY).map(|keyword| format!("@{keyword}"));

@@ -71,6 +71,7 @@ fn run(args: &PolicyGraphArgs) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{option} {bad:?}: no call {}", place.sense())));
         }
     }
+    super::check_not_the_hosts(args.folders.iter().map(PathBuf::as_path))?;
     let system = SystemSource::new(args.system_info.clone())
         .current()
         .map_err(|error| Failure::trouble(error.to_string()))?;
@@ -114,7 +115,13 @@ impl Place {
 }
 
 fn svg(text: &str, path: &Path) -> io::Result<()> {
-    let mut dot = Command::new("dot").args(["-Tsvg", "-o"]).arg(path).stdin(Stdio::piped()).spawn()?;
+    let dot = Command::new("dot").args(["-Tsvg", "-o"]).arg(path).stdin(Stdio::piped()).spawn();
+    let mut dot = dot.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other("it is drawn by dot, which is not here: install graphviz")
+        }
+        _ => error,
+    })?;
     let written = dot.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()));
     match dot.wait()? {
         status if status.success() => written,

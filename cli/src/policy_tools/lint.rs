@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use engine::say;
-use policy::{Action, Files, Policy, PolicyError, Rule, Token, User};
+use policy::{Action, Files, Policy, PolicyError, Rule, SystemInfo, Token, User, Verb};
 use wire::names::DomainName;
 
 use super::admin::MAX_FILE;
-use crate::{status, usage};
+use super::system::{NoSystem, SystemSource, ask_qubesd};
+use crate::{qubesd, status, usage};
 
 mod cover;
 mod remote;
@@ -40,11 +41,11 @@ struct PolicyLintArgs {
     /// The files have the three columns of those that `!include-service` includes.
     #[arg(short, long)]
     include_service: bool,
-    /// What qubes there are, as JSON; without it qubesd is asked. Where there are remote qubes, lines by which they may call
-    /// like everybody are named.
+    /// What qubes there are, as JSON: names that none of them has are warned of, and where there are remote qubes, lines by
+    /// which they may call like everybody. Without it dom0's qubesd is asked
     #[arg(long, value_name = "FILE", env = "QREXEC_SYSTEM_INFO")]
     system_info: Option<PathBuf>,
-    /// The files, in the policy's order; `-` is stdin.
+    /// The files, in the policy's order; of a folder, those that policy reads; `-` is stdin.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<String>,
 }
@@ -71,10 +72,18 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Ok(args) => args,
         Err(status) => return status,
     };
+    let system = match known_system(args.system_info.as_deref()) {
+        Ok(system) => system,
+        Err(error) => {
+            say::error(format_args!("{PROGRAM}: {error}"));
+            return status::TROUBLE;
+        }
+    };
     let mut worst = 0;
-    let mut relays = Relays::known(args.system_info);
-    for file in &args.files {
-        match lint_file(file, args.include_service, args.show_line, &mut relays, &mut io::stdout().lock()) {
+    let mut relays = system.as_ref().map_or_else(Relays::default, Relays::of);
+    for file in &args.files.iter().flat_map(|file| in_folder(file)).collect::<Vec<_>>() {
+        let (system, out) = (system.as_ref(), &mut io::stdout().lock());
+        match lint_file(file, args.include_service, args.show_line, system, &mut relays, out) {
             Ok(true) => {}
             Ok(false) => worst = worst.max(1),
             Err(error) => {
@@ -86,7 +95,26 @@ pub fn main(args: Vec<OsString>) -> i32 {
     worst
 }
 
-/// Prints what is wrong with a file; `true` if there is no error.
+/// What qubes there are, if anybody here knows: a file that is named has to, dom0's `qubesd` may.
+fn known_system(file: Option<&Path>) -> Result<Option<SystemInfo>, NoSystem> {
+    match file {
+        Some(path) => Ok(Some((*SystemSource::new(Some(path.to_owned())).current()?).clone())),
+        None if qubesd::is_here(qubesd::Socket::Internal) => Ok(ask_qubesd().ok()),
+        None => Ok(None),
+    }
+}
+
+/// The files of a folder that policy reads, in its order; anything else is one file.
+fn in_folder(file: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(file) else { return vec![file.to_owned()] };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".policy") && !name.starts_with('.')).collect();
+    names.sort();
+    names.iter().map(|name| format!("{}/{name}", file.trim_end_matches('/'))).collect()
+}
+
+/// Prints what is wrong with a file, on this system if it is known; `true` if there is no error.
 ///
 /// # Errors
 /// Nothing could be printed.
@@ -94,6 +122,7 @@ pub fn lint_file(
     file: &str,
     included: bool,
     show: bool,
+    system: Option<&SystemInfo>,
     relays: &mut Relays,
     out: &mut dyn Write,
 ) -> io::Result<bool> {
@@ -105,6 +134,11 @@ pub fn lint_file(
         }
     };
     let mut findings = findings_with(&text, included, relays);
+    if let Some(system) = system.filter(|_| !included) {
+        findings
+            .extend(unknown_qubes(&text, "this system", |name| name == "dom0" || system.get(name).is_some()));
+        findings.sort_by_key(|finding| finding.line);
+    }
     if let Some(problem) = bad_name(file).filter(|_| !included) {
         findings.insert(0, Finding { line: 0, error: false, text: problem });
     }
@@ -185,6 +219,52 @@ fn findings_with(text: &[u8], included: bool, relays: &mut Relays) -> Vec<Findin
         }
     }
     findings
+}
+
+/// The rules of every line that is understood, with the line's number.
+fn rules(text: &[u8]) -> impl Iterator<Item = (usize, Rule)> {
+    let numbered = lines(text).into_iter().zip(1..);
+    numbered.flat_map(|(line, number)| {
+        compile(line, false).unwrap_or_default().into_iter().map(move |rule| (number, rule))
+    })
+}
+
+/// Qubes that a policy names, `known` does not know, and `system` therefore does not have.
+pub fn unknown_qubes(text: &[u8], system: &str, known: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (line, rule) in rules(text) {
+        let Action { target, default_target, .. } = &*rule.action;
+        for token in [Some(&rule.source), Some(&rule.target), target.as_ref(), default_target.as_ref()] {
+            let Some(Token::Name(name) | Token::DispVmOf(name)) = token else { continue };
+            // A name that nobody can have is complained of already.
+            if name.starts_with("uuid:") || known(name) || DomainName::new(name).is_err() {
+                continue;
+            }
+            let finding = Finding { line, error: false, text: format!("{system} has no qube {name:?}") };
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
+
+/// The lines that leave the decision to the user.
+#[must_use]
+pub fn asks(text: &[u8]) -> Vec<usize> {
+    rules(text).filter(|(_, rule)| rule.action.verb == Verb::Ask).map(|(line, _)| line).collect()
+}
+
+/// The lines that include other files.
+#[must_use]
+pub fn includes(text: &[u8]) -> Vec<usize> {
+    let numbered = lines(text).into_iter().zip(1..);
+    let found = numbered.filter(|(line, _)| {
+        let text = String::from_utf8_lossy(line);
+        let first = words(&text).first().map(|word| (*word).to_owned()).unwrap_or_default();
+        first.starts_with("!include") || first.starts_with("$include:")
+    });
+    found.map(|(_, number)| number).collect()
 }
 
 /// What a line that is understood says, and cannot mean.

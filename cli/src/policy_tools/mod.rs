@@ -22,6 +22,10 @@
 //! | `turns` | a queue in which sources take turns |
 //! | [`vms`] | starting qubes, making and removing disposables |
 
+use std::path::Path;
+
+use crate::failure::Failure;
+
 pub mod admin;
 pub mod agent;
 mod asker;
@@ -43,6 +47,23 @@ pub mod restore;
 pub mod system;
 mod turns;
 pub mod vms;
+
+/// A lab's machines have nothing to do with the policy of the system on which the lab runs.
+///
+/// # Errors
+/// This is part of a lab, and one of the folders is that system's.
+pub(crate) fn check_not_the_hosts<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let hosts =
+        [policy::load::POLICY_FOLDER, policy::load::RUNTIME_POLICY_FOLDER, policy::load::OLD_POLICY_FOLDER];
+    let in_a_lab = std::env::var_os("QUBES_LAB").is_some_and(|lab| !lab.is_empty());
+    match folders.into_iter().find(|folder| hosts.iter().any(|host| folder.starts_with(host))) {
+        Some(folder) if in_a_lab => Err(Failure::trouble(format!(
+            "{} is no part of this lab: its policy is in its dom0, see \"qrexec-lab exec dom0 sh\"",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// The number of a group.
 fn group(name: &str) -> Option<rustix::fs::Gid> {

@@ -189,6 +189,12 @@ impl People {
         }
     }
 
+    /// Whether something takes questions in dom0, so far as can be seen without asking one.
+    #[must_use]
+    pub fn are_in_dom0(&self) -> bool {
+        self.services.iter().any(|folder| folder.join(ASK).exists())
+    }
+
     fn connect(&self, service: &str) -> io::Result<UnixStream> {
         let path = self.services.iter().map(|folder| folder.join(service)).find(|path| path.exists());
         let path = path.ok_or_else(|| io::Error::other(format!("{service} does not run in dom0")))?;

@@ -40,6 +40,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn run(args: &PolicyRestoreArgs) -> Result<(), Failure> {
+    super::check_not_the_hosts([args.dest.as_path()])?;
     let include = args.dest.join("include");
     fs::create_dir_all(&include).map_err(Failure::during(include.display()))?;
     if include.is_symlink() {

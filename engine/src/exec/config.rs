@@ -176,6 +176,14 @@ impl ServiceConfig {
         Ok(parsed.config)
     }
 
+    /// Reads a file's text, and the keys in it that nobody knows, each with its line.
+    ///
+    /// # Errors
+    /// What would fail every call of the service.
+    pub fn check(text: &[u8]) -> Result<(Self, Vec<(usize, String)>), ConfigError> {
+        parse(text).map(|parsed| (parsed.config, parsed.unknown))
+    }
+
     /// Whether a fork server may run such a service: it does not know these settings.
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {

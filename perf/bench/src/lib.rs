@@ -69,14 +69,21 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Err(status) => return status,
     };
     let done = match &cli.action {
-        Some(Action::Compare { old, new }) => show_comparison(old, new),
+        Some(Action::Compare { old, new, fail_below }) => show_comparison(old, new, *fail_below),
         None => measure(&cli.options),
     };
     done.map_or_else(|failure| failure.report(PROGRAM), |()| 0)
 }
 
-fn show_comparison(old: &Path, new: &Path) -> Result<(), Failure> {
-    show(&compare::text(&Recording::read(old)?, &Recording::read(new)?))
+fn show_comparison(old: &Path, new: &Path, fail_below: Option<f64>) -> Result<(), Failure> {
+    let comparison = compare::of(&Recording::read(old)?, &Recording::read(new)?);
+    show(&comparison.text)?;
+    match (comparison.worst, fail_below) {
+        (Some((gain, what)), Some(least)) if gain < least => {
+            Err(Failure { status: 1, message: format!("{what}: {gain:.2} ×, and {least} is the least") })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {

@@ -54,6 +54,9 @@ pub(super) enum Action {
         old: PathBuf,
         /// Another one
         new: PathBuf,
+        /// Ends with 1 if a gain beyond the spread of the runs is below this, as 0.9
+        #[arg(long, value_name = "FACTOR")]
+        fail_below: Option<f64>,
     },
 }
 

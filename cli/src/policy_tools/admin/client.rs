@@ -64,9 +64,13 @@ pub enum CallError {
 }
 
 impl AdminClient {
-    /// Here if this is dom0: there is a policy folder, or one is named by `QREXEC_POLICY_DIR`.
+    /// Here if this is dom0: there is a policy folder, or one is named by `QREXEC_POLICY_DIR`. A VM of a lab is not dom0,
+    /// whatever the machine has on which the lab runs: that folder is none of its business.
     #[must_use]
     pub fn of_this_machine() -> Self {
+        if is_vm_of_a_lab() {
+            return Self::Dom0;
+        }
         let admin = Admin::of_this_machine();
         if admin.folder.is_dir() { Self::Here(admin) } else { Self::Dom0 }
     }
@@ -88,6 +92,12 @@ impl AdminClient {
             }
         }
     }
+}
+
+/// A lab names the policy folder for its dom0 only.
+pub(crate) fn is_vm_of_a_lab() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("QUBES_LAB") && !is_set("QREXEC_POLICY_DIR")
 }
 
 fn call_dom0(service: &str, input: &[u8]) -> io::Result<Result<Vec<u8>, CallError>> {

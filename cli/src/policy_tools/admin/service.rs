@@ -107,7 +107,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     let log = std::env::var_os("QREXEC_POLICY_ADMIN_LOG").filter(|path| !path.is_empty());
     let log = log.map_or_else(|| PathBuf::from(LOG), PathBuf::from);
     let (service, argument) = full.split_once('+').unwrap_or((&full, ""));
-    let done = answer(service, argument);
+    let done = if super::client::is_vm_of_a_lab() {
+        Err(Error::Protocol("a VM of a lab has no policy".to_owned()))
+    } else {
+        answer(service, argument)
+    };
     let [called, source] = [full.as_str(), source.as_str()].map(Escaped::new);
     let Err(error) = done else {
         write_log(&log, &format!("{called} ({source})"));

@@ -59,6 +59,10 @@ pub fn main(args: Vec<OsString>) -> i32 {
         args.eval_socket.get_or_insert_with(|| EVAL_SOCKET.into());
         args.gui_socket.get_or_insert_with(|| GUI_SOCKET.into());
     }
+    let folders = args.folders.iter().map(PathBuf::as_path);
+    if let Err(failure) = super::check_not_the_hosts(folders) {
+        return failure.report(PROGRAM);
+    }
     match server::Server::new(&args).and_then(server::Server::run) {
         Ok(()) => 0,
         Err(error) => {

@@ -156,7 +156,14 @@ impl Server {
 
     fn listen(&mut self, kind: Kind, path: Option<&Path>) -> io::Result<()> {
         let Some(path) = path else { return Ok(()) };
-        let failed = |error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
+        let failed = |error: io::Error| {
+            let folder = path.parent().filter(|folder| !folder.exists());
+            let hint = folder.map(|folder| match folder.starts_with("/run/qubes") {
+                true => format!(" (make {}: systemd-tmpfiles --create)", folder.display()),
+                false => format!(" (there is no folder {})", folder.display()),
+            });
+            io::Error::other(format!("{}: {error}{}", path.display(), hint.unwrap_or_default()))
+        };
         let group = group(GROUP).filter(|_| rustix::process::geteuid().is_root());
         let socket = Bound::new_for(path, MODE, group).map_err(failed)?;
         self.listeners.push((kind, socket));

@@ -1,12 +1,10 @@
 //! Lines by which qubes of other machines may call, too: `@anyvm` is every qube, and a remote one is a qube.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use policy::{Rule, SystemInfo, Token, Verb};
 
-use super::super::system::SystemSource;
 use super::cover::covers;
 
 /// What is known of the relays of remote qubes, and what the lines so far deny them.
@@ -17,13 +15,6 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// The relays of the system that this file describes, else of the one that `qubesd` knows. Where there is neither, as
-    /// outside dom0, nothing is said about remote qubes.
-    #[must_use]
-    pub fn known(file: Option<PathBuf>) -> Self {
-        SystemSource::new(file).current().map_or_else(|_| Self::default(), |system| Self::of(&system))
-    }
-
     /// The relays of this system.
     #[must_use]
     pub fn of(system: &SystemInfo) -> Self {
