@@ -8,6 +8,7 @@ mod life;
 mod profile;
 mod scale;
 mod throughput;
+mod usb;
 
 use super::scenario::Scenario;
 
@@ -23,6 +24,9 @@ pub(super) const ALL: &[&dyn Scenario] = &[
     &calls::Calls,
     &scale::Scale,
     &copy::Copy,
+    &usb::Commands,
+    &usb::Control,
+    &usb::Isochronous,
     &profile::Profile,
 ];
 
