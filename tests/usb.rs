@@ -137,12 +137,9 @@ fn a_device_stays_while_agents_and_daemons_are_restarted() {
         let (mut host, call) = import(&lab, "stick");
         describe(&mut host).unwrap();
         let mut disk = Disk::open(&mut host, Content::Pattern).unwrap();
-        for (vm, part) in [
-            ("vault", Part::Agent),
-            ("work", Part::Agent),
-            ("vault", Part::Daemon),
-            ("work", Part::Daemon),
-        ] {
+        for (vm, part) in
+            [("vault", Part::Agent), ("work", Part::Agent), ("vault", Part::Daemon), ("work", Part::Daemon)]
+        {
             lab.restart(vm, part).unwrap();
             disk.measure(Way::Write, 120 << 10, 1 << 20).unwrap();
             disk.measure(Way::Read, 120 << 10, 1 << 20).unwrap();
@@ -195,8 +192,11 @@ fn an_idle_device_wakes_nobody() {
                 host.submit(&Request::from_device(1, 8)).unwrap();
             }
             let carriers = carriers(&lab);
-            let woken =
-                || carriers.map(|pid| ["voluntary", "nonvoluntary"].map(|how| status(pid, &format!("{how}_ctxt_switches"))));
+            let woken = || {
+                carriers.map(|pid| {
+                    ["voluntary", "nonvoluntary"].map(|how| status(pid, &format!("{how}_ctxt_switches")))
+                })
+            };
             let second = || std::thread::sleep(Duration::from_millis(1200));
             // Once, a second after its last use, a call gives back what it does not need.
             eventually("it rests", || {

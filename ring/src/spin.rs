@@ -68,7 +68,8 @@ impl Default for Spin {
 impl Spin {
     /// `far`: the peer has processors of its own.
     pub fn new(far: bool) -> Spin {
-        let fresh = Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST, contest: None };
+        let fresh =
+            Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST, contest: None };
         Spin { looks: fresh.most(), ..fresh }
     }
 

@@ -166,9 +166,17 @@ until_true 20 imported_disk
 (dd if=$disk of=/dev/null bs=4k iflag=direct 2>/dev/null) &
 unplug
 until_true 20 '[ "$(ports_in_use)" = 0 ] && no_imported_disk && [ ! -e $device ]'
+passed "unplugged while it is read"
+
+echo 0x0002 >$gadget/idProduct
 plug
 until_true 20 '[ -e $device ]'
-passed "unplugged while it is read"
+attach || fail "attach of another device at the same port"
+until_true 20 imported_disk
+[ "$(cat /sys/devices/platform/vhci_hcd.0/usb*/*-*/idProduct)" = 0002 ] || fail "not the device that is there now"
+request work qubes.USBDetach "vault $port" || fail "detach of another device at the same port"
+clean
+passed "another device at the same port"
 
 attach || fail "attach before detach-all"
 qrexec-lab exec vault usb-detach-all || fail "usb-detach-all"

@@ -259,7 +259,11 @@ impl Options {
             abreast: self.abreast.iter().copied().take(if self.quick { 2 } else { usize::MAX }).collect(),
             files: if self.quick { self.files.min(30) } else { self.files },
             large: if self.quick { large.min(1 << 20) } else { large }.max(1),
-            camera: if self.quick { Duration::from_millis(100) } else { Duration::from_secs(self.camera.into()) },
+            camera: if self.quick {
+                Duration::from_millis(100)
+            } else {
+                Duration::from_secs(self.camera.into())
+            },
             tree: self.tree.clone(),
             idle_calls: match self.idle_calls.map(usize::from).unwrap_or_else(most_idle_calls) {
                 wanted if self.quick => wanted.min(3),

@@ -110,7 +110,11 @@ mod tests {
         (0..waits)
             .map(|_| {
                 let looks = contest.looks();
-                if looks { contest.waited(with, Duration::ZERO) } else { contest.waited(Duration::ZERO, without) }
+                if looks {
+                    contest.waited(with, Duration::ZERO)
+                } else {
+                    contest.waited(Duration::ZERO, without)
+                }
                 u32::from(looks)
             })
             .sum()

@@ -53,8 +53,10 @@ impl Scenario for Commands {
     }
 
     fn cases(&self, settings: &Settings) -> Vec<Box<dyn Case>> {
-        let lengths =
-            READS.map(|length| (Way::Read, length)).into_iter().chain(WRITES.map(|length| (Way::Write, length)));
+        let lengths = READS
+            .map(|length| (Way::Read, length))
+            .into_iter()
+            .chain(WRITES.map(|length| (Way::Write, length)));
         let commands = lengths.map(|(way, length)| {
             let most = if length < SMALL { MOST_SMALL } else { MOST };
             let total = usize::try_from(settings.size.min(most)).unwrap_or(length).max(length);
@@ -146,7 +148,8 @@ impl Use {
         let samples = (|| {
             let class = describe(&mut ends.host).map_err(trouble)?.class;
             match (class, work) {
-                (Class::Disk, Work::Commands { .. } | Work::Control(_)) | (Class::Camera, Work::Stream(..)) => {}
+                (Class::Disk, Work::Commands { .. } | Work::Control(_))
+                | (Class::Camera, Work::Stream(..)) => {}
                 _ => return Err(Failure::trouble("this is another device")),
             }
             self.measure(&mut ends, work, content)
