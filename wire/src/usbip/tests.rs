@@ -120,7 +120,7 @@ fn what_devices_repeat_is_zero_behind_the_filter() {
     assert_eq!(pass(&mut filter, Side::Export, &said), Ok(returned(answer(5, 0))));
 }
 
-/// The driver usb-storage of Linux sends bulk requests with the setup packet of its last control request.
+/// The driver usb-storage of Linux sends commands and statuses with the setup packet of its last control request.
 #[test]
 fn a_setup_packet_means_nothing_beside_endpoint_0_and_is_zero_behind_the_filter() {
     let mut filter = filter(Rules::default());
