@@ -116,11 +116,10 @@ fn cameras_and_keyboards_work(import: fn(&Lab, &str) -> (Host, Child)) {
 /// The client and the agent's process of the only call.
 fn carriers(lab: &Lab) -> [i32; 2] {
     let extras = common::extras(lab);
-    let carriers = ["qrexec-client-vm", "qrexec-agent"].map(|program| {
+    ["qrexec-client-vm", "qrexec-agent"].map(|program| {
         let found = extras.iter().find(|process| process.program == program);
         found.unwrap_or_else(|| panic!("{program}: {extras:?}")).pid
-    });
-    carriers
+    })
 }
 
 fn status(pid: i32, field: &str) -> String {
