@@ -27,6 +27,7 @@ mod terminal;
 mod usb;
 mod usb_filter;
 mod usb_programs;
+mod usb_violations;
 
 // Who may call whom.
 mod policy_daemon;

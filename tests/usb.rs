@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use lab::Lab;
-use usb_sim::host::{Content, Disk, Host, Stream, Way, control_transfers, describe, keys, stream};
+use lab::{Lab, Part};
+use rustix::process::{Pid, Signal, kill_process};
+use usb_sim::host::{Content, Disk, Host, Request, Stream, Way, control_transfers, describe, keys, stream};
 
 use super::common;
-use super::common::{leftovers, within_deadline};
+use super::common::{eventually, leftovers, within_deadline};
 
 /// What every kind of device is served by, as the argument says.
 const DEVICE: &str = "#!/bin/sh\nexec qrexec-usb-sim \"$1\" --size 4 --keys 20\n";
@@ -26,12 +27,18 @@ fn import_filtered(lab: &Lab, kind: &str) -> (Host, Child) {
 
 fn lab_with_devices() -> Lab {
     let lab = common::lab().script("vault", "lab.Usb", DEVICE).script("vault", "lab.Filtered", DEVICE);
+    let lab = lab.script("vault", "lab.Silent", "#!/bin/sh\nexec qrexec-usb-sim keyboard\n");
     lab.config("vault", "lab.Filtered", "filter='usbip classes=03,08,ff'\n").start().unwrap()
 }
 
 /// A device of VM vault that VM work has imported, and the call that carries it.
 fn import(lab: &Lab, kind: &str) -> (Host, Child) {
     import_by(lab, &["qrexec-client-vm"], "lab.Usb", kind)
+}
+
+/// A keyboard on which nobody types.
+fn import_silent(lab: &Lab) -> (Host, Child) {
+    import_by(lab, &["qrexec-client-vm"], "lab.Silent", "keyboard")
 }
 
 fn import_by(lab: &Lab, client: &[&str], service: &str, kind: &str) -> (Host, Child) {
@@ -103,6 +110,107 @@ fn cameras_and_keyboards_work(import: fn(&Lab, &str) -> (Host, Child)) {
         describe(&mut host).unwrap();
         assert_eq!(keys(&mut host, 4).unwrap(), [4, 4]);
         release(&lab, host, call);
+    });
+}
+
+/// The client and the agent's process of the only call.
+fn carriers(lab: &Lab) -> [i32; 2] {
+    let extras = common::extras(lab);
+    ["qrexec-client-vm", "qrexec-agent"].map(|program| {
+        let found = extras.iter().find(|process| process.program == program);
+        found.unwrap_or_else(|| panic!("{program}: {extras:?}")).pid
+    })
+}
+
+fn status(pid: i32, field: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field}")).trim().to_owned()
+}
+
+/// Case 29.
+#[test]
+fn a_device_stays_while_agents_and_daemons_are_restarted() {
+    within_deadline(|| {
+        let lab = lab_with_devices();
+        let (mut host, call) = import(&lab, "stick");
+        describe(&mut host).unwrap();
+        let mut disk = Disk::open(&mut host, Content::Pattern).unwrap();
+        for (vm, part) in
+            [("vault", Part::Agent), ("work", Part::Agent), ("vault", Part::Daemon), ("work", Part::Daemon)]
+        {
+            lab.restart(vm, part).unwrap();
+            disk.measure(Way::Write, 120 << 10, 1 << 20).unwrap();
+            disk.measure(Way::Read, 120 << 10, 1 << 20).unwrap();
+        }
+        // And what is attached afterwards is another call.
+        let (mut other, mut second) = import(&lab, "keyboard");
+        describe(&mut other).unwrap();
+        drop(other);
+        common::wait_within(&mut second, Duration::from_secs(10)).unwrap();
+        release(&lab, host, call);
+    });
+}
+
+/// Case 30, as far as a machine that stands still is like one whose processes do: nothing is lost, nothing gives up.
+#[test]
+fn a_side_that_stands_still_loses_nothing() {
+    within_deadline(|| {
+        let lab = lab_with_devices();
+        let (mut host, call) = import(&lab, "stick");
+        describe(&mut host).unwrap();
+        let carriers = carriers(&lab);
+        let signal = |pid: i32, signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        for pid in carriers.into_iter().chain(carriers) {
+            signal(pid, Signal::STOP);
+            eventually("it stands still", || status(pid, "State").starts_with('T'));
+            // More than a request waits, both ways.
+            let read = Request { setup: [0x80, 6, 0, 1, 0, 0, 18, 0], ..Request::from_device(0, 18) };
+            let asked: Vec<u32> = (0..20).map(|_| host.submit(&read).unwrap()).collect();
+            signal(pid, Signal::CONT);
+            let answered: Vec<u32> = asked.iter().map(|_| host.answer().unwrap().seqnum).collect();
+            assert_eq!(answered, asked);
+        }
+        let mut disk = Disk::open(&mut host, Content::Pattern).unwrap();
+        disk.measure(Way::Read, 120 << 10, 1 << 20).unwrap();
+        release(&lab, host, call);
+    });
+}
+
+/// Case 23 but for the hour: who waits for a key is not woken, and neither process looks.
+#[test]
+fn an_idle_device_wakes_nobody() {
+    within_deadline(|| {
+        let lab = lab_with_devices();
+        for kind in ["stick", "keyboard"] {
+            let (mut host, call) = if kind == "stick" { import(&lab, kind) } else { import_silent(&lab) };
+            describe(&mut host).unwrap();
+            // As after lively use.
+            control_transfers(&mut host, 300).unwrap();
+            if kind == "keyboard" {
+                host.submit(&Request::from_device(1, 8)).unwrap();
+            }
+            let carriers = carriers(&lab);
+            let woken = || {
+                carriers.map(|pid| {
+                    ["voluntary", "nonvoluntary"].map(|how| status(pid, &format!("{how}_ctxt_switches")))
+                })
+            };
+            let second = || std::thread::sleep(Duration::from_millis(1200));
+            // Once, a second after its last use, a call gives back what it does not need.
+            eventually("it rests", || {
+                let before = woken();
+                second();
+                before == woken()
+            });
+            let before = woken();
+            second();
+            assert_eq!(woken(), before, "{kind}");
+            if kind == "stick" {
+                control_transfers(&mut host, 5).unwrap();
+            }
+            release(&lab, host, call);
+        }
     });
 }
 

@@ -329,6 +329,17 @@ pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pair)
 }
 
+/// What a socket of a USB device holds before its writer waits: the longest request that Linux makes of a disk, and its header.
+const URB: usize = (1 << 20) + 48;
+
+/// Lets a socket take a whole request of a USB device, as far as the system or the caller's rights allow.
+pub fn widen_for_urbs(socket: impl AsFd) {
+    use rustix::net::sockopt;
+    if sockopt::set_socket_send_buffer_size_force(&socket, URB).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(&socket, URB);
+    }
+}
+
 /// Takes this process's own stdin and stdout, leaving `/dev/null` in their places, so that whoever is
 /// at their other ends sees it at once when we close them.
 pub fn take_stdin_stdout() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -12,8 +12,15 @@
 //!
 //! A peer in another domain has processors of its own, and a virtual one that goes to sleep and is woken costs more than
 //! a process that does: there, one looks longer (`Channel::is_coming`) and before every sleep.
+//!
+//! A call that carries a conversation of two kernels ([`Spin::takes_turns`]) looks after large pieces too, since each of them is
+//! answered, and only while that is better than sleeping: see `contest`.
+
+mod contest;
 
 use std::time::Duration;
+
+use contest::Contest;
 
 /// Looks before a sleep, at most: some 20 µs where a system call takes half a microsecond.
 const MOST: u32 = 16;
@@ -49,6 +56,7 @@ pub struct Spin {
     /// Sleeps that are left without looks.
     resting: u32,
     next_rest: u32,
+    contest: Option<Contest>,
 }
 
 impl Default for Spin {
@@ -60,8 +68,14 @@ impl Default for Spin {
 impl Spin {
     /// `far`: the peer has processors of its own.
     pub fn new(far: bool) -> Spin {
-        let fresh = Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST };
+        let fresh =
+            Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST, contest: None };
         Spin { looks: fresh.most(), ..fresh }
+    }
+
+    /// From now on each side of the call answers the other, piece by piece.
+    pub fn takes_turns(&mut self) {
+        self.contest.get_or_insert_with(Contest::new);
     }
 
     fn most(&self) -> u32 {
@@ -75,7 +89,7 @@ impl Spin {
     /// How often to look before the sleep that comes now, `moved` bytes after the call's start.
     pub fn looks(&mut self, moved: u64) -> u32 {
         let since = moved - std::mem::replace(&mut self.moved, moved);
-        if since > LITTLE && !self.far {
+        if self.contest.as_ref().map_or(since > LITTLE && !self.far, |contest| !contest.looks()) {
             return 0;
         }
         // Woken for nothing: a peer that only rings is not waited for with the processor.
@@ -92,6 +106,9 @@ impl Spin {
 
     /// What was waited for was there at a look; the looks took so long together.
     pub fn found(&mut self, looked: Duration) {
+        if let Some(contest) = &mut self.contest {
+            contest.waited(looked, Duration::ZERO);
+        }
         if self.is_taken(looked) {
             self.rest();
         } else {
@@ -102,6 +119,9 @@ impl Spin {
     /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
     pub fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
         self.has_slept = true;
+        if let Some(contest) = &mut self.contest {
+            contest.waited(looked, slept);
+        }
         if looks == 0 {
             return;
         }
@@ -134,6 +154,22 @@ mod tests {
         let looks = next(spin);
         spin.slept(looks, LOOK * looks, slept);
         looks
+    }
+
+    #[test]
+    fn who_takes_turns_looks_after_a_large_piece_until_looks_have_lost() {
+        let mut spin = Spin::default();
+        spin.takes_turns();
+        assert_eq!(spin.looks(3 * LITTLE), MOST);
+        assert_eq!(spin.looks(9 * LITTLE), MOST);
+        let mut looked = 0;
+        for round in 0..1000 {
+            let looks = spin.looks(round * 4096 + 10 * LITTLE);
+            looked += u32::from(looks > 0);
+            let slept = Duration::from_micros(if looks > 0 { 100 } else { 20 });
+            spin.slept(looks, LOOK * looks, slept);
+        }
+        assert!(looked < 100, "{looked}");
     }
 
     #[test]

@@ -88,8 +88,6 @@ pub enum Field {
     PacketActualLength,
     /// A packet's negated errno, or 0.
     PacketStatus,
-    /// The setup packet of a control transfer.
-    Setup,
     /// Bytes that the protocol leaves zero.
     Reserved,
 }
@@ -109,7 +107,6 @@ impl core::fmt::Display for Field {
             Self::PacketLength => "length of a packet",
             Self::PacketActualLength => "actual_length of a packet",
             Self::PacketStatus => "status of a packet",
-            Self::Setup => "setup",
             Self::Reserved => "a field that is always zero",
         })
     }

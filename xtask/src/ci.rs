@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Suites,
     /// `cargo xtask xen`
     Xen,
+    /// `cargo xtask usb`
+    Usb,
 }
 
 /// Runs the parts that are named, all if none is, and says at the end what could not be tried.
@@ -71,6 +73,14 @@ fn run_part(part: Part, user: &User, list: &SkippedList) -> Result<(), Failure> 
                     "xen",
                     "qemu, busybox or Debian's packages of Xen cannot be installed here",
                 );
+                Ok(())
+            }
+        }
+        Part::Usb => {
+            if machine::can_boot_linux() {
+                this_program("usb", list)
+            } else {
+                crate::steps::skipped("usb", "qemu, busybox or Debian's kernel cannot be installed here");
                 Ok(())
             }
         }

@@ -20,6 +20,7 @@ mod perf;
 mod sources;
 mod steps;
 mod suites;
+mod usb;
 #[cfg(test)]
 mod wait_for_session;
 mod xen;
@@ -40,7 +41,7 @@ struct Cli {
 enum Task {
     /// Format, clippy, documentation, licences of dependencies, layering of imports, unsafe only where it is listed
     Check,
-    /// Everything that has to pass before a change counts, after `cargo test`: checks, suites, Xen
+    /// Everything that has to pass before a change counts, after `cargo test`: checks, suites, Xen, USB
     Ci {
         /// Only these parts
         #[arg(value_enum)]
@@ -74,6 +75,8 @@ enum Task {
         #[arg(long)]
         oxenstored: bool,
     },
+    /// The programs for USB with Debian's kernel in an emulated machine: usbip-host, vhci_hcd, a gadget as the device
+    Usb,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Task::Suites { only } => suites::run(only),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Xen { suites, oxenstored } => xen::run(&suites, oxenstored),
+        Task::Usb => usb::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

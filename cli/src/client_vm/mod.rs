@@ -97,6 +97,11 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         None => Streams::take(plan.stdin_is_both).map_err(Failure::during("stdin and stdout"))?.into(),
     };
     drop(saved);
+    if plan.stdin_is_both
+        && let Some(socket) = &streams.sink
+    {
+        localfd::widen_for_urbs(socket);
+    }
     let outcome = engine::call::run(
         channel,
         Call {

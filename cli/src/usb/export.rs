@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use clap::{CommandFactory, Parser};
-use engine::say;
+use engine::{localfd, say};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
@@ -238,6 +238,7 @@ fn connect(folder: &Folder<'_>, id: &PortId) -> Result<(), Reason> {
     for limit in [Timeout::Recv, Timeout::Send] {
         let _ = set_socket_timeout(rustix::stdio::stdin(), limit, None);
     }
+    localfd::widen_for_urbs(rustix::stdio::stdin());
     let line = format!("{devid} {speed}\n");
     let sent = send(rustix::stdio::stdin(), line.as_bytes(), SendFlags::NOSIGNAL);
     sent.map_err(because("stdin is not the socket of a call"))?;

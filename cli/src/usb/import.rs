@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
+use engine::localfd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -149,6 +150,7 @@ pub(super) fn import(tree: &Tree, socket: BorrowedFd<'_>, state: &Path) -> Resul
     for limit in [Timeout::Recv, Timeout::Send] {
         let _ = set_socket_timeout(socket, limit, None);
     }
+    localfd::widen_for_urbs(socket);
     let port = attach(tree, socket, line)?;
     let appeared = wait_until_there(tree, port, line.devid);
     let Some(imported) = appeared else {

@@ -55,6 +55,7 @@ pub fn hand_over() -> Result<(), Failure> {
 pub fn run_controller(machine: &mut Machine, socket: impl AsFd) -> Result<(), Failure> {
     let begin = Instant::now();
     let socket = socket.as_fd();
+    engine::localfd::widen_for_urbs(socket);
     loop {
         machine.handle_time(begin.elapsed());
         let unsent =

@@ -230,7 +230,10 @@ impl Sender {
             self.producer.put(HEADER_LEN, &bytes[..len]);
             self.producer.commit(HEADER_LEN + len);
             self.sent += len as u64;
-            link.flush_data(&mut self.producer)?;
+            // Nobody goes to sleep without ringing, and one ring is enough for a message of which more is there to be read.
+            if !(len == bytes.len() && self.has_payload_to_come()) {
+                link.flush_data(&mut self.producer)?;
+            }
         }
         Ok(len)
     }

@@ -103,6 +103,10 @@ impl Pump {
         };
         let sender = Sender::new(producer, outward);
         let local = Local::new(call.child, call.outlived);
+        let mut spin = Spin::new(link.is_far());
+        if is_one {
+            spin.takes_turns();
+        }
         Ok(Pump {
             role,
             neighbours: Neighbours::find(&local, &sender, &receiver),
@@ -111,7 +115,7 @@ impl Pump {
             local,
             exit_on_client_eof: call.exit_on_client_eof,
             exit_on_service_eof: call.exit_on_service_eof,
-            spin: Spin::new(link.is_far()),
+            spin,
             sleeps: 0,
             link,
         })
@@ -249,9 +253,11 @@ impl Pump {
         let _ = child.as_mut().or(busy.as_mut()).map(Neighbour::join);
     }
 
-    /// A call that became one socket follows nobody: whoever asked for that only waits for its end.
+    /// A call that became one socket follows nobody: whoever asked for that only waits for its end. From then on two kernels
+    /// answer each other.
     fn look_at_neighbour(&mut self) {
         if self.neighbours.child.is_some() && self.sender.has_gone_over() {
+            self.spin.takes_turns();
             self.neighbours = Neighbours { child: None, source: None, sink: None };
         }
     }

@@ -10,6 +10,7 @@ use std::thread;
 
 use engine::say;
 use engine::step::now;
+use usb_sim::{Kind, Machine, Medium, hand_over, pattern, run_controller};
 
 use super::report::{Report, Span};
 
@@ -24,6 +25,15 @@ const CHECKED_PIECE: usize = 131_071;
 
 /// Bytes that a sink takes at once, at most.
 const GULP: usize = 256 << 10;
+
+/// USB devices that are there to be used.
+pub(super) const DEVICES: [&str; 2] = ["stick", "camera"];
+
+/// The size of a stick.
+const STICK: usize = 16 << 20;
+
+/// Bytes that a relay passes on at once, at most.
+const RELAYED: usize = 64 << 10;
 
 /// What a role is asked to do with its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +100,10 @@ pub(super) enum Role {
     Duplex(Load),
     /// Returns what comes, at once.
     Echo,
+    /// A USB device of this kind, one of [`DEVICES`].
+    Device(&'static str),
+    /// Copies both ways between the sockets that are its stdin and its stdout.
+    Relay,
     /// Ends with code 0.
     True,
 }
@@ -102,6 +116,8 @@ impl Role {
             Self::Sink(load) => ("sink", Some(load)),
             Self::Duplex(load) => ("duplex", Some(load)),
             Self::Echo => ("echo", None),
+            Self::Device(kind) => return vec![format!("{PREFIX}device"), kind.to_owned()],
+            Self::Relay => ("relay", None),
             Self::True => ("true", None),
         };
         let name = format!("{PREFIX}{name}");
@@ -123,6 +139,8 @@ impl Role {
             Some("sink") => Load::parse(rest).map(Self::Sink),
             Some("duplex") => Load::parse(rest).map(Self::Duplex),
             Some("echo") => Some(Self::Echo),
+            Some("device") => device_of(rest).map(Self::Device),
+            Some("relay") => Some(Self::Relay),
             Some("true") => Some(Self::True),
             _ => None,
         })
@@ -135,6 +153,8 @@ impl Role {
             Self::Sink(load) => sink(load, || ()),
             Self::Duplex(load) => duplex(load),
             Self::Echo => echo(),
+            Self::Device(kind) => device(kind),
+            Self::Relay => relay(),
             Self::True => Ok(()),
         };
         match done {
@@ -213,6 +233,38 @@ fn echo() -> io::Result<()> {
     }
 }
 
+fn device_of(words: &[String]) -> Option<&'static str> {
+    DEVICES.into_iter().find(|kind| words.first().is_some_and(|word| word == kind))
+}
+
+fn device(kind: &str) -> io::Result<()> {
+    let kind = if kind == "camera" { Kind::Camera } else { Kind::Stick(Medium::Memory(pattern(STICK))) };
+    hand_over().map_err(io::Error::other)?;
+    run_controller(&mut Machine::new(kind, None), unbuffered_stdin()?).map_err(io::Error::other)
+}
+
+fn relay() -> io::Result<()> {
+    let (here, there) = (unbuffered_stdin()?, unbuffered_stdout()?);
+    let (back, forth) = ((there.try_clone()?, here.try_clone()?), (here, there));
+    // Either end's end is the end of both, and the process's end closes both.
+    let other = thread::spawn(move || pass_on(back));
+    let (own, _) = (pass_on(forth), drop(other));
+    own
+}
+
+fn pass_on((mut from, mut to): (std::fs::File, std::fs::File)) -> io::Result<()> {
+    let mut buffer = vec![0; RELAYED];
+    loop {
+        let got = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        to.write_all(buffer.get(..got).unwrap_or_default())?;
+    }
+}
+
 /// Waits for the end of stdin; a byte before it is one too many.
 fn end_of_input() -> io::Result<()> {
     match unbuffered_stdin()?.read(&mut [0])? {
@@ -270,7 +322,9 @@ mod tests {
 
     #[test]
     fn roles_are_asked_for_in_one_word_or_several() {
-        for role in [Role::Source(LOAD), Role::Sink(LOAD), Role::Duplex(LOAD), Role::Echo, Role::True] {
+        let loaded = [Role::Source(LOAD), Role::Sink(LOAD), Role::Duplex(LOAD)];
+        let others = [Role::Echo, Role::True, Role::Relay, Role::Device("stick"), Role::Device("camera")];
+        for role in loaded.into_iter().chain(others) {
             let words = role.words();
             assert_eq!(asked(&words.iter().map(String::as_str).collect::<Vec<_>>()), Some(Some(role)));
             assert_eq!(asked(&[&words.join("+")]), Some(Some(role)));

@@ -83,8 +83,9 @@ impl<'a> Runner<'a> {
         // What is without qrexec is the same on every stage.
         let stages = if case.is_yardstick() { self.stages.get(..1).unwrap_or_default() } else { self.stages };
         self.bar.set_message(case.label());
+        let stages: Vec<&Stage> = stages.iter().filter(|stage| case.suits(stage)).collect();
         let mut results: Vec<Measured> = stages.iter().map(|stage| empty(case, stage)).collect();
-        for (measured, stage) in results.iter_mut().zip(stages) {
+        for (measured, stage) in results.iter_mut().zip(&stages) {
             self.attempt(case, stage, measured, |stage| case.rehearse(stage).map(|()| Vec::new()))?;
         }
         self.cases += 1;
@@ -94,7 +95,7 @@ impl<'a> Runner<'a> {
             if may_end && !self.in_time() && run >= Settings::FEWEST {
                 break;
             }
-            for (measured, stage) in in_order(results.iter_mut().zip(stages).collect(), run) {
+            for (measured, stage) in in_order(results.iter_mut().zip(&stages).collect(), run) {
                 self.attempt(case, stage, measured, |stage| case.run(stage))?;
             }
             self.bar.inc(1);

@@ -65,6 +65,11 @@ pub(super) trait Case {
         false
     }
 
+    /// Whether the programs of this stage can do it.
+    fn suits(&self, _stage: &Stage) -> bool {
+        true
+    }
+
     /// How long a run may take, far more than it does on any machine.
     fn patience(&self) -> Duration {
         Duration::from_secs(15)

@@ -62,7 +62,7 @@ pub(super) enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to measure: throughput, cpu, life, latency, calls, scale, copy, remote [default: throughput, latency, calls]; or profile alone
+    /// What to measure: throughput, cpu, life, latency, calls, scale, copy, remote, usb [default: throughput, latency, calls]; or profile alone
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
     /// How often each case is run [default: 5, but fewer on a slow machine, so that all is done in a minute]
@@ -96,6 +96,9 @@ pub(super) struct Options {
     /// How many loops keep processors busy beside it
     #[arg(long, value_name = "N", default_value = "0")]
     pub(super) busy: usize,
+    /// How many seconds the scenario usb reads a camera
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    camera: u32,
     /// How many idle calls the scenario scale has [default: 2000, or as many as the limits of this user allow]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     idle_calls: Option<u16>,
@@ -184,6 +187,8 @@ pub(super) struct Settings {
     pub(super) files: u32,
     /// The length of a large file that is copied.
     pub(super) large: u64,
+    /// How long a camera is read.
+    pub(super) camera: Duration,
     /// A folder that is copied too.
     pub(super) tree: Option<PathBuf>,
     /// Calls that are open at once in the scenario `scale`.
@@ -258,6 +263,11 @@ impl Options {
             abreast: self.abreast.iter().copied().take(if self.quick { 2 } else { usize::MAX }).collect(),
             files: if self.quick { self.files.min(30) } else { self.files },
             large: if self.quick { large.min(1 << 20) } else { large }.max(1),
+            camera: if self.quick {
+                Duration::from_millis(100)
+            } else {
+                Duration::from_secs(self.camera.into())
+            },
             tree: self.tree.clone(),
             idle_calls: match self.idle_calls.map(usize::from).unwrap_or_else(most_idle_calls) {
                 wanted if self.quick => wanted.min(3),
@@ -308,10 +318,14 @@ fn buffer(text: &str) -> Result<Buffer, Failure> {
 fn chosen(names: &[String]) -> Result<Vec<&'static dyn Scenario>, Failure> {
     let default = scenarios::DEFAULT.map(str::to_owned);
     let names = if names.is_empty() { default.as_slice() } else { names };
-    if let Some(unknown) = names.iter().find(|name| !scenarios::ALL.iter().any(|one| one.name() == *name)) {
+    // `usb` is all of them that begin with it.
+    let is_meant = |scenario: &dyn Scenario, name: &str| {
+        scenario.name().strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    if let Some(unknown) = names.iter().find(|name| !scenarios::ALL.iter().any(|one| is_meant(*one, name))) {
         return Err(Failure::usage(format!("there is no scenario {unknown}")));
     }
-    let wanted = |scenario: &&&dyn Scenario| names.iter().any(|name| scenario.name() == name);
+    let wanted = |scenario: &&&dyn Scenario| names.iter().any(|name| is_meant(**scenario, name));
     Ok(scenarios::ALL.iter().filter(wanted).copied().collect())
 }
 
@@ -340,7 +354,9 @@ mod tests {
         assert_eq!(names(&[]), scenarios::DEFAULT);
         assert_eq!(names(&["--scenario", "scale", "cpu", "--quick"]), ["cpu", "scale"]);
         assert_eq!(names(&["--scenario=cpu,latency"]), ["cpu", "latency"]);
-        assert!(settings(&["--scenario", "speed"]).is_err());
+        assert_eq!(names(&["--scenario=usb"]), ["usb", "usb-control", "usb-camera"]);
+        assert_eq!(names(&["--scenario=usb-control"]), ["usb-control"]);
+        assert!(settings(&["--scenario", "speed"]).is_err() && settings(&["--scenario="]).is_err());
     }
 
     #[test]

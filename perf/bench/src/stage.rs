@@ -40,6 +40,9 @@ const LIFE_TEXT: &str = "life";
 /// What calls.
 const CLIENT: &str = "qrexec-client-vm";
 
+/// The same program behind a filter of USB over IP.
+const FILTERED: &str = "bench.Filtered";
+
 /// The service behind the socket.
 const SOCKET_SERVICE: &str = "bench.Socket";
 
@@ -70,6 +73,8 @@ pub(super) struct Stage {
     exe: PathBuf,
     folder: PathBuf,
     compared: bool,
+    /// The programs are upstream's.
+    is_field: bool,
     /// Upstream's sender of files, which is to be used instead of ours.
     sender: Option<PathBuf>,
 }
@@ -110,15 +115,20 @@ impl Stage {
             .vm(SERVER)
             .transport(settings.transport.unwrap_or(Transport::Shm))
             .service(SERVER, PROGRAM, &exe)
+            .service(SERVER, FILTERED, &exe)
             .service(SERVER, TRUE_SERVICE, TRUE)
             .service(SERVER, LIFE_SERVICE, life)
             .service(SERVER, SOCKET_SERVICE, &socket);
         let arrived = folder.join(ARRIVED).join(CALLER);
         std::fs::create_dir_all(&arrived).map_err(Failure::during("a folder for copies"))?;
         builder = builder.script(SERVER, UNTAR, &copies::untar(&arrived));
+        let is_field = bin_dir.is_some_and(field::is_field);
+        if !is_field {
+            builder = builder.config(SERVER, FILTERED, "filter='usbip'\n");
+        }
         let mut sender = None;
         if let Some(bin_dir) = bin_dir {
-            builder = if field::is_field(bin_dir) {
+            builder = if is_field {
                 builder = builder.script(SERVER, UNPACK, &copies::unpack(bin_dir, &arrived));
                 sender = Some(bin_dir.join("qfile-agent"));
                 builder.bin_dir(field::adapt(bin_dir, &folder)?).transport(Transport::Socket)
@@ -133,7 +143,7 @@ impl Stage {
         copies::redirect(&lab.layout().home(SERVER), &folder.join(ARRIVED))?;
         let agents = serving(&lab).iter().map(|process| process.pid).collect();
         let place = Place::Lab { lab: Box::new(lab), agents, _socket_service: socket_service };
-        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, sender })
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, is_field, sender })
     }
 
     /// Calls from this VM to `target`, whose agent has this program as a service.
@@ -146,7 +156,7 @@ impl Stage {
         let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
         let place = Place::Apart { target: target.to_owned(), environment: settings.environment.clone() };
         let folder = folder.to_owned();
-        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, sender: None })
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, is_field: false, sender: None })
     }
 
     /// The same stage, only for comparison.
@@ -156,14 +166,17 @@ impl Stage {
 
     /// `qrexec-client-vm` in the calling VM, asking for `service` of the other with rings of at least `buffer`.
     pub(super) fn call(&self, buffer: Option<u64>, service: &str) -> Result<Command, Failure> {
-        let buffer = buffer.map(|size| format!("--buffer-size={size}"));
+        self.call_by(buffer.map(|size| format!("--buffer-size={size}")), service)
+    }
+
+    fn call_by(&self, options: impl IntoIterator<Item = String>, service: &str) -> Result<Command, Failure> {
         let (lab, target) = match &self.place {
             Place::Lab { lab, .. } => (Some(lab), SERVER),
             Place::Apart { target, .. } => (None, target.as_str()),
         };
         // Upstream's client does not know of the variable that ours goes by.
         let agent = lab.map(|lab| format!("--agent-socket={}", lab.layout().agent_socket(CALLER).display()));
-        let options = agent.into_iter().chain(buffer);
+        let options = agent.into_iter().chain(options);
         self.client(options.chain([target.to_owned(), service.to_owned()]))
     }
 
@@ -185,6 +198,20 @@ impl Stage {
     /// A call of a role of this executable, started by the serving VM's agent.
     pub(super) fn call_role(&self, buffer: Option<u64>, role: Role) -> Result<Command, Failure> {
         self.call(buffer, &format!("{PROGRAM}+{}", role.words().join("+")))
+    }
+
+    /// A call of a USB device, over one socket that is the client's stdin.
+    pub(super) fn call_device(&self, device: &'static str, filtered: bool) -> Result<Command, Failure> {
+        let words = Role::Device(device).words().join("+");
+        let filter = filtered.then(|| "--filter=usbip".to_owned());
+        let service = if filtered { FILTERED } else { PROGRAM };
+        let options = filter.into_iter().chain(["--use-stdin-socket".to_owned()]);
+        self.call_by(options, &format!("{service}+{words}"))
+    }
+
+    /// Whether its programs have a filter of USB over IP.
+    pub(super) fn has_usb_filter(&self) -> bool {
+        !self.is_field
     }
 
     /// A call of a program that ends at once.

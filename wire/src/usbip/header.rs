@@ -132,9 +132,6 @@ impl Command {
                 };
                 let endpoint = u8::try_from(raw.endpoint.get()).ok().filter(|endpoint| *endpoint < 16);
                 let endpoint = endpoint.ok_or(Violation::Field(Field::Endpoint))?;
-                if endpoint != 0 && raw.setup != [0; 8] {
-                    return Err(Violation::Field(Field::Setup));
-                }
                 let packets = packets(d)?;
                 if packets > 0 && endpoint == 0 {
                     return Err(Violation::Field(Field::NumberOfPackets));
@@ -149,7 +146,8 @@ impl Command {
                     start_frame: c,
                     packets,
                     interval: e,
-                    setup: raw.setup,
+                    // Linux sends what a driver's control request before has left in the same urb: usb-storage does.
+                    setup: if endpoint == 0 { raw.setup } else { [0; 8] },
                 }))
             }
             CMD_UNLINK => {

@@ -12,6 +12,9 @@ use crate::steps::{is_there, root, step};
 const FOR_XEN: [&str; 6] =
     ["qemu-system-x86", "busybox-static", "xz-utils", "binutils", "libxen-dev", "pkg-config"];
 
+/// For a boot of Debian's kernel with its modules.
+const FOR_LINUX: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "binutils"];
+
 /// What is looked for, by a program or by a file, and the package that has it.
 ///
 /// `pv` is the reader that splices on; libFuzzer is C++; the packages open PAM sessions and are tried in a system of
@@ -35,12 +38,24 @@ pub(super) fn install_what_tests_need() {
 
 /// Whether Xen can be booted here, after an attempt to install what that takes.
 pub(super) fn can_boot_xen() -> bool {
-    let missing: Vec<&str> =
-        FOR_XEN.iter().copied().filter(|package| !is_there("dpkg", &["-s", package])).collect();
-    install(&missing);
+    install_packages(&FOR_XEN);
     let hypervisor = ["-qq", "download", "--print-uris", "xen-hypervisor-4.17-amd64"];
     let packages = root().join("target/xen/fetched").exists() || is_there("apt-get", &hypervisor);
     has("qemu-system-x86_64") && has("busybox") && packages
+}
+
+/// The same for Debian's kernel.
+pub(super) fn can_boot_linux() -> bool {
+    install_packages(&FOR_LINUX);
+    let kernel = ["-qq", "depends", "linux-image-amd64"];
+    let package = root().join("target/usb-kernel/fetched").exists() || is_there("apt-cache", &kernel);
+    ["qemu-system-x86_64", "busybox", "kmod"].into_iter().all(has) && package
+}
+
+fn install_packages(wanted: &[&str]) {
+    let missing: Vec<&str> =
+        wanted.iter().copied().filter(|package| !is_there("dpkg", &["-s", package])).collect();
+    install(&missing);
 }
 
 fn install(packages: &[&str]) {

@@ -11,6 +11,8 @@ const IN: u8 = 1;
 const OUT: u8 = 2;
 /// Largest disk whose content is kept for comparison.
 const KNOWN: u64 = 256 << 20;
+/// What Linux's driver leaves in commands and statuses: the setup packet of its one control request, for the count of units.
+const LEFT_OVER: [u8; 8] = [0xa1, 0xfe, 0, 0, 0, 0, 1, 0];
 /// A request that the device has refused, and the halted endpoint with it.
 const STALL: i32 = -32;
 
@@ -165,7 +167,7 @@ impl<'a> Disk<'a> {
         wrapper.extend([if data.is_none() { 0x80 } else { 0 }, 0, u8::try_from(block.len()).unwrap_or(16)]);
         wrapper.extend(block);
         wrapper.resize(31, 0);
-        self.host.transfer("command", &Request::to_device(OUT, &wrapper))?;
+        self.host.transfer("command", &wrapped(Request::to_device(OUT, &wrapper)))?;
         let moved = match data {
             Some(data) => self.host.transfer("data", &Request::to_device(OUT, data)),
             None if length > 0 => self.host.transfer("data", &Request::from_device(IN, length)),
@@ -184,7 +186,7 @@ impl<'a> Disk<'a> {
 
     /// The last step of a command.
     fn status(&mut self) -> Result<(), Trouble> {
-        self.host.transfer("status", &Request::from_device(IN, 13))?;
+        self.host.transfer("status", &wrapped(Request::from_device(IN, 13)))?;
         let status = self.host.data();
         let tag = status.get(4..8).map(|tag| tag == self.tag.to_le_bytes());
         match (status.first_chunk(), tag, status.get(12)) {
@@ -193,6 +195,10 @@ impl<'a> Disk<'a> {
             _ => Err(Trouble::Wrong("a status is none")),
         }
     }
+}
+
+const fn wrapped(request: Request<'_>) -> Request<'_> {
+    Request { setup: LEFT_OVER, ..request }
 }
 
 /// A command with a place and a count of blocks.

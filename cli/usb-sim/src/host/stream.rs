@@ -113,6 +113,7 @@ impl Host {
     pub fn adopt(socket: OwnedFd, line: AttachLine, patience: Duration) -> Result<Self, Trouble> {
         set_socket_timeout(&socket, Timeout::Recv, Some(patience))
             .map_err(|error| Trouble::System("socket", error.into()))?;
+        engine::localfd::widen_for_urbs(&socket);
         let (requests, cancels) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { socket, line, seqnum: 0, requests, cancels, data: Vec::new() })
     }

@@ -6,6 +6,7 @@ use std::io;
 use ring::Link;
 
 use super::super::ending::{Ending, Failure};
+use super::super::gate::Gate;
 use super::Sender;
 
 /// Read at once where a filter looks at what is read, which is all but long payload.
@@ -35,6 +36,12 @@ impl Sender {
             }
             _ => usize::MAX,
         }
+    }
+
+    /// Whether the next turn reads payload of the message whose header the filter has just let through.
+    pub(super) fn has_payload_to_come(&self) -> bool {
+        let left = self.gate.as_ref().map_or(0, Gate::payload_left);
+        left >= STAGE && self.source.readable().is_some()
     }
 
     /// Reads into private memory, where the peer cannot change what is checked, and sends what the filter lets through. So

@@ -9,6 +9,7 @@ mod profile;
 mod remote;
 mod scale;
 mod throughput;
+mod usb;
 
 use super::scenario::Scenario;
 
@@ -25,6 +26,9 @@ pub(super) const ALL: &[&dyn Scenario] = &[
     &scale::Scale,
     &copy::Copy,
     &remote::Remote,
+    &usb::Commands,
+    &usb::Control,
+    &usb::Isochronous,
     &profile::Profile,
 ];
 
