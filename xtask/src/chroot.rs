@@ -18,8 +18,8 @@ mod stand_ins;
 
 /// What can make a system, and how it makes a small one.
 const TOOLS: [(&str, &[&str]); 2] = [
-    ("mmdebstrap", &["--quiet", "--variant=essential", "--include=passwd,systemd"]),
-    ("debootstrap", &["--variant=minbase", "--include=passwd,systemd"]),
+    ("mmdebstrap", &["--quiet", "--variant=essential", "--include=passwd,systemd,openssh-client"]),
+    ("debootstrap", &["--variant=minbase", "--include=passwd,systemd,openssh-client"]),
 ];
 
 /// What installing anything changes, and what is not of the system: relative to the root. The group `qubes` stays, and
@@ -83,23 +83,35 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
         skipped("chroot", &format!("there is no system to install in: {failure}"));
         return Ok(());
     }
-    let (plain, sides): (Vec<_>, Vec<_>) =
-        packages.iter().partition(|(package, _)| !package.side.has_group());
     let empty = system.files()?;
-    for (package, file) in &plain {
-        system.install(package, file)?;
-        system.try_programs(package.side)?;
-        if package.side == Side::Lab {
-            system.step("a call of the lab's own programs", LAB_CALL)?;
+    let file_of = |wanted: &str| packages.iter().find(|(package, _)| package.name == wanted);
+    for (package, file) in &packages {
+        match package.side() {
+            None => system.install(package, file)?,
+            // What is for USB comes to a qube's programs.
+            Some(Side::Usb) => {
+                let (vm, file_of_vm) = file_of("qrexec-rs-vm").ok_or("no package for qubes")?;
+                let before = system.files()?;
+                system.install(vm, file_of_vm)?;
+                system.try_out(package, file, Side::Usb, false)?;
+                system.step("purge the qube's", "dpkg --purge qrexec-rs-vm")?;
+                system.as_before(&before)?;
+            }
+            Some(side) if package.is_switched() => system.try_out(package, file, side, !options.no_pam)?,
+            Some(side) => {
+                let before = system.files()?;
+                system.install(package, file)?;
+                findings("files", Ok(system.missing(side)))?;
+                system.try_programs(side)?;
+                if side == Side::Lab {
+                    system.step("a call of the lab's own programs", LAB_CALL)?;
+                }
+                system.step(&format!("purge {}", package.name), &format!("dpkg --purge {}", package.name))?;
+                system.as_before(&before)?;
+            }
         }
-        system.remove_copy()?;
     }
-    for (package, file) in sides {
-        system.try_out(package, file, !options.no_pam)?;
-    }
-    for (package, _) in &plain {
-        system.step(&format!("purge {}", package.name), &format!("dpkg --purge {}", package.name))?;
-    }
+    system.step("purge the switch", "dpkg --purge qrexec-rs-switch")?;
     system.as_before(&empty)?;
     eprintln!("the packages were installed, tried and removed");
     Ok(())
@@ -109,14 +121,15 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
 fn has_options(program: &str) -> bool {
     const BARE: [&str; 4] =
         ["qubes-rpc-multiplexer", "qubes-policy-admin", "qubes-sync-clock", "qubes-vmexec"];
-    !BARE.iter().any(|other| program.ends_with(other))
+    let copies = Side::Copy.programs().any(|other| other == program);
+    !copies && !BARE.iter().any(|other| program.ends_with(other))
 }
 
 /// Installs the package again over itself, its units disabled.
 fn disabled_stays(side: Side) -> String {
     let units: Vec<_> = side.units().collect();
     let units = units.join(" ");
-    format!("systemctl disable {units} && dpkg --install /package.deb && ! systemctl is-enabled {units}")
+    format!("systemctl disable {units} && dpkg --install /run/package.deb && ! systemctl is-enabled {units}")
 }
 
 /// A system in a folder.
@@ -125,41 +138,91 @@ struct System {
 }
 
 impl System {
-    /// Installs a package in the place of upstream's, looks at it, uses it, and removes it without a trace.
-    fn try_out(&self, package: &Package, file: &Path, pam: bool) -> Result<(), Failure> {
-        let name = package.name;
+    /// Installs a package beside upstream's and alone, changes from one to the other, and removes all without a trace.
+    fn try_out(&self, package: &Package, file: &Path, side: Side, pam: bool) -> Result<(), Failure> {
+        let (name, switch) = (package.name, side.name());
         let before = self.files()?;
-        self.step("upstream's package", &stand_ins::field(package.side))?;
+        let upstream = stand_ins::name(side);
+        self.step("upstream's package", &stand_ins::field(side, 1))?;
         self.install(package, file)?;
-        findings("links", Ok(self.wrong_links(package.side)))?;
-        findings("units, group and folders", Ok(self.wrong_state(package.side)))?;
-        self.step("upstream's policy stays", stand_ins::POLICY_STAYS)?;
-        self.step("a package that needs upstream's", stand_ins::DEPENDANT)?;
-        self.step("no windows, no waiting", "timeout 10 /etc/qubes-rpc/qubes.WaitForSession </dev/null")?;
-        self.try_programs(package.side)?;
-        if pam && package.side.has_logins() {
-            self.step("the agent has PAM", "ldd /usr/lib/qubes/qrexec-agent | grep libpam.so.0")?;
-        }
-        self.verify_units(package.side)?;
-        self.step("a disabled unit stays so when it is updated", &disabled_stays(package.side))?;
+        findings("upstream's stay", Ok(self.not_upstreams(side, 1)))?;
+        self.step("ours", &format!("qrexec-switch ours {switch}"))?;
+        findings("ours", Ok(self.not_ours(side)))?;
+        self.step("upstream's update", &stand_ins::field(side, 2))?;
+        findings("ours after upstream's update", Ok(self.not_ours(side)))?;
+        self.step("status", &format!("qrexec-switch status {switch} | grep '{upstream}'"))?;
+        self.step("an interrupted change is finished", &stand_ins::interrupted(side))?;
+        findings("ours after that", Ok(self.not_ours(side)))?;
+        self.try_programs(side)?;
+        self.step("upstream's again", &format!("qrexec-switch upstream {switch}"))?;
+        findings("upstream's again", Ok(self.not_upstreams(side, 2)))?;
+        self.step("and ours", &format!("qrexec-switch ours {switch}"))?;
+        self.step("upstream's package goes", &format!("dpkg --purge {upstream}"))?;
+        findings("ours without upstream's", Ok(self.not_ours(side)))?;
+        self.step("upstream's package comes back", &stand_ins::field(side, 2))?;
+        findings("ours with upstream's", Ok(self.not_ours(side)))?;
         self.step(&format!("remove {name}"), &format!("dpkg --remove {name}"))?;
-        self.step("nothing starts any more", "! find /etc/systemd -name 'qubes-*' | grep .")?;
-        self.step(&format!("purge {name}"), &format!("dpkg --purge {name} qubes-core-qrexec"))?;
-        self.remove_copy()?;
+        findings("upstream's without ours", Ok(self.not_upstreams(side, 2)))?;
+        self.step("purge both", &format!("dpkg --purge {name} {upstream}"))?;
+        self.as_before(&before)?;
+        self.alone(package, file, side, pam)?;
         self.as_before(&before)
     }
 
-    fn remove_copy(&self) -> Result<(), Failure> {
-        fs::remove_file(self.root.join(COPY)).map_err(|error| format!("{COPY}: {error}"))
+    /// A system without upstream's.
+    fn alone(&self, package: &Package, file: &Path, side: Side, pam: bool) -> Result<(), Failure> {
+        let name = package.name;
+        self.install(package, file)?;
+        findings("ours at once", Ok(self.not_ours(side)))?;
+        findings("files", Ok(self.missing(side)))?;
+        findings("links", Ok(self.wrong_links(side)))?;
+        if side.is_half() {
+            findings("units, group and folders", Ok(self.wrong_state(side)))?;
+            self.step("a package that needs upstream's", stand_ins::DEPENDANT)?;
+            self.step("no windows, no waiting", "timeout 10 /etc/qubes-rpc/qubes.WaitForSession </dev/null")?;
+            self.step("a disabled unit stays so when it is updated", &disabled_stays(side))?;
+        }
+        self.try_programs(side)?;
+        if pam && side.has_logins() {
+            self.step("the agent has PAM", "ldd /usr/lib/qubes/qrexec-agent | grep libpam.so.0")?;
+        }
+        self.verify_units(side)?;
+        self.step("an edited file stays", &stand_ins::edited(side))?;
+        self.step(&format!("remove {name}"), &format!("dpkg --remove {name}"))?;
+        self.step("nothing starts any more", "! find /etc/systemd -name 'qubes-*' | grep .")?;
+        self.step(&format!("purge {name}"), &format!("dpkg --purge {name}"))
     }
 
-    /// Installs a package and looks for what it should have brought.
+    /// Names that are not those of this package's files.
+    fn not_ours(&self, side: Side) -> Vec<String> {
+        self.wrong_names(side, |path| {
+            format!("test \"$(readlink {path})\" = /usr/lib/qrexec-rs/{}{path}", side.name())
+        })
+    }
+
+    /// Names that are not those of this version of upstream's programs.
+    fn not_upstreams(&self, side: Side, version: u32) -> Vec<String> {
+        self.wrong_names(side, |path| {
+            format!("test ! -L {path} && grep -qx 'echo upstream {version} of {path}' {path} && test ! -e {path}.upstream")
+        })
+    }
+
+    fn wrong_names(&self, side: Side, test: impl Fn(&str) -> String) -> Vec<String> {
+        let paths = side.programs().map(|path| format!("/usr/{path}"));
+        let is_wrong =
+            |path: &String| !self.command(&test(path)).status().is_ok_and(|status| status.success());
+        paths.filter(is_wrong).collect()
+    }
+
+    /// Installs a package.
     fn install(&self, package: &Package, file: &Path) -> Result<(), Failure> {
         let name = package.name;
-        fs::copy(file, self.root.join(COPY)).map_err(|error| format!("{}: {error}", file.display()))?;
+        let copy = self.root.join(COPY);
+        fs::copy(file, &copy).map_err(|error| format!("{}: {error}", file.display()))?;
         self.step(&format!("install {name}"), &format!("dpkg --install /{COPY}"))?;
-        self.step("what was installed is what was packed", &format!("dpkg --verify {name}"))?;
-        findings("files", Ok(self.missing(package.side)))
+        fs::rename(&copy, self.root.join("run").join(COPY)).map_err(|error| format!("{COPY}: {error}"))?;
+        // Its status says nothing.
+        self.step("what was installed is what was packed", &format!("! dpkg --verify {name} | grep ."))
     }
 
     /// Whether the system has the files that it had then, and no others.
@@ -191,8 +254,11 @@ impl System {
     fn missing(&self, side: Side) -> Vec<String> {
         let pages = side.programs().filter(|program| has_options(program));
         let pages = pages.filter_map(|program| program.rsplit('/').next().filter(|name| !name.contains('_')));
-        let pages = pages.map(|name| format!("usr/share/man/man[18]/{name}.[18]"));
-        let files = side.files().map(|path| format!("usr/{path}"));
+        let pages = pages.map(|name| format!("usr/share/man/man[18]/{name}.[18].gz"));
+        let files = side.files().map(|path| match path.contains("share/man/") {
+            true => format!("usr/{path}.gz"),
+            false => format!("usr/{path}"),
+        });
         let wanted = files.chain(pages).collect::<BTreeSet<_>>();
         let is_missing = |path: &&String| {
             // An absolute path stays what it is, as for the installation.

@@ -7,88 +7,17 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::lean::{self, Built};
 use crate::logins::{DEBIANS, Logins};
 use crate::steps::{Failure, cargo, root, step};
 
-/// Which half of the system gets its programs.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Side {
-    /// A qube
-    Vm,
-    /// dom0
-    Dom0,
-    /// Both
-    All,
-    /// The programs that people type and the services behind them, for a qube without upstream's: with those, other
-    /// packages have these files
-    Tools,
-    /// A machine on which calls are tried and measured: the lab and the benchmark, which neither dom0 nor a qube has
-    Lab,
-    /// A qube that has USB devices or gets those of others; it has the programs of a qube, too
-    Usb,
-}
+mod table;
 
-impl Side {
-    fn wants(self, other: Side) -> bool {
-        match (self, other) {
-            (Side::Lab | Side::Tools | Side::Usb, _) | (_, Side::Lab | Side::Tools | Side::Usb) => {
-                self == other
-            }
-            (Side::All, _) | (_, Side::All) => true,
-            _ => self == other,
-        }
-    }
-
-    /// Whether its installation makes a group and starts units.
-    pub(crate) fn has_group(self) -> bool {
-        !matches!(self, Side::Lab | Side::Tools)
-    }
-
-    /// Whether an agent is installed that opens sessions for users.
-    pub(crate) fn has_logins(self) -> bool {
-        self.wants(Side::Vm)
-    }
-
-    /// Its links to what comes to be later: where they are, where they lead.
-    pub(crate) fn links(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        LINKS.iter().filter(move |(side, ..)| self.wants(*side)).map(|(_, path, to)| (*path, *to))
-    }
-
-    /// Its programs, below the prefix.
-    pub(crate) fn programs(self) -> impl Iterator<Item = &'static str> {
-        PROGRAMS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
-    }
-
-    /// Files that administrators may edit.
-    pub(crate) fn conffiles(self) -> impl Iterator<Item = &'static str> {
-        self.files().filter(|path| path.starts_with("/etc/") && FILES.iter().any(|(.., file)| file == path))
-    }
-
-    /// What systemd makes folders by.
-    pub(crate) fn tmpfiles(self) -> impl Iterator<Item = &'static str> {
-        self.files().filter_map(|path| path.strip_prefix("lib/tmpfiles.d/"))
-    }
-
-    /// Its units that start with the system.
-    pub(crate) fn units(self) -> impl Iterator<Item = &'static str> {
-        UNITS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, unit)| *unit)
-    }
-
-    /// Its folders that the group `qubes` writes.
-    pub(crate) fn shared(self) -> impl Iterator<Item = &'static str> {
-        SHARED.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path)
-    }
-
-    /// Everything that is installed for it but manual pages and completions; below the prefix, or absolute.
-    pub(crate) fn files(self) -> impl Iterator<Item = &'static str> {
-        let files = FILES.iter().filter(move |(side, ..)| self.wants(*side)).map(|(.., path)| *path);
-        let folders = FOLDERS.iter().filter(move |(side, _)| self.wants(*side)).map(|(_, path)| *path);
-        self.programs().chain(files).chain(folders)
-    }
-}
+pub(crate) use table::EXECUTABLE;
+pub(crate) use table::Side;
+use table::{FILES, FOLDERS, SERVICES};
 
 /// Where to install what.
 #[derive(Args)]
@@ -107,165 +36,6 @@ pub(crate) struct Options {
     no_pam: bool,
 }
 
-/// The programs: side, path below the prefix. A qube may show the windows of others and ask for them, or be where policy
-/// is written: it has the policy's programs too.
-const PROGRAMS: &[(Side, &str)] = &[
-    (Side::Vm, "lib/qubes/qrexec-agent"),
-    (Side::Vm, "bin/qrexec-client-vm"),
-    (Side::Vm, "lib/qubes/qrexec-client-vm"),
-    (Side::Vm, "lib/qubes/qrexec_client_vm"),
-    (Side::Vm, "bin/qrexec-fork-server"),
-    (Side::Dom0, "sbin/qrexec-daemon"),
-    (Side::Dom0, "bin/qrexec-client"),
-    (Side::Dom0, "lib/qubes/qrexec-client"),
-    (Side::Dom0, "bin/qrexec-policy-eval"),
-    (Side::All, "lib/qubes/qubes-rpc-multiplexer"),
-    (Side::All, "bin/qrexec-policy"),
-    (Side::All, "bin/qrexec-policy-agent"),
-    (Side::All, "bin/qrexec-policy-daemon"),
-    (Side::All, "bin/qrexec-policy-exec"),
-    (Side::All, "bin/qrexec-policy-graph"),
-    (Side::All, "bin/qrexec-policy-restore"),
-    (Side::All, "bin/qrexec-legacy-convert"),
-    (Side::All, "bin/qubes-policy"),
-    (Side::All, "bin/qubes-policy-admin"),
-    (Side::All, "bin/qubes-policy-editor"),
-    (Side::All, "bin/qubes-policy-lint"),
-    (Side::Tools, "bin/qrexec-remote"),
-    (Side::Tools, "bin/qvm-connect-tcp"),
-    (Side::Tools, "bin/qvm-get-image"),
-    (Side::Tools, "bin/qvm-open-in-dvm"),
-    (Side::Tools, "bin/qvm-open-in-vm"),
-    (Side::Tools, "bin/qvm-run"),
-    (Side::Tools, "bin/qvm-run-vm"),
-    (Side::Tools, "bin/qubes-vmexec"),
-    (Side::Tools, "lib/qubes/qubes-sync-clock"),
-    (Side::Lab, "bin/qrexec-lab"),
-    (Side::Lab, "bin/qrexec-bench"),
-    (Side::Lab, "bin/qrexec-usb-sim"),
-    (Side::Usb, "lib/qubes/usb-detach-all"),
-    (Side::Usb, "lib/qubes/usb-export"),
-    (Side::Usb, "lib/qubes/usb-import"),
-];
-
-/// Services that the executable provides itself, by name.
-const SERVICES: &[(Side, &[&str])] = &[(Side::Dom0, POLICY_SERVICES), (Side::Usb, USB_SERVICES)];
-
-const USB_SERVICES: &[&str] = &["qubes.USB", "qubes.USBAttach", "qubes.USBDetach"];
-
-const POLICY_SERVICES: &[&str] = &[
-    "policy.Get",
-    "policy.GetFiles",
-    "policy.List",
-    "policy.RegisterArgument",
-    "policy.Remove",
-    "policy.Replace",
-    "policy.include.Get",
-    "policy.include.List",
-    "policy.include.Remove",
-    "policy.include.Replace",
-];
-
-/// The executables of the tools, and which programs and services each of them is by name.
-const TOOLS: &[(&str, &[&str])] = &[
-    (
-        "qrexec-run",
-        &[
-            "qubes-sync-clock",
-            "qubes-vmexec",
-            "qubes.GetDate",
-            "qubes.Log",
-            "qubes.SetDateTime",
-            "qubes.VMExec",
-            "qubes.VMExecGUI",
-            "qubes.VMRootExec",
-            "qvm-connect-tcp",
-            "qvm-run",
-            "qvm-run-vm",
-        ],
-    ),
-    ("qrexec-remote", &["qrexec-remote", "qubesair.SSHProxy"]),
-    (
-        "qrexec-open",
-        &["qubes.OpenInVM", "qubes.OpenURL", "qvm-get-image", "qvm-open-in-dvm", "qvm-open-in-vm"],
-    ),
-];
-
-/// Links to sockets and ports: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in the session of that user.
-const LINKS: &[(Side, &str, &str)] = &[
-    (Side::All, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
-    (Side::All, "/etc/qubes-rpc/policy.New", POLICY_AGENT),
-    (Side::All, "/etc/qubes-rpc/policy.Notify", POLICY_AGENT),
-    (Side::Tools, "/etc/qubes-rpc/qubes.ConnectTCP", "/dev/tcp/127.0.0.1"),
-    (Side::Tools, "/etc/qubes-rpc/qubes.UpdatesProxy", "/dev/tcp/127.0.0.1/8082"),
-    (Side::Usb, "/etc/qubes/suspend-pre.d/usb-detach-all.sh", "/usr/lib/qubes/usb-detach-all"),
-];
-
-/// Where `qrexec-policy-agent` takes questions.
-const POLICY_AGENT: &str = "/var/run/qubes/policy-agent.sock";
-
-/// Files of `dist`: side, name there, where it goes. What begins with `/` is not below the prefix. A script there is one
-/// here.
-const FILES: &[(Side, &str, &str)] = &[
-    (Side::Vm, DEBIANS, "/etc/pam.d/qrexec"),
-    (Side::All, "qubes-rpc/qubes.WaitForSession", "/etc/qubes-rpc/qubes.WaitForSession"),
-    (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMShell"),
-    (Side::Tools, "qubes-rpc/qubes.VMShell", "/etc/qubes-rpc/qubes.VMRootShell"),
-    (Side::Tools, "man/qrexec-services.7", "share/man/man7/qrexec-services.7"),
-    (Side::All, "man/policy.d.5", "share/man/man5/policy.d.5"),
-    (Side::All, "man/rpc-config.5", "share/man/man5/rpc-config.5"),
-    (Side::Tools, "rpc-config/qubes.ConnectTCP", "/etc/qubes/rpc-config/qubes.ConnectTCP"),
-    (Side::Tools, "rpc-config/qubes.OpenInVM", "/etc/qubes/rpc-config/qubes.OpenInVM"),
-    (Side::Tools, "rpc-config/qubes.OpenURL", "/etc/qubes/rpc-config/qubes.OpenURL"),
-    (Side::Tools, "rpc-config/qubes.UpdatesProxy", "/etc/qubes/rpc-config/qubes.UpdatesProxy"),
-    (Side::Tools, "rpc-config/qubes.VMExecGUI", "/etc/qubes/rpc-config/qubes.VMExecGUI"),
-    (Side::Tools, "rpc-config/qubes.VMRootExec", "/etc/qubes/rpc-config/qubes.VMRootExec"),
-    (Side::Tools, "rpc-config/qubes.VMRootShell", "/etc/qubes/rpc-config/qubes.VMRootShell"),
-    (
-        Side::Tools,
-        "rpc-config/qubes.VMShell+WaitForSession",
-        "/etc/qubes/rpc-config/qubes.VMShell+WaitForSession",
-    ),
-    (Side::All, "libexec/qrexec-policy-agent-autostart", "lib/qubes/qrexec-policy-agent-autostart"),
-    (Side::Vm, "systemd/qubes-qrexec-agent.service", "lib/systemd/system/qubes-qrexec-agent.service"),
-    (
-        Side::Vm,
-        "systemd/qubes-qrexec-fork-server.service",
-        "lib/systemd/user/qubes-qrexec-fork-server.service",
-    ),
-    (Side::Dom0, "systemd/qubes-qrexec-daemon@.service", "lib/systemd/system/qubes-qrexec-daemon@.service"),
-    (
-        Side::Dom0,
-        "systemd/qubes-qrexec-policy-daemon.service",
-        "lib/systemd/system/qubes-qrexec-policy-daemon.service",
-    ),
-    (Side::All, "xdg/qrexec-policy-agent.desktop", "/etc/xdg/autostart/qrexec-policy-agent.desktop"),
-    (Side::Dom0, "logrotate.d/qrexec", "/etc/logrotate.d/qrexec"),
-    (Side::Dom0, "tmpfiles.d/qrexec.conf", "lib/tmpfiles.d/qrexec.conf"),
-    (Side::Usb, "rpc-config/qubes.USB", "/etc/qubes/rpc-config/qubes.USB"),
-    (Side::All, "tmpfiles.d/qrexec-services.conf", "lib/tmpfiles.d/qrexec-services.conf"),
-];
-
-/// Folders that administrators fill.
-const FOLDERS: &[(Side, &str)] = &[
-    (Side::All, "/etc/qubes-rpc"),
-    (Side::All, "/etc/qubes/rpc-config"),
-    (Side::Dom0, "/etc/qubes/policy.d"),
-    (Side::Dom0, "/etc/qubes/policy.d/include"),
-    (Side::Dom0, "/var/log/qubes"),
-];
-
-/// Units that start with the system.
-const UNITS: &[(Side, &str)] =
-    &[(Side::Vm, "qubes-qrexec-agent.service"), (Side::Dom0, "qubes-qrexec-policy-daemon.service")];
-
-/// Folders that the group `qubes` writes.
-const SHARED: &[(Side, &str)] =
-    &[(Side::Dom0, "/etc/qubes/policy.d"), (Side::Dom0, "/etc/qubes/policy.d/include")];
-
-/// Where the executable goes, below the prefix.
-const EXECUTABLE: &str = "lib/qubes/qrexec";
-
 /// Builds and installs.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     if !options.prefix.is_absolute() {
@@ -273,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     let built = match options.side {
         Side::Lab => lean::build_lab()?,
-        Side::Tools => lean::build_tools()?,
+        side if side.executables().next().is_some() => lean::build_tools()?,
         side => lean::build(side.has_logins() && !options.no_pam)?,
     };
     let logins = Logins::of(&options.destdir);
@@ -299,12 +69,11 @@ impl Tree<'_> {
     }
 
     fn install(&self, built: &Built, dist: &Path) -> Result<(), Failure> {
-        if self.side == Side::Tools {
-            self.tools(built)?;
         // What is for USB comes to a qube's programs.
-        } else if !matches!(self.side, Side::Lab | Side::Usb) {
+        if self.side.is_half() {
             write(&self.place(EXECUTABLE), &read(&built.all)?, 0o755)?;
         }
+        self.executables(built)?;
         for path in self.side.programs() {
             self.program(path, built)?;
         }
@@ -324,9 +93,9 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// The executables of the tools, and the services that they are by name.
-    fn tools(&self, built: &Built) -> Result<(), Failure> {
-        for (executable, names) in TOOLS {
+    /// The executables that are several programs, and the services that they are by name.
+    fn executables(&self, built: &Built) -> Result<(), Failure> {
+        for (executable, names) in self.side.executables() {
             let path = format!("lib/qubes/{executable}");
             let from = built.own(executable).unwrap_or(&built.all);
             write(&self.place(&path), &read(from)?, 0o755)?;
@@ -352,7 +121,7 @@ impl Tree<'_> {
     /// that is all of them. Those of the lab are executables where they are typed.
     fn program(&self, path: &str, built: &Built) -> Result<(), Failure> {
         let last = path.rsplit('/').next().unwrap_or(path);
-        if let Some((executable, _)) = TOOLS.iter().find(|(_, names)| names.contains(&last)) {
+        if let Some((executable, _)) = self.side.executables().find(|(_, names)| names.contains(&last)) {
             return link(&relative(path, &format!("lib/qubes/{executable}")), &self.place(path));
         }
         // The oldest name of a program has underscores.
@@ -492,14 +261,13 @@ mod tests {
         let led = |name: &str| fs::read_link(dir.path().join("etc/qubes-rpc").join(name)).unwrap();
         assert_eq!(led("qubes.VMExec"), Path::new("/usr/lib/qubes/qrexec-run"));
         assert_eq!(led("qubes.OpenURL"), Path::new("/usr/lib/qubes/qrexec-open"));
-        assert_eq!(led("qubesair.SSHProxy"), Path::new("/usr/lib/qubes/qrexec-remote"));
         assert_eq!(led("qubes.ConnectTCP"), Path::new("/dev/tcp/127.0.0.1"));
         let config = fs::read_to_string(dir.path().join("etc/qubes/rpc-config/qubes.ConnectTCP")).unwrap();
         assert!(config.contains("skip-service-descriptor=true"));
         let mode = fs::metadata(dir.path().join("etc/qubes-rpc/qubes.VMRootShell")).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o755);
         let programs = Side::Tools.programs().filter_map(|path| path.rsplit('/').next());
-        let known = |name: &str| TOOLS.iter().any(|(_, names)| names.contains(&name));
+        let known = |name: &str| Side::Tools.executables().any(|(_, names)| names.contains(&name));
         assert!(programs.into_iter().all(known));
         assert!(!dir.path().join("usr/lib/qubes/qrexec").exists());
         assert!(dir.path().join("usr/share/man/man7/qrexec-services.7").exists());

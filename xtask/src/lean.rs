@@ -68,14 +68,22 @@ pub(crate) fn build_lab() -> Result<Built, Failure> {
     Ok(Built { all: folder.join("qrexec-lab"), lean: names.map(|name| (name, folder.join(name))).into() })
 }
 
-/// The programs that people type: three executables, each several programs.
+/// The executables that are several programs by name: each with its package and the binary that is built, any of which is all.
+const TOOLS: [(&str, &str, &str); 4] = [
+    ("qrexec-run", "qrexec-run", "qrexec-run"),
+    ("qrexec-open", "qrexec-open", "qrexec-open"),
+    ("qrexec-remote", "qrexec-remote", "qrexec-remote"),
+    ("qrexec-copy", "qrexec-copy", "qvm-copy"),
+];
+
+/// The programs that people type: a few executables, each several programs.
 pub(crate) fn build_tools() -> Result<Built, Failure> {
-    let names = ["qrexec-run", "qrexec-open", "qrexec-remote"];
-    for name in names {
-        step(name, &mut cargo(["build", "--release", "-p", name, "--bin", name]))?;
+    for (name, package, binary) in TOOLS {
+        step(name, &mut cargo(["build", "--release", "-p", package, "--bin", binary]))?;
     }
     let folder = target_folder().join("release");
-    Ok(Built { all: folder.join("qrexec-run"), lean: names.map(|name| (name, folder.join(name))).into() })
+    let lean = TOOLS.map(|(name, _, binary)| (name, folder.join(binary)));
+    Ok(Built { all: folder.join("qrexec-run"), lean: lean.into() })
 }
 
 impl Built {

@@ -25,6 +25,16 @@ pub(crate) fn check(metadata: &Metadata) -> Result<Vec<String>, Failure> {
     Ok(complaints.collect())
 }
 
+/// The crates of others that become part of what a package of this workspace builds, with their licences.
+pub(crate) fn contained(metadata: &Metadata, root: &str) -> Vec<String> {
+    let names = metadata.contents_of(root);
+    let others = metadata.packages.iter().filter(|package| package.source.is_some());
+    let others = others.filter(|package| names.contains(package.name.as_str()));
+    others
+        .map(|package| format!("{}: {}", package.name, package.license.as_deref().unwrap_or("none")))
+        .collect()
+}
+
 /// What `deny.toml` says about licences.
 #[derive(Deserialize)]
 struct List {

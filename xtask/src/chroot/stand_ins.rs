@@ -3,26 +3,45 @@
 
 use crate::install::Side;
 
-/// Upstream's package: the same units, enabled as upstream enables them and masked while its package is removed, a
-/// service of the same name, and policy.
-pub(super) fn field(side: Side) -> String {
-    FIELD.replace("@units@", &side.units().collect::<Vec<_>>().join(" "))
+/// The package of upstream's that has this side's programs.
+pub(super) fn name(side: Side) -> &'static str {
+    if side.is_half() { "qubes-core-qrexec" } else { "qubes-core-agent" }
+}
+
+/// Upstream's package in this version: the same programs, one of them in the other spelling of its folder, the same units,
+/// enabled as upstream enables them and masked while its package is removed, a service of the same name, and policy.
+pub(super) fn field(side: Side, version: u32) -> String {
+    let words = |words: &mut dyn Iterator<Item = &'static str>| words.collect::<Vec<_>>().join(" ");
+    FIELD
+        .replace("@units@", &words(&mut side.units()))
+        .replace("@programs@", &words(&mut side.programs()))
+        .replace("@package@", name(side))
+        .replace("@version@", &version.to_string())
 }
 
 const FIELD: &str = r#"
-mkdir -p /tmp/field/DEBIAN /tmp/field/usr/lib/systemd/system && cd /tmp/field/usr/lib/systemd/system || exit
-for unit in @units@; do
-    printf '[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n' >$unit || exit
+mkdir -p /tmp/field/DEBIAN && cd /tmp/field || exit
+other=
+for program in @programs@; do
+    place=usr/$program
+    case $other$program in lib/qubes/*) other=done place=$program ;; esac
+    mkdir -p "${place%/*}" && printf '#!/bin/sh\necho upstream @version@ of %s\n' "/usr/$program" >"$place" || exit
+    chmod 755 "$place"
 done
-mkdir -p /tmp/field/etc/qubes-rpc /tmp/field/etc/qubes/policy.d && cd /tmp/field || exit
+for unit in @units@; do
+    mkdir -p usr/lib/systemd/system
+    printf '[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n' >usr/lib/systemd/system/$unit || exit
+done
+mkdir -p etc/qubes-rpc etc/qubes/policy.d || exit
 printf '#!/bin/sh\necho of upstream\n' >etc/qubes-rpc/qubes.WaitForSession
 chmod 755 etc/qubes-rpc/qubes.WaitForSession
 echo '# of upstream' >etc/qubes/policy.d/90-field.policy
+(find usr lib -type f | xargs md5sum) >DEBIAN/md5sums 2>/dev/null
 cd DEBIAN
 printf '%s\n' /etc/qubes-rpc/qubes.WaitForSession /etc/qubes/policy.d/90-field.policy >conffiles
 cat >control <<'END'
-Package: qubes-core-qrexec
-Version: 4.4.2-1
+Package: @package@
+Version: 4.4.2-@version@
 Architecture: all
 Maintainer: nobody <nobody@localhost>
 Description: stands for upstream's
@@ -35,6 +54,7 @@ done
 END
 cat >postrm <<'END'
 #!/bin/sh
+[ -n "@units@" ] || exit 0
 case $1 in
 remove) deb-systemd-helper mask @units@ ;;
 purge)
@@ -44,13 +64,24 @@ purge)
 esac
 END
 chmod 755 postinst postrm
-dpkg-deb --root-owner-group --build /tmp/field /tmp/field.deb && dpkg --install /tmp/field.deb; status=$?
+dpkg-deb --root-owner-group --build /tmp/field /tmp/field.deb && dpkg --force-confold --install /tmp/field.deb; status=$?
 rm -r /tmp/field /tmp/field.deb; exit $status
 "#;
 
-/// Upstream's package gave way, its policy did not.
-pub(super) const POLICY_STAYS: &str = "! dpkg --status qubes-core-qrexec | grep -q '^Status: .* installed$' && \
-    test -e /etc/qubes/policy.d/90-field.policy && ! grep field /etc/qubes-rpc/qubes.WaitForSession";
+/// A change that was stopped in its middle: half of the names are missing.
+pub(super) fn interrupted(side: Side) -> String {
+    let programs: Vec<String> = side.programs().step_by(2).map(|path| format!("/usr/{path}")).collect();
+    format!("rm {} && qrexec-switch ours {}", programs.join(" "), side.name())
+}
+
+/// What an administrator has written stays when the package is updated; what he has taken away stays away.
+pub(super) fn edited(side: Side) -> String {
+    let Some(file) = side.conffiles().next() else { return "true".to_owned() };
+    format!(
+        "cp -p {file} /tmp/kept && echo '# edited' >>{file} && dpkg --install /run/package.deb && grep -qx '# edited' {file} && \
+         rm {file} && dpkg --install /run/package.deb && test ! -e {file} && mv /tmp/kept {file}"
+    )
+}
 
 /// A package that wants upstream's, in a version with sockets and policies of this form.
 pub(super) const DEPENDANT: &str = r#"

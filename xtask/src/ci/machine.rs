@@ -18,8 +18,9 @@ const FOR_LINUX: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "binu
 /// What is looked for, by a program or by a file, and the package that has it.
 ///
 /// `pv` is the reader that splices on; libFuzzer is C++; the packages open PAM sessions and are tried in a system of
-/// their own; `setpriv` and `prlimit` make an ordinary user of root; systemd has the journal.
-const NEEDED: [(&str, &str); 7] = [
+/// their own; `setpriv` and `prlimit` make an ordinary user of root; systemd has the journal; calls to other machines are
+/// tried over a real sshd.
+const NEEDED: [(&str, &str); 9] = [
     ("pv", "pv"),
     ("c++", "g++"),
     ("/usr/include/security/pam_appl.h", "libpam0g-dev"),
@@ -27,13 +28,24 @@ const NEEDED: [(&str, &str); 7] = [
     ("setpriv", "util-linux"),
     ("/lib/systemd/systemd-journald", "systemd"),
     ("script", "bsdutils"),
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/bin/ssh", "openssh-client"),
 ];
+
+/// Without this folder root's sshd does not start. A system makes it when its own sshd starts, which it does nowhere in CI.
+const SSHD_FOLDER: &str = "/run/sshd";
 
 /// Installs what is missing. What cannot be installed is said by the test that would have needed it.
 pub(super) fn install_what_tests_need() {
     let missing: Vec<&str> =
         NEEDED.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
     install(&missing);
+    if rustix::process::geteuid().is_root() && has("/usr/sbin/sshd") && !has(SSHD_FOLDER) {
+        let made = fs::create_dir_all(SSHD_FOLDER).and_then(|()| set_mode(Path::new(SSHD_FOLDER), 0o755));
+        if let Err(error) = made {
+            eprintln!("{SSHD_FOLDER}: {error}; going on without");
+        }
+    }
 }
 
 /// Whether Xen can be booted here, after an attempt to install what that takes.
