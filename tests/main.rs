@@ -56,6 +56,9 @@ mod installation;
 // Programs, and a wire, of other ages.
 mod r2;
 
+// Windows, as far as wine is.
+mod windows;
+
 // What is written down.
 mod journal;
 mod logging;

@@ -126,7 +126,7 @@ struct Linked {
 enum LinkState {
     Offered,
     Met,
-    Up(Version),
+    Up,
 }
 
 impl Agent {
@@ -206,7 +206,7 @@ impl Agent {
             self.receive(linked)?;
             let busy = linked.link.queued() >= MAX_QUEUED / 2;
             self.hear(busy);
-            for message in self.act(Some(linked)) {
+            for message in self.act(Some(&*linked)) {
                 linked.link.send(&message)?;
             }
             linked.link.flush()?;
@@ -235,13 +235,13 @@ impl Agent {
         while let Some(frame) = linked.link.next()? {
             linked.deadline = None;
             match (&linked.state, Message::decode(frame.ty, &frame.body)?) {
-                (LinkState::Up(_), message) => {
+                (LinkState::Up, message) => {
                     self.core.handle_message(message).map_err(|error| io::Error::other(error.to_string()))?;
                 }
                 (_, Message::Hello(theirs)) => {
                     let version = Version::negotiate(theirs)?;
                     log::line(format_args!("dom0 is there, protocol {version}"));
-                    linked.state = LinkState::Up(version);
+                    linked.state = LinkState::Up;
                     self.core.handle_link_up(version);
                 }
                 _ => return Err(PeerError::from(Breach::UnexpectedType(frame.ty)).into()),

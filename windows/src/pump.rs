@@ -119,8 +119,9 @@ pub(crate) fn run(
             continue;
         }
         // What was there before this look is read by now, unless a process has no room for it.
-        if pump.vchan.presence() == Presence::Closed && pump.vchan.ready() == 0 {
-            return pump.incoming.exit_code().ok_or(LinkError::Closed);
+        let over = pump.vchan.presence() == Presence::Closed && pump.vchan.ready() == 0;
+        if over && pump.incoming.exit_code().is_none() {
+            return Err(LinkError::Closed);
         }
         let mut handles = vec![pump.vchan.event(), wake.as_raw_handle()];
         handles.extend(pump.child.as_ref().filter(|_| pump.code.is_none()).map(AsRawHandle::as_raw_handle));

@@ -20,11 +20,14 @@ pub(crate) struct Options {
     /// Without PAM sessions for the users of calls, which need libpam to build with
     #[arg(long)]
     pub(crate) no_pam: bool,
+    /// Instead of them, the ZIP for Windows VMs
+    #[arg(long)]
+    pub(crate) windows: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { out: OUT.into(), no_pam: false }
+        Self { out: OUT.into(), no_pam: false, windows: false }
     }
 }
 
@@ -154,7 +157,7 @@ fn place_of_upstreams(package: &Package) -> String {
 }
 
 /// The workspace's version.
-fn version() -> Result<String, Failure> {
+pub(crate) fn version() -> Result<String, Failure> {
     let path = root().join("Cargo.toml");
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let manifest: toml::Table = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;

@@ -9,7 +9,7 @@ use engine::say;
 use super::builder::{Builder, Lab};
 use super::foreground::Foreground;
 use super::plan::{Age, Transport};
-use super::{DOM0, Error, keeper, role, store, supervisor};
+use super::{DOM0, Error, keeper, role, store, supervisor, windows};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
@@ -102,8 +102,8 @@ const DEFAULT_LAB: &str = "lab";
 
 #[derive(Args, Debug)]
 struct LabArgs {
-    /// A VM; may be given several times [default: work and vault]
-    #[arg(long, value_name = "NAME")]
+    /// A VM; may be given several times [default: work and vault]. NAME:windows is one that is Windows, as far as wine is
+    #[arg(long, value_name = "NAME[:windows]")]
     vm: Vec<String>,
     /// The policy, in the format of policy.d [default: allow between VMs]
     #[arg(long, value_name = "FILE")]
@@ -162,7 +162,10 @@ impl LabArgs {
             .namespace(!self.no_namespace)
             .default_services(!self.no_default_services);
         for vm in &self.vm {
-            builder = builder.vm(vm);
+            builder = match vm.split_once(':') {
+                Some((name, "windows")) => builder.windows_vm(name)?,
+                _ => builder.vm(vm),
+            };
         }
         for service in self.service {
             builder = builder.service(&service.vm, &service.name, service.path);
@@ -195,6 +198,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             Some(role::SUPERVISOR) => return supervisor::main(Path::new(root)),
             _ => {}
         }
+    }
+    if let [_, role, root, vm] = args.as_slice()
+        && let (Some(role::WINDOWS), Some(vm)) = (role.to_str(), vm.to_str())
+    {
+        return windows::main(Path::new(root), vm);
     }
     let matches = cli::usage::of::<Cli>().try_get_matches_from(args);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {

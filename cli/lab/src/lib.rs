@@ -28,6 +28,7 @@ mod supervisor;
 mod sweep;
 mod terminal;
 mod tree;
+mod windows;
 
 use cli::programs::{Page, Program};
 
@@ -36,6 +37,7 @@ pub use builder::{Builder, Lab};
 pub use control::Part;
 pub use error::Error;
 pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
+pub use windows::{WINDOWS_DIR, Windows};
 pub use sweep::{Process, kill_marked, processes};
 
 /// What this crate adds to an executable.
@@ -55,4 +57,5 @@ mod role {
     pub(super) const KEEPER: &str = "__keeper";
     pub(super) const NAMESPACE: &str = "__namespace";
     pub(super) const SUPERVISOR: &str = "__supervisor";
+    pub(super) const WINDOWS: &str = "__windows";
 }

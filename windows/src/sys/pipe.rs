@@ -18,7 +18,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED};
 use windows_sys::Win32::System::Pipes::{
-    ConnectNamedPipe, CreateNamedPipeW, CreatePipe, GetNamedPipeClientProcessId, PIPE_READMODE_MESSAGE,
+    ConnectNamedPipe, CreateNamedPipeW, CreatePipe, PIPE_READMODE_MESSAGE,
     PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES, WaitNamedPipeW,
 };
 
@@ -131,14 +131,6 @@ impl PipeEnd {
             PipeRead::Bytes(count) if count == bytes.len() => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the program does not take its answer")),
         }
-    }
-
-    /// The process at the other end.
-    pub(crate) fn process_id(&self) -> io::Result<u32> {
-        let mut id = 0;
-        // SAFETY: the handle is open, the pointer that of a number.
-        done(unsafe { GetNamedPipeClientProcessId(self.0.as_raw_handle(), &raw mut id) })?;
-        Ok(id)
     }
 }
 

@@ -189,6 +189,7 @@ impl Drop for Channel {
         self.shared.changed.notify_all();
         // The reader takes and drops what still comes: an end with unread bytes would cut what was written.
         let _ = self.stream.set_read_timeout(Some(FAREWELL));
+        let _ = self.stream.set_write_timeout(Some(FAREWELL));
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

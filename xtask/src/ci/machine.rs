@@ -26,11 +26,15 @@ const NEEDED: [(&str, &str); 7] = [
     ("script", "bsdutils"),
 ];
 
+/// Installs the packages whose programs are missing.
+pub(crate) fn install_packages(wanted: &[(&str, &str)]) {
+    let missing: Vec<&str> = wanted.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
+    install(&missing);
+}
+
 /// Installs what is missing. What cannot be installed is said by the test that would have needed it.
 pub(super) fn install_what_tests_need() {
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
-    install(&missing);
+    install_packages(&NEEDED);
 }
 
 /// Whether Xen can be booted here, after an attempt to install what that takes.
