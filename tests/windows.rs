@@ -3,7 +3,9 @@
 //! `QREXEC_WINDOWS_DIR` names what `cargo xtask windows` has made; without it these tests say that they are skipped. Case 1,
 //! the pure crates as programs for Windows, is `cargo xtask ci windows`.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use lab::{Builder, Lab, Part, WINDOWS_DIR};
@@ -46,6 +48,44 @@ fn from_dom0(lab: &Lab, command: &str, input: &[u8]) -> Said {
 fn agent_log(lab: &Lab) -> String {
     let path = lab.layout().log("win").join("agent.log");
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// Case 2: installed, started, stopped while a call runs, started again, removed.
+#[test]
+fn case_2_the_service_manager() {
+    let describe = |lab: Builder| {
+        lab.env("QREXEC_LAB_WINDOWS_AGENT", "service")
+            .script("win", "test.Deaf", &service("deaf"))
+            .script("win", "test.Cat", &service("cat"))
+    };
+    tested(describe, |lab| {
+        let wine = |words: &[&str]| {
+            let argv = std::iter::once("wine").chain(words.iter().copied());
+            talk(lab.command("win", argv).unwrap(), b"")
+        };
+        let tools = lab.layout().machine("win").join("tools");
+        let works = || call(lab, "work", "win", "test.Cat", b"x").text() == "x";
+        assert!(works());
+        let mut deaf = lab.command("work", ["qrexec-client-vm", "win", "test.Deaf"]).unwrap();
+        let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(deaf.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "here");
+        let begun = std::time::Instant::now();
+        let said = wine(&["net", "stop", "QrexecAgent"]);
+        assert!(said.text().contains("was stopped"), "{said:?}");
+        assert_eq!(deaf.wait().unwrap().code(), Some(255));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(wine(&["sc", "query", "QrexecAgent"]).text().contains("STOPPED"));
+        assert!(wine(&["net", "start", "QrexecAgent"]).text().contains("was started"));
+        eventually("calls to work again", works);
+        let agent = tools.join("bin/qrexec-agent.exe");
+        assert_eq!(wine(&[agent.to_str().unwrap(), "-u"]).code, 0);
+        assert!(!wine(&["sc", "query", "QrexecAgent"]).text().contains("QrexecAgent"));
+        // By hand and without an option it says how it is used.
+        assert_eq!(wine(&[agent.to_str().unwrap()]).code, 87);
+    });
 }
 
 /// Case 3: what dom0 starts.
@@ -211,7 +251,7 @@ fn case_8_a_deaf_service_stops_nobody() {
         |lab: Builder| lab.script("win", "test.Deaf", &service("deaf")).script("win", "test.Cat", &service("cat"));
     tested(services, |lab| {
         let mut deaf = lab.command("work", ["qrexec-client-vm", "win", "test.Deaf"]).unwrap();
-        let mut deaf = deaf.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut stdin = deaf.stdin.take().unwrap();
         let writer = std::thread::spawn(move || {
             // Until the call is ended.

@@ -5,6 +5,7 @@
 //! agent, and speaks the socket transport for it. Each VM has a registry, pipes and a service manager of its own; the rest
 //! of wine is shared.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -29,8 +30,10 @@ pub const WINDOWS_DIR: &str = "QREXEC_WINDOWS_DIR";
 const WINE: &str = "QREXEC_WINE";
 /// Where Debian has it, and where others have it.
 const WINES: [&str; 3] = ["/usr/lib/wine/wine64", "/usr/bin/wine64", "/usr/bin/wine"];
-/// The variable by which the stand-in finds the relay.
-const RELAY: &str = "QREXEC_LAB_RELAY";
+/// The file by which the stand-in finds the relay, beside the programs.
+const RELAY: &str = "libvchan.relay";
+/// `service` in this variable of a lab: the service manager of the VM starts the agent.
+const STARTED_AS: &str = "QREXEC_LAB_WINDOWS_AGENT";
 
 /// Longest request to the relay, in bytes.
 const MAX_REQUEST: u64 = 200;
@@ -87,7 +90,7 @@ impl WindowsRooms {
 
     /// Where the relay says where it is.
     fn relay(&self) -> PathBuf {
-        self.machine.join("relay")
+        self.tools().join("bin").join(RELAY)
     }
 
     /// The installation of qrexec.
@@ -96,12 +99,11 @@ impl WindowsRooms {
     }
 
     /// What makes a process part of the VM, beside what all VMs have.
-    pub(super) fn environment(&self) -> [(&'static str, String); 4] {
+    pub(super) fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("WINEPREFIX", self.prefix().display().to_string()),
             ("WINEDEBUG", "-all".to_owned()),
             ("WINEDLLOVERRIDES", "mscoree,mshtml=".to_owned()),
-            (RELAY, self.relay().display().to_string()),
         ]
     }
 
@@ -185,13 +187,30 @@ fn run(layout: &Layout, vm: &str) -> Result<i32, Error> {
     write_whole(&rooms.relay(), &text).map_err(failed)?;
     let relay = Arc::new(Relay { folder: layout.vchan(), own, word });
     std::thread::spawn(move || relay.listen(&listener));
-    // Whoever ends the relay ends the agent.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(&windows.wine).arg(rooms.tools().join("bin/qrexec-agent.exe"));
-    command.arg("--run").stdin(Stdio::null());
-    apply(&mut command, &plan.environment(vm)?);
-    let status = command.status().map_err(|error| Error::io("cannot start setpriv", error))?;
-    Ok(status.code().unwrap_or(255))
+    let environment = plan.environment(vm)?;
+    let agent = rooms.tools().join("bin/qrexec-agent.exe");
+    let wine = |words: &[&OsStr], stdin| {
+        // Whoever ends the relay ends what it has started.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&windows.wine).args(words).stdin(stdin);
+        apply(&mut command, &environment);
+        let started = command.spawn().map_err(|error| Error::io("cannot start setpriv", error));
+        let ended = started.and_then(|mut child| {
+            // Held open, for a program that is to wait.
+            let stdin = child.stdin.take();
+            let status = child.wait().map_err(|error| Error::io("cannot wait for wine", error));
+            drop(stdin);
+            status
+        });
+        ended.map(|status| status.code().unwrap_or(255))
+    };
+    if plan.env.iter().any(|(name, value)| name == STARTED_AS && value == "service") {
+        wine(&[agent.as_os_str(), OsStr::new("-i")], Stdio::null())?;
+        wine(&["net", "start", "QrexecAgent"].map(OsStr::new), Stdio::null())?;
+        // Without an ordinary program wine ends, services and all.
+        return wine(&[OsStr::new("cmd.exe")], Stdio::piped());
+    }
+    wine(&[agent.as_os_str(), OsStr::new("--run")], Stdio::null())
 }
 
 fn random_word() -> io::Result<String> {

@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use windows_sys::Win32::System::Threading::{CreateEventW, SetEvent};
 
-/// The variable that names the relay's file, as Linux sees it.
-const RELAY: &str = "QREXEC_LAB_RELAY";
-/// The drive that is Linux's root.
-const ROOT: &str = "Z:";
+/// The relay's file, beside the program: a service has nothing of its starter's environment.
+const RELAY: &str = "libvchan.relay";
 /// Bytes that wait in each direction.
 const BUFFER: usize = 64 << 10;
 /// How long the other side may take to see that we are gone.
@@ -72,8 +70,7 @@ impl Shared {
 impl Channel {
     /// Asks the relay for a channel.
     pub(crate) fn new(meeting: Meeting, domain: i32, port: i32) -> io::Result<Self> {
-        let path = std::env::var(RELAY).map_err(io::Error::other)?;
-        let text = std::fs::read_to_string(format!("{ROOT}{path}"))?;
+        let text = std::fs::read_to_string(std::env::current_exe()?.with_file_name(RELAY))?;
         let (address, word) = text.trim().split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;

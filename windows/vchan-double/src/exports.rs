@@ -3,6 +3,8 @@
 
 use std::ffi::{c_int, c_void};
 
+use windows_sys::Win32::Foundation::{ERROR_GEN_FAILURE, SetLastError};
+
 use crate::channel::{Channel, Meeting};
 
 fn handle(made: std::io::Result<Channel>) -> *mut c_void {
@@ -10,9 +12,17 @@ fn handle(made: std::io::Result<Channel>) -> *mut c_void {
         Ok(channel) => Box::into_raw(Box::new(channel)).cast(),
         Err(error) => {
             eprintln!("libvchan: {error}");
-            std::ptr::null_mut()
+            let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+            fail(code.unwrap_or(ERROR_GEN_FAILURE))
         }
     }
+}
+
+/// No channel, and why.
+fn fail(code: u32) -> *mut c_void {
+    // SAFETY: it sets a number of this thread's.
+    unsafe { SetLastError(code) };
+    std::ptr::null_mut()
 }
 
 /// The channel behind a handle.
@@ -36,9 +46,7 @@ pub extern "C" fn libvchan_server_init(domain: c_int, port: c_int, _: usize, _: 
         && port == 512
         && !std::path::Path::new("Z:/").join(std::env::var("QREXEC_LAB_VCHAN_THERE").unwrap_or_default()).is_file()
     {
-        // SAFETY: a number of this thread's.
-        unsafe { windows_sys::Win32::Foundation::SetLastError(code) };
-        return std::ptr::null_mut();
+        return fail(code);
     }
     handle(Channel::new(Meeting::Offer, domain, port))
 }

@@ -31,8 +31,12 @@ fn main() -> io::Result<()> {
             println!("to stdout");
             eprintln!("to stderr");
         }
-        // Reads nothing, and goes on.
-        "deaf" => std::thread::sleep(Duration::from_secs(60)),
+        // Says that it is there, reads nothing, and goes on.
+        "deaf" => {
+            println!("here");
+            io::stdout().flush()?;
+            std::thread::sleep(Duration::from_secs(60));
+        }
         // A process of ours that has our streams writes after our end.
         "grandchild" => {
             print!("early ");
