@@ -53,11 +53,12 @@ fn agent_log(lab: &Lab) -> String {
 /// Case 2: installed, started, stopped while a call runs, started again, removed.
 #[test]
 fn case_2_the_service_manager() {
-    let describe = |lab: Builder| {
-        lab.env("QREXEC_LAB_WINDOWS_AGENT", "service")
-            .script("win", "test.Deaf", &service("deaf"))
-            .script("win", "test.Cat", &service("cat"))
-    };
+    let describe =
+        |lab: Builder| {
+            lab.env("QREXEC_LAB_WINDOWS_AGENT", "service")
+                .script("win", "test.Deaf", &service("deaf"))
+                .script("win", "test.Cat", &service("cat"))
+        };
     tested(describe, |lab| {
         let wine = |words: &[&str]| {
             let argv = std::iter::once("wine").chain(words.iter().copied());
@@ -99,7 +100,10 @@ fn case_3_dom0_starts_commands_and_services() {
         let said = from_dom0(lab, &format!("SYSTEM:{}", service("args a  \"b c\" d\\e")), b"");
         assert_eq!((said.code, said.text().as_str()), (0, "[a]\n[b c]\n[d\\e]\n"));
         let said = from_dom0(lab, "SYSTEM:QUBESRPC test.Both+ dom0", b"");
-        assert_eq!((said.code, said.text().as_str(), said.stderr.as_str()), (0, "to stdout\n", "to stderr\n"));
+        assert_eq!(
+            (said.code, said.text().as_str(), said.stderr.as_str()),
+            (0, "to stdout\n", "to stderr\n")
+        );
         let said = from_dom0(lab, "SYSTEM:QUBESRPC test.Count+ dom0", &vec![7; 1 << 20]);
         assert_eq!((said.code, said.text().trim()), (0, "1048576"));
         assert_eq!(from_dom0(lab, "SYSTEM:no-such-program.exe", b"").code, 127);
@@ -116,7 +120,9 @@ fn case_3_exit_codes() {
     tested(
         |lab| lab,
         |lab| {
-            for (code, told) in [(0_u32, 0), (1, 1), (255, 255), (256, 255), (65_536, 255), (0xC000_0005, 255)] {
+            for (code, told) in
+                [(0_u32, 0), (1, 1), (255, 255), (256, 255), (65_536, 255), (0xC000_0005, 255)]
+            {
                 let said = from_dom0(lab, &format!("SYSTEM:{}", service(&format!("exit {code}"))), b"");
                 assert_eq!(said.code, told, "{code:#x}");
             }
@@ -182,14 +188,23 @@ fn case_5_calls_between_vms() {
         lab.script("win", "test.Cat", &service("cat"))
             .script("win", "test.Env", &service("env QREXEC_REMOTE_DOMAIN QREXEC_SERVICE_ARGUMENT"))
             .script("win", "test.Half", &service("half"))
-            .script("work", "test.Half", "#!/bin/sh\nx=$(cat)\necho got $x from $QREXEC_REMOTE_DOMAIN\nexit 7\n")
+            .script(
+                "work",
+                "test.Half",
+                "#!/bin/sh\nx=$(cat)\necho got $x from $QREXEC_REMOTE_DOMAIN\nexit 7\n",
+            )
             .script("work", "test.Cat", "#!/bin/sh\nexec cat\n")
             .script("work", "test.Both", "#!/bin/sh\necho out\necho err >&2\n")
             .policy("test.No * * @anyvm deny\n* * @anyvm @anyvm allow\n")
     };
     tested(services, |lab| {
         let said = call(lab, "work", "win", "test.Env+x.y", b"");
-        assert_eq!(said.text(), "QREXEC_REMOTE_DOMAIN=work\nQREXEC_SERVICE_ARGUMENT=x.y\n", "{}", agent_log(lab));
+        assert_eq!(
+            said.text(),
+            "QREXEC_REMOTE_DOMAIN=work\nQREXEC_SERVICE_ARGUMENT=x.y\n",
+            "{}",
+            agent_log(lab)
+        );
         let bytes: Vec<u8> = (0..16_u32 << 20).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[2]).collect();
         let said = call(lab, "work", "win", "test.Cat", &bytes);
         assert_eq!(said.code, 0);
@@ -213,8 +228,14 @@ fn case_5_calls_between_vms() {
 #[test]
 fn case_6_words_and_many_callers() {
     let services = |lab: Builder| {
-        lab.script("work", "test.Echo", "#!/bin/sh\nread x\necho \"$x back\"\n")
-            .script("work", "test.Name", "#!/bin/sh\nsleep 1\necho $QREXEC_SERVICE_ARGUMENT\n")
+        // Its exit code says what it has read.
+        let reads =
+            "#!/bin/sh\nread x\nread y\ncase $x$y in '[p][q r]') exit 9;; '[p q]') exit 8;; esac\nexit 1\n";
+        lab.script("work", "test.Echo", reads).script(
+            "work",
+            "test.Name",
+            "#!/bin/sh\nsleep 1\necho $QREXEC_SERVICE_ARGUMENT\n",
+        )
     };
     tested(services, |lab| {
         let program = service("args p \"q r\"");
@@ -223,14 +244,15 @@ fn case_6_words_and_many_callers() {
             vec!["work|test.Echo|".to_owned() + &program],
             vec!["work|test.Echo|user|".to_owned() + &program],
         ] {
-            let argv: Vec<&str> = std::iter::once("qrexec-client-vm").chain(words.iter().map(String::as_str)).collect();
+            let argv: Vec<&str> =
+                std::iter::once("qrexec-client-vm").chain(words.iter().map(String::as_str)).collect();
             let said = run(lab, "win", &argv, b"");
-            assert_eq!(said.code, 0, "{words:?}: {}", said.stderr);
+            assert_eq!(said.code, 9, "{words:?}: {}", said.stderr);
         }
         let tool = PathBuf::from(std::env::var_os(WINDOWS_DIR).unwrap()).join("bin/test-service.exe");
         let tool = format!("Z:{}", tool.to_str().unwrap());
         let said = run(lab, "win", &["qrexec-client-vm", "work", "test.Echo", &tool, "args", "p q"], b"");
-        assert_eq!(said.code, 0, "{}", said.stderr);
+        assert_eq!(said.code, 8, "{}", said.stderr);
         assert_eq!(run(lab, "win", &["qrexec-client-vm", "work"], b"").code, 125);
         std::thread::scope(|scope| {
             let callers: Vec<_> = (0..16)
@@ -247,8 +269,9 @@ fn case_6_words_and_many_callers() {
 /// Case 8: a service that does not read stops nobody.
 #[test]
 fn case_8_a_deaf_service_stops_nobody() {
-    let services =
-        |lab: Builder| lab.script("win", "test.Deaf", &service("deaf")).script("win", "test.Cat", &service("cat"));
+    let services = |lab: Builder| {
+        lab.script("win", "test.Deaf", &service("deaf")).script("win", "test.Cat", &service("cat"))
+    };
     tested(services, |lab| {
         let mut deaf = lab.command("work", ["qrexec-client-vm", "win", "test.Deaf"]).unwrap();
         let mut deaf = deaf.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -335,7 +358,9 @@ fn case_11_the_library_comes_late() {
 #[test]
 fn case_12_calls_leave_nothing_behind() {
     tested(
-        |lab| lab.script("win", "test.Cat", &service("cat")).script("work", "test.Cat", "#!/bin/sh\nexec cat\n"),
+        |lab| {
+            lab.script("win", "test.Cat", &service("cat")).script("work", "test.Cat", "#!/bin/sh\nexec cat\n")
+        },
         |lab| {
             let log = agent_log(lab);
             let id = log.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap().to_owned();

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::windows::io::AsRawHandle;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, LazyLock};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use agent_core::{CallId, ClientId, Core, Output, Refusal, Start};
@@ -21,8 +21,8 @@ use crate::callers::{self, Answer, Asked, Caller};
 use crate::link::{LinkError, MAX_QUEUED, MessageLink};
 use crate::sys::event::{Event, wait_for};
 use crate::sys::job::Job;
-use crate::sys::vchan::{Presence, VchanError, VchanLibrary};
 use crate::sys::service;
+use crate::sys::vchan::{Presence, VchanError, VchanLibrary};
 use crate::{call, codes, hand_over, install, log};
 
 /// Rings of the control link, as everywhere.

@@ -151,8 +151,13 @@ impl Task {
             ("QREXEC_SERVICE_FULL_NAME", service.map(|call| call.service.to_string())),
             ("QREXEC_SERVICE_ARGUMENT", service.and_then(|call| call.service.argument()).map(str::to_owned)),
         ];
-        let starting =
-            Starting { line: &line, account: &self.account, streams: None, variables: &variables, left_alone: just };
+        let starting = Starting {
+            line: &line,
+            account: &self.account,
+            streams: None,
+            variables: &variables,
+            left_alone: just,
+        };
         if just {
             starting.start().map_err(StartError::Start)?;
             return Ok(None);
@@ -162,8 +167,12 @@ impl Task {
         let starting = Starting { streams: Some([stdin, stdout, stderr]), ..starting };
         let process = starting.start().map_err(StartError::Start)?;
         let ours = |handle| Some(PumpSource { handle, nothing_is_end: false });
-        let streams =
-            PumpStreams { sink: Some(sink), source: ours(source), stderr_source: ours(errors), ..Default::default() };
+        let streams = PumpStreams {
+            sink: Some(sink),
+            source: ours(source),
+            stderr_source: ours(errors),
+            ..Default::default()
+        };
         Ok(Some((process, streams)))
     }
 }

@@ -89,8 +89,7 @@ fn call(command_line: &str, folder: &Path) -> Result<i32, ClientError> {
     agent.read_exact(&mut answer).map_err(|_| ClientError::Refused)?;
     let endpoint = Endpoint::from_bytes(answer);
     let library = VchanLibrary::load(folder).map_err(LinkError::from)?;
-    let mut vchan =
-        library.offer(endpoint.domain.0, endpoint.port.0, RINGS).map_err(LinkError::from)?;
+    let mut vchan = library.offer(endpoint.domain.0, endpoint.port.0, RINGS).map_err(LinkError::from)?;
     let wake = Arc::new(Event::new().map_err(LinkError::from)?);
     let allowed = promise(agent, &wake);
     let until = Instant::now() + WAIT;

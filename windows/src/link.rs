@@ -106,7 +106,12 @@ impl MessageLink {
 }
 
 /// Waits until the other side is there.
-pub(crate) fn meet(vchan: &mut Vchan, wake: &Event, until: Instant, go_on: impl Fn() -> bool) -> Result<(), LinkError> {
+pub(crate) fn meet(
+    vchan: &mut Vchan,
+    wake: &Event,
+    until: Instant,
+    go_on: impl Fn() -> bool,
+) -> Result<(), LinkError> {
     loop {
         match vchan.presence() {
             Presence::Connected => {

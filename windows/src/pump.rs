@@ -126,13 +126,20 @@ pub(crate) fn run(
         let mut handles = vec![pump.vchan.event(), wake.as_raw_handle()];
         handles.extend(pump.child.as_ref().filter(|_| pump.code.is_none()).map(AsRawHandle::as_raw_handle));
         if wait_for(&handles, None)? == Some(2) {
-            pump.code = pump.child.as_ref().map(|child| child.exit_code().map_or(codes::LOST, codes::of_process));
+            pump.code =
+                pump.child.as_ref().map(|child| child.exit_code().map_or(codes::LOST, codes::of_process));
         }
     }
 }
 
 /// Ends a call that has no streams: only the exit code is told.
-pub(crate) fn tell(vchan: &mut Vchan, wake: &Event, version: Version, just: bool, code: i32) -> Result<(), LinkError> {
+pub(crate) fn tell(
+    vchan: &mut Vchan,
+    wake: &Event,
+    version: Version,
+    just: bool,
+    code: i32,
+) -> Result<(), LinkError> {
     let mut message = Vec::new();
     let mut outgoing = Outgoing::new(Role::Service, version);
     if just {

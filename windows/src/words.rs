@@ -44,7 +44,9 @@ impl Wanted {
     pub fn parse(command_line: &str) -> Result<Self, BadWords> {
         let (_, rest) = word(command_line);
         let rest = rest.trim_start();
-        match bars(rest) {
+        // Some quote the whole of it, so that it is one word.
+        let one_word = Some(word(rest)).filter(|(_, behind)| behind.trim().is_empty()).map(|(word, _)| word);
+        match bars(one_word.as_deref().unwrap_or(rest)) {
             Some((target, service, program)) => Self::new(target, service, None, program),
             None => Self::of_words(rest),
         }
@@ -90,7 +92,6 @@ impl Wanted {
 
 /// The form with bars: target, service, and the program's command line without the user, who is the caller anyway.
 fn bars(text: &str) -> Option<(&str, &str, &str)> {
-    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let (target, rest) = text.split_once('|')?;
     let (service, rest) = rest.split_once('|')?;
     // Without this a bar among the arguments of a program would do.
@@ -168,10 +169,7 @@ mod tests {
 
     #[test]
     fn words_of_r3_and_r4() {
-        assert_eq!(
-            read("x.exe vault|test.A|c:\\a.exe b|c"),
-            told("vault", "test.A", Some("c:\\a.exe b|c"))
-        );
+        assert_eq!(read("x.exe vault|test.A|c:\\a.exe b|c"), told("vault", "test.A", Some("c:\\a.exe b|c")));
         assert_eq!(
             read("x.exe vault|test.A|user|c:\\a.exe b|c"),
             told("vault", "test.A", Some("c:\\a.exe b|c"))
@@ -180,9 +178,10 @@ mod tests {
             read("\"c:\\q x\\x.exe\" |test.A||a.exe \"b c\""),
             told("@default", "test.A", Some("a.exe \"b c\""))
         );
+        assert_eq!(read("x \"vault|test.A|user|a.exe b\""), told("vault", "test.A", Some("a.exe b")));
         assert_eq!(
-            read("x \"vault|test.A|user|a.exe b\""),
-            told("vault", "test.A", Some("a.exe b"))
+            read(r#"x "vault|test.A|\"c:\p q\a.exe\" b""#),
+            told("vault", "test.A", Some(r#""c:\p q\a.exe" b"#))
         );
     }
 

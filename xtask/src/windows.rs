@@ -153,7 +153,8 @@ fn unpack(folder: &Path, version: &str) -> Result<(), Failure> {
     let full = full.ok_or_else(|| format!("{SUITE} has it not"))?;
     step("the library's source", apt("apt-get").args(["-qq", "download"]).arg(format!("rust-src={full}")))?;
     let file = fs::read_dir(lists.join("out")).map_err(|error| error.to_string())?.filter_map(Result::ok);
-    let file = file.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(&format!("_{version}")));
+    let file =
+        file.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains(&format!("_{version}")));
     let file = file.ok_or("nothing was downloaded")?;
     step("unpacking it", Command::new("dpkg-deb").arg("-x").arg(file).arg(folder.join("rust-src")))
 }
@@ -173,7 +174,10 @@ fn prefix(folder: &Path) -> Result<(), Failure> {
     if !prefix.join("system.reg").exists() {
         let _ = fs::remove_dir_all(&prefix);
         let wine = |command: &mut Command| {
-            command.env("WINEPREFIX", &prefix).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=");
+            command
+                .env("WINEPREFIX", &prefix)
+                .env("WINEDEBUG", "-all")
+                .env("WINEDLLOVERRIDES", "mscoree,mshtml=");
             command.env_remove("DISPLAY");
         };
         let mut boot = Command::new(WINE);
@@ -233,7 +237,8 @@ pub(crate) fn package() -> Result<PathBuf, Failure> {
     entries.push(("qrexec/LICENSE".to_owned(), read(root().join("LICENSE"))?));
     entries.push(("qrexec/README.md".to_owned(), read(root().join("docs/windows.md"))?));
     let path = folder.join(format!("qrexec-windows_{}_amd64.zip", crate::package::version()?));
-    fs::write(&path, crate::zip::archive(&entries)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    fs::write(&path, crate::zip::archive(&entries)?)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     println!("{}", path.display());
     Ok(path)
 }

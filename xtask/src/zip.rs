@@ -75,8 +75,11 @@ mod tests {
     fn others_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.zip");
-        let entries =
-            [("a/b.txt".to_owned(), b"hello".to_vec()), ("a/c/".to_owned(), Vec::new()), ("d".to_owned(), vec![7; 9])];
+        let entries = [
+            ("a/b.txt".to_owned(), b"hello".to_vec()),
+            ("a/c/".to_owned(), Vec::new()),
+            ("d".to_owned(), vec![7; 9]),
+        ];
         std::fs::write(&path, archive(&entries).unwrap()).unwrap();
         let script = "import sys,zipfile; z=zipfile.ZipFile(sys.argv[1]); print(z.testzip(), z.namelist(), z.read('a/b.txt'))";
         let said = std::process::Command::new("python3").args(["-c", script]).arg(&path).output().unwrap();

@@ -17,8 +17,8 @@ use super::plan::{
     check_vm_name,
 };
 use super::report::Report;
-use super::windows::Windows;
 use super::sweep::{self, Process};
+use super::windows::Windows;
 use super::{Error, keeper, role, start, store};
 
 /// Collects what a lab is to be; [`Builder::start`] makes it.

@@ -37,8 +37,8 @@ pub use builder::{Builder, Lab};
 pub use control::Part;
 pub use error::Error;
 pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
-pub use windows::{WINDOWS_DIR, Windows};
 pub use sweep::{Process, kill_marked, processes};
+pub use windows::{WINDOWS_DIR, Windows};
 
 /// What this crate adds to an executable.
 pub const PROGRAMS: &[Program] = &[

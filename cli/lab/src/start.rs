@@ -12,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 use engine::process::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 use rustix::process::{Pid, getpid};
 
-use super::{Error, windows};
 use super::control::{Answer, Part, Run};
 use super::plan::{Age, DOM0, Layout, Plan, apply, uuid};
+use super::{Error, windows};
 
 /// The socket that shows that a part is ready.
 pub(super) fn socket(plan: &Plan, part: Part, vm: &str) -> PathBuf {

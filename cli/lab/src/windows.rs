@@ -140,7 +140,8 @@ impl WindowsRooms {
                     program => format!(" '{}'", tools.join("bin").join(program).display()),
                 };
                 let text = format!("#!/bin/sh\nexec '{wine}'{program} \"$@\"\n");
-                let mut file = File::options().write(true).create_new(true).mode(0o700).open(bin.join(name))?;
+                let mut file =
+                    File::options().write(true).create_new(true).mode(0o700).open(bin.join(name))?;
                 file.write_all(text.as_bytes())?;
             }
             Ok(())
@@ -346,7 +347,9 @@ mod tests {
         let request = read("w0rd offer 0 512\nrest").unwrap();
         assert!(request.offers && request.peer == 0 && request.port == 512);
         assert!(!read("w0rd connect 3 514\n").unwrap().offers);
-        for bad in ["", "\n", "word offer 0 512\n", "w0rd give 0 512\n", "w0rd offer 0\n", "w0rd offer -1 512\n"] {
+        for bad in
+            ["", "\n", "word offer 0 512\n", "w0rd give 0 512\n", "w0rd offer 0\n", "w0rd offer -1 512\n"]
+        {
             assert!(read(bad).is_err(), "{bad:?}");
         }
         assert!(read(&"w".repeat(1000)).is_err());

@@ -18,8 +18,8 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED};
 use windows_sys::Win32::System::Pipes::{
-    ConnectNamedPipe, CreateNamedPipeW, CreatePipe, PIPE_READMODE_MESSAGE,
-    PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES, WaitNamedPipeW,
+    ConnectNamedPipe, CreateNamedPipeW, CreatePipe, PIPE_READMODE_MESSAGE, PIPE_REJECT_REMOTE_CLIENTS,
+    PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES, WaitNamedPipeW,
 };
 
 use super::event::{Event, wait_for};
@@ -107,13 +107,7 @@ impl PipeEnd {
         // SAFETY: the handle is open, the buffer has `len` bytes, and both it and the structure stay where they are until
         // the operation is over, see `Overlapped`.
         let answer = unsafe {
-            ReadFile(
-                self.0.as_raw_handle(),
-                buffer.as_mut_ptr(),
-                len,
-                std::ptr::null_mut(),
-                operation.raw(),
-            )
+            ReadFile(self.0.as_raw_handle(), buffer.as_mut_ptr(), len, std::ptr::null_mut(), operation.raw())
         };
         operation.finish(&self.0, answer, other, until)
     }
@@ -164,8 +158,10 @@ impl Overlapped {
                 return ended(error);
             }
         }
-        let handles: Vec<_> =
-            [Some(self.event.as_raw_handle()), other.map(AsRawHandle::as_raw_handle)].into_iter().flatten().collect();
+        let handles: Vec<_> = [Some(self.event.as_raw_handle()), other.map(AsRawHandle::as_raw_handle)]
+            .into_iter()
+            .flatten()
+            .collect();
         // The event of an operation that is over already is set.
         let happened = wait_for(&handles, until);
         let cut_short = match happened {

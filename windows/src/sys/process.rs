@@ -7,7 +7,9 @@ use std::io;
 use std::os::windows::ffi::OsStringExt;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 
-use windows_sys::Win32::System::Environment::{CreateEnvironmentBlock, DestroyEnvironmentBlock, GetCommandLineW};
+use windows_sys::Win32::System::Environment::{
+    CreateEnvironmentBlock, DestroyEnvironmentBlock, GetCommandLineW,
+};
 use windows_sys::Win32::System::Threading::{
     CREATE_BREAKAWAY_FROM_JOB, CREATE_NO_WINDOW, CREATE_UNICODE_ENVIRONMENT, CreateProcessAsUserW,
     CreateProcessW, GetExitCodeProcess, PROCESS_INFORMATION, STARTF_USESTDHANDLES, STARTUPINFOW,
@@ -43,10 +45,8 @@ impl Starting<'_> {
     pub(crate) fn start(self) -> io::Result<Process> {
         let (mut line, mut desktop) = (wide(self.line)?, wide(DESKTOP)?);
         let mut environment = block(&self.environment()?);
-        let mut startup = STARTUPINFOW {
-            cb: u32::try_from(size_of::<STARTUPINFOW>()).unwrap_or(0),
-            ..Default::default()
-        };
+        let mut startup =
+            STARTUPINFOW { cb: u32::try_from(size_of::<STARTUPINFOW>()).unwrap_or(0), ..Default::default() };
         if let Some([stdin, stdout, stderr]) = &self.streams {
             for stream in [stdin, stdout, stderr] {
                 // Windows refuses others; wine takes them, and the process does not have them.

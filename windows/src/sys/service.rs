@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use windows_sys::Win32::Foundation::{ERROR_CALL_NOT_IMPLEMENTED, NO_ERROR};
 use windows_sys::Win32::System::Services::{
     ChangeServiceConfig2W, CloseServiceHandle, ControlService, CreateServiceW, DeleteService, OpenSCManagerW,
-    OpenServiceW, RegisterServiceCtrlHandlerExW, SC_HANDLE, SC_MANAGER_CREATE_SERVICE, SERVICE_ACCEPT_SHUTDOWN,
-    SERVICE_ACCEPT_STOP, SERVICE_ALL_ACCESS, SERVICE_AUTO_START, SERVICE_CONFIG_DESCRIPTION,
-    SERVICE_CONTROL_INTERROGATE, SERVICE_CONTROL_SHUTDOWN, SERVICE_CONTROL_STOP, SERVICE_DESCRIPTIONW,
-    SERVICE_ERROR_IGNORE, SERVICE_RUNNING, SERVICE_STATUS, SERVICE_STOP_PENDING, SERVICE_STOPPED,
-    SERVICE_TABLE_ENTRYW, SERVICE_WIN32_OWN_PROCESS, SetServiceStatus, StartServiceCtrlDispatcherW,
+    OpenServiceW, RegisterServiceCtrlHandlerExW, SC_HANDLE, SC_MANAGER_CREATE_SERVICE,
+    SERVICE_ACCEPT_SHUTDOWN, SERVICE_ACCEPT_STOP, SERVICE_ALL_ACCESS, SERVICE_AUTO_START,
+    SERVICE_CONFIG_DESCRIPTION, SERVICE_CONTROL_INTERROGATE, SERVICE_CONTROL_SHUTDOWN, SERVICE_CONTROL_STOP,
+    SERVICE_DESCRIPTIONW, SERVICE_ERROR_IGNORE, SERVICE_RUNNING, SERVICE_STATUS, SERVICE_STOP_PENDING,
+    SERVICE_STOPPED, SERVICE_TABLE_ENTRYW, SERVICE_WIN32_OWN_PROCESS, SetServiceStatus,
+    StartServiceCtrlDispatcherW,
 };
 
 use super::event::Event;
@@ -54,9 +55,7 @@ pub(crate) fn run(stop: &'static Event, work: fn()) -> io::Result<()> {
 extern "system" fn service_main(_: u32, _: *mut *mut u16) {
     let (Some(called), Ok(name)) = (CALLED.get(), wide(NAME)) else { return };
     // SAFETY: the name ends with a NUL, and the function is one for this; it gets no context.
-    let status = unsafe {
-        RegisterServiceCtrlHandlerExW(name.as_ptr(), Some(control), std::ptr::null())
-    };
+    let status = unsafe { RegisterServiceCtrlHandlerExW(name.as_ptr(), Some(control), std::ptr::null()) };
     called.status.store(status as isize, Ordering::SeqCst);
     report(called, SERVICE_RUNNING, 0);
     (called.work)();

@@ -41,10 +41,12 @@ fn number(count: usize) -> c_int {
 /// Offers a channel; does not wait.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub extern "C" fn libvchan_server_init(domain: c_int, port: c_int, _: usize, _: usize) -> *mut c_void {
+pub(crate) extern "C" fn libvchan_server_init(domain: c_int, port: c_int, _: usize, _: usize) -> *mut c_void {
     if let Ok(code) = std::env::var("QREXEC_LAB_VCHAN_ERROR").unwrap_or_default().parse::<u32>()
         && port == 512
-        && !std::path::Path::new("Z:/").join(std::env::var("QREXEC_LAB_VCHAN_THERE").unwrap_or_default()).is_file()
+        && !std::path::Path::new("Z:/")
+            .join(std::env::var("QREXEC_LAB_VCHAN_THERE").unwrap_or_default())
+            .is_file()
     {
         return fail(code);
     }
@@ -54,7 +56,7 @@ pub extern "C" fn libvchan_server_init(domain: c_int, port: c_int, _: usize, _: 
 /// Meets a server; waits for it.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub extern "C" fn libvchan_client_init(domain: c_int, port: c_int) -> *mut c_void {
+pub(crate) extern "C" fn libvchan_client_init(domain: c_int, port: c_int) -> *mut c_void {
     handle(Channel::new(Meeting::Connect, domain, port))
 }
 
@@ -64,7 +66,11 @@ pub extern "C" fn libvchan_client_init(domain: c_int, port: c_int) -> *mut c_voi
 /// The handle is open, and the buffer has `size` bytes.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_read(handle: *mut c_void, buffer: *mut c_void, size: usize) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_read(
+    handle: *mut c_void,
+    buffer: *mut c_void,
+    size: usize,
+) -> c_int {
     // SAFETY: the caller says so.
     let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), size) };
     // SAFETY: the caller says so.
@@ -77,7 +83,11 @@ pub unsafe extern "C" fn libvchan_read(handle: *mut c_void, buffer: *mut c_void,
 /// The handle is open, and there are `size` bytes.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_write(handle: *mut c_void, bytes: *const c_void, size: usize) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_write(
+    handle: *mut c_void,
+    bytes: *const c_void,
+    size: usize,
+) -> c_int {
     // SAFETY: the caller says so.
     let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), size) };
     // SAFETY: the caller says so.
@@ -90,7 +100,7 @@ pub unsafe extern "C" fn libvchan_write(handle: *mut c_void, bytes: *const c_voi
 /// The handle is open.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_wait(handle: *mut c_void) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_wait(handle: *mut c_void) -> c_int {
     // SAFETY: the caller says so.
     if unsafe { channel(handle) }.wait() { 0 } else { -1 }
 }
@@ -101,7 +111,7 @@ pub unsafe extern "C" fn libvchan_wait(handle: *mut c_void) -> c_int {
 /// The handle is open.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_fd_for_select(handle: *mut c_void) -> *mut c_void {
+pub(crate) unsafe extern "C" fn libvchan_fd_for_select(handle: *mut c_void) -> *mut c_void {
     // SAFETY: the caller says so.
     unsafe { channel(handle) }.event()
 }
@@ -112,7 +122,7 @@ pub unsafe extern "C" fn libvchan_fd_for_select(handle: *mut c_void) -> *mut c_v
 /// The handle is open.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_is_open(handle: *mut c_void) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_is_open(handle: *mut c_void) -> c_int {
     // SAFETY: the caller says so.
     unsafe { channel(handle) }.is_open()
 }
@@ -123,7 +133,7 @@ pub unsafe extern "C" fn libvchan_is_open(handle: *mut c_void) -> c_int {
 /// The handle is open.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_data_ready(handle: *mut c_void) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_data_ready(handle: *mut c_void) -> c_int {
     // SAFETY: the caller says so.
     number(unsafe { channel(handle) }.ready())
 }
@@ -134,7 +144,7 @@ pub unsafe extern "C" fn libvchan_data_ready(handle: *mut c_void) -> c_int {
 /// The handle is open.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_buffer_space(handle: *mut c_void) -> c_int {
+pub(crate) unsafe extern "C" fn libvchan_buffer_space(handle: *mut c_void) -> c_int {
     // SAFETY: the caller says so.
     number(unsafe { channel(handle) }.room())
 }
@@ -142,7 +152,7 @@ pub unsafe extern "C" fn libvchan_buffer_space(handle: *mut c_void) -> c_int {
 /// Takes an offer back; the relay has done that when the other side came.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub extern "C" fn libvchan_cleanup(_: *mut c_void) {}
+pub(crate) extern "C" fn libvchan_cleanup(_: *mut c_void) {}
 
 /// Closes a channel.
 ///
@@ -150,7 +160,7 @@ pub extern "C" fn libvchan_cleanup(_: *mut c_void) {}
 /// The handle is open, and nobody uses it after this.
 // SAFETY: nobody else exports this name.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn libvchan_close(handle: *mut c_void) {
+pub(crate) unsafe extern "C" fn libvchan_close(handle: *mut c_void) {
     // SAFETY: the handle is that of a box which was given away by `handle`, and the caller gives it back.
     drop(unsafe { Box::from_raw(handle.cast::<Channel>()) });
 }

@@ -28,7 +28,8 @@ const NEEDED: [(&str, &str); 7] = [
 
 /// Installs the packages whose programs are missing.
 pub(crate) fn install_packages(wanted: &[(&str, &str)]) {
-    let missing: Vec<&str> = wanted.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
     install(&missing);
 }
 
