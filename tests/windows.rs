@@ -108,6 +108,11 @@ fn case_3_dom0_starts_commands_and_services() {
         assert_eq!((said.code, said.text().trim()), (0, "1048576"));
         assert_eq!(from_dom0(lab, "SYSTEM:no-such-program.exe", b"").code, 127);
         assert_eq!(from_dom0(lab, "SYSTEM:QUBESRPC test.None+ dom0", b"").code, 127);
+        // What has no streams is left alone.
+        let file = lab.layout().home("win").join("done");
+        let command = format!("SYSTEM:cmd.exe /c echo done>Z:{}", file.display());
+        assert_eq!(run(lab, "dom0", &["qrexec-client", "-e", "-d", "win", &command], b"").code, 0);
+        eventually("the file of a command without streams", || file.exists());
         // A user who is not logged on gets nothing, least of all somebody else's account.
         assert_eq!(from_dom0(lab, "nobody-here:cmd.exe /c exit 3", b"").code, 125);
         assert!(agent_log(lab).contains("nobody-here is not logged on"), "{}", agent_log(lab));
@@ -194,6 +199,7 @@ fn case_5_calls_between_vms() {
                 "#!/bin/sh\nx=$(cat)\necho got $x from $QREXEC_REMOTE_DOMAIN\nexit 7\n",
             )
             .script("work", "test.Cat", "#!/bin/sh\nexec cat\n")
+            .script("work", "test.Lost", "#!/bin/sh\nkill -9 $QREXEC_AGENT_PID\nexec sleep 5\n")
             .script("work", "test.Both", "#!/bin/sh\necho out\necho err >&2\n")
             .policy("test.No * * @anyvm deny\n* * @anyvm @anyvm allow\n")
     };
@@ -221,6 +227,9 @@ fn case_5_calls_between_vms() {
         assert_eq!((said.text().as_str(), said.stderr.as_str()), ("out\n", "err\n"));
         assert_eq!(call(lab, "win", "work", "test.No", b"").code, 126);
         assert_eq!(call(lab, "win", "work", "test.None", b"").code, 127);
+        // The process that carries the call is killed under it.
+        let said = call(lab, "win", "work", "test.Lost", b"");
+        assert_eq!(said.code, 255, "{}", said.stderr);
     });
 }
 

@@ -17,7 +17,8 @@ use wire::names::{DomainId, Port};
 use wire::trigger::{BadTrigger, Trigger};
 use wire::version::Version;
 
-use crate::callers::{self, Answer, Asked, Caller};
+use crate::callers::{self, Answer, Asked, Caller, Happened};
+use crate::install::folder;
 use crate::link::{LinkError, MAX_QUEUED, MessageLink};
 use crate::sys::event::{Event, wait_for};
 use crate::sys::job::Job;
@@ -42,16 +43,6 @@ Without an option it is the service.";
 
 static STOP: LazyLock<Option<Event>> = LazyLock::new(|| Event::new().ok());
 
-/// What happened outside of the link.
-pub(crate) enum Happened {
-    /// A program asks.
-    Asked(ClientId, Result<Trigger, BadTrigger>, Caller),
-    /// A program went away.
-    CallerGone(ClientId),
-    /// A call is over.
-    CallEnded(CallId),
-}
-
 /// The program; gives its exit status.
 #[must_use]
 pub fn main() -> i32 {
@@ -67,12 +58,6 @@ pub fn main() -> i32 {
             BAD_WORDS
         }
     }
-}
-
-/// The folder of this program.
-pub(crate) fn folder() -> io::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    Ok(own.parent().unwrap_or(&own).to_owned())
 }
 
 fn as_service() -> i32 {

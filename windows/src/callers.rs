@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use agent_core::ClientId;
+use agent_core::{CallId, ClientId};
 use wire::control::Endpoint;
 use wire::frame::LocalTriggerDecoder;
 use wire::trigger::{BadTrigger, Trigger};
 
-use crate::agent::Happened;
 use crate::log;
 use crate::sys::event::Event;
 use crate::sys::pipe::{PipeEnd, PipeRead};
@@ -22,6 +21,16 @@ const MAX_CALLERS: usize = 200;
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long to wait for a place, or when an end of the pipe cannot be made.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What happened outside of the link.
+pub(crate) enum Happened {
+    /// A program asks.
+    Asked(ClientId, Result<Trigger, BadTrigger>, Caller),
+    /// A program went away.
+    CallerGone(ClientId),
+    /// A call is over.
+    CallEnded(CallId),
+}
 
 /// What the agent says to a program.
 #[derive(Debug)]

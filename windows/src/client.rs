@@ -174,7 +174,7 @@ fn start(line: &str) -> Result<(Process, PumpStreams), ClientError> {
 /// The program as Windows has started it.
 #[must_use]
 pub fn run() -> i32 {
-    match crate::agent::folder() {
+    match crate::install::folder() {
         Ok(folder) => main(&crate::sys::process::command_line(), &folder),
         Err(error) => {
             eprintln!("qrexec-client-vm: {error}");

@@ -3,8 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::agent::folder;
 use crate::sys::{registry, service};
+
+/// The folder of this program.
+pub(crate) fn folder() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.parent().unwrap_or(&own).to_owned())
+}
 
 /// The folder above that of the programs.
 fn root() -> io::Result<PathBuf> {

@@ -9,7 +9,7 @@ use engine::say;
 use super::builder::{Builder, Lab};
 use super::foreground::Foreground;
 use super::plan::{Age, Transport};
-use super::{DOM0, Error, keeper, role, store, supervisor, windows};
+use super::{DOM0, Error, keeper, relay, role, store, supervisor};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
@@ -202,7 +202,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
     if let [_, role, root, vm] = args.as_slice()
         && let (Some(role::WINDOWS), Some(vm)) = (role.to_str(), vm.to_str())
     {
-        return windows::main(Path::new(root), vm);
+        return relay::main(Path::new(root), vm);
     }
     let matches = cli::usage::of::<Cli>().try_get_matches_from(args);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {

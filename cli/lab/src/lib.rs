@@ -21,6 +21,7 @@ mod foreground;
 mod keeper;
 mod links;
 mod plan;
+mod relay;
 mod report;
 mod start;
 mod store;

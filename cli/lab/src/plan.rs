@@ -172,7 +172,7 @@ impl Plan {
             }
         }
         if self.windows(vm).is_some() {
-            for (name, value) in WindowsRooms::new(&layout, vm).environment() {
+            for (name, value) in WindowsRooms::new(layout.machine(vm)).environment() {
                 env.set(name, value);
             }
         }

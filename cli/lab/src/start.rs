@@ -14,7 +14,7 @@ use rustix::process::{Pid, getpid};
 
 use super::control::{Answer, Part, Run};
 use super::plan::{Age, DOM0, Layout, Plan, apply, uuid};
-use super::{Error, windows};
+use super::{Error, relay};
 
 /// The socket that shows that a part is ready.
 pub(super) fn socket(plan: &Plan, part: Part, vm: &str) -> PathBuf {
@@ -33,7 +33,7 @@ pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     let layout = plan.layout();
     let machine = if part == Part::Agent { vm } else { DOM0 };
     let mut command = match part {
-        Part::Agent if plan.windows(vm).is_some() => windows::agent(plan, vm),
+        Part::Agent if plan.windows(vm).is_some() => relay::agent(plan, vm),
         Part::Agent => agent(plan, &layout, vm),
         Part::Daemon => daemon(&layout, plan, vm)?,
     };

@@ -34,7 +34,7 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
         match plan.windows(vm) {
             Some(windows) => {
                 let (services, bin) = (layout.services(vm), layout.programs(vm));
-                WindowsRooms::new(&layout, vm).build(windows, &services, &bin)?;
+                WindowsRooms::new(layout.machine(vm)).build(windows, &services, &bin)?;
                 windows_shell(plan, &layout, vm)?;
             }
             None => defaults(plan, &layout, vm)?,
