@@ -1,7 +1,7 @@
 //! The relay of a lab's Windows VM: it starts the agent, and speaks the socket transport for the VM's stand-in of
 //! `libvchan.dll`, which reaches it by a stream on the loopback.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -63,6 +63,7 @@ fn run(layout: &Layout, vm: &str) -> Result<i32, Error> {
     std::thread::spawn(move || relay.listen(&listener));
     let environment = plan.environment(vm)?;
     let agent = rooms.tools().join("bin/qrexec-agent.exe");
+    hold(&windows.wine, &environment)?;
     let wine = |words: &[&OsStr], stdin| {
         // Whoever ends the relay ends what it has started.
         let mut command = Command::new("setpriv");
@@ -85,6 +86,17 @@ fn run(layout: &Layout, vm: &str) -> Result<i32, Error> {
         return wine(&[OsStr::new("cmd.exe")], Stdio::piped());
     }
     wine(&[agent.as_os_str(), OsStr::new("--run")], Stdio::null())
+}
+
+/// Keeps wine up until the lab ends. About a second after its last program wine ends its own services, and a program that
+/// starts just then may never begin: so an agent that is restarted finds this one there.
+fn hold(wine: &Path, environment: &[(OsString, Option<OsString>)]) -> Result<(), Error> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 2147483647 | exec \"$0\" cmd.exe"]).arg(wine);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    apply(&mut command, environment);
+    // The lab ends it, like everything that carries the lab's mark.
+    command.spawn().map(drop).map_err(|error| Error::io("cannot start sh", error))
 }
 
 fn random_word() -> io::Result<String> {
