@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use agent_core::{CallId, ClientId};
 use wire::control::Endpoint;
 use wire::frame::LocalTriggerDecoder;
-use wire::trigger::{BadTrigger, Trigger};
+use wire::header::ty;
+use wire::trigger::{BadTrigger, TRIGGER2_LEN, Trigger};
 
 use crate::log;
 use crate::sys::event::Event;
@@ -133,12 +134,22 @@ fn request(end: &PipeEnd) -> io::Result<Option<Result<Trigger, BadTrigger>>> {
             PipeRead::Late => return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come")),
             PipeRead::End | PipeRead::Other => return Ok(None),
         };
+        if !decoder.has_begun() && is_of_r2(buffer.get(..count).unwrap_or_default()) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "it is one of R2, which is not served"));
+        }
         match decoder.feed(buffer.get(..count).unwrap_or_default()) {
             Ok(None) => {}
             Ok(Some(request)) => return Ok(Some(request)),
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         }
     }
+}
+
+/// Whether a program of R2 asks: it has no header, and waits for three handles where ours wait for a port.
+fn is_of_r2(message: &[u8]) -> bool {
+    let kind = message.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind));
+    let with_header = [ty::TRIGGER_SERVICE, ty::TRIGGER_SERVICE3, ty::TRIGGER_SERVICE4];
+    message.len() == TRIGGER2_LEN && kind.is_some_and(|kind| !with_header.contains(&kind))
 }
 
 /// Passes on what the agent says until one of both has enough.
