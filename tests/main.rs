@@ -60,6 +60,9 @@ mod installation;
 mod r2;
 mod r2_peers;
 
+// Windows, as far as wine is.
+mod windows;
+
 // What is written down.
 mod journal;
 mod logging;

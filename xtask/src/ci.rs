@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 
 use crate::steps::{Failure, SKIPPED, step};
+use crate::windows;
+pub(crate) use machine::install_packages;
 use programs::Programs;
 use user::User;
 
@@ -20,6 +22,8 @@ use user::User;
 const LIMIT: Duration = Duration::from_secs(1800);
 /// How long one test program may take.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(900);
+/// How long the tests by wine may take.
+const WINDOWS_LIMIT: Duration = Duration::from_secs(240);
 
 /// Modules of the tests from end to end that are run once more without namespaces and over the other transport.
 const OTHER_GROUND: [&str; 5] = ["lab::", "call::", "bulk::", "storm::", "chaos::"];
@@ -38,6 +42,8 @@ pub(crate) enum Part {
     Xen,
     /// `cargo xtask usb`
     Usb,
+    /// The programs for Windows, by wine
+    Windows,
 }
 
 /// Runs the parts that are named, all if none is, and says at the end what could not be tried.
@@ -65,6 +71,7 @@ fn run_part(part: Part, user: &User, list: &SkippedList) -> Result<(), Failure> 
         Part::OrdinaryUser => ordinary_user(user, list),
         Part::OtherGround => other_ground(user, list),
         Part::Suites => this_program("suites", list),
+        Part::Windows => windows_by_wine(list),
         Part::Xen => {
             if machine::can_boot_xen() {
                 this_program("xen", list)
@@ -85,6 +92,24 @@ fn run_part(part: Part, user: &User, list: &SkippedList) -> Result<(), Failure> 
             }
         }
     }
+}
+
+/// The agent and the client for Windows, in labs; their rules and the messages as programs for Windows.
+fn windows_by_wine(list: &SkippedList) -> Result<(), Failure> {
+    let folder = match windows::build().and_then(|folder| windows::test().map(|()| folder)) {
+        Ok(folder) => folder,
+        Err(windows::NoWindows::Skipped(why)) => {
+            crate::steps::skipped("windows", &why);
+            return Ok(());
+        }
+        Err(windows::NoWindows::Failed(failure)) => return Err(failure),
+    };
+    for program in Programs::built()?.named(programs::END_TO_END) {
+        let mut command = within(WINDOWS_LIMIT);
+        command.arg(program).arg("--quiet").arg("windows::").env("QREXEC_WINDOWS_DIR", &folder);
+        step("ends to ends by wine", list.passed_to(&mut command))?;
+    }
+    Ok(())
 }
 
 /// Another task of this program as a process of its own, so that it can be ended when it hangs.

@@ -43,6 +43,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("qrexec-usb-sim", &["qrexec-cli", "qrexec-engine", "qrexec-wire"]),
     ("qrexec-vchan-capi", &["qrexec-ring", "qrexec-sys"]),
     ("qrexec-benches", &["qrexec-engine", "qrexec-policy", "qrexec-ring", "qrexec-wire"]),
+    ("qrexec-windows", &["qrexec-agent-core", "qrexec-wire"]),
+    ("qrexec-vchan-double", &[]),
     ("qrexec-lab", ANYTHING),
     ("qrexec-bench", ANYTHING),
     ("qrexec-tests", ANYTHING),

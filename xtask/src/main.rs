@@ -23,7 +23,9 @@ mod suites;
 mod usb;
 #[cfg(test)]
 mod wait_for_session;
+mod windows;
 mod xen;
+mod zip;
 
 use std::process::ExitCode;
 
@@ -63,6 +65,8 @@ enum Task {
     },
     /// Builds the Debian packages of both sides
     Package(package::Options),
+    /// Builds the programs for Windows, and what a lab wants to run them by wine; prints the folder for QREXEC_WINDOWS_DIR
+    Windows,
     /// Installs the Debian packages in a clean system, tries them there, and removes them again
     Chroot(package::Options),
     /// Fuzzes every parser that sees foreign bytes: coverage-guided, under the address sanitizer
@@ -84,7 +88,9 @@ fn main() -> ExitCode {
         Task::Check => check::run(),
         Task::Ci { parts } => ci::run(&parts),
         Task::Install(options) => install::run(&options),
+        Task::Package(options) if options.windows => windows::package().map(drop),
         Task::Package(options) => package::run(&options).map(drop),
+        Task::Windows => windows::run(),
         Task::Chroot(options) => chroot::run(&options),
         Task::Perf { args } => perf::run(&args),
         Task::Suites { only } => suites::run(only),

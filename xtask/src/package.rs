@@ -3,7 +3,7 @@
 mod deb;
 mod rpm;
 mod stage;
-mod version;
+pub(crate) mod version;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,14 @@ pub(crate) struct Options {
     /// Whose packages
     #[arg(long, value_enum, default_value = "deb")]
     pub(crate) format: Format,
+    /// Instead of them, the ZIP for Windows VMs
+    #[arg(long)]
+    pub(crate) windows: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { out: None, no_pam: false, format: Format::Deb }
+        Self { out: None, no_pam: false, format: Format::Deb, windows: false }
     }
 }
 
@@ -268,8 +271,6 @@ impl Everything {
             _ => &self.halves,
         }
     }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

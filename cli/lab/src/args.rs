@@ -7,7 +7,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 use engine::say;
 
 use super::plan::{Age, Transport};
-use super::{commands, help, keeper, role, supervisor};
+use super::{commands, help, keeper, relay, role, supervisor};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
@@ -156,8 +156,8 @@ impl Which {
 
 #[derive(Args, Debug)]
 pub(super) struct LabArgs {
-    /// A VM; may be given several times [default: work and vault]
-    #[arg(long, value_name = "NAME")]
+    /// A VM; may be given several times [default: work and vault]. NAME:windows is one that is Windows, as far as wine is
+    #[arg(long, value_name = "NAME[:windows]")]
     pub(super) vm: Vec<String>,
     /// The policy, in the format of policy.d [default: allow between VMs]. An error in it ends this before anything starts
     #[arg(long, value_name = "FILE")]
@@ -227,6 +227,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
             Some(role::SUPERVISOR) => return supervisor::main(Path::new(root)),
             _ => {}
         }
+    }
+    if let [_, role, root, vm] = args.as_slice()
+        && let (Some(role::WINDOWS), Some(vm)) = (role.to_str(), vm.to_str())
+    {
+        return relay::main(Path::new(root), vm);
     }
     let matches = cli::usage::of::<LabCli>().try_get_matches_from(args);
     let cli = match matches.and_then(|matches| LabCli::from_arg_matches(&matches)) {

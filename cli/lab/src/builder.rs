@@ -18,6 +18,7 @@ use super::plan::{
 };
 use super::report::Report;
 use super::sweep::{self, Process};
+use super::windows::Windows;
 use super::{Error, keeper, role, start, store};
 
 /// Collects what a lab is to be; [`Builder::start`] makes it.
@@ -45,6 +46,7 @@ impl Default for Builder {
             namespace: true,
             stay: false,
             bare: false,
+            windows: None,
         };
         Self { plan, name: None }
     }
@@ -56,6 +58,20 @@ impl Builder {
     pub fn vm(mut self, name: &str) -> Self {
         self.plan.vms.push(name.to_owned());
         self
+    }
+
+    /// Adds a VM that is Windows, as far as wine is. The whole lab goes over sockets then, without a namespace.
+    ///
+    /// # Errors
+    /// This machine has no wine, or no programs for Windows.
+    pub fn windows_vm(mut self, name: &str) -> Result<Self, Error> {
+        let windows = self.plan.windows.take().map_or_else(Windows::of_this_machine, Ok)?;
+        let vms = windows.vms.iter().cloned().chain([name.to_owned()]).collect();
+        self.plan.windows = Some(Windows { vms, ..windows });
+        self.plan.transport = Transport::Socket;
+        // wine's server tells its programs by their numbers, which are others outside.
+        self.plan.namespace = false;
+        Ok(self.vm(name))
     }
 
     /// The text of the policy, in the format of `policy.d`. Default: calls between VMs are allowed, calls to dom0 are not.

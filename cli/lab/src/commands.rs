@@ -45,7 +45,10 @@ impl LabArgs {
             builder = builder.policy(&advice::policy(path, &self)?);
         }
         for vm in &self.vm {
-            builder = builder.vm(vm);
+            builder = match vm.split_once(':') {
+                Some((name, "windows")) => builder.windows_vm(name)?,
+                _ => builder.vm(vm),
+            };
         }
         for service in self.service {
             builder = builder.service(&service.vm, &service.name, service.path);

@@ -25,6 +25,7 @@ mod keeper;
 mod links;
 mod logs;
 mod plan;
+mod relay;
 mod report;
 mod start;
 mod status;
@@ -33,6 +34,7 @@ mod supervisor;
 mod sweep;
 mod terminal;
 mod tree;
+mod windows;
 
 use cli::programs::{Page, Program};
 
@@ -42,6 +44,7 @@ pub use control::Part;
 pub use error::Error;
 pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
 pub use sweep::{Process, kill_marked, processes};
+pub use windows::{WINDOWS_DIR, Windows};
 
 /// What this crate adds to an executable.
 pub const PROGRAMS: &[Program] = &[
@@ -60,4 +63,5 @@ mod role {
     pub(super) const KEEPER: &str = "__keeper";
     pub(super) const NAMESPACE: &str = "__namespace";
     pub(super) const SUPERVISOR: &str = "__supervisor";
+    pub(super) const WINDOWS: &str = "__windows";
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::windows::{Windows, WindowsRooms};
 
 /// The name of the administrative machine. It always exists and has id 0.
 pub const DOM0: &str = "dom0";
@@ -102,6 +103,9 @@ pub struct Plan {
     /// Whether its VMs have no services but those of `entries`.
     #[serde(default)]
     pub bare: bool,
+    /// Those of its VMs that are Windows.
+    #[serde(default)]
+    pub windows: Option<Windows>,
 }
 
 impl Plan {
@@ -112,6 +116,11 @@ impl Plan {
         }
         let index = self.vms.iter().position(|name| name == vm)?;
         u32::try_from(index).ok()?.checked_add(1)
+    }
+
+    /// Whether a VM is Windows, and what that takes.
+    pub fn windows(&self, vm: &str) -> Option<&Windows> {
+        self.windows.as_ref().filter(|windows| windows.vms.iter().any(|name| name == vm))
     }
 
     /// The folders of this lab.
@@ -160,6 +169,11 @@ impl Plan {
             env.set("QREXEC_AGENT_SOCKET", layout.agent_place(self.age, vm));
             for name in ["QREXEC_SOCKET_DIR", "QREXEC_POLICY_DIR", "QREXEC_SYSTEM_INFO"] {
                 env.unset(name);
+            }
+        }
+        if self.windows(vm).is_some() {
+            for (name, value) in WindowsRooms::new(layout.machine(vm)).environment() {
+                env.set(name, value);
             }
         }
         for (name, value) in &self.env {
@@ -378,6 +392,7 @@ mod tests {
             namespace: true,
             stay: false,
             bare: false,
+            windows: None,
         }
     }
 

@@ -12,15 +12,17 @@ use std::process::{Child, Command, Stdio};
 use engine::process::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
 use rustix::process::{Pid, getpid};
 
-use super::Error;
 use super::control::{Answer, Part, Run};
 use super::plan::{Age, DOM0, Layout, Plan, apply, uuid};
+use super::{Error, relay};
 
 /// The socket that shows that a part is ready.
 pub(super) fn socket(plan: &Plan, part: Part, vm: &str) -> PathBuf {
     let layout = plan.layout();
     match part {
         Part::Agent if plan.age == Age::R2 => layout.old_api(vm).join("qrexec-agent-fdpass"),
+        // Windows' agent has a pipe; dom0 sees that it is there.
+        Part::Agent if plan.windows(vm).is_some() => layout.daemon_socket(vm),
         Part::Agent => layout.agent_socket(vm),
         Part::Daemon => layout.daemon_socket(vm),
     }
@@ -31,6 +33,7 @@ pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     let layout = plan.layout();
     let machine = if part == Part::Agent { vm } else { DOM0 };
     let mut command = match part {
+        Part::Agent if plan.windows(vm).is_some() => relay::agent(plan, vm),
         Part::Agent => agent(plan, &layout, vm),
         Part::Daemon => daemon(&layout, plan, vm)?,
     };

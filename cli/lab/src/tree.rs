@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
 use super::plan::{Age, DOM0, Layout, Plan, Source};
+use super::windows::{SHELL, WindowsRooms};
 use super::{Error, defaults};
 use cli::policy_tools::people::{ASK, NEW, NOTIFY};
 
@@ -30,7 +31,14 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
         link(&layout.policy_agent(), &layout.services(DOM0).join(service))?;
     }
     for vm in &plan.vms {
-        defaults(plan, &layout, vm)?;
+        match plan.windows(vm) {
+            Some(windows) => {
+                let (services, bin) = (layout.services(vm), layout.programs(vm));
+                WindowsRooms::new(layout.machine(vm)).build(windows, &services, &bin)?;
+                windows_shell(plan, &layout, vm)?;
+            }
+            None => defaults(plan, &layout, vm)?,
+        }
     }
     for entry in &plan.entries {
         let path = layout.root().join(&entry.path);
@@ -63,6 +71,14 @@ fn defaults(plan: &Plan, layout: &Layout, vm: &str) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A Windows VM's shell, unless something else is to have its name.
+fn windows_shell(plan: &Plan, layout: &Layout, vm: &str) -> Result<(), Error> {
+    let (name, text) = SHELL;
+    let path = layout.services(vm).join(name);
+    let named = plan.entries.iter().any(|entry| layout.root().join(&entry.path) == path);
+    if plan.bare || named { Ok(()) } else { write(&path, text, 0o600) }
 }
 
 fn make_folders(plan: &Plan, layout: &Layout) -> Result<(), Error> {
@@ -154,6 +170,7 @@ mod tests {
             namespace: true,
             stay: false,
             bare: false,
+            windows: None,
         };
         build(&plan).unwrap();
         let layout = plan.layout();

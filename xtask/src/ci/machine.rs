@@ -35,11 +35,16 @@ const NEEDED: [(&str, &str); 9] = [
 /// Without this folder root's sshd does not start. A system makes it when its own sshd starts, which it does nowhere in CI.
 const SSHD_FOLDER: &str = "/run/sshd";
 
+/// Installs the packages whose programs are missing.
+pub(crate) fn install_packages(wanted: &[(&str, &str)]) {
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
+    install(&missing);
+}
+
 /// Installs what is missing. What cannot be installed is said by the test that would have needed it.
 pub(super) fn install_what_tests_need() {
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
-    install(&missing);
+    install_packages(&NEEDED);
     if rustix::process::geteuid().is_root() && has("/usr/sbin/sshd") && !has(SSHD_FOLDER) {
         let made = fs::create_dir_all(SSHD_FOLDER).and_then(|()| set_mode(Path::new(SSHD_FOLDER), 0o755));
         if let Err(error) = made {

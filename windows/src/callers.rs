@@ -1,0 +1,172 @@
+//! The pipe on which programs of this VM ask for services, one thread for each of them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use agent_core::{CallId, ClientId};
+use wire::control::Endpoint;
+use wire::frame::LocalTriggerDecoder;
+use wire::header::ty;
+use wire::trigger::{BadTrigger, TRIGGER2_LEN, Trigger};
+
+use crate::log;
+use crate::sys::event::Event;
+use crate::sys::pipe::{PipeEnd, PipeRead};
+
+/// How many programs may ask at once. Each has a thread; more than these wait for a place.
+const MAX_CALLERS: usize = 200;
+/// How long a program may take for its request, and for its answer.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long to wait for a place, or when an end of the pipe cannot be made.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What happened outside of the link.
+pub(crate) enum Happened {
+    /// A program asks.
+    Asked(ClientId, Result<Trigger, BadTrigger>, Caller),
+    /// A program went away.
+    CallerGone(ClientId),
+    /// A call is over.
+    CallEnded(CallId),
+}
+
+/// What the agent says to a program.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Where its service is met.
+    Connect(Endpoint),
+    /// The connection is closed.
+    Close,
+}
+
+/// The agent's way to one program.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    answers: Sender<Answer>,
+    event: Arc<Event>,
+}
+
+impl Caller {
+    /// Tells the program.
+    pub(crate) fn tell(&self, answer: Answer) {
+        // A program that is gone is told nothing.
+        let _ = self.answers.send(answer);
+        self.event.set();
+    }
+}
+
+/// Where programs ask, and what the agent is told.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    /// What happened.
+    pub(crate) happened: Sender<Happened>,
+    /// Set when something did.
+    pub(crate) wake: Arc<Event>,
+}
+
+impl Asked {
+    pub(crate) fn tell(&self, what: Happened) {
+        // The agent ends before this only when its process ends.
+        let _ = self.happened.send(what);
+        self.wake.set();
+    }
+}
+
+/// Takes programs from now on.
+pub(crate) fn begin(asked: Asked) -> io::Result<()> {
+    let mut end = PipeEnd::new(true)?;
+    std::thread::spawn(move || {
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut next = 0;
+        loop {
+            let accepted = end.accept();
+            while count.load(Ordering::SeqCst) >= MAX_CALLERS {
+                std::thread::sleep(PAUSE);
+            }
+            let another = loop {
+                match PipeEnd::new(false) {
+                    Ok(another) => break another,
+                    Err(error) => {
+                        log::line(format_args!("no further program can ask: {error}"));
+                        std::thread::sleep(PAUSE);
+                    }
+                }
+            };
+            let end = std::mem::replace(&mut end, another);
+            if accepted.is_err() {
+                continue;
+            }
+            let (id, asked, counted) = (ClientId(next), asked.clone(), count.clone());
+            next = next.wrapping_add(1);
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                if let Err(error) = hear(&end, id, &asked) {
+                    log::line(format_args!("a program's request: {error}"));
+                }
+                counted.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// One program, to its end.
+fn hear(end: &PipeEnd, id: ClientId, asked: &Asked) -> io::Result<()> {
+    let Some(request) = request(end)? else { return Ok(()) };
+    let event = Arc::new(Event::new()?);
+    let (answers, told) = channel();
+    asked.tell(Happened::Asked(id, request, Caller { answers, event: event.clone() }));
+    let result = answer(end, &told, &event);
+    asked.tell(Happened::CallerGone(id));
+    result
+}
+
+fn request(end: &PipeEnd) -> io::Result<Option<Result<Trigger, BadTrigger>>> {
+    let until = Instant::now() + REQUEST;
+    let mut decoder = LocalTriggerDecoder::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = match end.read(&mut buffer, None, Some(until))? {
+            PipeRead::Bytes(count) => count,
+            PipeRead::Late => return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not come")),
+            PipeRead::End | PipeRead::Other => return Ok(None),
+        };
+        if !decoder.has_begun() && is_of_r2(buffer.get(..count).unwrap_or_default()) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "it is one of R2, which is not served"));
+        }
+        match decoder.feed(buffer.get(..count).unwrap_or_default()) {
+            Ok(None) => {}
+            Ok(Some(request)) => return Ok(Some(request)),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        }
+    }
+}
+
+/// Whether a program of R2 asks: it has no header, and waits for three handles where ours wait for a port.
+fn is_of_r2(message: &[u8]) -> bool {
+    let kind = message.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind));
+    let with_header = [ty::TRIGGER_SERVICE, ty::TRIGGER_SERVICE3, ty::TRIGGER_SERVICE4];
+    message.len() == TRIGGER2_LEN && kind.is_some_and(|kind| !with_header.contains(&kind))
+}
+
+/// Passes on what the agent says until one of both has enough.
+fn answer(end: &PipeEnd, told: &Receiver<Answer>, event: &Event) -> io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        for answer in told.try_iter() {
+            match answer {
+                Answer::Connect(endpoint) => end.write(&endpoint.to_bytes(), Instant::now() + REQUEST)?,
+                Answer::Close => return Ok(()),
+            }
+        }
+        match end.read(&mut buffer, Some(event), None)? {
+            PipeRead::Other => {}
+            // Nothing is to be said any more.
+            PipeRead::Bytes(0) => {}
+            PipeRead::Bytes(_) | PipeRead::End | PipeRead::Late => return Ok(()),
+        }
+    }
+}
