@@ -17,6 +17,7 @@ use wire::header::{HEADER_LEN, Header};
 use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
 use wire::version::Version;
 
+use crate::meter::Meter;
 use crate::pump::Lost;
 pub use client::DirectClient;
 pub use service::DirectService;
@@ -59,6 +60,7 @@ struct Direct {
     bytes_in: u64,
     bytes_out: u64,
     sleeps: u64,
+    meter: Option<Meter>,
 }
 
 impl Direct {
@@ -76,6 +78,7 @@ impl Direct {
             bytes_in: 0,
             bytes_out: 0,
             sleeps: 0,
+            meter: None,
         }
     }
 
@@ -158,6 +161,7 @@ impl Direct {
             taken = taken.saturating_add(now);
         }
         self.bytes_in = self.bytes_in.saturating_add(taken as u64);
+        self.show();
         if self.channel.unflushed_room() >= (self.channel.rx().size() / 2) as u64 {
             self.channel.flush_room()?;
         }
@@ -191,10 +195,15 @@ impl Direct {
             given = given.saturating_add(len);
         }
         self.bytes_out = self.bytes_out.saturating_add(given as u64);
+        self.show();
         if given == bytes.len() || self.channel.unflushed_data() >= (self.channel.tx().size() / 4) as u64 {
             self.channel.flush_data()?;
         }
         Ok(given)
+    }
+
+    fn show(&self) {
+        self.meter.iter().for_each(|meter| meter.show(self.bytes_in, self.bytes_out));
     }
 
     /// Ends a stream.

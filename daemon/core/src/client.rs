@@ -9,9 +9,12 @@ use wire::handshake::hello;
 use wire::header::ty;
 use wire::names::{DomainId, IDENT_LEN, Ident, Port};
 use wire::shares::TooManyCalls;
+use wire::top::{Route, Way};
 use wire::version::Version;
 
-use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint};
+use super::{
+    ClientId, Core, HELLO_LIMIT, Known, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint,
+};
 
 /// What stands in front of a command for the VM's default user.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
@@ -211,6 +214,10 @@ impl Core {
         })?;
         if params.connect_port == Port(0) {
             self.running.insert(port, Running { line: self.description(&cmdline), begun: now });
+            if params.connect_domain == DomainId::DOM0 {
+                let route = self.route(&cmdline);
+                self.ledger.begins(now, Known::OfDom0(port), route);
+            }
         }
         self.send_agent(&Message::Exec {
             just,
@@ -266,11 +273,30 @@ impl Core {
         }
     }
 
+    /// The same, for those who want to know what goes on.
+    fn route(&self, cmdline: &[u8]) -> Route {
+        let vm = self.settings.name.as_str();
+        match Command::parse(cmdline).map(|command| command.kind) {
+            Ok(CommandKind::Service(call)) => {
+                Route::new(Way::Asked, 0, call.source.as_str(), vm, call.service.as_str())
+            }
+            _ => Route::new(Way::Asked, 0, "dom0", vm, "(a command)"),
+        }
+    }
+
+    /// Nobody will tell when dom0's own calls end.
+    pub(super) fn forget_dom0s_calls(&mut self) {
+        for port in self.running.keys() {
+            self.ledger.ended(self.latest, Known::OfDom0(*port), None, None);
+        }
+    }
+
     /// What ran on this port has ended, as the agent says.
     pub(super) fn port_released(&mut self, now: Now, port: Port) {
         if let Some(client) = self.waiting.remove(&port) {
             self.close_client(client);
         }
+        self.ledger.ended(now, Known::OfDom0(port), None, None);
         if let Some(Running { line, begun }) = self.running.remove(&port) {
             let lasted = now.saturating_sub(begun).as_secs_f64();
             self.log(Level::Info, format!("{line}: ended after {lasted:.3} s, port {port}"));

@@ -7,6 +7,7 @@ use wire::stream::{Kind, Role};
 use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
+use crate::meter::Meter;
 use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
 /// A service that is built in: reads what the caller sends, writes what it gets.
@@ -20,6 +21,13 @@ impl DirectService {
     /// Serves the call at this link; what it says on its error output goes to `log` as well.
     pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }
+    }
+
+    /// Lets others see how much is moved.
+    #[must_use]
+    pub fn metered(mut self, meter: Option<Meter>) -> Self {
+        self.direct.meter = meter;
+        self
     }
 
     /// Reads what there is, waiting for the first byte; 0 at the end.
