@@ -22,7 +22,8 @@ use rustix::process::Signal;
 use wire::names::Ident;
 
 use crate::admission::Callers;
-use crate::client::{ClientConnection, Heard};
+use crate::board::Board;
+use crate::client::ClientConnection;
 use crate::client_slots::ClientSlots;
 use crate::control::{self, Control, Lost};
 use crate::job::Job;
@@ -36,6 +37,7 @@ use crate::waiting_calls::WaitingCalls;
 
 mod calls;
 mod old_callers;
+mod programs;
 use old_callers::OldCaller;
 
 const CONTROL: u64 = 0;
@@ -46,6 +48,7 @@ const CALLERS: u64 = 4;
 const WAITING_CALLS: u64 = 5;
 const FIFO: u64 = 6;
 const FDPASS: u64 = 7;
+const TOP: u64 = 8;
 /// The first token of anything else.
 const FIRST_TOKEN: u64 = 16;
 
@@ -144,6 +147,8 @@ struct Agent {
     entrance: Option<Entrance>,
     /// Programs that have asked there and wait for dom0.
     old_callers: BTreeMap<u64, OldCaller>,
+    /// For those who want to know what goes on.
+    board: Board,
 }
 
 impl Agent {
@@ -173,6 +178,7 @@ impl Agent {
             r2_folder: options.r2_api.clone(),
             entrance: None,
             old_callers: BTreeMap::new(),
+            board: Board::default(),
             core: Core::default(),
             listener: None,
             accept_pause: AcceptPause::default(),
@@ -231,6 +237,7 @@ impl Agent {
             FIFO => self.hear_old_callers(),
             FDPASS => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
             CALLERS => self.hear_calls(),
+            TOP => self.board.answer(now),
             WAITING_CALLS => self.callers_came(),
             token => self.on_thing(token),
         }
@@ -300,6 +307,7 @@ impl Agent {
                         tracing::warn!("a request is refused: {refusal}");
                     }
                     self.old_callers.remove(&token);
+                    self.board.refused(token);
                     self.forget(token);
                 }
                 Output::Start(call, start) => self.start(call, start),
@@ -320,53 +328,14 @@ impl Agent {
             .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
         self.reactor.add(&listener, LISTENER, Interest::Read)?;
         self.listener = Some(listener);
+        if let Some(top) = self.board.listen(&self.agent_socket) {
+            self.reactor.add(top, TOP, Interest::Read)?;
+        }
         self.open_entrance()?;
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
         }
         Ok(())
-    }
-
-    fn accept(&mut self, now: Instant) {
-        for _ in 0..ACCEPT_BATCH {
-            let Some(listener) = &self.listener else { return };
-            let Some(socket) = self.accept_pause.accept(listener, now) else { return };
-            // There is always an answer; if there were none, it would be nobody's.
-            let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
-            if self.client_slots.are_free(user) {
-                self.admit(ClientConnection::new(socket, user, now));
-            }
-        }
-    }
-
-    fn admit(&mut self, client: ClientConnection) {
-        match self.watch(Watched::Client(client)) {
-            // Its request is usually there already.
-            Ok(token) => self.on_thing(token),
-            Err(error) => tracing::error!("cannot watch a client: {error}"),
-        }
-    }
-
-    fn on_client(&mut self, token: u64) {
-        let Some(Watched::Client(client)) = self.watched.get_mut(&token) else { return };
-        match client.hear() {
-            Heard::Nothing => return,
-            Heard::Request(request) => {
-                step::reached("request");
-                self.core.handle_request(ClientId(token), request, self.control.is_busy());
-            }
-            Heard::Gone => self.client_gone(token),
-            Heard::Wrong(why) => {
-                tracing::warn!("a client broke the rules: {why}");
-                self.client_gone(token);
-            }
-        }
-        self.act();
-    }
-
-    fn client_gone(&mut self, token: u64) {
-        self.forget(token);
-        self.core.handle_client_gone(ClientId(token));
     }
 
     // ---- everything with a token ------------------------------------------------------------

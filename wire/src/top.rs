@@ -21,6 +21,10 @@ use alloc::vec::Vec;
 
 pub use ledger::{Ledger, MAX_ROUTES, Viewer};
 
+/// How the names of the daemons' sockets begin; the domain's number follows.
+pub const SOCKETS: &str = "qrexec-top.";
+/// What the agent's socket has behind the name of the one on which it is asked for services.
+pub const BESIDE_AGENT: &str = ".top";
 /// Most bytes of one answer: it fits the buffer of a fresh socket, so that nobody waits for its reader.
 pub const MAX_ANSWER: usize = 96 << 10;
 /// Most bytes of one text in a row.
@@ -92,6 +96,51 @@ impl Moved {
     }
 }
 
+/// What a caller's program says to its agent when its call is over: nobody else knows. It may say anything, so nothing but
+/// what its own user is shown depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastWord {
+    /// Its exit status.
+    pub exit: i32,
+    /// What it moved.
+    pub moved: Moved,
+}
+
+impl LastWord {
+    /// Bytes of it.
+    pub const LEN: usize = 24;
+    /// With what they begin.
+    const MARK: [u8; 4] = *b"end ";
+
+    /// As it is sent.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let parts = [
+            Self::MARK.as_slice(),
+            &self.exit.to_le_bytes(),
+            &self.moved.to_service.to_le_bytes(),
+            &self.moved.to_caller.to_le_bytes(),
+        ];
+        bytes.iter_mut().zip(parts.concat()).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    /// As it was sent; `None`: that is none.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&Self::MARK)?;
+        let (exit, rest) = rest.split_first_chunk()?;
+        let (to_service, rest) = rest.split_first_chunk()?;
+        let (to_caller, rest) = rest.split_first_chunk()?;
+        let moved = Moved {
+            to_service: u64::from_le_bytes(*to_service),
+            to_caller: u64::from_le_bytes(*to_caller),
+        };
+        rest.is_empty().then_some(Self { exit: i32::from_le_bytes(*exit), moved })
+    }
+}
+
 /// The last call of a row that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Last {
@@ -112,7 +161,7 @@ pub struct Row {
     pub rule: Option<String>,
     /// Calls that there are now.
     pub running: u64,
-    /// Calls that there have been, refused ones not counted.
+    /// Calls that there have been, refused ones among them.
     pub begun: u64,
     /// Calls that were refused.
     pub refused: u64,

@@ -405,7 +405,9 @@ impl Core {
         self.timers.clear(Timer::Call(id));
         self.ledger.refused(self.latest, Known::OfVm(id), EXIT_REFUSED);
         let Some(call) = self.remove(id) else { return };
-        let line = self.line(&call, &format!("refused, {why}"));
+        // A denial is said as everybody says it.
+        let what = if why.starts_with("denied") { why.to_owned() } else { format!("refused, {why}") };
+        let line = self.line(&call, &what);
         self.log(Level::Info, line);
         self.send_agent(&Message::Refused(call.ident));
     }
@@ -414,7 +416,8 @@ impl Core {
     fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
         let Some(call) = self.remove(id) else { return };
         let lasted = now.saturating_sub(call.begun).as_secs_f64();
-        let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s, {how}")));
+        let how = if how.is_empty() { String::new() } else { format!(", {how}") };
+        let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s{how}")));
         self.log(level, line);
     }
 
@@ -429,11 +432,11 @@ impl Core {
         self.change(id, |call| call.stage = stage);
     }
 
-    /// `source -> target: service: what happened`. All of them are of a harmless alphabet already, but
+    /// `qrexec: service: source -> target: what happened`, as upstream says it and others look for it. All of them are of a harmless alphabet already, but
     /// a service name may be very long.
     fn line(&self, call: &Call, what: &str) -> String {
         let Call { claimed, target, service, .. } = call;
         let caller = caller(self.settings.name.as_str(), claimed.as_ref());
-        format!("{caller} -> {target}: {}: {what}", Escaped::new(service.as_str()))
+        format!("qrexec: {}: {caller} -> {target}: {what}", Escaped::new(&*service.with_plus()))
     }
 }

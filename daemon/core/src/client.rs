@@ -41,7 +41,7 @@ pub(super) struct ClientState {
 /// A command or service of the VM that runs for somebody else, until its end.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// `source -> VM: service`, for the log.
+    /// `qrexec: service: source -> VM`, for the log.
     line: String,
     begun: Now,
 }
@@ -266,10 +266,11 @@ impl Core {
         let vm = &self.settings.name;
         match Command::parse(cmdline).map(|command| command.kind) {
             Ok(CommandKind::Service(call)) => {
-                let service = Escaped::new(call.service.as_str());
-                format!("{} -> {vm}: {service}", Escaped::new(call.source.as_str()))
+                let service = call.service.with_plus();
+                let source = Escaped::new(call.source.as_str());
+                format!("qrexec: {}: {source} -> {vm}", Escaped::new(&*service))
             }
-            _ => format!("dom0 -> {vm}: a command"),
+            _ => format!("qrexec: a command: dom0 -> {vm}"),
         }
     }
 

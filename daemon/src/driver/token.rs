@@ -26,6 +26,8 @@ pub(super) enum Token {
     HelperOutput(CallId),
     /// The end of that program.
     HelperEnd(CallId),
+    /// Somebody wants to know what goes on.
+    Top,
 }
 
 /// The low bits say what, the others which one.
@@ -45,6 +47,7 @@ impl Token {
             Self::Service(CallId(id)) => (8, id),
             Self::HelperOutput(CallId(id)) => (9, id),
             Self::HelperEnd(CallId(id)) => (10, id),
+            Self::Top => (11, 0),
         };
         // The ids count events of one process: 2^60 of them do not happen.
         (id << KIND_BITS) | kind
@@ -64,6 +67,7 @@ impl Token {
             8 => Self::Service(CallId(id)),
             9 => Self::HelperOutput(CallId(id)),
             10 => Self::HelperEnd(CallId(id)),
+            11 => Self::Top,
             _ => return None,
         })
     }
@@ -88,6 +92,7 @@ mod tests {
             Token::Service(call),
             Token::HelperOutput(call),
             Token::HelperEnd(call),
+            Token::Top,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

@@ -71,10 +71,9 @@ impl<Id: Ord + Copy> Ledger<Id> {
         account.rule = rule.map(fit);
     }
 
-    /// It is refused, and was no call.
+    /// It is refused.
     pub fn refused(&mut self, now: Duration, id: Id, exit: i32) {
         self.over(now, id, |account| {
-            account.begun = account.begun.saturating_sub(1);
             account.refused = account.refused.saturating_add(1);
             account.last = Some((Some(exit), now));
         });

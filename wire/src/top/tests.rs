@@ -42,7 +42,7 @@ fn calls_of_one_route_are_one_row() {
 }
 
 #[test]
-fn a_refused_call_was_none_and_another_target_is_named() {
+fn a_refused_call_is_counted_and_another_target_is_named() {
     let mut ledger = Ledger::default();
     ledger.begins(at(1), 1, route(0, "test.Add"));
     ledger.refused(at(2), 1, 126);
@@ -51,7 +51,7 @@ fn a_refused_call_was_none_and_another_target_is_named() {
     ledger.allowed(2, "other", None);
     ledger.ended(at(4), 2, None, None);
     let row = &all(&ledger, at(5))[0];
-    assert_eq!((row.running, row.begun, row.refused, row.age, row.moved), (0, 1, 1, None, None));
+    assert_eq!((row.running, row.begun, row.refused, row.age, row.moved), (0, 2, 1, None, None));
     assert_eq!((row.to.as_deref(), row.last), (Some("other"), Some(Last { exit: None, ago: 1000 })));
 }
 
@@ -156,4 +156,14 @@ fn an_answer_never_exceeds_its_limit() {
     let back = Answer::decode(text.as_bytes()).unwrap();
     assert_eq!(back.rows.len() as u64 + back.left_out, 1000);
     assert!(back.left_out > 0);
+}
+
+#[test]
+fn a_last_word_comes_back_as_it_was_and_nothing_else_is_one() {
+    let last = LastWord { exit: -3, moved: Moved { to_service: 1, to_caller: u64::MAX } };
+    let bytes = last.to_bytes();
+    assert_eq!(LastWord::from_bytes(&bytes), Some(last));
+    (0..bytes.len()).for_each(|len| assert_eq!(LastWord::from_bytes(&bytes[..len]), None));
+    assert_eq!(LastWord::from_bytes(&[bytes.as_slice(), b"x"].concat()), None);
+    assert_eq!(LastWord::from_bytes(&[0; LastWord::LEN]), None);
 }
