@@ -56,9 +56,11 @@ mod installation;
 // Programs, and a wire, of other ages.
 mod r2;
 
-// What is written down.
+// What is written down, shown, and told.
 mod journal;
 mod logging;
+mod told;
+mod top;
 
 // The lab, and the program that measures.
 mod bench;

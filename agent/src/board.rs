@@ -94,8 +94,8 @@ impl Board {
     /// A program asks for a service.
     pub(crate) fn asks(&mut self, token: u64, user: u32, request: &Trigger) {
         let source = request.source.as_ref().map_or("", |source| source.as_str());
-        let (target, service) = (request.target.as_str(), request.service.as_str());
-        let route = Route::new(Way::Asked, user, source, target, service);
+        let route =
+            Route::new(Way::Asked, user, source, request.target.as_str(), &request.service.with_plus());
         self.ledger.begins(self.now(), Known::Asked(token), route);
     }
 
@@ -119,7 +119,7 @@ impl Board {
                 let user = self.user(services, task.user.as_deref());
                 match &task.kind {
                     CommandKind::Service(called) => {
-                        (called.source.to_string(), called.service.as_str().to_owned(), user)
+                        (called.source.to_string(), called.service.with_plus().into_owned(), user)
                     }
                     // What it says to a shell is nobody's business.
                     CommandKind::Shell(_) => ("dom0".to_owned(), "(a command)".to_owned(), user),

@@ -108,7 +108,8 @@ impl LocalProgram {
         let name = self.file.strip_prefix(".").ok().filter(|_| !self.file.exists())?;
         let folders = std::env::var_os("PATH")?;
         let mut files = std::env::split_paths(&folders).map(|folder| folder.join(name));
-        let runs = |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
+        let runs =
+            |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
         files.find(runs)
     }
 
@@ -117,7 +118,8 @@ impl LocalProgram {
             io::ErrorKind::NotFound => status::NOT_FOUND,
             _ => status::TROUBLE,
         };
-        let hint = self.in_path().map(|path| format!("; PROGRAM is not searched for, say {}", path.display()));
+        let hint =
+            self.in_path().map(|path| format!("; PROGRAM is not searched for, say {}", path.display()));
         let message = format!("cannot start {}: {error}{}", self.file.display(), hint.unwrap_or_default());
         Failure { status, message }
     }

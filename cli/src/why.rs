@@ -46,7 +46,8 @@ impl Called {
     fn by(target: &str, service: &str, environment: impl Fn(&str) -> Option<OsString>) -> Self {
         let text = |name: &str| environment(name).and_then(|value| value.into_string().ok());
         let is_lab = text("QREXEC_INSTALLATION").is_some_and(|word| word == "lab");
-        let machines = environment("QREXEC_LOG_DIR").and_then(|log| Some(Path::new(&log).ancestors().nth(2)?.to_owned()));
+        let machines = environment("QREXEC_LOG_DIR")
+            .and_then(|log| Some(Path::new(&log).ancestors().nth(2)?.to_owned()));
         let lab = machines.zip(text("QUBES_LAB_VM")).filter(|_| is_lab);
         Self {
             target: target.to_owned(),
@@ -88,8 +89,11 @@ impl Called {
         }
         let Some(lab) = &self.lab else {
             let (target, service) = (Escaped::new(&self.target), Escaped::new(&self.service));
-            let why = if code == status::NOT_FOUND { "there may be no" } else { "it may not be possible to start" };
-            return Some(format!("exit code {code} and no word: {why} {service} in {target}, whose log says so"));
+            let why =
+                if code == status::NOT_FOUND { "there may be no" } else { "it may not be possible to start" };
+            return Some(format!(
+                "exit code {code} and no word: {why} {service} in {target}, whose log says so"
+            ));
         };
         let call = format!("QUBESRPC {} ", self.service);
         let failed = format!(": exit code {code}: ");
@@ -203,7 +207,9 @@ mod tests {
         let lines = [
             format!("{EARLIER}  INFO qrexec: test.Add+1: work -> vault: denied: long ago"),
             format!("{LATER}  INFO qrexec: test.Add+1: work -> other: denied: elsewhere"),
-            format!("{LATER}  INFO qrexec: test.Add+1: work -> vault: allowed to vault, ended after 1 s, port 513"),
+            format!(
+                "{LATER}  INFO qrexec: test.Add+1: work -> vault: allowed to vault, ended after 1 s, port 513"
+            ),
         ];
         write(folder.path(), "dom0", "daemon-work.log", &lines.each_ref().map(String::as_str));
         let own = format!("{LATER}  WARN a request is refused: there is no connection to dom0");
@@ -215,10 +221,13 @@ mod tests {
     fn in_a_lab_a_services_own_code_is_told_from_one_that_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let called = called(Some(folder.path()));
-        let own = format!("{LATER}  INFO joan:QUBESRPC test.Add+1 work: exit code 127, 0 bytes in, 0 bytes out");
+        let own =
+            format!("{LATER}  INFO joan:QUBESRPC test.Add+1 work: exit code 127, 0 bytes in, 0 bytes out");
         write(folder.path(), "vault", "agent.log", &[&own]);
         assert_eq!(called.ended(&ended(127, 0)), None);
-        let failed = format!("{LATER} ERROR joan:QUBESRPC test.Add+1 work: exit code 127: there is no service test.Add+1");
+        let failed = format!(
+            "{LATER} ERROR joan:QUBESRPC test.Add+1 work: exit code 127: there is no service test.Add+1"
+        );
         write(folder.path(), "vault", "agent.log", &[&own, &failed]);
         let why = called.ended(&ended(127, 0)).unwrap();
         assert!(why.starts_with("exit code 127: there is no service test.Add+1; the log: "), "{why}");

@@ -133,10 +133,8 @@ impl LastWord {
         let (exit, rest) = rest.split_first_chunk()?;
         let (to_service, rest) = rest.split_first_chunk()?;
         let (to_caller, rest) = rest.split_first_chunk()?;
-        let moved = Moved {
-            to_service: u64::from_le_bytes(*to_service),
-            to_caller: u64::from_le_bytes(*to_caller),
-        };
+        let moved =
+            Moved { to_service: u64::from_le_bytes(*to_service), to_caller: u64::from_le_bytes(*to_caller) };
         rest.is_empty().then_some(Self { exit: i32::from_le_bytes(*exit), moved })
     }
 }
@@ -280,7 +278,8 @@ fn encode_row(row: &Row) -> String {
 fn decode_row(line: &str) -> Option<Row> {
     let columns: Vec<&str> = line.split('\t').collect();
     let columns = <[&str; 15]>::try_from(columns).ok()?;
-    let [way, user, source, target, to, service, rule, running, begun, refused, sent, got, age, exit, ago] = columns;
+    let [way, user, source, target, to, service, rule, running, begun, refused, sent, got, age, exit, ago] =
+        columns;
     let way = [Way::Asked, Way::Served].into_iter().find(|known| known.word() == way)?;
     let route = Route {
         way,

@@ -79,7 +79,9 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
 /// The service that is called, if it is one and no command.
 fn called(plan: &Plan) -> Option<Called> {
     match Command::parse(&plan.command).ok()?.kind {
-        CommandKind::Service(call) => Some(Called::now(&Target::new(plan.target.as_str()).ok()?, &call.service)),
+        CommandKind::Service(call) => {
+            Some(Called::now(&Target::new(plan.target.as_str()).ok()?, &call.service))
+        }
         CommandKind::Shell(_) => None,
     }
 }

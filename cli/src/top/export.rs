@@ -38,7 +38,9 @@ const fn word(way: Way) -> &'static str {
 
 /// Everything, for a scrape. A machine that is not named is the scraped one itself, whose name Prometheus knows.
 pub(super) fn metrics(answers: &[Answer]) -> String {
-    let mut text = String::from("# HELP qrexec_up Whether this machine's agent, or its daemon in dom0, was asked.\n# TYPE qrexec_up gauge\n");
+    let mut text = String::from(
+        "# HELP qrexec_up Whether this machine's agent, or its daemon in dom0, was asked.\n# TYPE qrexec_up gauge\n",
+    );
     for answer in answers {
         text.push_str(&format!("qrexec_up{{machine={}}} 1\n", quoted(&answer.machine)));
     }
@@ -81,7 +83,10 @@ fn quoted(text: &str) -> String {
 pub(super) fn json(view: &View) -> String {
     let calls: Vec<Value> = view.lines.iter().map(line).collect();
     let (running, _) = view.sums();
-    format!("{}\n", json!({ "running": running, "calls": calls, "left_out": view.left_out, "unread": view.unread }))
+    format!(
+        "{}\n",
+        json!({ "running": running, "calls": calls, "left_out": view.left_out, "unread": view.unread })
+    )
 }
 
 fn line(line: &Line) -> Value {
@@ -115,7 +120,8 @@ mod tests {
     fn the_text_format_of_prometheus() {
         let rows = vec![row("test.A+\\\"", 1, Some((5, 6))), row("test.B", 0, None)];
         let text = metrics(&[Answer { machine: "work".to_owned(), rows, left_out: 0 }]);
-        let labels = r#"machine="work",way="asked",user="0",source="work",target="vault",service="test.A+\\\"""#;
+        let labels =
+            r#"machine="work",way="asked",user="0",source="work",target="vault",service="test.A+\\\"""#;
         for line in [
             "qrexec_up{machine=\"work\"} 1".to_owned(),
             "# TYPE qrexec_bytes_total counter".to_owned(),
@@ -128,8 +134,12 @@ mod tests {
         // What is not known is not said.
         assert!(!text.lines().any(|line| line.starts_with("qrexec_bytes_total") && line.contains("test.B")));
         // Each series once.
-        let mut series: Vec<&str> =
-            text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')).map(|(s, _)| s).collect();
+        let mut series: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(s, _)| s)
+            .collect();
         let all = series.len();
         series.sort_unstable();
         series.dedup();
@@ -138,7 +148,8 @@ mod tests {
 
     #[test]
     fn one_json_object() {
-        let text = json(&view(vec![row("a", 1, Some((0, 0)))], vec![row("a", 1, Some((2, 4))), row("b", 0, None)]));
+        let text =
+            json(&view(vec![row("a", 1, Some((0, 0)))], vec![row("a", 1, Some((2, 4))), row("b", 0, None)]));
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["running"], 1);
         assert_eq!(value["calls"][0]["bytes_per_second_to_caller"], 2.0);

@@ -33,13 +33,15 @@ const SCREEN: (usize, usize) = (24, 80);
 /// Show who talks to whom right now: calls by source, target and service, with bytes, rates and the last exit code
 #[derive(Debug, Parser)]
 #[command(name = "qrexec-top", infer_long_args = true)]
-#[command(after_help = "In dom0, members of the daemons' group see the calls of all qubes, with the rule that allowed them; \
+#[command(
+    after_help = "In dom0, members of the daemons' group see the calls of all qubes, with the rule that allowed them; \
 bytes only of services in dom0 itself, since the bytes of other calls do not pass through it. In a qube, root sees all of \
 its calls and everybody else their own. The bytes of a call that a program of the qube makes are known when it has ended.\n\n\
 TO-SERVICE and TO-CALLER are bytes, each with its rate; NOW is how many calls run; AGE is that of the oldest of them; EXIT is \
 the exit code of the last one that ended. `-` is what nobody here knows.\n\n\
 Examples:\n  qrexec-top                     refreshed in place, until ^C\n  qrexec-top --once | head\n  \
-qrexec-top --json | jq '.calls[] | select(.running > 0)'\n  qrexec-top --metrics > /var/lib/prometheus/node-exporter/qrexec.prom")]
+qrexec-top --json | jq '.calls[] | select(.running > 0)'\n  qrexec-top --metrics > /var/lib/prometheus/node-exporter/qrexec.prom"
+)]
 struct TopArgs {
     /// One table, and end; as ever where standard output is no terminal
     #[arg(long)]
@@ -96,11 +98,13 @@ fn run(args: &TopArgs) -> Result<(), Failure> {
         std::thread::sleep(delay);
         let after = look()?;
         let view = View::new(&before, &after, &own_name(), args.running);
-        match () {
-            () if args.json => return say(&export::json(&view)),
-            () if !stays => return say(&table::whole(&view)),
-            () => say(&table::screen(&view, size()))?,
+        if args.json {
+            return say(&export::json(&view));
         }
+        if !stays {
+            return say(&table::whole(&view));
+        }
+        say(&table::screen(&view, size()))?;
         before = after;
     }
 }

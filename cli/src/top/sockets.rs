@@ -59,8 +59,11 @@ pub(super) fn places(named: &[PathBuf]) -> Places {
     };
     let sockets: Vec<PathBuf> = agent.iter().map(|agent| beside(agent)).collect();
     let shown = |path: &PathBuf| path.display().to_string();
-    let looked: Vec<String> =
-        sockets.iter().map(shown).chain(folder.iter().map(|folder| format!("{}/{SOCKETS}*", folder.display()))).collect();
+    let looked: Vec<String> = sockets
+        .iter()
+        .map(shown)
+        .chain(folder.iter().map(|folder| format!("{}/{SOCKETS}*", folder.display())))
+        .collect();
     let looked = format!("neither an agent nor a daemon can be asked here: no {}", looked.join(", no "));
     Places { sockets, folder, looked }
 }

@@ -56,7 +56,8 @@ fn lines(view: &View) -> Vec<String> {
     }
     lines.extend(view.unread.iter().map(|why| format!("not read: {why}")));
     let heads = HEADS.map(|(head, _)| head.to_owned());
-    let table: Vec<[String; HEADS.len()]> = std::iter::once(heads).chain(view.lines.iter().map(cells)).collect();
+    let table: Vec<[String; HEADS.len()]> =
+        std::iter::once(heads).chain(view.lines.iter().map(cells)).collect();
     let width = |column: usize| {
         table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default().min(WIDEST)
     };

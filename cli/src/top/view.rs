@@ -151,8 +151,8 @@ pub(super) mod tests {
         ];
         let view = view(before, after);
         let rates: Vec<_> = view.lines.iter().map(|line| (line.service.as_str(), line.rate)).collect();
-        let expected =
-            [("a", 100.0, 2000.0), ("b", 10.0, 20.0), ("d", 0.0, 5.0), ("c", 1.0, 2.0)].map(|(s, a, b)| (s, Some((a, b))));
+        let expected = [("a", 100.0, 2000.0), ("b", 10.0, 20.0), ("d", 0.0, 5.0), ("c", 1.0, 2.0)]
+            .map(|(s, a, b)| (s, Some((a, b))));
         assert_eq!(rates[..4], expected);
         assert_eq!(rates[4], ("e", None));
         assert_eq!(view.sums(), (5, 2138.0));

@@ -143,8 +143,8 @@ impl Core {
             return;
         }
         self.tally.count(&call);
-        let asked_by = caller(self.settings.name.as_str(), source.as_ref()).to_string();
-        let route = Route::new(Way::Asked, 0, &asked_by, target.as_str(), service.as_str());
+        let asked_by = caller(self.settings.name.as_str(), source.as_ref());
+        let route = Route::new(Way::Asked, 0, &asked_by, target.as_str(), &service.with_plus());
         self.ledger.begins(now, Known::OfVm(id), route);
         self.calls.insert(id, call);
         let own = self.settings.name.clone();

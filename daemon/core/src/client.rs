@@ -279,7 +279,7 @@ impl Core {
         let vm = self.settings.name.as_str();
         match Command::parse(cmdline).map(|command| command.kind) {
             Ok(CommandKind::Service(call)) => {
-                Route::new(Way::Asked, 0, call.source.as_str(), vm, call.service.as_str())
+                Route::new(Way::Asked, 0, call.source.as_str(), vm, &call.service.with_plus())
             }
             _ => Route::new(Way::Asked, 0, "dom0", vm, "(a command)"),
         }

@@ -38,7 +38,13 @@ mod tests {
         assert_eq!(source("qrexec: a command: dom0 -> work: ended after 0.1 s, port 513"), "dom0");
         assert_eq!(source("qrexec: test.Add+: far (by relay) -> vault: denied: no"), "relay");
         assert_eq!(source("work: its request has a malformed id"), "work");
-        for other in ["", "a local client was closed: it was too slow", "not sent: x -> y", " -> vault: x", "qrexec: x"] {
+        for other in [
+            "",
+            "a local client was closed: it was too slow",
+            "not sent: x -> y",
+            " -> vault: x",
+            "qrexec: x",
+        ] {
             assert_eq!(source(other), "", "{other:?}");
         }
     }

@@ -48,7 +48,9 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn interpreter(path: &Path) -> Option<String> {
     let head = head(path).ok()?;
     let Some(line) = head.strip_prefix(b"#!") else {
-        return head.starts_with(ELF).then(|| "(the loader of the libraries that it is linked with)".to_owned());
+        return head
+            .starts_with(ELF)
+            .then(|| "(the loader of the libraries that it is linked with)".to_owned());
     };
     let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii();
     let word = line.split(u8::is_ascii_whitespace).next()?;

@@ -104,7 +104,8 @@ impl<Id: Ord + Copy> Ledger<Id> {
                 return None;
             }
         }
-        let route = self.routes.get_key_value(&route).map_or_else(|| Arc::new(route), |(key, _)| Arc::clone(key));
+        let route =
+            self.routes.get_key_value(&route).map_or_else(|| Arc::new(route), |(key, _)| Arc::clone(key));
         let account = self.routes.entry(Arc::clone(&route)).or_default();
         account.used = now;
         Some((route, account))
@@ -139,7 +140,8 @@ impl<Id: Ord + Copy> Ledger<Id> {
             *since = running.since.min(*since);
             *so_far = sum(*so_far, moved(*id));
         }
-        let millis = |since: Duration| u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |since: Duration| u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
         let rows = self.routes.iter().filter(|(route, _)| sees(route)).map(|(route, account)| {
             let now = live.get(&**route);
             Row {

@@ -89,7 +89,9 @@ fn any_number_of_services_has_so_many_rows() {
     assert_eq!((rows.len(), left_out), (MAX_ROUTES, 1000 - (MAX_ROUTES as u64 - 1)));
     ledger.ended(at(3001), 2999, Some(0), None);
     (2000..3000).for_each(|id| ledger.ended(at(3002), id, Some(0), None));
-    assert!(ledger.running.len() == 1 && all(&ledger, at(3003)).iter().map(|row| row.running).sum::<u64>() == 1);
+    assert!(
+        ledger.running.len() == 1 && all(&ledger, at(3003)).iter().map(|row| row.running).sum::<u64>() == 1
+    );
 }
 
 fn row() -> Row {
@@ -123,13 +125,19 @@ fn nothing_that_steers_a_terminal_and_nothing_long_is_said_or_taken() {
     let row = Row { route: Route::new(Way::Asked, 0, "work", "vault", &service), ..row() };
     let answer = Answer { machine: "work".to_string(), rows: [row].into(), left_out: 0 };
     let back = Answer::decode(answer.encode().as_bytes()).unwrap();
-    assert!(back.rows[0].route.service.starts_with("a?b??[31m??xxx") && back.rows[0].route.service.len() == MAX_TEXT);
+    assert!(
+        back.rows[0].route.service.starts_with("a?b??[31m??xxx")
+            && back.rows[0].route.service.len() == MAX_TEXT
+    );
 
     let good = answer.encode();
     let broken = |from: &str, to: &str| Answer::decode(good.replace(from, to).as_bytes());
     assert_eq!(broken("asked", "told"), Err(BadAnswer::Row(2)));
     assert_eq!(broken("work\tvault", "w\x1b\tvault"), Err(BadAnswer::Row(2)));
-    assert_eq!(broken("work\tvault", &format!("{}\tvault", "w".repeat(MAX_TEXT + 1))), Err(BadAnswer::Row(2)));
+    assert_eq!(
+        broken("work\tvault", &format!("{}\tvault", "w".repeat(MAX_TEXT + 1))),
+        Err(BadAnswer::Row(2))
+    );
     assert_eq!(broken("\t4\t5", "\t4\t-"), Err(BadAnswer::Row(2)));
     assert_eq!(broken("end 0\n", "end 0"), Err(BadAnswer::Cut));
     assert_eq!(broken("end 0\n", ""), Err(BadAnswer::Cut));
