@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use agent_core::CallId;
 use engine::exec::{Account, Services};
 use engine::meter::{Meter, Meters};
+use engine::reactor::Reactor;
 use engine::top_socket::TopSocket;
 use wire::command::CommandKind;
 use wire::top::{Answer, BESIDE_AGENT, LastWord, Ledger, Route, Way};
@@ -59,15 +60,14 @@ impl Default for Board {
 
 impl Board {
     /// Listens beside the agent's own socket. Without it, calls are as ever.
-    pub(crate) fn listen(&mut self, agent: &Path) -> Option<&TopSocket> {
+    pub(crate) fn listen(&mut self, agent: &Path, reactor: &Reactor, token: u64) {
         let mut path = OsString::from(agent);
         path.push(BESIDE_AGENT);
         let path = PathBuf::from(path);
-        let socket = TopSocket::open(&path, None);
+        let socket = TopSocket::open(&path, None, reactor, token);
         self.socket = socket
             .inspect_err(|error| tracing::warn!("nothing for qrexec-top: {}: {error}", path.display()))
             .ok();
-        self.socket.as_ref()
     }
 
     /// Answers whoever wants to know.

@@ -328,9 +328,7 @@ impl Agent {
             .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
         self.reactor.add(&listener, LISTENER, Interest::Read)?;
         self.listener = Some(listener);
-        if let Some(top) = self.board.listen(&self.agent_socket) {
-            self.reactor.add(top, TOP, Interest::Read)?;
-        }
+        self.board.listen(&self.agent_socket, &self.reactor, TOP);
         self.open_entrance()?;
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");

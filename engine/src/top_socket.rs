@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Gid;
+use rustix::fs::{Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use wire::top::Viewer;
 
+use crate::reactor::{Interest, Reactor};
 use crate::unix::{Bound, peer_uid};
 
 /// Connections answered before everybody else has a turn.
@@ -36,34 +37,56 @@ pub enum Audience {
 /// The listening socket.
 #[derive(Debug)]
 pub struct TopSocket {
-    socket: Bound,
+    /// `None` from when even the spare descriptor was not enough to take connections.
+    socket: Option<Bound>,
+    /// Given up to take a connection, and close it, where no descriptor is left: it would wake us for ever.
+    spare: Option<OwnedFd>,
     audience: Audience,
     /// When others than root were last answered.
     answered: BTreeMap<u32, Instant>,
 }
 
 impl TopSocket {
-    /// Listens at `path`, for everybody on the machine, or for our user and this group.
+    /// Listens at `path`, for everybody on the machine, or for our user and this group. `reactor` watches it under `token`
+    /// for as long as it is there.
     ///
     /// # Errors
     /// The folder is missing or not ours to write in.
-    pub fn open(path: &Path, group: Option<Gid>) -> io::Result<Self> {
+    pub fn open(path: &Path, group: Option<Gid>, reactor: &Reactor, token: u64) -> io::Result<Self> {
         let (mode, audience) = match group {
             Some(_) => (0o660, Audience::WhoeverConnects),
             None => (0o666, Audience::EachTheirOwn),
         };
-        Ok(Self { socket: Bound::new_for(path, mode, group)?, audience, answered: BTreeMap::new() })
+        let socket = Bound::new_for(path, mode, group)?;
+        reactor.add(&socket, token, Interest::Read)?;
+        Ok(Self { socket: Some(socket), spare: spare(), audience, answered: BTreeMap::new() })
     }
 
     /// Answers those who have connected. To be called when the socket is readable.
     pub fn answer(&mut self, now: Instant, text: impl Fn(Viewer) -> String) {
         for _ in 0..BATCH {
-            // Out of descriptors, or nobody there: the socket says so again.
-            let Ok(Some(peer)) = self.socket.accept() else { return };
+            let Some(peer) = self.accept() else { return };
             if let Some(viewer) = self.viewer(&peer, now) {
                 tell(&peer, text(viewer).as_bytes());
             }
         }
+    }
+
+    /// The next connection. One that has no descriptor is closed.
+    fn accept(&mut self) -> Option<OwnedFd> {
+        let socket = self.socket.as_ref()?;
+        let error = match socket.accept() {
+            Ok(peer) => return peer,
+            Err(error) => error,
+        };
+        tracing::warn!("a reader of qrexec-top is sent away: {error}");
+        drop(self.spare.take());
+        if socket.accept().is_err() {
+            tracing::warn!("qrexec-top is not answered any more");
+            self.socket = None;
+        }
+        self.spare = spare();
+        None
     }
 
     /// What this one may see; `None`: nothing now.
@@ -86,10 +109,8 @@ impl TopSocket {
     }
 }
 
-impl AsFd for TopSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
+fn spare() -> Option<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// An answer is no longer than a fresh socket's buffer; one that does not fit all the same is cut, which its reader sees.
@@ -117,7 +138,8 @@ mod tests {
     fn whoever_connects_gets_the_longest_answer_whole_without_being_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("top");
-        let mut socket = TopSocket::open(&path, None).unwrap();
+        let reactor = Reactor::new().unwrap();
+        let mut socket = TopSocket::open(&path, None, &reactor, 1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         let mut peers: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         drop(peers.remove(0));
@@ -138,7 +160,8 @@ mod tests {
     #[test]
     fn a_user_waits_for_the_next_answer_and_many_users_for_each_other() {
         let folder = tempfile::tempdir().unwrap();
-        let mut socket = TopSocket::open(&folder.path().join("top"), None).unwrap();
+        let reactor = Reactor::new().unwrap();
+        let mut socket = TopSocket::open(&folder.path().join("top"), None, &reactor, 1).unwrap();
         let now = Instant::now();
         assert!(socket.has_turn(1000, now) && socket.has_turn(1001, now) && !socket.has_turn(1000, now));
         assert!(socket.has_turn(1000, now + PAUSE) && !socket.has_turn(1000, now + PAUSE));

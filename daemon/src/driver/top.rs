@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use daemon_core::{CallId, Moved};
 use engine::meter::{Meter, Meters};
-use engine::reactor::{Interest, Reactor};
+use engine::reactor::Reactor;
 use engine::top_socket::TopSocket;
 use rustix::fs::Gid;
 use wire::names::DomainId;
@@ -52,10 +52,7 @@ impl Metered {
 pub(super) fn listen(reactor: &Reactor, folder: &Path, id: DomainId) -> Option<TopSocket> {
     let path = path(folder, id);
     let group = std::fs::metadata(folder).ok().map(|folder| Gid::from_raw(folder.gid()));
-    let listening = TopSocket::open(&path, group).and_then(|socket| {
-        reactor.add(&socket, Token::Top.encode(), Interest::Read)?;
-        Ok(socket)
-    });
+    let listening = TopSocket::open(&path, group, reactor, Token::Top.encode());
     listening.inspect_err(|error| tracing::warn!("nothing for qrexec-top: {}: {error}", path.display())).ok()
 }
 
