@@ -7,7 +7,7 @@ use engine::pump::{Call, Outcome};
 use engine::{datalink, localfd};
 use ring::Transport;
 use wire::command::{Command, CommandKind};
-use wire::names::{DomainId, Target};
+use wire::names::DomainId;
 use wire::stream::Role;
 
 use super::args::{Plan, Purpose};
@@ -79,9 +79,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
 /// The service that is called, if it is one and no command.
 fn called(plan: &Plan) -> Option<Called> {
     match Command::parse(&plan.command).ok()?.kind {
-        CommandKind::Service(call) => {
-            Some(Called::now(&Target::new(plan.target.as_str()).ok()?, &call.service))
-        }
+        CommandKind::Service(call) => Some(Called::now(&plan.target, &call.service)),
         CommandKind::Shell(_) => None,
     }
 }

@@ -274,7 +274,7 @@ impl Core {
             Known::OfVm(id) => moved(id).map(Into::into),
             Known::OfDom0(_) => None,
         });
-        Answer { machine: self.settings.name.to_string(), rows, left_out }
+        Answer { machine: self.settings.name.as_str().to_owned(), rows, left_out }
     }
 
     fn next_id(&mut self) -> u64 {
