@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent_core::CallId;
 use engine::exec::{Account, Services};
 use engine::meter::{Meter, Meters};
-use engine::reactor::Reactor;
+use engine::reactor::{Reactor, Token};
 use engine::top_socket::TopSocket;
 use wire::command::CommandKind;
 use wire::top::{Answer, BESIDE_AGENT, LastWord, Ledger, Route, Way};
@@ -60,7 +60,7 @@ impl Default for Board {
 
 impl Board {
     /// Listens beside the agent's own socket. Without it, calls are as ever.
-    pub(crate) fn listen(&mut self, agent: &Path, reactor: &Reactor, token: u64) {
+    pub(crate) fn listen<T: Token>(&mut self, agent: &Path, reactor: &Reactor<T>, token: T) {
         let mut path = OsString::from(agent);
         path.push(BESIDE_AGENT);
         let path = PathBuf::from(path);

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use wire::top::Viewer;
 
-use crate::reactor::{Interest, Reactor};
+use crate::reactor::{Interest, Reactor, Token};
 use crate::unix::{Bound, peer_uid};
 
 /// Connections answered before everybody else has a turn.
@@ -52,7 +52,12 @@ impl TopSocket {
     ///
     /// # Errors
     /// The folder is missing or not ours to write in.
-    pub fn open(path: &Path, group: Option<Gid>, reactor: &Reactor, token: u64) -> io::Result<Self> {
+    pub fn open<T: Token>(
+        path: &Path,
+        group: Option<Gid>,
+        reactor: &Reactor<T>,
+        token: T,
+    ) -> io::Result<Self> {
         let (mode, audience) = match group {
             Some(_) => (0o660, Audience::WhoeverConnects),
             None => (0o666, Audience::EachTheirOwn),
@@ -138,7 +143,7 @@ mod tests {
     fn whoever_connects_gets_the_longest_answer_whole_without_being_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("top");
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::<u64>::new().unwrap();
         let mut socket = TopSocket::open(&path, None, &reactor, 1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         let mut peers: Vec<UnixStream> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
@@ -160,7 +165,7 @@ mod tests {
     #[test]
     fn a_user_waits_for_the_next_answer_and_many_users_for_each_other() {
         let folder = tempfile::tempdir().unwrap();
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::<u64>::new().unwrap();
         let mut socket = TopSocket::open(&folder.path().join("top"), None, &reactor, 1).unwrap();
         let now = Instant::now();
         assert!(socket.has_turn(1000, now) && socket.has_turn(1001, now) && !socket.has_turn(1000, now));

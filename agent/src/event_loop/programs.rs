@@ -24,36 +24,36 @@ impl Agent {
     fn admit(&mut self, client: ClientConnection) {
         match self.watch(Watched::Client(client)) {
             // Its request is usually there already.
-            Ok(token) => self.on_thing(token),
+            Ok(key) => self.on_watched(key),
             Err(error) => tracing::error!("cannot watch a client: {error}"),
         }
     }
 
-    pub(super) fn on_client(&mut self, token: u64) {
-        let Some(Watched::Client(client)) = self.watched.get_mut(&token) else { return };
+    pub(super) fn on_client(&mut self, key: u64) {
+        let Some(Watched::Client(client)) = self.watched.get_mut(&key) else { return };
         match client.hear() {
             Heard::Nothing => return,
             Heard::Request(request) => {
                 step::reached("request");
                 let user = client.user();
-                request.iter().for_each(|request| self.board.asks(token, user, request));
-                self.core.handle_request(ClientId(token), request, self.control.is_busy());
+                request.iter().for_each(|request| self.board.asks(key, user, request));
+                self.core.handle_request(ClientId(key), request, self.control.is_busy());
             }
-            Heard::Gone => self.client_gone(token),
+            Heard::Gone => self.client_gone(key),
             Heard::Wrong(why) => {
                 tracing::warn!("a client broke the rules: {why}");
-                self.client_gone(token);
+                self.client_gone(key);
             }
         }
         self.act();
     }
 
-    pub(super) fn client_gone(&mut self, token: u64) {
-        let last = match self.forget(token) {
+    pub(super) fn client_gone(&mut self, key: u64) {
+        let last = match self.forget(key) {
             Some(Watched::Client(client)) => client.last_word(),
             _ => None,
         };
-        self.board.gone(token, last);
-        self.core.handle_client_gone(ClientId(token));
+        self.board.gone(key, last);
+        self.core.handle_client_gone(ClientId(key));
     }
 }

@@ -49,10 +49,10 @@ impl Metered {
 }
 
 /// Listens for those who want to know, the group of the folder among them. Without it, calls are as ever.
-pub(super) fn listen(reactor: &Reactor, folder: &Path, id: DomainId) -> Option<TopSocket> {
+pub(super) fn listen(reactor: &Reactor<Token>, folder: &Path, id: DomainId) -> Option<TopSocket> {
     let path = path(folder, id);
     let group = std::fs::metadata(folder).ok().map(|folder| Gid::from_raw(folder.gid()));
-    let listening = TopSocket::open(&path, group, reactor, Token::Top.encode());
+    let listening = TopSocket::open(&path, group, reactor, Token::Top);
     listening.inspect_err(|error| tracing::warn!("nothing for qrexec-top: {}: {error}", path.display())).ok()
 }
 
