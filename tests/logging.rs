@@ -75,7 +75,7 @@ fn each_call_has_its_line() {
         }
         let log = read("dom0", "daemon-work.log");
         let port = format!(", port {port}");
-        has(&log, &["work -> vault: test.Three+x: allowed to vault by ", ", ended after ", &port]);
+        has(&log, &["qrexec: test.Three+x: work -> vault: allowed to vault by ", ", ended after ", &port]);
         assert!(log.lines().all(has_time), "{log}");
         for file in ["dom0", "work", "vault"]
             .map(|vm| std::fs::read_dir(lab.layout().log(vm)).unwrap())
@@ -86,7 +86,7 @@ fn each_call_has_its_line() {
             assert!(!std::fs::read_to_string(&path).unwrap().contains("payload"), "{}", path.display());
         }
         // The daemon of the target knows who called.
-        has(&read("dom0", "daemon-vault.log"), &["work -> vault: test.Three+x: ended after ", &port]);
+        has(&read("dom0", "daemon-vault.log"), &["qrexec: test.Three+x: work -> vault: ended after ", &port]);
     });
 }
 
@@ -121,16 +121,16 @@ fn calls_of_dom0_and_to_dom0_have_their_line_too() {
         has(
             &log,
             &[
-                "work -> dom0: test.Four: allowed to dom0 by ",
+                "qrexec: test.Four+: work -> dom0: allowed to dom0 by ",
                 ", exit code 4, 7 bytes in, 9 bytes out, port ",
             ],
         );
-        has(&log, &["dom0 -> work: a command: ended after ", " s, port "]);
+        has(&log, &["qrexec: a command: dom0 -> work: ended after ", " s, port "]);
         assert_eq!((about(&log, "test.Four"), about(&log, "a command")), (1, 1), "{log}");
         // A qube that is not there is @default to the policy, and the one line of the call says so.
         assert_eq!(call(&lab, "work", "nobody", "test.Four", b"").code, 126);
         eventually("its line", || about(&read(), "work -> nobody") > 0);
-        has(&read(), &["work -> nobody: test.Four: refused, ", " (no such qube, taken as @default)"]);
+        has(&read(), &["qrexec: test.Four+: work -> nobody: denied: ", " (no such qube, taken as @default)"]);
         assert_eq!((about(&read(), "nobody"), about(&read(), "no such qube")), (1, 1), "{}", read());
         assert!(!log.contains("secret") && !log.contains("payload"));
     });
@@ -223,7 +223,7 @@ fn error_output_in_dom0_is_marked_escaped_and_bounded() {
             assert_eq!(call(&lab, "work", "dom0", "test.Floods", b"").code, 0);
         }
         assert_eq!(call(&lab, "vault", "work", "test.Echo", b"").code, 0);
-        eventually("the line of another VM", || read().contains("vault -> work: test.Echo"));
+        eventually("the line of another VM", || read().contains("qrexec: test.Echo+: vault -> work"));
         let lines = about(&read(), "a-line");
         // A burst and, while the flood lasts, a hundred a second.
         assert!((500..3000).contains(&lines), "{lines} lines");

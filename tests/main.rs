@@ -63,9 +63,11 @@ mod r2_peers;
 // Windows, as far as wine is.
 mod windows;
 
-// What is written down.
+// What is written down, shown, and told.
 mod journal;
 mod logging;
+mod told;
+mod top;
 
 // The lab, and the program that measures.
 mod bench;

@@ -431,10 +431,10 @@ fn remote_qubes_are_called_by_their_names_and_call_under_them() {
         assert_said(&run(&lab, "work", &claimed, b""), 126, "");
         let log = |vm: &str| read(&lab.layout().log(DOM0).join(format!("daemon-{vm}.log")));
         for (vm, line) in [
-            ("relay", "far (by relay) -> vault: test.Named+1: allowed to vault by "),
-            ("relay", "far (by relay) -> vault: test.None+1: refused, denied: "),
-            ("work", "far (by work) -> vault: test.Named: refused, denied: "),
-            ("vault", "far -> vault: test.Named+1: ended after "),
+            ("relay", "qrexec: test.Named+1: far (by relay) -> vault: allowed to vault by "),
+            ("relay", "qrexec: test.None+1: far (by relay) -> vault: denied: "),
+            ("work", "qrexec: test.Named+: far (by work) -> vault: denied: "),
+            ("vault", "qrexec: test.Named+1: far -> vault: ended after "),
         ] {
             eventually(line, || log(vm).contains(line));
         }

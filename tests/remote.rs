@@ -52,11 +52,11 @@ fn a_service_of_another_machine_is_called() {
             fs::read_to_string(lab.layout().log(DOM0).join("daemon-relay.log")).unwrap_or_default()
         };
         eventually("the far log", || {
-            log(&machines.there).contains("here-work (by relay) -> far: test.Unlisted+: refused")
+            log(&machines.there).contains("qrexec: test.Unlisted+: here-work (by relay) -> far: denied")
         });
         let near = machines.here.layout().log(DOM0).join("daemon-work.log");
         eventually("the near log", || {
-            fs::read_to_string(&near).unwrap_or_default().contains("work -> far: test.Unlisted")
+            fs::read_to_string(&near).unwrap_or_default().contains("qrexec: test.Unlisted+: work -> far")
         });
         // Unknown to the other machine.
         assert_eq!(run(&machines.here, "mail", &["qrexec-client-vm", "far", "test.Echo"], b"").code, 126);

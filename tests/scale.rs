@@ -29,7 +29,7 @@ fn a_call_beyond_the_ceiling_is_refused_and_no_other() {
         let lab = lab().script("vault", "test.Waits", WAITS).env("QREXEC_MAX_CALLS", "2").start().unwrap();
         let mut clients = [running(&lab), running(&lab)];
         let said = call(&lab, "work", "vault", "test.Waits", b"");
-        assert_eq!((said.code, said.stderr.as_str()), (126, "Request refused\n"));
+        assert!(said.code == 126 && said.stderr.ends_with("Request refused\n"), "{said:?}");
         for client in &mut clients {
             assert_eq!(client.try_wait().unwrap(), None, "an earlier call is not affected");
             drop(client.stdin.take());

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use engine::direct::DirectService;
 use engine::exec::{Builtin, Prepared, StderrLog};
+use engine::meter::Meter;
 use engine::pump::{EXIT_LOST, NoStreams, Outcome, StderrCopy};
 use filecopy::service::{Request, receive_files};
 use ring::Channel;
@@ -26,8 +27,8 @@ pub(crate) fn run(
     ground: Ground<'_>,
     (channel, version): (Channel, Version),
     (Builtin::Filecopy, task): (Builtin, &Task),
-    label: &str,
-    port: u32,
+    (label, port): (&str, u32),
+    meter: Option<Meter>,
 ) -> i32 {
     let since = Instant::now();
     let account = match ground.services.users.account(task.user.as_deref()) {
@@ -39,7 +40,8 @@ pub(crate) fn run(
     };
     let CommandKind::Service(called) = &task.kind else { return EXIT_LOST };
     let log = StderrLog::new(called, ground.services.installation);
-    let mut service = DirectService::new(channel, version, Some(StderrCopy::to(log.open())));
+    let log = StderrCopy::to(log.open());
+    let mut service = DirectService::new(channel, version, Some(log)).metered(meter);
     let request = Request {
         source: called.source.as_str(),
         argument: called.service.argument(),

@@ -9,6 +9,7 @@ use engine::confine::Confinement;
 use engine::datalink::{self, Found};
 use engine::exec::{ExecError, Prepared, Services, Started, Stderr, StderrLog};
 use engine::log_source::speak_for;
+use engine::meter::Meter;
 use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{Call, EXIT_LOST, NoStreams, Outlived, StderrCopy};
 use engine::step;
@@ -38,6 +39,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) call: CallId,
     /// It waits for a caller that is not there soon.
     pub(crate) waits: bool,
+    /// Where it looks how much the call has moved.
+    pub(crate) meter: Option<Meter>,
 }
 
 /// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
@@ -69,6 +72,7 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
     step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let agent_waits = agent.is_some_and(|agent| agent.waits);
+    let meter = agent.and_then(|agent| agent.meter);
     let until = job.until;
     let left = || until.saturating_duration_since(Instant::now());
     let look = match job.waited {
@@ -96,7 +100,7 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
         && let Some(builtin) = built_in::of(prepared)
     {
         return match found.greet(left()) {
-            Ok(link) => built_in::run(ground, link, (builtin, task), &job.label, port),
+            Ok(link) => built_in::run(ground, link, (builtin, task), (&job.label, port), meter),
             Err(error) => no_link(domain, port, &error),
         };
     }
@@ -179,6 +183,7 @@ fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Optio
         splice: started.splice,
         usbip: started.filter,
         outlived: agent.and_then(tells),
+        meter: agent.and_then(|agent| agent.meter),
         ..Call::new(Role::Service, version)
     }
 }

@@ -8,6 +8,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use wire::control::Endpoint;
 use wire::frame::LocalTriggerDecoder;
 use wire::names::{DomainId, Port};
+use wire::top::LastWord;
 use wire::trigger::{BadTrigger, Trigger};
 
 /// How long a client may take for its request.
@@ -25,8 +26,8 @@ pub(crate) struct ClientConnection {
 enum Stage {
     /// The request is not complete; it must be by then.
     Asking(LocalTriggerDecoder, Instant),
-    /// It was; nothing more is to be said.
-    Asked,
+    /// It was; nothing more is to be said but last words, of which so much has come.
+    Asked(Vec<u8>),
 }
 
 /// What came from a client.
@@ -57,7 +58,7 @@ impl ClientConnection {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Asking(_, deadline) => Some(deadline),
-            Stage::Asked => None,
+            Stage::Asked(_) => None,
         }
     }
 
@@ -72,17 +73,30 @@ impl ClientConnection {
                 Err(Errno::INTR) => continue,
                 Err(error) => return Heard::Wrong(error.to_string()),
             };
-            let Stage::Asking(decoder, _) = &mut self.stage else {
-                return Heard::Wrong("it says more than its request".to_owned());
+            let decoder = match &mut self.stage {
+                Stage::Asking(decoder, _) => decoder,
+                Stage::Asked(last) if last.len().saturating_add(bytes.len()) <= LastWord::LEN => {
+                    last.extend_from_slice(bytes);
+                    continue;
+                }
+                Stage::Asked(_) => return Heard::Wrong("it says more than its request".to_owned()),
             };
             match decoder.feed(bytes) {
                 Ok(None) => {}
                 Ok(Some(request)) => {
-                    self.stage = Stage::Asked;
+                    self.stage = Stage::Asked(Vec::new());
                     return Heard::Request(request);
                 }
                 Err(error) => return Heard::Wrong(error.to_string()),
             }
+        }
+    }
+
+    /// How its call went, if it said so before it closed the connection. It may say anything.
+    pub(crate) fn last_word(&self) -> Option<LastWord> {
+        match &self.stage {
+            Stage::Asked(last) => LastWord::from_bytes(last),
+            Stage::Asking(..) => None,
         }
     }
 
@@ -168,8 +182,24 @@ mod tests {
         let (mut client, mut program) = pair();
         program.write_all(&request().encode(Version::V4).expect("fits")).expect("write");
         assert!(matches!(client.hear(), Heard::Request(Ok(_))));
-        program.write_all(b"x").expect("write");
+        program.write_all(&[0; LastWord::LEN + 1]).expect("write");
         assert!(matches!(client.hear(), Heard::Wrong(_)));
+    }
+
+    #[test]
+    fn a_client_may_say_at_its_end_how_it_was() {
+        let (mut client, mut program) = pair();
+        program.write_all(&request().encode(Version::V4).expect("fits")).expect("write");
+        assert!(matches!(client.hear(), Heard::Request(Ok(_))));
+        let last = LastWord { exit: 3, moved: wire::top::Moved { to_service: 1, to_caller: 2 } };
+        let bytes = last.to_bytes();
+        let (first, second) = bytes.split_at(7);
+        program.write_all(first).expect("write");
+        assert!(matches!(client.hear(), Heard::Nothing) && client.last_word().is_none());
+        program.write_all(second).expect("write");
+        drop(program);
+        assert!(matches!(client.hear(), Heard::Gone));
+        assert_eq!(client.last_word(), Some(last));
     }
 
     #[test]

@@ -22,7 +22,8 @@ use rustix::process::Signal;
 use wire::names::Ident;
 
 use crate::admission::Callers;
-use crate::client::{ClientConnection, Heard};
+use crate::board::Board;
+use crate::client::ClientConnection;
 use crate::client_slots::ClientSlots;
 use crate::control::{self, Control, Lost};
 use crate::job::Job;
@@ -36,6 +37,7 @@ use crate::waiting_calls::WaitingCalls;
 
 mod calls;
 mod old_callers;
+mod programs;
 mod token;
 
 use old_callers::OldCaller;
@@ -136,6 +138,8 @@ struct Agent {
     entrance: Option<Entrance>,
     /// Programs that have asked there and wait for dom0.
     old_callers: BTreeMap<u64, OldCaller>,
+    /// For those who want to know what goes on.
+    board: Board,
 }
 
 impl Agent {
@@ -165,6 +169,7 @@ impl Agent {
             r2_folder: options.r2_api.clone(),
             entrance: None,
             old_callers: BTreeMap::new(),
+            board: Board::default(),
             core: Core::default(),
             listener: None,
             accept_pause: AcceptPause::default(),
@@ -226,6 +231,7 @@ impl Agent {
             Token::Fifo => self.hear_old_callers(),
             Token::PassedDescriptors => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
             Token::Callers => self.hear_calls(),
+            Token::Top => self.board.answer(now),
             Token::WaitingCalls => self.callers_came(),
             Token::Watched(key) => self.on_watched(key),
         }
@@ -295,6 +301,7 @@ impl Agent {
                         tracing::warn!("a request is refused: {refusal}");
                     }
                     self.old_callers.remove(&key);
+                    self.board.refused(key);
                     self.forget(key);
                 }
                 Output::Start(call, start) => self.start(call, start),
@@ -315,53 +322,12 @@ impl Agent {
             .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
         self.reactor.add(&listener, Token::Listener, Interest::Read)?;
         self.listener = Some(listener);
+        self.board.listen(&self.agent_socket, &self.reactor, Token::Top);
         self.open_entrance()?;
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
         }
         Ok(())
-    }
-
-    fn accept(&mut self, now: Instant) {
-        for _ in 0..ACCEPT_BATCH {
-            let Some(listener) = &self.listener else { return };
-            let Some(socket) = self.accept_pause.accept(listener, now) else { return };
-            // There is always an answer; if there were none, it would be nobody's.
-            let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
-            if self.client_slots.are_free(user) {
-                self.admit(ClientConnection::new(socket, user, now));
-            }
-        }
-    }
-
-    fn admit(&mut self, client: ClientConnection) {
-        match self.watch(Watched::Client(client)) {
-            // Its request is usually there already.
-            Ok(key) => self.on_watched(key),
-            Err(error) => tracing::error!("cannot watch a client: {error}"),
-        }
-    }
-
-    fn on_client(&mut self, key: u64) {
-        let Some(Watched::Client(client)) = self.watched.get_mut(&key) else { return };
-        match client.hear() {
-            Heard::Nothing => return,
-            Heard::Request(request) => {
-                step::reached("request");
-                self.core.handle_request(ClientId(key), request, self.control.is_busy());
-            }
-            Heard::Gone => self.client_gone(key),
-            Heard::Wrong(why) => {
-                tracing::warn!("a client broke the rules: {why}");
-                self.client_gone(key);
-            }
-        }
-        self.act();
-    }
-
-    fn client_gone(&mut self, key: u64) {
-        self.forget(key);
-        self.core.handle_client_gone(ClientId(key));
     }
 
     // ---- everything with a key ------------------------------------------------------------

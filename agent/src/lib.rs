@@ -7,6 +7,7 @@
 //! | `event_loop` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
 //! | `admission` | how many calls from outside there may be, and of whom |
+//! | `board` | what it tells `qrexec-top` |
 //! | `listener` | the sockets on which others ask |
 //! | `waiting_calls` | where calls wait whose caller is not there yet |
 //! | `client_slots` | how many programs may ask at once, and how many of one user |
@@ -28,6 +29,7 @@
 use std::ffi::OsString;
 
 mod admission;
+mod board;
 mod built_in;
 mod call;
 mod client;

@@ -21,5 +21,7 @@ pub mod programs;
 pub mod qubesd;
 pub mod status;
 pub mod stdio;
+pub mod top;
 pub mod usage;
 pub mod usb;
+pub mod why;

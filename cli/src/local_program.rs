@@ -103,12 +103,25 @@ impl LocalProgram {
         }
     }
 
+    /// What a bare name stands for in a shell, if there is no such file here.
+    fn in_path(&self) -> Option<PathBuf> {
+        let name = self.file.strip_prefix(".").ok().filter(|_| !self.file.exists())?;
+        let folders = std::env::var_os("PATH")?;
+        let mut files = std::env::split_paths(&folders).map(|folder| folder.join(name));
+        let runs =
+            |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
+        files.find(runs)
+    }
+
     fn failure(&self, error: &io::Error) -> Failure {
         let status = match error.kind() {
             io::ErrorKind::NotFound => status::NOT_FOUND,
             _ => status::TROUBLE,
         };
-        Failure { status, message: format!("cannot start {}: {error}", self.file.display()) }
+        let hint =
+            self.in_path().map(|path| format!("; PROGRAM is not searched for, say {}", path.display()));
+        let message = format!("cannot start {}: {error}{}", self.file.display(), hint.unwrap_or_default());
+        Failure { status, message }
     }
 }
 
@@ -200,7 +213,11 @@ mod tests {
     fn a_bare_name_is_a_file_here_and_not_in_path() {
         let program = LocalProgram::new(OsStr::new("ls"), vec![]);
         assert_eq!(program.file, Path::new("./ls"));
-        assert_eq!(program.check().map_err(|f| f.status), Err(status::NOT_FOUND));
+        let failure = program.check().unwrap_err();
+        assert_eq!(failure.status, status::NOT_FOUND);
+        assert!(failure.message.contains("PROGRAM is not searched for, say /"), "{}", failure.message);
+        let nowhere = LocalProgram::new(OsStr::new("no-such-program"), vec![]).check().unwrap_err();
+        assert!(!nowhere.message.contains("searched"), "{}", nowhere.message);
         assert_eq!(LocalProgram::new(OsStr::new("/bin/ls"), vec![]).check(), Ok(()));
         assert_eq!(LocalProgram::new(OsStr::new("a/b"), vec![]).file, Path::new("a/b"));
     }

@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 
 use crate::policy_tools as tools;
 use crate::usage::complete;
-use crate::{client, client_vm, policy_eval, usb};
+use crate::{client, client_vm, policy_eval, top, usb};
 
 /// A program that an executable can be called as.
 #[derive(Debug)]
@@ -92,6 +92,7 @@ pub const PROGRAMS: &[Program] = &[
     ),
     Program::new("qrexec-policy-graph", tools::graph::main, Page::new(1, tools::graph::command)),
     Program::new("qrexec-policy-restore", tools::restore::main, Page::new(1, tools::restore::command)),
+    Program::new("qrexec-top", top::main, Page::new(1, top::command)),
     Program::new("qrexec-vm-helper", tools::helper::main, Page::new(8, tools::helper::command)),
     Program::bare("qrexec_client_vm", client_vm::main),
     Program::new("qubes-policy", tools::admin::client::main, Page::new(1, tools::admin::client::command)),

@@ -3,12 +3,13 @@
 //! The process is a fork of the daemon without any of its descriptors. It outlives a restart of the
 //! daemon, and if it dies it takes one call with it.
 
-use daemon_core::{LocalService, Moved};
+use daemon_core::LocalService;
 use engine::Installation;
 use engine::call as steps;
 use engine::confine::Confinement;
 use engine::datalink::{self, WAIT_DOM0_SERVICE};
 use engine::exec::{ExecError, Services, Started, Stderr, Users};
+use engine::meter::Meter;
 use engine::process::{EXIT_TROUBLE, Signals};
 use engine::pump::{Call, NoStreams};
 use ring::{Channel, Transport};
@@ -31,8 +32,13 @@ pub struct Manner {
 }
 
 /// Serves one call to its end; to be run in a process of its own. Gives the exit code that the caller
-/// was told, 125 if it could not be told any, and what was moved if there was a service.
-pub fn run_service(service: &LocalService, transport: &Transport, manner: Manner) -> (i32, Option<Moved>) {
+/// was told, 125 if it could not be told any. What a service moves is seen at the meter.
+pub fn run_service(
+    service: &LocalService,
+    transport: &Transport,
+    manner: Manner,
+    meter: Option<Meter>,
+) -> i32 {
     if let Some(limit) = manner.files {
         // The raised limit would do no harm but to programs that use select(2).
         let _ = setrlimit(Resource::Nofile, limit);
@@ -43,26 +49,31 @@ pub fn run_service(service: &LocalService, transport: &Transport, manner: Manner
     engine::log_source::speak_for(service.call.source.as_str());
     let (domain, port) = (service.endpoint.domain.0, service.endpoint.port.0);
     match datalink::connect(transport, domain, port, WAIT_DOM0_SERVICE) {
-        Ok(link) => run(&service.call, link, manner),
+        Ok(link) => run(&service.call, link, manner, meter),
         Err(error) => {
             tracing::warn!("{}: {error}", name(&service.call));
-            (EXIT_TROUBLE, None)
+            EXIT_TROUBLE
         }
     }
 }
 
-fn run(call: &ServiceCall, (channel, version): (Channel, Version), manner: Manner) -> (i32, Option<Moved>) {
+fn run(
+    call: &ServiceCall,
+    (channel, version): (Channel, Version),
+    manner: Manner,
+    meter: Option<Meter>,
+) -> i32 {
     let confinement = manner.confinement;
     let services = Services::from_env(Users::Any, manner.installation);
     match start(&services, call) {
-        Ok(started) => pump_to_end(call, started, channel, version, confinement),
+        Ok(started) => pump_to_end(call, started, (channel, version), confinement, meter),
         Err(error) => {
             tracing::warn!("{}: {error}", name(call));
             let (code, why) = (error.code(), NoStreams::FailedInDom0);
             if let Err(error) = steps::report(channel, version, code, why, confinement) {
                 tracing::warn!("{}: {error}", name(call));
             }
-            (error.code(), None)
+            error.code()
         }
     }
 }
@@ -79,10 +90,10 @@ fn start(services: &Services, call: &ServiceCall) -> Result<Started, ExecError> 
 fn pump_to_end(
     called: &ServiceCall,
     mut started: Started,
-    channel: Channel,
-    version: Version,
+    (channel, version): (Channel, Version),
     confinement: Confinement,
-) -> (i32, Option<Moved>) {
+    meter: Option<Meter>,
+) -> i32 {
     if let Err(error) = channel.keep_from_children() {
         tracing::warn!("{}: {error}", name(called));
     }
@@ -95,6 +106,7 @@ fn pump_to_end(
     call.exit_on_service_eof = started.exit_on_service_eof;
     call.splice = started.splice;
     call.usbip = started.filter;
+    call.meter = meter;
     call.one_socket = if started.one_socket { asks_for_one_socket() } else { None };
     // A service whose caller is gone is one that runs in dom0: this goes on until it ends.
     let outcome = steps::run(channel, call, confinement);
@@ -103,7 +115,7 @@ fn pump_to_end(
     if let Some(trouble) = &exit.trouble {
         tracing::warn!("{}: {trouble}", name(called));
     }
-    (exit.status, Some(Moved { bytes_in: outcome.bytes_in, bytes_out: outcome.bytes_out }))
+    exit.status
 }
 
 /// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.

@@ -19,6 +19,7 @@ use wire::stream::{Incoming, Kind, Next, Outgoing, Role};
 use wire::version::Version;
 
 use crate::confine::{Confinement, Files, Needs, Place};
+use crate::meter::Meter;
 use crate::pump::Lost;
 pub use client::DirectClient;
 pub use service::DirectService;
@@ -61,6 +62,7 @@ struct Direct {
     bytes_in: u64,
     bytes_out: u64,
     sleeps: u64,
+    meter: Option<Meter>,
 }
 
 impl Direct {
@@ -78,6 +80,7 @@ impl Direct {
             bytes_in: 0,
             bytes_out: 0,
             sleeps: 0,
+            meter: None,
         }
     }
 
@@ -171,6 +174,7 @@ impl Direct {
             taken = taken.saturating_add(now);
         }
         self.bytes_in = self.bytes_in.saturating_add(taken as u64);
+        self.show();
         if self.channel.unflushed_room() >= (self.channel.rx().size() / 2) as u64 {
             self.channel.flush_room()?;
         }
@@ -204,10 +208,15 @@ impl Direct {
             given = given.saturating_add(len);
         }
         self.bytes_out = self.bytes_out.saturating_add(given as u64);
+        self.show();
         if given == bytes.len() || self.channel.unflushed_data() >= (self.channel.tx().size() / 4) as u64 {
             self.channel.flush_data()?;
         }
         Ok(given)
+    }
+
+    fn show(&self) {
+        self.meter.iter().for_each(|meter| meter.show(self.bytes_in, self.bytes_out));
     }
 
     /// Ends a stream.

@@ -100,6 +100,14 @@ pub enum ExecError {
         /// What the system said.
         source: io::Error,
     },
+    /// A program that is there, and not what it is to be started by.
+    #[error("cannot start {}: its interpreter {interpreter} is missing", file.display())]
+    NoInterpreter {
+        /// The program.
+        file: PathBuf,
+        /// What it names in its first line, or what its format needs.
+        interpreter: String,
+    },
     /// A user whom this machine does not know, or who is not us while we cannot become another.
     #[error("cannot run as user {wanted}: {reason}")]
     User {
@@ -120,12 +128,21 @@ pub enum ExecError {
 }
 
 impl ExecError {
+    /// Why this program did not start.
+    fn spawn(file: &Path, source: io::Error) -> Self {
+        let is_missing = source.kind() == io::ErrorKind::NotFound;
+        match is_missing.then(|| image::interpreter(file)).flatten() {
+            Some(interpreter) => Self::NoInterpreter { file: file.to_owned(), interpreter },
+            None => Self::Spawn { file: file.to_owned(), source },
+        }
+    }
+
     /// The exit code that the caller gets: 127 if the service (or the interpreter that it names) is
     /// not there, 125 for everything else.
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
-            Self::NotFound(_) => EXIT_NOT_FOUND,
+            Self::NotFound(_) | Self::NoInterpreter { .. } => EXIT_NOT_FOUND,
             Self::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => EXIT_NOT_FOUND,
             _ => EXIT_TROUBLE,
         }

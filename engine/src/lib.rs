@@ -29,10 +29,12 @@ pub mod installation;
 pub mod link;
 pub mod localfd;
 pub mod log_source;
+pub mod meter;
 pub mod pump;
 pub mod r2;
 pub mod say;
 pub mod step;
+pub mod top_socket;
 
 pub use installation::Installation;
 pub use sys::{confine, namespace, process, reactor, unix};

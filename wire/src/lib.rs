@@ -23,6 +23,7 @@
 //! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
 //! | [`remote`] | calls to qubes of another machine: frames, requests, OpenSSH's multiplexing |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
+//! | [`top`] | who talks to whom: the sums of calls, and how they are told |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -43,6 +44,7 @@ pub mod r2;
 pub mod remote;
 pub mod shares;
 pub mod stream;
+pub mod top;
 pub mod trigger;
 pub mod untrusted;
 pub mod usbip;

@@ -61,6 +61,7 @@ impl Agent {
         match self.callers.admit(call, job.endpoint.domain, job) {
             Admission::Served(job) => {
                 tracing::debug!("{label}");
+                self.board.serves(&self.services, call, &job);
                 self.launch_in_session(call, job);
             }
             Admission::Refused(too_many) => {
@@ -146,6 +147,7 @@ impl Agent {
         let busy = matches!(handed, Handed::Busy);
         // What was looked for once is waited for here.
         let waits = self.waiting_calls.is_some() && !busy && !job.waited;
+        let meter = self.board.meter(call);
         let told = self.callers.writer();
         let mut job = Some(job);
         let child = fork_keeping(&[told], || {
@@ -155,7 +157,7 @@ impl Agent {
             match busy.then(|| self.hand_over(&job, Some(QUEUE))) {
                 Some(Handed::Over(socket)) => fork_server::await_end(&socket),
                 _ => {
-                    let agent = call::Agent { told, call, waits };
+                    let agent = call::Agent { told, call, waits, meter };
                     call::run(self.ground(), job, Some(agent))
                 }
             }
@@ -204,6 +206,7 @@ impl Agent {
     pub(super) fn process_ended(&mut self, call: CallId, status: Option<i32>) {
         // It may have told something just before.
         self.hear_calls();
+        self.board.exits(call, status);
         let job = self.looking.remove(&call);
         let not_met = self.not_met.remove(&call);
         if let Some(job) = &job
@@ -289,6 +292,7 @@ impl Agent {
 
     pub(super) fn call_ended(&mut self, call: CallId) {
         self.callers.over(call);
+        self.board.over(call);
         self.looking.remove(&call);
         self.not_met.remove(&call);
         self.tell_refused();

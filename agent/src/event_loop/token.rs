@@ -21,6 +21,8 @@ pub(crate) enum Token {
     Fifo,
     /// The socket by which these pass their descriptors.
     PassedDescriptors,
+    /// Somebody wants to know what goes on.
+    Top,
     /// Anything that came later, by its key.
     Watched(u64),
 }
@@ -39,6 +41,7 @@ impl reactor::Token for Token {
             Self::WaitingCalls => 5,
             Self::Fifo => 6,
             Self::PassedDescriptors => 7,
+            Self::Top => 8,
             Self::Watched(key) => key,
         }
     }
@@ -53,6 +56,7 @@ impl reactor::Token for Token {
             5 => Self::WaitingCalls,
             6 => Self::Fifo,
             7 => Self::PassedDescriptors,
+            8 => Self::Top,
             key if key >= FIRST_KEY => Self::Watched(key),
             _ => return None,
         })
@@ -66,7 +70,7 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        for number in (0..8).chain([FIRST_KEY, u64::MAX]) {
+        for number in (0..9).chain([FIRST_KEY, u64::MAX]) {
             assert_eq!(Token::from_number(number).map(Token::number), Some(number));
         }
         assert_eq!(Token::from_number(FIRST_KEY - 1), None);

@@ -20,7 +20,7 @@ use crate::usage::usbip_rules;
 /// Names the folder of the daemons' sockets where no option does.
 pub(super) const SOCKET_DIR_VARIABLE: &str = "QREXEC_SOCKET_DIR";
 /// Where it is otherwise.
-pub(super) const SOCKET_DIR: &str = "/var/run/qubes";
+pub(crate) const SOCKET_DIR: &str = "/var/run/qubes";
 
 /// Longest time that `-w` can ask for: more than any call lasts, and safe to add to a clock.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);

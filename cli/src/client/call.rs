@@ -16,6 +16,7 @@ use super::{about, dom0};
 use crate::failure::Failure;
 use crate::local_program::{LocalEnd, LocalProgram, SavedStreams};
 use crate::stdio::{self, Streams};
+use crate::why::Called;
 
 /// What the command in the qube is connected to, found before the qube hears of anything.
 enum Local {
@@ -30,6 +31,7 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let local = Local::find(plan, &transport)?;
     let just = plan.purpose == Purpose::StartOnly;
+    let called = called(plan);
 
     let mut daemon = Daemon::connect(&plan.socket_dir, &plan.target).map_err(about(&plan.target))?;
     let endpoint = daemon.exec(just, DomainId::DOM0, &plan.command).map_err(about(&plan.target))?;
@@ -69,7 +71,17 @@ pub(super) fn call(plan: &Plan) -> Result<i32, Failure> {
     );
     // The daemon counts the call as its client's as long as we hold on to it.
     drop(daemon);
+    let why = called.and_then(|called| called.ended(&outcome));
+    why.iter().for_each(|why| engine::say::error(format_args!("{}: {why}", super::PROGRAM)));
     crate::failure::status_of_call(&without_local_code(outcome))
+}
+
+/// The service that is called, if it is one and no command.
+fn called(plan: &Plan) -> Option<Called> {
+    match Command::parse(&plan.command).ok()?.kind {
+        CommandKind::Service(call) => Some(Called::now(&plan.target, &call.service)),
+        CommandKind::Shell(_) => None,
+    }
 }
 
 /// Where both failed it is the service's code that counts here: whoever writes `-l` calls the service, and the local

@@ -9,10 +9,16 @@ use ring::Transport;
 use wire::names::DomainId;
 
 use super::about;
-use super::args::{SOCKET_DIR, SOCKET_DIR_VARIABLE, domain};
+pub(crate) use super::args::SOCKET_DIR;
+use super::args::{SOCKET_DIR_VARIABLE, domain};
 use super::daemon::Daemon;
 use crate::failure::Failure;
 use crate::own::Call;
+
+/// The folder of the daemons' sockets, if the environment says where that is.
+pub(crate) fn told_folder() -> Option<PathBuf> {
+    std::env::var_os(SOCKET_DIR_VARIABLE).filter(|folder| !folder.is_empty()).map(PathBuf::from)
+}
 
 /// Asks the daemon of `target` for a service, as its default user, and waits for it.
 ///
@@ -20,8 +26,7 @@ use crate::own::Call;
 /// Why there is none.
 pub fn open(target: &OsStr, service: &str) -> Result<Call, Failure> {
     let target = domain(OsString::from(target))?;
-    let folder = std::env::var_os(SOCKET_DIR_VARIABLE).filter(|folder| !folder.is_empty());
-    let folder = folder.map_or_else(|| PathBuf::from(SOCKET_DIR), PathBuf::from);
+    let folder = told_folder().unwrap_or_else(|| SOCKET_DIR.into());
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     let mut daemon = Daemon::connect(&folder, &target).map_err(about(&target))?;
     let command = format!("DEFAULT:QUBESRPC {service} dom0");

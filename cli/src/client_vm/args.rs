@@ -20,7 +20,7 @@ use super::PROGRAM;
 /// Names the agent's socket where no option does.
 pub(super) const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
 /// Where it is otherwise.
-pub(super) const SOCKET: &str = "/var/run/qubes/qrexec-agent";
+pub(crate) const SOCKET: &str = "/var/run/qubes/qrexec-agent";
 
 /// Largest data ring, each way, in bytes.
 const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;

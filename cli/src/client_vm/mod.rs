@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::local_program::{LocalEnd, SavedStreams};
 use crate::status;
 use crate::stdio::{self, Streams};
+use crate::why::Called;
 
 mod args;
 mod old;
@@ -49,9 +50,7 @@ fn report(failure: &Failure) -> i32 {
     if failure.status != status::REFUSED {
         return failure.report(PROGRAM);
     }
-    if failure.message != REFUSED {
-        failure.report(PROGRAM);
-    }
+    failure.report(PROGRAM);
     say::error(REFUSED);
     failure.status
 }
@@ -76,7 +75,8 @@ fn call(plan: Plan) -> Result<i32, Failure> {
     };
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
     step::reached("asks");
-    let asked = request::ask(&socket, &plan.request)?;
+    let called = Called::now(&plan.request.target, &plan.request.service);
+    let asked = request::ask(&socket, &plan.request, &called)?;
     // Policy decides meanwhile.
     let rings = transport.data_rings(plan.buffer).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;
@@ -120,5 +120,8 @@ fn call(plan: Plan) -> Result<i32, Failure> {
         plan.confinement,
     );
     step::reached("ends");
-    crate::failure::status_of_call(&outcome)
+    let status = crate::failure::status_of_call(&outcome);
+    allowed.tell_end(&status, &outcome);
+    called.ended(&outcome).iter().for_each(|why| say::error(format_args!("{PROGRAM}: {why}")));
+    status
 }

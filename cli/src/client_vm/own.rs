@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use engine::datalink;
 use ring::Transport;
 
-use super::args::{ClientVmArgs, SOCKET, SOCKET_VARIABLE};
+pub(crate) use super::args::SOCKET;
+use super::args::{ClientVmArgs, SOCKET_VARIABLE};
 use super::{report, request};
 use crate::failure::Failure;
 use crate::own::Call;
+use crate::why::Called;
 
 /// Asks the agent for a service and waits for it.
 ///
@@ -25,14 +27,20 @@ pub fn has_agent() -> bool {
     std::fs::symlink_metadata(socket()).is_ok()
 }
 
+/// The agent's socket, if the environment says where that is.
+pub(crate) fn told_socket() -> Option<PathBuf> {
+    std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 fn socket() -> PathBuf {
-    let told = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
-    told.unwrap_or_else(|| SOCKET.into()).into()
+    told_socket().unwrap_or_else(|| SOCKET.into())
 }
 
 fn ask(target: &OsStr, service: &OsStr) -> Result<Call, Failure> {
     let transport = Transport::from_env().map_err(Failure::during("no transport"))?;
-    let asked = request::ask(&socket(), &ClientVmArgs::request(target, service, None)?)?;
+    let request = ClientVmArgs::request(target, service, None)?;
+    let called = Called::now(&request.target, &request.service);
+    let asked = request::ask(&socket(), &request, &called)?;
     // Policy decides meanwhile.
     let rings = transport.data_rings(None).map_err(Failure::during("making rings"))?;
     let allowed = asked.answer()?;

@@ -4,12 +4,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use engine::pump::Outcome;
 use wire::control::{EXEC_LEN, Endpoint};
+use wire::top::{LastWord, Moved};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
 use crate::failure::Failure;
 use crate::status;
+use crate::why::Called;
 
 /// A call that was allowed. The agent considers it ended when this is dropped.
 #[derive(Debug)]
@@ -20,25 +23,42 @@ pub(super) struct Allowed {
     pub(super) agent: UnixStream,
 }
 
+impl Allowed {
+    /// Tells the agent how it was, for those who want to know.
+    pub(super) fn tell_end(mut self, status: &Result<i32, Failure>, outcome: &Outcome) {
+        let exit = status.as_ref().map_or_else(|failure| failure.status, |status| *status);
+        let moved = Moved { to_service: outcome.bytes_out, to_caller: outcome.bytes_in };
+        // An agent that is gone need not know.
+        let _ = self.agent.write(&LastWord { exit, moved }.to_bytes());
+    }
+}
+
 /// A call that the agent was asked for.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Asked<'a> {
     agent: UnixStream,
+    called: &'a Called,
     /// Why the question did not go through; the answer may still be a refusal.
     sent: io::Result<()>,
 }
 
 /// Asks the agent behind `socket` for a service.
-pub(super) fn ask(socket: &Path, request: &Trigger) -> Result<Asked, Failure> {
-    let agent = engine::unix::connect(socket)
-        .map_err(Failure::during(format_args!("cannot reach the agent at {}", socket.display())))?;
+pub(super) fn ask<'a>(socket: &Path, request: &Trigger, called: &'a Called) -> Result<Asked<'a>, Failure> {
+    let agent = engine::unix::connect(socket).map_err(|error| {
+        let nobody = "no agent runs on this machine; in a lab: qrexec-lab exec VM …";
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(" ({nobody})"),
+            _ => String::new(),
+        };
+        Failure::trouble(format!("cannot reach the agent at {}: {error}{hint}", socket.display()))
+    })?;
     let message = request.encode(Version::OURS).map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = UnixStream::from(agent);
     let sent = agent.write_all(&message);
-    Ok(Asked { agent, sent })
+    Ok(Asked { agent, sent, called })
 }
 
-impl Asked {
+impl Asked<'_> {
     /// Waits for the agent's answer, for as long as policy needs.
     pub(super) fn answer(mut self) -> Result<Allowed, Failure> {
         match self.sent.and_then(|()| receive(&mut self.agent)) {
@@ -47,7 +67,7 @@ impl Asked {
                 Ok(Allowed { endpoint, agent: self.agent })
             }
             Err(error) if is_refusal(&error) => {
-                Err(Failure { status: status::REFUSED, message: String::from("Request refused") })
+                Err(Failure { status: status::REFUSED, message: self.called.refused() })
             }
             Err(error) => Err(Failure::during("asking the agent")(error)),
         }
@@ -107,6 +127,10 @@ mod tests {
         }
     }
 
+    fn called() -> Called {
+        Called::now(&request().target, &request().service)
+    }
+
     /// An agent that reads one request and answers with these bytes.
     fn agent(folder: &Path, answer: &'static [u8]) -> (PathBuf, thread::JoinHandle<()>) {
         let path = folder.join("agent");
@@ -133,7 +157,8 @@ mod tests {
     fn answered(answer: &'static [u8]) -> Result<Endpoint, i32> {
         let folder = tempfile::tempdir().unwrap();
         let (path, agent) = agent(folder.path(), answer);
-        let result = ask(&path, &request()).and_then(Asked::answer);
+        let called = called();
+        let result = ask(&path, &request(), &called).and_then(Asked::answer);
         agent.join().unwrap();
         result.map(|allowed| allowed.endpoint).map_err(|failure| failure.status)
     }
@@ -150,7 +175,9 @@ mod tests {
     #[test]
     fn without_an_agent_there_is_trouble() {
         let folder = tempfile::tempdir().unwrap();
-        let failure = ask(&folder.path().join("none"), &request()).unwrap_err();
+        let called = called();
+        let failure = ask(&folder.path().join("none"), &request(), &called).unwrap_err();
+        assert!(failure.message.contains("no agent runs"), "{}", failure.message);
         assert_eq!(failure.status, status::TROUBLE);
     }
 }

@@ -39,12 +39,12 @@ impl Question {
         request
     }
 
-    /// `SOURCE -> TARGET: SERVICE`; in front of the relay that calls stands in whose name it does.
+    /// `qrexec: SERVICE: SOURCE -> TARGET`; in front of the relay that calls stands in whose name it does.
     fn shown(&self) -> String {
         let [source, target, service] = [&self.source, &self.target, &self.service].map(Escaped::new);
         match self.requested_source.as_deref().filter(|name| !name.is_empty()).map(Escaped::new) {
-            Some(claimed) => format!("{claimed} (by {source}) -> {target}: {service}"),
-            None => format!("{source} -> {target}: {service}"),
+            Some(claimed) => format!("qrexec: {service}: {claimed} (by {source}) -> {target}"),
+            None => format!("qrexec: {service}: {source} -> {target}"),
         }
     }
 
@@ -234,11 +234,11 @@ mod tests {
     #[test]
     fn calls_are_logged_and_told_under_the_name_that_is_believed() {
         for (source, claimed, shown, told) in [
-            ("relay", Some("far"), "far (by relay) -> vault: a.B", Some(("gui", "far"))),
-            ("relay", Some(""), "relay -> vault: a.B", Some(("gui", "relay"))),
-            ("relay", Some("vault"), "vault (by relay) -> vault: a.B", Some(("gui", "relay"))),
-            ("vault", Some("far"), "far (by vault) -> vault: a.B", None),
-            ("dom0", None, "dom0 -> vault: a.B", Some(("dom0", "dom0"))),
+            ("relay", Some("far"), "qrexec: a.B: far (by relay) -> vault", Some(("gui", "far"))),
+            ("relay", Some(""), "qrexec: a.B: relay -> vault", Some(("gui", "relay"))),
+            ("relay", Some("vault"), "qrexec: a.B: vault (by relay) -> vault", Some(("gui", "relay"))),
+            ("vault", Some("far"), "qrexec: a.B: far (by vault) -> vault", None),
+            ("dom0", None, "qrexec: a.B: dom0 -> vault", Some(("dom0", "dom0"))),
         ] {
             let case = case(source, claimed, "* * * * deny\n");
             assert_eq!(case.question.shown(), shown);

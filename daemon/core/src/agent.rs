@@ -28,6 +28,7 @@ impl Core {
 
     /// The agent sent a message.
     pub fn handle_agent_frame(&mut self, now: Now, frame: &Frame) {
+        self.latest = now;
         let result = match self.agent {
             Agent::Absent => Ok(()),
             Agent::Greeting => self.agent_hello(frame),
@@ -62,6 +63,7 @@ impl Core {
             self.put(Output::Withdraw);
         }
         self.served.forget();
+        self.forget_dom0s_calls();
         self.close_all_clients();
         self.forget_calls();
     }

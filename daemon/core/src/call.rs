@@ -16,17 +16,21 @@ use wire::frame::Frame;
 use wire::handshake::hello;
 use wire::header::ty;
 use wire::names::{DomainId, Ident, Port, ServiceName, Target};
+use wire::top::{Route, Way};
 use wire::trigger::Trigger;
 use wire::version::Version;
 
 use super::{
-    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
+    ANSWER_LIMIT, CallId, Core, HELLO_LIMIT, Known, Level, LocalService, MESSAGE_LIMIT, Moved, Now, Output,
     PREPARE_LIMIT, Preparation, Reason, Timer, fits_the_target, with_endpoint,
 };
 use crate::question::{Allow, Question, Verdict, caller};
 pub(super) use tally::Tally;
 
 mod tally;
+
+/// What a caller's exit status is when it is refused.
+const EXIT_REFUSED: i32 = 126;
 
 /// One call.
 #[derive(Debug)]
@@ -139,6 +143,9 @@ impl Core {
             return;
         }
         self.tally.count(&call);
+        let asked_by = caller(self.settings.name.as_str(), source.as_ref());
+        let route = Route::new(Way::Asked, 0, &asked_by, target.as_str(), &service.with_plus());
+        self.ledger.begins(now, Known::OfVm(id), route);
         self.calls.insert(id, call);
         let own = self.settings.name.clone();
         let question = Question { source: own, requested_source: source, target, service, ident };
@@ -156,6 +163,7 @@ impl Core {
 
     /// Policy has decided.
     pub fn handle_decided(&mut self, now: Now, id: CallId, verdict: Verdict) {
+        self.latest = now;
         let Some(call) = self.calls.get_mut(&id) else { return };
         if !matches!(call.stage, Stage::Deciding) {
             return;
@@ -199,9 +207,11 @@ impl Core {
         if !matches!(self.calls.get(&id), Some(Call { stage: Stage::Served, .. })) {
             return;
         }
+        let counted = moved.map(Into::into);
         let moved = moved
             .map(|Moved { bytes_in, bytes_out }| format!(", {bytes_in} bytes in, {bytes_out} bytes out"));
         let level = if status == 0 { Level::Info } else { Level::Warn };
+        self.ledger.ended(now, Known::OfVm(id), Some(status), counted);
         self.ended(now, id, level, &format!("exit code {status}{}", moved.unwrap_or_default()));
     }
 
@@ -250,6 +260,7 @@ impl Core {
     fn remove(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.remove(&id)?;
         self.tally.uncount(&call);
+        self.ledger.ended(self.latest, Known::OfVm(id), None, None);
         if matches!(call.help, Help::Started | Help::Disposable) {
             self.put(Output::Release(id));
         }
@@ -381,6 +392,7 @@ impl Core {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let ident = call.ident;
         call.port = Some(endpoint.port);
+        self.ledger.allowed(Known::OfVm(id), call.to(), call.rule.as_deref());
         let fate = call.fate("begins");
         if let Some(call) = self.calls.get(&id) {
             let line = self.line(call, &fate);
@@ -391,8 +403,11 @@ impl Core {
 
     fn refuse(&mut self, id: CallId, why: &str) {
         self.timers.clear(Timer::Call(id));
+        self.ledger.refused(self.latest, Known::OfVm(id), EXIT_REFUSED);
         let Some(call) = self.remove(id) else { return };
-        let line = self.line(&call, &format!("refused, {why}"));
+        // A denial is said as everybody says it.
+        let what = if why.starts_with("denied") { why.to_owned() } else { format!("refused, {why}") };
+        let line = self.line(&call, &what);
         self.log(Level::Info, line);
         self.send_agent(&Message::Refused(call.ident));
     }
@@ -401,7 +416,8 @@ impl Core {
     fn ended(&mut self, now: Now, id: CallId, level: Level, how: &str) {
         let Some(call) = self.remove(id) else { return };
         let lasted = now.saturating_sub(call.begun).as_secs_f64();
-        let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s, {how}")));
+        let how = if how.is_empty() { String::new() } else { format!(", {how}") };
+        let line = self.line(&call, &call.fate(&format!("ended after {lasted:.3} s{how}")));
         self.log(level, line);
     }
 
@@ -416,11 +432,11 @@ impl Core {
         self.change(id, |call| call.stage = stage);
     }
 
-    /// `source -> target: service: what happened`. All of them are of a harmless alphabet already, but
+    /// `qrexec: service: source -> target: what happened`, as upstream says it and others look for it. All of them are of a harmless alphabet already, but
     /// a service name may be very long.
     fn line(&self, call: &Call, what: &str) -> String {
         let Call { claimed, target, service, .. } = call;
         let caller = caller(self.settings.name.as_str(), claimed.as_ref());
-        format!("{caller} -> {target}: {}: {what}", Escaped::new(service.as_str()))
+        format!("qrexec: {}: {caller} -> {target}: {what}", Escaped::new(&*service.with_plus()))
     }
 }

@@ -9,9 +9,12 @@ use wire::handshake::hello;
 use wire::header::ty;
 use wire::names::{DomainId, IDENT_LEN, Ident, Port};
 use wire::shares::TooManyCalls;
+use wire::top::{Route, Way};
 use wire::version::Version;
 
-use super::{ClientId, Core, HELLO_LIMIT, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint};
+use super::{
+    ClientId, Core, HELLO_LIMIT, Known, Level, MESSAGE_LIMIT, Now, Output, Timer, to_agent, with_endpoint,
+};
 
 /// What stands in front of a command for the VM's default user.
 const DEFAULT_USER: &[u8] = b"DEFAULT:";
@@ -38,7 +41,7 @@ pub(super) struct ClientState {
 /// A command or service of the VM that runs for somebody else, until its end.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// `source -> VM: service`, for the log.
+    /// `qrexec: service: source -> VM`, for the log.
     line: String,
     begun: Now,
 }
@@ -211,6 +214,10 @@ impl Core {
         })?;
         if params.connect_port == Port(0) {
             self.running.insert(port, Running { line: self.description(&cmdline), begun: now });
+            if params.connect_domain == DomainId::DOM0 {
+                let route = self.route(&cmdline);
+                self.ledger.begins(now, Known::OfDom0(port), route);
+            }
         }
         self.send_agent(&Message::Exec {
             just,
@@ -259,10 +266,29 @@ impl Core {
         let vm = &self.settings.name;
         match Command::parse(cmdline).map(|command| command.kind) {
             Ok(CommandKind::Service(call)) => {
-                let service = Escaped::new(call.service.as_str());
-                format!("{} -> {vm}: {service}", Escaped::new(call.source.as_str()))
+                let service = call.service.with_plus();
+                let source = Escaped::new(call.source.as_str());
+                format!("qrexec: {}: {source} -> {vm}", Escaped::new(&*service))
             }
-            _ => format!("dom0 -> {vm}: a command"),
+            _ => format!("qrexec: a command: dom0 -> {vm}"),
+        }
+    }
+
+    /// The same, for those who want to know what goes on.
+    fn route(&self, cmdline: &[u8]) -> Route {
+        let vm = self.settings.name.as_str();
+        match Command::parse(cmdline).map(|command| command.kind) {
+            Ok(CommandKind::Service(call)) => {
+                Route::new(Way::Asked, 0, call.source.as_str(), vm, &call.service.with_plus())
+            }
+            _ => Route::new(Way::Asked, 0, "dom0", vm, "(a command)"),
+        }
+    }
+
+    /// Nobody will tell when dom0's own calls end.
+    pub(super) fn forget_dom0s_calls(&mut self) {
+        for port in self.running.keys() {
+            self.ledger.ended(self.latest, Known::OfDom0(*port), None, None);
         }
     }
 
@@ -271,6 +297,7 @@ impl Core {
         if let Some(client) = self.waiting.remove(&port) {
             self.close_client(client);
         }
+        self.ledger.ended(now, Known::OfDom0(port), None, None);
         if let Some(Running { line, begun }) = self.running.remove(&port) {
             let lasted = now.saturating_sub(begun).as_secs_f64();
             self.log(Level::Info, format!("{line}: ended after {lasted:.3} s, port {port}"));

@@ -34,6 +34,7 @@ use wire::control::{Endpoint, MAX_CONTROL_BODY, Message};
 use wire::error::TooLong;
 use wire::header::{HEADER_LEN, Header};
 use wire::names::{DomainId, DomainName, Port, Target};
+use wire::top::{Answer, Ledger, Viewer};
 use wire::version::Version;
 
 use crate::ports::Ports;
@@ -100,6 +101,18 @@ pub struct Moved {
     pub bytes_in: u64,
     /// Payload bytes that the service sent.
     pub bytes_out: u64,
+}
+
+impl From<Moved> for wire::top::Moved {
+    fn from(Moved { bytes_in, bytes_out }: Moved) -> Self {
+        Self { to_service: bytes_in, to_caller: bytes_out }
+    }
+}
+
+impl From<wire::top::Moved> for Moved {
+    fn from(wire::top::Moved { to_service, to_caller }: wire::top::Moved) -> Self {
+        Self { bytes_in: to_service, bytes_out: to_caller }
+    }
 }
 
 /// What a call needs before its target can be turned to.
@@ -188,6 +201,19 @@ pub struct Core {
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     last_id: u64,
+    /// What is told of calls while they run, and of the last ones.
+    ledger: Ledger<Known>,
+    /// When something last happened.
+    latest: Now,
+}
+
+/// A call that is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// One that the VM asked for.
+    OfVm(CallId),
+    /// One that dom0 itself makes to the VM, by its port.
+    OfDom0(Port),
 }
 
 impl Core {
@@ -208,6 +234,8 @@ impl Core {
             timers: Timers::new(),
             outputs: VecDeque::new(),
             last_id: 0,
+            ledger: Ledger::default(),
+            latest: Now::ZERO,
         }
     }
 
@@ -229,6 +257,7 @@ impl Core {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.latest = now;
         while let Some(timer) = self.timers.expired(now) {
             match timer {
                 Timer::Agent => self.agent_too_slow(),
@@ -236,6 +265,16 @@ impl Core {
                 Timer::Call(id) => self.target_too_slow(id),
             }
         }
+    }
+
+    /// Who talks to whom: the calls that the VM asked for, and those that dom0 makes to it. `moved` tells what a service of
+    /// dom0 has moved so far.
+    pub fn top(&self, now: Now, moved: impl Fn(CallId) -> Option<Moved>) -> Answer {
+        let (rows, left_out) = self.ledger.rows(now, Viewer::Everything, |known| match known {
+            Known::OfVm(id) => moved(id).map(Into::into),
+            Known::OfDom0(_) => None,
+        });
+        Answer { machine: self.settings.name.as_str().to_owned(), rows, left_out }
     }
 
     fn next_id(&mut self) -> u64 {

@@ -3,7 +3,7 @@
 use daemon_core::question::{Question, Verdict};
 use daemon_core::{CallId, LocalService, Preparation};
 use engine::log_source::speaking_for;
-use engine::process::fork_keeping;
+use engine::process::fork_pump;
 use engine::reactor::Interest;
 use wire::names::Target;
 
@@ -11,7 +11,6 @@ use super::Driver;
 use super::helpers::NotUp;
 use super::peers::forget;
 use super::token::Token;
-use super::traffic;
 use crate::dom0_service;
 use crate::policy_source::Readiness;
 
@@ -121,17 +120,16 @@ impl Driver {
             let error = TooManyServices(self.services.len());
             return self.core.handle_service_started(id, Err(error.into()));
         }
-        let (transport, manner, traffic) = (&self.transport, self.manner, self.traffic.writer());
-        let serve = || {
-            let (status, moved) = dom0_service::run_service(service, transport, manner);
-            moved.into_iter().for_each(|moved| traffic::tell(traffic, id, moved));
-            status
-        };
-        let started = fork_keeping(&[traffic], serve).and_then(|child| {
-            self.reactor.add(&child, Token::Service(id), Interest::Read)?;
-            self.services.insert(id, child);
-            Ok(())
-        });
+        let (transport, manner, meter) = (&self.transport, self.manner, self.metered.begin(id));
+        let started =
+            fork_pump(|| dom0_service::run_service(service, transport, manner, meter)).and_then(|child| {
+                self.reactor.add(&child, Token::Service(id), Interest::Read)?;
+                self.services.insert(id, child);
+                Ok(())
+            });
+        if started.is_err() {
+            self.metered.end(id);
+        }
         self.core.handle_service_started(id, started.map_err(Into::into));
     }
 
@@ -148,7 +146,7 @@ impl Driver {
         if let Some(child) = self.services.remove(&id) {
             forget(&self.reactor, &child);
         }
-        let moved = self.traffic.take(id);
+        let moved = self.metered.end(id);
         self.core.handle_service_ended(self.now(), id, status, moved);
     }
 }

@@ -12,7 +12,7 @@ mod log;
 mod peers;
 mod targets;
 mod token;
-mod traffic;
+mod top;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +23,7 @@ use daemon_core::{CallId, Core, Now, Output, Settings};
 use engine::process::{Child, Signals};
 use engine::reactor::{Event, Interest, Reactor};
 use engine::step;
+use engine::top_socket::TopSocket;
 use ring::Transport;
 use rustix::process::Signal;
 use wire::names::Target;
@@ -36,7 +37,7 @@ use local_clients::LocalClients;
 use peers::Heard;
 use targets::Targets;
 use token::Token;
-use traffic::Traffic;
+use top::Metered;
 
 /// Bytes that may wait for the agent before local clients have to wait too.
 const AGENT_BACKLOG: usize = 64 << 10;
@@ -109,7 +110,9 @@ pub struct Driver {
     helpers: Helpers,
     may_start: bool,
     services: BTreeMap<CallId, Child>,
-    traffic: Traffic,
+    metered: Metered,
+    /// For those who want to know what goes on.
+    top: Option<TopSocket>,
     limits: Limits,
     startup_deadline: Option<Now>,
     report: Report,
@@ -126,6 +129,7 @@ impl Driver {
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
         reactor.add(&signals, Token::Signals, Interest::Read)?;
         let local_clients = LocalClients::new(&reactor)?;
+        let top = top::listen(&reactor, &setup.socket_dir, setup.settings.id);
         let mut core = Core::new(setup.settings.clone());
         core.limit_served_calls(setup.limits.served);
         Ok(Self {
@@ -147,7 +151,8 @@ impl Driver {
             limits: setup.limits,
             may_start: setup.may_start,
             services: BTreeMap::new(),
-            traffic: Traffic::new()?,
+            metered: Metered::default(),
+            top,
             startup_deadline: setup.startup_limit,
             report: setup.report,
             finished: None,
@@ -232,6 +237,7 @@ impl Driver {
             Token::Program(id, readiness) => self.program_ready(id, readiness),
             Token::Service(id) => self.service_ready(id),
             Token::HelperOutput(id) => self.helper_said(id),
+            Token::Top => self.tell_top(),
             Token::HelperEnd(id) => self.helpers.reap(&self.reactor, id),
         }
     }

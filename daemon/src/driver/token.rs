@@ -24,6 +24,8 @@ pub(super) enum Token {
     HelperOutput(CallId),
     /// The end of that program.
     HelperEnd(CallId),
+    /// Somebody wants to know what goes on.
+    Top,
 }
 
 /// The same in the reactor of [`super::local_clients`].
@@ -59,6 +61,7 @@ impl reactor::Token for Token {
             Self::Service(CallId(id)) => number(6, id),
             Self::HelperOutput(CallId(id)) => number(7, id),
             Self::HelperEnd(CallId(id)) => number(8, id),
+            Self::Top => number(9, 0),
         }
     }
 
@@ -74,6 +77,7 @@ impl reactor::Token for Token {
             6 => Self::Service(CallId(id)),
             7 => Self::HelperOutput(CallId(id)),
             8 => Self::HelperEnd(CallId(id)),
+            9 => Self::Top,
             _ => return None,
         })
     }
@@ -114,6 +118,7 @@ mod tests {
             Token::Service(call),
             Token::HelperOutput(call),
             Token::HelperEnd(call),
+            Token::Top,
         ] {
             assert_eq!(Token::from_number(token.number()), Some(token));
         }

@@ -9,6 +9,7 @@ use wire::version::Version;
 
 use super::{Direct, Lost, Seen};
 use crate::confine::{Confinement, Files, Place};
+use crate::meter::Meter;
 use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
 /// A service that is built in: reads what the caller sends, writes what it gets.
@@ -22,6 +23,13 @@ impl DirectService {
     /// Serves the call at this link; what it says on its error output goes to `log` as well.
     pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }
+    }
+
+    /// Lets others see how much is moved.
+    #[must_use]
+    pub fn metered(mut self, meter: Option<Meter>) -> Self {
+        self.direct.meter = meter;
+        self
     }
 
     /// Confines this process, which has one thread, to this call and to what it does with files below these places, for good.

@@ -44,6 +44,19 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// By what a file is to be started that is there: what the kernel did not find, if it says that there is no file.
+pub(super) fn interpreter(path: &Path) -> Option<String> {
+    let head = head(path).ok()?;
+    let Some(line) = head.strip_prefix(b"#!") else {
+        return head
+            .starts_with(ELF)
+            .then(|| "(the loader of the libraries that it is linked with)".to_owned());
+    };
+    let line = line.split(|byte| *byte == b'\n').next()?.trim_ascii();
+    let word = line.split(u8::is_ascii_whitespace).next()?;
+    Some(wire::escape::Escaped::new(word).to_string())
+}
+
 /// Whether these are the first bytes of a whole ELF program for the kind of machine that we are made for.
 fn is_native(path: &Path, head: &[u8]) -> bool {
     let Ok(own) = self::head(Path::new("/proc/self/exe")) else { return false };
@@ -100,6 +113,16 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(Errno::NOEXEC.raw_os_error()), "{binary:?}");
         }
         assert!(check_text(Path::new("/no/such/file")).is_err());
+    }
+
+    #[test]
+    fn what_starts_a_file_is_in_its_first_line() {
+        let named = |text: &[u8]| interpreter(file(text).path());
+        assert_eq!(named(b"#! /no/such -x\necho\n").as_deref(), Some("/no/such"));
+        assert_eq!(named(b"#!/no/\x1bsuch").as_deref(), Some("/no/\\x1bsuch"));
+        assert!(named(b"\x7fELF").is_some_and(|what| what.contains("loader")));
+        assert_eq!(named(b"echo\n"), None);
+        assert_eq!(interpreter(Path::new("/no/such/file")), None);
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Services {
             Err::<(), _>(process::replace(&file, &args, &env))
         });
         let source = result.err().unwrap_or_else(|| Errno::NOEXEC.into());
-        ExecError::Spawn { file: what.image.path().unwrap_or(self.users.shell()).to_owned(), source }
+        ExecError::spawn(what.image.path().unwrap_or(self.users.shell()), source)
     }
 
     fn run(
@@ -186,10 +186,7 @@ impl Services {
                 spawn(what, self.users.shell(), &environment.to_strings(), streams)
             }
         }
-        .map_err(|source| {
-            let file = what.image.path().unwrap_or(self.users.shell());
-            ExecError::Spawn { file: file.to_owned(), source }
-        })
+        .map_err(|source| ExecError::spawn(what.image.path().unwrap_or(self.users.shell()), source))
     }
 }
 

@@ -8,6 +8,7 @@ use wire::usbip::Rules;
 use wire::version::Version;
 
 use super::stderr_copy::StderrCopy;
+use crate::meter::Meter;
 use crate::process::{Child, Signals};
 
 /// All that a call needs once its data link is open.
@@ -47,6 +48,8 @@ pub struct Call {
     pub one_socket: Option<Signals>,
     /// Done once when the link is over and the local process still runs, which is waited for afterwards.
     pub outlived: Option<Outlived>,
+    /// Where others see how much it has moved.
+    pub meter: Option<Meter>,
 }
 
 /// What is to be done when a local process has outlived its link.
@@ -89,6 +92,7 @@ impl Call {
             usbip: None,
             one_socket: None,
             outlived: None,
+            meter: None,
         }
     }
 }

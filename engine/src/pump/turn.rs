@@ -17,6 +17,7 @@ use super::local::Local;
 use super::receiver::{Arrivals, Heard, Messages, Receiver, Sink, Writing};
 use super::report;
 use super::sender::{OneSocket, Outward, Sender, Source};
+use crate::meter::Meter;
 use crate::process::Neighbour;
 
 /// Most that the service of a local program may send after that has ended.
@@ -64,6 +65,7 @@ pub(super) struct Pump {
     pub(super) spin: Spin,
     pub(super) sleeps: u64,
     neighbours: Neighbours,
+    meter: Option<Meter>,
 }
 
 impl Pump {
@@ -117,6 +119,7 @@ impl Pump {
             exit_on_service_eof: call.exit_on_service_eof,
             spin,
             sleeps: 0,
+            meter: call.meter,
             link,
         })
     }
@@ -134,6 +137,7 @@ impl Pump {
 
     pub(super) fn turn(&mut self, driver: &mut dyn Driver) -> Result<Turn, Ending> {
         let mut moved = self.transfer(driver)?;
+        self.show();
         self.look_at_neighbour();
         // Its stdin, which others may hold and answer, closes only behind its last words.
         if !self.sender.has_last_words(&mut self.link)? && self.local.ends()? {
@@ -225,6 +229,11 @@ impl Pump {
     /// Payload bytes moved so far, both ways.
     pub(super) fn moved(&self) -> u64 {
         self.receiver.received() + self.sender.sent()
+    }
+
+    /// Lets others see what has moved: two writes to memory.
+    fn show(&self) {
+        self.meter.iter().for_each(|meter| meter.show(self.receiver.received(), self.sender.sent()));
     }
 
     /// Sleeps so far.
@@ -346,6 +355,8 @@ impl Pump {
     /// Closes everything, waits for the local process (which is never killed), and reports.
     pub(super) fn finish(self, mut driver: Box<dyn Driver>, ending: Ending) -> Outcome {
         let ending = if matches!(ending, Ending::Complete) { self.undelivered() } else { ending };
+        // What came behind the last transfer.
+        self.show();
         let Pump { role, link, mut sender, mut receiver, local, sleeps, .. } = self;
         let counters = link.counters();
         let mut outcome = Outcome {

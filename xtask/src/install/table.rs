@@ -123,6 +123,7 @@ pub(super) const PROGRAMS: &[(Side, &str)] = &[
     (Side::All, "bin/qrexec-policy-graph"),
     (Side::All, "bin/qrexec-policy-restore"),
     (Side::All, "bin/qrexec-legacy-convert"),
+    (Side::All, "bin/qrexec-top"),
     (Side::All, "bin/qubes-policy"),
     (Side::All, "bin/qubes-policy-admin"),
     (Side::All, "bin/qubes-policy-editor"),

@@ -39,7 +39,8 @@ impl Core {
                 let why = format!("allowed, but the daemon of {}: {}", call.to(), Escaped::new(reason));
                 self.refuse(id, &why);
             }
-            Stage::Watched => self.ended(now, id, Level::Info, "its data link is gone"),
+            // As it should: the target's daemon closes it when the call is over.
+            Stage::Watched => self.ended(now, id, Level::Info, ""),
             Stage::Deciding
             | Stage::Made
             | Stage::Preparing { .. }

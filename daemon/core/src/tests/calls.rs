@@ -51,7 +51,7 @@ fn a_denied_call_is_refused() {
     stage.core.handle_decided(stage.now, id, Verdict::deny("it says\n no"));
     let outputs = stage.all_outputs();
     let [Output::Log(Level::Info, line), sent] = outputs.as_slice() else { panic!("{outputs:?}") };
-    assert_eq!(line, "work -> vault: demo.Add+1: refused, denied: it says\\x0a no");
+    assert_eq!(line, "qrexec: demo.Add+1: work -> vault: denied: it says\\x0a no");
     assert_eq!(*sent, refused(3));
 }
 
@@ -134,10 +134,7 @@ fn the_port_of_the_target_reaches_the_caller_and_the_end_is_logged() {
     stage.core.handle_target_closed(stage.now, id, "it closed the connection");
     let outputs = stage.all_outputs();
     let [Output::Log(Level::Info, line)] = outputs.as_slice() else { panic!("{outputs:?}") };
-    assert_eq!(
-        line,
-        "work -> vault: demo.Add+1: allowed to vault, ended after 1.500 s, its data link is gone, port 513"
-    );
+    assert_eq!(line, "qrexec: demo.Add+1: work -> vault: allowed to vault, ended after 1.500 s, port 513");
 }
 
 #[test]

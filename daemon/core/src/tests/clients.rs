@@ -37,9 +37,9 @@ fn a_command_gets_a_port_and_goes_on() {
 #[test]
 fn what_runs_for_somebody_else_has_its_line_at_its_end() {
     for (cmdline, what) in [
-        ("root:echo secret", "dom0 -> work: a command"),
-        ("root:QUBESRPC demo.Add+1 dom0", "dom0 -> work: demo.Add+1"),
-        ("DEFAULT:QUBESRPC demo.Add+1 vault", "vault -> work: demo.Add+1"),
+        ("root:echo secret", "qrexec: a command: dom0 -> work"),
+        ("root:QUBESRPC demo.Add+1 dom0", "qrexec: demo.Add+1: dom0 -> work"),
+        ("DEFAULT:QUBESRPC demo.Add+1 vault", "qrexec: demo.Add+1: vault -> work"),
     ] {
         let mut stage = stage();
         let id = stage.greeted_client();
@@ -339,7 +339,7 @@ fn a_source_has_half_of_what_others_leave_and_dom0_a_part_of_its_own() {
         ports.push(514 + 2 * ports.len() as u32);
     };
     assert_eq!(ports.len(), 7);
-    let why = "vault -> work: demo.Add+1: refused, domain 9 has 7 calls here, of 7 in all: more are refused";
+    let why = "qrexec: demo.Add+1: vault -> work: refused, domain 9 has 7 calls here, of 7 in all: more are refused";
     assert_eq!(outputs, [Output::Log(Level::Warn, why.to_owned()), Output::CloseClient(id)]);
     assert!(is_served(&begin(&mut stage, 3).1));
     (0..8).for_each(|_| assert!(is_served(&begin(&mut stage, 0).1)));

@@ -25,7 +25,7 @@ pub(crate) fn between_vms() {
     assert_eq!((at_source.domain.0, at_source.port.0), (9, 513));
     let line = daemon.logged("allowed to vault");
     assert!(
-        line.contains("work -> vault: demo.Add+1: allowed to vault by") && line.contains("policy:1"),
+        line.contains("qrexec: demo.Add+1: work -> vault: allowed to vault by") && line.contains("policy:1"),
         "{line}"
     );
     vault.terminated(3, 513);
@@ -98,7 +98,7 @@ pub(crate) fn refused_before_they_begin() {
     daemon.logged("the daemon of vault: it does not run");
     work.ask("vault", "demo.Sub", 1);
     work.refused(1);
-    daemon.logged("demo.Sub: refused, denied");
+    daemon.logged("qrexec: demo.Sub+: work -> vault: denied");
     work.ask("$evil\x1b[31m", "demo.Add", 2);
     work.refused(2);
     // A daemon that says nothing but closes.
