@@ -190,7 +190,7 @@ fn wait<const N: usize>(streams: [Option<BorrowedFd<'_>>; N]) -> io::Result<[boo
 }
 
 /// What the copy says of itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progressed {
     /// So many hundredths are sent.
     Sent(u64),

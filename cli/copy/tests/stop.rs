@@ -15,6 +15,9 @@ use ring::{Channel, Kind, Sizes, Transport};
 use wire::filecopy::{Answered, Code};
 use wire::version::Version;
 
+/// A name that a receiver refuses as soon as it has read it.
+const REFUSED: &str = "not\u{1}plain";
+
 /// What one read of the receiver may have taken before it knows.
 const BUFFER: u64 = 256 << 10;
 
@@ -41,10 +44,9 @@ fn a_failed_receiver_stops_the_sender_within_a_buffer_and_the_ring() {
             fs::create_dir(at(folder)).unwrap();
         }
         // Many times what may still be sent; holes cost nothing here and are sent as zeros.
-        for (name, len) in [("first", before), ("taken", 200 << 20)] {
+        for (name, len) in [("first", before), (REFUSED, 200 << 20)] {
             fs::File::create(at("from").join(name)).unwrap().set_len(len).unwrap();
         }
-        fs::write(at("to").join("taken"), "it is there already").unwrap();
         let (server, client) = channels(&at("link"), size);
         let root: OwnedFd = fs::File::open(at("to")).unwrap().into();
         let receiver = std::thread::spawn(move || {
@@ -57,17 +59,17 @@ fn a_failed_receiver_stops_the_sender_within_a_buffer_and_the_ring() {
         let mut progress = Progress::silent();
         let mut sending = Sending::new(&mut outlet, &mut progress, None, Links::Send, "test");
         assert!(sending.send(&at("from").join("first")).is_ok());
-        let ended = sending.send(&at("from").join("taken"));
+        let ended = sending.send(&at("from").join(REFUSED));
         assert!(matches!(ended, Err(End::Stopped(Stop::Answered))), "{ended:?}");
         let Answered::Whole(answer) = outlet.answer(Duration::from_secs(60), || {}).unwrap() else {
             panic!("no answer")
         };
-        assert_eq!(answer.code, Code::EXISTS);
+        assert_eq!(answer.code, Code::NAME);
         // Two headers and names stand before the content that nobody takes.
         let after = outlet.sent().saturating_sub(before);
         let most = BUFFER + size as u64;
         assert!(after <= most, "{after} bytes after the error, at most {most}: ring {size}, {before} before");
         drop(outlet);
-        assert_eq!(receiver.join().unwrap(), Code::EXISTS);
+        assert_eq!(receiver.join().unwrap(), Code::NAME);
     }
 }

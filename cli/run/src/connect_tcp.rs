@@ -277,7 +277,7 @@ mod tests {
             ("0:vault:80", way(0, "vault", 80)),
             ("1:@dispvm:template:80", way(1, "@dispvm:template", 80)),
         ] {
-            assert_eq!(Way::read(words), Ok(expected), "{words}");
+            assert_eq!(Way::read(words).ok(), Some(expected), "{words}");
         }
         for words in ["", ":", "vault:", "a:vault:1", "::0", "::65536", "1:va ult:2", "::+5", "::0x5"] {
             assert!(Way::read(words).is_err(), "{words}");
