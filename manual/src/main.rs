@@ -3,13 +3,14 @@
 //! `fish/vendor_completions.d/NAME.fish`: what belongs under `share`.
 #![forbid(unsafe_code)]
 
+mod copies;
 mod names;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Command, Parser};
 use clap_complete::Shell;
 use cli::programs::Page;
 
@@ -36,15 +37,24 @@ fn main() -> ExitCode {
 fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
     let wanted = |name: &str| programs.is_empty() || programs.iter().any(|program| program == name);
     for (name, page) in pages().filter(|(name, _)| wanted(name)) {
-        write_manual(folder, name, page)?;
-        for (shell, place) in SHELLS {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut page.command(), name, &mut text);
-            if shell == Shell::Bash {
-                text.extend(names::bash(name, &text).into_iter().flat_map(String::into_bytes));
-            }
-            put(&folder.join(place.replace("NAME", name)), &text)?;
+        write_pages(folder, name, page.section, &page.command())?;
+    }
+    for (section, name) in copies::PAGES.into_iter().filter(|(_, name)| wanted(name)) {
+        write_pages(folder, name, section, &copies::command(name))?;
+    }
+    Ok(())
+}
+
+/// The manual page of a program, and what each shell knows of it.
+fn write_pages(folder: &Path, name: &str, section: u8, command: &Command) -> io::Result<()> {
+    write_manual(folder, name, section, command)?;
+    for (shell, place) in SHELLS {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command.clone(), name, &mut text);
+        if shell == Shell::Bash {
+            text.extend(names::bash(name, &text).into_iter().flat_map(String::into_bytes));
         }
+        put(&folder.join(place.replace("NAME", name)), &text)?;
     }
     Ok(())
 }
@@ -62,10 +72,10 @@ const SHELLS: [(Shell, &str); 3] = [
     (Shell::Zsh, "zsh/site-functions/_NAME"),
 ];
 
-fn write_manual(folder: &Path, name: &str, page: &Page) -> io::Result<()> {
-    let section = page.section.to_string();
+fn write_manual(folder: &Path, name: &str, section: u8, command: &Command) -> io::Result<()> {
+    let section = section.to_string();
     // A date would make every build another one.
-    let page = clap_mangen::Man::new(page.command()).section(section.as_str()).date("");
+    let page = clap_mangen::Man::new(command.clone()).section(section.as_str()).date("");
     let mut text = Vec::new();
     page.render(&mut text)?;
     put(&folder.join(format!("man/man{section}/{name}.{section}")), &text)
@@ -94,6 +104,7 @@ mod tests {
             assert!(dir.path().join(format!("man/man{0}/{name}.{0}", page.section)).exists(), "{name}");
         }
         for path in [
+            "man/man1/qvm-copy.1",
             "man/man8/qrexec-agent.8",
             "man/man8/qrexec-fork-server.8",
             "bash-completion/completions/qrexec-client",

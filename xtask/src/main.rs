@@ -17,6 +17,7 @@ mod logins;
 mod metadata;
 mod package;
 mod perf;
+mod release;
 mod sources;
 mod steps;
 mod suites;
@@ -60,7 +61,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Builds the Debian packages of both sides
+    /// What has to be so before a release, point by point
+    Release(release::Options),
+    /// Builds the packages, of Debian or of rpm
     Package(package::Options),
     /// Installs the Debian packages in a clean system, tries them there, and removes them again
     Chroot(package::Options),
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Task::Install(options) => install::run(&options),
         Task::Package(options) => package::run(&options).map(drop),
         Task::Chroot(options) => chroot::run(&options),
+        Task::Release(options) => release::run(&options),
         Task::Perf { args } => perf::run(&args),
         Task::Suites { only } => suites::run(only),
         Task::Fuzz(options) => fuzz::run(&options),
