@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Command, Parser};
 use clap_complete::Shell;
 use cli::programs::Page;
 
@@ -37,17 +37,23 @@ fn main() -> ExitCode {
 fn write(folder: &Path, programs: &[String]) -> io::Result<()> {
     let wanted = |name: &str| programs.is_empty() || programs.iter().any(|program| program == name);
     for (name, page) in pages().filter(|(name, _)| wanted(name)) {
-        for (file, text) in page::of(&page.command(), page.section)? {
-            put(&folder.join(format!("man/man{}/{file}.{}", page.section, page.section)), &text)?;
+        write_pages(folder, name, page.section, &page.command())?;
+    }
+    Ok(())
+}
+
+/// The manual pages of a program, and what each shell knows of it.
+fn write_pages(folder: &Path, name: &str, section: u8, command: &Command) -> io::Result<()> {
+    for (file, text) in page::of(command, section)? {
+        put(&folder.join(format!("man/man{section}/{file}.{section}")), &text)?;
+    }
+    for (shell, place) in SHELLS {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command.clone(), name, &mut text);
+        if shell == Shell::Bash {
+            text = names::bash(name, text);
         }
-        for (shell, place) in SHELLS {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut page.command(), name, &mut text);
-            if shell == Shell::Bash {
-                text = names::bash(name, text);
-            }
-            put(&folder.join(place.replace("NAME", name)), &text)?;
-        }
+        put(&folder.join(place.replace("NAME", name)), &text)?;
     }
     Ok(())
 }
@@ -92,6 +98,7 @@ mod tests {
             assert!(dir.path().join(format!("man/man{0}/{name}.{0}", page.section)).exists(), "{name}");
         }
         for path in [
+            "man/man1/qvm-copy.1",
             "man/man8/qrexec-agent.8",
             "man/man8/qrexec-fork-server.8",
             "bash-completion/completions/qrexec-client",

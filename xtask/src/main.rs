@@ -17,6 +17,7 @@ mod logins;
 mod metadata;
 mod package;
 mod perf;
+mod release;
 mod sources;
 mod steps;
 mod suites;
@@ -63,7 +64,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Builds the Debian packages of both sides
+    /// What has to be so before a release, point by point
+    Release(release::Options),
+    /// Builds the packages, of Debian or of rpm
     Package(package::Options),
     /// Builds the programs for Windows, and what a lab wants to run them by wine; prints the folder for QREXEC_WINDOWS_DIR
     Windows,
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Task::Package(options) => package::run(&options).map(drop),
         Task::Windows => windows::run(),
         Task::Chroot(options) => chroot::run(&options),
+        Task::Release(options) => release::run(&options),
         Task::Perf { args } => perf::run(&args),
         Task::Suites { only } => suites::run(only),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -15,7 +15,7 @@ use crate::install::Side;
 use crate::lean::{self, Built};
 use crate::logins::Logins;
 use crate::steps::{Failure, root};
-pub(crate) use version::Version;
+pub(crate) use version::{Version, release};
 
 /// Where the packages go.
 #[derive(Clone, Args)]

@@ -74,7 +74,7 @@ pub(super) fn interrupted(side: Side) -> String {
     format!("rm {} && qrexec-switch ours {}", programs.join(" "), side.name())
 }
 
-/// What an administrator has written stays when the package is updated; what he has taken away stays away.
+/// What an administrator has written stays when the package is updated; what they have taken away stays away.
 pub(super) fn edited(side: Side) -> String {
     let Some(file) = side.conffiles().next() else { return "true".to_owned() };
     format!(

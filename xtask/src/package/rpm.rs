@@ -176,9 +176,11 @@ fn package(staged: &Staged) -> Result<String, Failure> {
         for (section, file) in [("post", "post"), ("preun", "preun")] {
             text.push_str(&format!("\n%{section} -n {name}\n{}", filled(&part(file)?, side)));
         }
-        for section in ["triggerin", "triggerpostun"] {
-            let trigger = filled(&part("trigger")?, side);
-            text.push_str(&format!("\n%{section} -n {name} -- {}\n{trigger}", upstreams(side)));
+        let trigger = filled(&part("trigger")?, side);
+        text.push_str(&format!("\n%triggerin -n {name} -- {}\n{trigger}", upstreams(side)));
+        for package in upstreams(side).split(", ") {
+            let trigger = filled(&part("gone")?, side).replace("@package@", package);
+            text.push_str(&format!("\n%triggerpostun -n {name} -- {package}\n{trigger}"));
         }
     }
     text.push_str(&format!("\n%files -n {name}\n{}", files(package, folder)?));
@@ -238,8 +240,8 @@ mod tests {
     #[test]
     fn what_rpm_runs_is_shell_with_every_name_in_it() {
         for side in [Side::Vm, Side::Dom0, Side::Copy] {
-            for script in ["post", "preun", "trigger"] {
-                let text = filled(&part(script).unwrap(), side);
+            for script in ["post", "preun", "trigger", "gone"] {
+                let text = filled(&part(script).unwrap(), side).replace("@package@", "qubes-core-agent");
                 assert!(!text.contains('@') && !text.contains("#half"), "{text}");
                 step(script, Command::new("sh").args(["-n", "-c", &text])).unwrap();
             }
