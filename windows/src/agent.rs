@@ -14,7 +14,6 @@ use wire::control::Message;
 use wire::error::{Breach, PeerError};
 use wire::handshake;
 use wire::names::{DomainId, Port};
-use wire::trigger::{BadTrigger, Trigger};
 use wire::version::Version;
 
 use crate::callers::{self, Answer, Asked, Caller, Happened};

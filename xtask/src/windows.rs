@@ -14,6 +14,8 @@ use crate::steps::{Failure, is_there, root, said, step};
 const PACKAGES: [&str; 2] = ["gcc-mingw-w64-x86-64-win32", "wine64"];
 /// The suite that has the library's source, in many versions.
 const SUITE: &str = "trixie-backports";
+/// Debian's own key ring.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const TARGET: &str = "x86_64-pc-windows-gnu";
 const LINKER: &str = "x86_64-w64-mingw32-gcc";
 /// wine's program, where Debian has it.
@@ -128,11 +130,12 @@ fn program_of(package: &str) -> &'static str {
 /// Gets the package with lists of its own, so that the machine's package manager knows nothing of the other suite.
 fn unpack(folder: &Path, version: &str) -> Result<(), Failure> {
     let lists = folder.join("apt");
-    for part in ["etc", "state/lists/partial", "cache/archives/partial", "out"] {
+    for part in
+        ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial", "out"]
+    {
         make_folder(&lists.join(part))?;
     }
-    let (site, keys) = archive()?;
-    let source = format!("deb [signed-by={keys}] {site} {SUITE} main\n");
+    let source = format!("deb [signed-by={KEYS}] {} {SUITE} main\n", archive()?);
     write(&lists.join("etc/sources.list"), &source)?;
     let place = lists.display();
     let config = format!(
@@ -159,13 +162,11 @@ fn unpack(folder: &Path, version: &str) -> Result<(), Failure> {
     step("unpacking it", Command::new("dpkg-deb").arg("-x").arg(file).arg(folder.join("rust-src")))
 }
 
-/// The machine's first archive, and its key ring.
-fn archive() -> Result<(String, String), Failure> {
-    let format = ["indextargets", "--format", "$(REPO_URI) $(SIGNED_BY)", "Created-By: Packages"];
+/// The machine's first archive.
+fn archive() -> Result<String, Failure> {
+    let format = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"];
     let targets = said(Command::new("apt-get").args(format))?;
-    let first = targets.lines().filter_map(|line| line.split_once(' ')).find(|(_, keys)| !keys.is_empty());
-    let (site, keys) = first.ok_or("no archive with a key ring is known here")?;
-    Ok((site.to_owned(), keys.to_owned()))
+    targets.lines().next().map(str::to_owned).ok_or_else(|| "no archive of Debian is known here".to_owned())
 }
 
 /// A fresh installation of wine, from which every Windows VM of a lab begins.
