@@ -271,6 +271,8 @@ impl Everything {
             _ => &self.halves,
         }
     }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,7 +55,7 @@ pub(super) fn install_what_tests_need() {
 
 /// Whether Xen can be booted here, after an attempt to install what that takes.
 pub(super) fn can_boot_xen() -> bool {
-    install_packages(&FOR_XEN);
+    install_by_name(&FOR_XEN);
     let hypervisor = ["-qq", "download", "--print-uris", "xen-hypervisor-4.17-amd64"];
     let packages = root().join("target/xen/fetched").exists() || is_there("apt-get", &hypervisor);
     has("qemu-system-x86_64") && has("busybox") && packages
@@ -63,13 +63,14 @@ pub(super) fn can_boot_xen() -> bool {
 
 /// The same for Debian's kernel.
 pub(super) fn can_boot_linux() -> bool {
-    install_packages(&FOR_LINUX);
+    install_by_name(&FOR_LINUX);
     let kernel = ["-qq", "depends", "linux-image-amd64"];
     let package = root().join("target/usb-kernel/fetched").exists() || is_there("apt-cache", &kernel);
     ["qemu-system-x86_64", "busybox", "kmod"].into_iter().all(has) && package
 }
 
-fn install_packages(wanted: &[&str]) {
+/// The same for packages that have no program to look for.
+fn install_by_name(wanted: &[&str]) {
     let missing: Vec<&str> =
         wanted.iter().copied().filter(|package| !is_there("dpkg", &["-s", package])).collect();
     install(&missing);
