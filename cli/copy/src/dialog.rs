@@ -47,8 +47,8 @@ impl Bar {
         match self {
             Self::Zenity { input, .. } => tell(input.as_mut(), &format!("{percent}\n")),
             Self::Kdialog { qdbus, place } => {
-                let is_open = said(Command::new(&*qdbus).args(&*place).arg("wasCancelled"));
-                let _ = said(Command::new(&*qdbus).args(&*place).args(["value", &percent.to_string()]));
+                let is_open = said(Command::new(*qdbus).args(&*place).arg("wasCancelled"));
+                let _ = said(Command::new(*qdbus).args(&*place).args(["value", &percent.to_string()]));
                 is_open.is_some_and(|word| word != "true")
             }
             Self::Nobody => true,
@@ -62,7 +62,7 @@ impl Bar {
                 tell(input.as_mut(), &format!("# {text}\n"));
             }
             Self::Kdialog { qdbus, place } => {
-                let _ = said(Command::new(&*qdbus).args(&*place).args(["setLabelText", text]));
+                let _ = said(Command::new(*qdbus).args(&*place).args(["setLabelText", text]));
             }
             Self::Nobody => {}
         }
@@ -86,7 +86,7 @@ impl Bar {
                 let _ = child.wait();
             }
             Self::Kdialog { qdbus, place } => {
-                let _ = said(Command::new(&*qdbus).args(&*place).arg("close"));
+                let _ = said(Command::new(*qdbus).args(&*place).arg("close"));
             }
             Self::Nobody => {}
         }

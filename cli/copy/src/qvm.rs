@@ -223,9 +223,9 @@ fn run(task: &Task) -> Result<i32, QvmCopyError> {
     }
     let Some(record) = record else { return Ok(0) };
     let kept = remove::remove(record).map_err(QvmCopyError::NotRemoved)?;
-    complain(&task.program, &kept.lines.join("\n"));
+    complain(&task.program, kept.lines.join("\n"));
     if kept.more > 0 {
-        complain(&task.program, &format!("and {} more", kept.more));
+        complain(&task.program, format!("and {} more", kept.more));
     }
     Ok(i32::from(!kept.is_nothing() || totals.skipped > 0))
 }
