@@ -14,7 +14,6 @@ use clap::ValueEnum;
 
 use crate::steps::{Failure, SKIPPED, step};
 use crate::windows;
-pub(crate) use machine::install_packages;
 use programs::Programs;
 use user::User;
 

@@ -16,6 +16,7 @@ mod licences;
 mod logins;
 mod metadata;
 mod package;
+mod packages;
 mod perf;
 mod release;
 mod sources;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ci::install_packages;
+use crate::packages::install_packages;
 use crate::steps::{Failure, is_there, root, said, step};
 
 /// What links, and what runs.

@@ -23,6 +23,8 @@ use super::{Error, role};
 /// `service` in this variable of a lab: the service manager of the VM starts the agent.
 const STARTED_AS: &str = "QREXEC_LAB_WINDOWS_AGENT";
 
+/// How often wine is started until it starts.
+const STARTS: usize = 5;
 /// Longest request to the relay, in bytes.
 const MAX_REQUEST: u64 = 200;
 /// How long a request may take.
@@ -63,6 +65,7 @@ fn run(layout: &Layout, vm: &str) -> Result<i32, Error> {
     std::thread::spawn(move || relay.listen(&listener));
     let environment = plan.environment(vm)?;
     let agent = rooms.tools().join("bin/qrexec-agent.exe");
+    warm_up(&windows.wine, &environment)?;
     hold(&windows.wine, &environment)?;
     let wine = |words: &[&OsStr], stdin| {
         // Whoever ends the relay ends what it has started.
@@ -86,6 +89,21 @@ fn run(layout: &Layout, vm: &str) -> Result<i32, Error> {
         return wine(&[OsStr::new("cmd.exe")], Stdio::piped());
     }
     wine(&[agent.as_os_str(), OsStr::new("--run")], Stdio::null())
+}
+
+/// Starts wine's server. Servers of one user share a folder below /tmp, made by the first and removed by the last one, and
+/// a program that starts while another lab's server makes or removes it fails: so this is tried again.
+fn warm_up(wine: &Path, environment: &[(OsString, Option<OsString>)]) -> Result<(), Error> {
+    for _ in 0..STARTS {
+        let mut command = Command::new(wine);
+        command.args(["cmd.exe", "/c", "exit 0"]).stdin(Stdio::null()).stdout(Stdio::null());
+        apply(&mut command, environment);
+        let status = command.status().map_err(|error| Error::io("cannot start wine", error))?;
+        if status.success() {
+            return Ok(());
+        }
+    }
+    Err(Error::new("wine does not start"))
 }
 
 /// Keeps wine up until the lab ends. About a second after its last program wine ends its own services, and a program that

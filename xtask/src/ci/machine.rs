@@ -4,9 +4,9 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
-use crate::steps::{is_there, root, step};
+use crate::packages::{has, install, install_packages};
+use crate::steps::{is_there, root};
 
 /// For a boot of Xen: an emulator, something to boot, and the C library that is tried against ours.
 const FOR_XEN: [&str; 6] =
@@ -35,13 +35,6 @@ const NEEDED: [(&str, &str); 9] = [
 /// Without this folder root's sshd does not start. A system makes it when its own sshd starts, which it does nowhere in CI.
 const SSHD_FOLDER: &str = "/run/sshd";
 
-/// Installs the packages whose programs are missing.
-pub(crate) fn install_packages(wanted: &[(&str, &str)]) {
-    let missing: Vec<&str> =
-        wanted.iter().filter(|(what, _)| !has(what)).map(|(_, package)| *package).collect();
-    install(&missing);
-}
-
 /// Installs what is missing. What cannot be installed is said by the test that would have needed it.
 pub(super) fn install_what_tests_need() {
     install_packages(&NEEDED);
@@ -69,36 +62,11 @@ pub(super) fn can_boot_linux() -> bool {
     ["qemu-system-x86_64", "busybox", "kmod"].into_iter().all(has) && package
 }
 
-/// The same for packages that have no program to look for.
+/// Installs packages that have no program to look for.
 fn install_by_name(wanted: &[&str]) {
     let missing: Vec<&str> =
         wanted.iter().copied().filter(|package| !is_there("dpkg", &["-s", package])).collect();
     install(&missing);
-}
-
-fn install(packages: &[&str]) {
-    if packages.is_empty() || !rustix::process::geteuid().is_root() || !has("apt-get") {
-        return;
-    }
-    let install = ["-y", "-qq", "--no-install-recommends", "install"];
-    let mut update = Command::new("apt-get");
-    let mut command = Command::new("apt-get");
-    command.args(install).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
-    let name = format!("installing {}", packages.join(" "));
-    let result =
-        step("apt-get update", update.args(["-qq", "update"])).and_then(|()| step(&name, &mut command));
-    if let Err(error) = result {
-        eprintln!("{error}; going on without");
-    }
-}
-
-/// Whether a file is there, or a program of that name.
-fn has(what: &str) -> bool {
-    if what.starts_with('/') {
-        return Path::new(what).exists();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(what).is_file())
 }
 
 /// Gives a file or folder these permissions.
