@@ -142,7 +142,7 @@ fn the_end_of_a_service_ends_the_call_and_what_it_said_comes_first() {
     });
 }
 
-/// What a service says after its caller has ended his side: only that side is closed.
+/// What a service says after its caller has ended their side: only that side is closed.
 #[test]
 fn the_end_of_the_callers_side_is_half_an_end() {
     within_deadline(|| {

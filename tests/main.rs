@@ -55,6 +55,7 @@ mod installation;
 
 // Programs, and a wire, of other ages.
 mod r2;
+mod r2_peers;
 
 // What is written down.
 mod journal;

@@ -202,7 +202,7 @@ fn requests_that_make_no_sense_are_denied_and_cost_nobody_else_anything() {
 }
 
 #[test]
-fn the_user_is_asked_and_his_word_counts() {
+fn the_user_is_asked_and_their_word_counts() {
     within_deadline(|| {
         let dom0 = Dom0::new("demo.Add * @anyvm @anyvm ask default_target=vault\n");
         let _daemon = dom0.daemon();

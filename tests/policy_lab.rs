@@ -93,7 +93,7 @@ fn the_user_of_a_lab_is_asked() {
 }
 
 #[test]
-fn the_user_is_asked_and_told_in_the_qube_that_shows_his_windows() {
+fn the_user_is_asked_and_told_in_the_qube_that_shows_their_windows() {
     within_deadline(|| {
         let lab = ["work", "vault", "gui"]
             .into_iter()

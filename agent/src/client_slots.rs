@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Places in all, and a part of them that one user may have: whatever he does, there is room for the others.
+/// Places in all, and a part of them that one user may have: whatever they do, there is room for the others.
 #[derive(Debug)]
 pub(crate) struct ClientSlots {
     max: usize,
@@ -23,15 +23,17 @@ impl ClientSlots {
 
     /// Whether this user may have one more.
     pub(crate) fn are_free(&mut self, user: u32) -> bool {
-        let his = self.by_user.get(&user).copied().unwrap_or_default();
+        let theirs = self.by_user.get(&user).copied().unwrap_or_default();
         let full = self.taken >= self.max;
-        let refused = full || (his >= self.share && user != 0 && user != self.own);
+        let refused = full || (theirs >= self.share && user != 0 && user != self.own);
         if refused && !self.refusing {
             let taken = self.taken;
             match full {
                 true => tracing::warn!("{taken} calls at once: further requests are refused"),
                 false => {
-                    tracing::warn!("{his} calls of user {user} at once: further requests of his are refused")
+                    tracing::warn!(
+                        "{theirs} calls of user {user} at once: further ones of theirs are refused"
+                    )
                 }
             }
         }
@@ -42,16 +44,16 @@ impl ClientSlots {
     /// A program of this user has come in.
     pub(crate) fn take(&mut self, user: u32) {
         self.taken = self.taken.saturating_add(1);
-        let his = self.by_user.entry(user).or_default();
-        *his = his.saturating_add(1);
+        let theirs = self.by_user.entry(user).or_default();
+        *theirs = theirs.saturating_add(1);
     }
 
     /// It is gone.
     pub(crate) fn give_back(&mut self, user: u32) {
         self.taken = self.taken.saturating_sub(1);
-        if let Some(his) = self.by_user.get_mut(&user) {
-            *his = his.saturating_sub(1);
-            if *his == 0 {
+        if let Some(theirs) = self.by_user.get_mut(&user) {
+            *theirs = theirs.saturating_sub(1);
+            if *theirs == 0 {
                 self.by_user.remove(&user);
             }
         }

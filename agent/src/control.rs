@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::Violation;
 use engine::link::{Framed, LinkError, MAX_QUEUED};
-use engine::reactor::{Interest, Reactor};
+use engine::reactor::{Interest, Reactor, Token};
 use ring::{Channel, Listener, Sizes, Transport};
 use rustix::io::Errno;
 use wire::control::{MAX_LOCAL_BODY, Message};
@@ -29,9 +29,9 @@ const BACKLOG: usize = MAX_QUEUED / 2;
 
 /// The link, or the wait for it.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub(crate) struct Control<T> {
     transport: Transport,
-    token: u64,
+    token: T,
     state: State,
 }
 
@@ -93,18 +93,18 @@ impl From<PeerError> for Lost {
     }
 }
 
-impl Control {
+impl<T: Token> Control<T> {
     /// Begins to listen for the daemon; the descriptor is watched under `token`.
     ///
     /// # Errors
     /// The transport does not allow it.
-    pub(crate) fn new(transport: Transport, reactor: &Reactor, token: u64) -> Result<Self, ring::Error> {
+    pub(crate) fn new(transport: Transport, reactor: &Reactor<T>, token: T) -> Result<Self, ring::Error> {
         let state = State::Waiting(listen(&transport, reactor, token)?);
         Ok(Self { transport, token, state })
     }
 
     /// To be called when the descriptor was reported ready.
-    pub(crate) fn on_ready(&mut self, reactor: &Reactor, now: Instant) -> Result<(), Lost> {
+    pub(crate) fn on_ready(&mut self, reactor: &Reactor<T>, now: Instant) -> Result<(), Lost> {
         match &mut self.state {
             State::Waiting(_) => {
                 self.meet(reactor, now);
@@ -155,7 +155,7 @@ impl Control {
     }
 
     /// Sends what can be sent and prepares to sleep. `true`: there is something to do already.
-    pub(crate) fn arm(&mut self, reactor: &Reactor) -> Result<bool, Lost> {
+    pub(crate) fn arm(&mut self, reactor: &Reactor<T>) -> Result<bool, Lost> {
         let State::Linked(link) = &mut self.state else { return Ok(false) };
         let ready = link.framed.arm()?;
         let interest = Interest::read_and(link.framed.wants_out());
@@ -176,7 +176,7 @@ impl Control {
     }
 
     /// Time has passed.
-    pub(crate) fn on_time(&mut self, reactor: &Reactor, now: Instant) -> Result<(), Lost> {
+    pub(crate) fn on_time(&mut self, reactor: &Reactor<T>, now: Instant) -> Result<(), Lost> {
         match &self.state {
             State::Linked(link) if link.deadline.is_some_and(|deadline| deadline <= now) => Err(Lost::Late),
             State::Down(until) if *until <= now => {
@@ -188,7 +188,7 @@ impl Control {
     }
 
     /// Drops the link and waits for another daemon.
-    pub(crate) fn lose(&mut self, reactor: &Reactor, now: Instant) {
+    pub(crate) fn lose(&mut self, reactor: &Reactor<T>, now: Instant) {
         if let Some(fd) = self.fd() {
             // It is closed next, which takes it off as well unless somebody holds a copy.
             let _ = reactor.remove(fd);
@@ -206,7 +206,7 @@ impl Control {
         }
     }
 
-    fn listen_again(&mut self, reactor: &Reactor, now: Instant) {
+    fn listen_again(&mut self, reactor: &Reactor<T>, now: Instant) {
         self.state = match listen(&self.transport, reactor, self.token) {
             Ok(listener) => State::Waiting(listener),
             Err(error) => {
@@ -217,7 +217,7 @@ impl Control {
     }
 
     /// Takes the daemon in, if it is there.
-    fn meet(&mut self, reactor: &Reactor, now: Instant) {
+    fn meet(&mut self, reactor: &Reactor<T>, now: Instant) {
         let State::Waiting(listener) = &mut self.state else { return };
         let channel = match listener.accept() {
             Ok(None) => return,
@@ -242,7 +242,7 @@ impl Control {
 
 impl Link {
     /// Takes a fresh channel: the agent is the server of this link, so its HELLO comes first.
-    fn new(channel: Channel, reactor: &Reactor, token: u64, now: Instant) -> Result<Self, Lost> {
+    fn new<T: Token>(channel: Channel, reactor: &Reactor<T>, token: T, now: Instant) -> Result<Self, Lost> {
         reactor.add(&channel, token, Interest::Read)?;
         let mut framed = Framed::new(channel, MAX_LOCAL_BODY);
         framed.send(handshake::hello(Version::OURS).to_vec())?;
@@ -272,7 +272,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-fn listen(transport: &Transport, reactor: &Reactor, token: u64) -> Result<Listener, ring::Error> {
+fn listen<T: Token>(transport: &Transport, reactor: &Reactor<T>, token: T) -> Result<Listener, ring::Error> {
     let listener = transport.listen(DomainId::DOM0.0, Port::CONTROL.0, RINGS)?;
     let watched = reactor.add(&listener, token, Interest::Read);
     watched.map_err(|error| ring::Error::io("watching the control socket")(error.into()))?;
@@ -287,7 +287,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     /// The agent's end, met at `now`, and dom0's.
-    fn met(dir: &std::path::Path, reactor: &mut Reactor, now: Instant) -> (Control, Channel) {
+    fn met(dir: &std::path::Path, reactor: &mut Reactor, now: Instant) -> (Control<u64>, Channel) {
         let mut control = Control::new(Transport::new(Kind::Shm, 7, dir), &*reactor, 1).expect("listener");
         let dom0 = Transport::new(Kind::Shm, 0, dir);
         let other = std::thread::spawn(move || {
@@ -300,7 +300,7 @@ mod tests {
         (control, other.join().expect("thread").expect("met"))
     }
 
-    fn is_late(control: &mut Control, reactor: &Reactor, now: Instant) -> bool {
+    fn is_late(control: &mut Control<u64>, reactor: &Reactor, now: Instant) -> bool {
         match control.on_time(reactor, now) {
             Ok(()) => false,
             Err(Lost::Late) => true,
@@ -319,7 +319,7 @@ mod tests {
         assert!(!is_late(&mut control, &reactor, begun + before));
         assert!(is_late(&mut control, &reactor, begun + limit));
 
-        let mut say = |control: &mut Control, bytes: &[u8]| {
+        let mut say = |control: &mut Control<u64>, bytes: &[u8]| {
             assert_eq!(dom0.write(bytes).expect("write"), bytes.len());
             dom0.flush().expect("flush");
             control.on_ready(&reactor, begun).expect("no loss");

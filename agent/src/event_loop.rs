@@ -36,18 +36,10 @@ use crate::waiting_calls::WaitingCalls;
 
 mod calls;
 mod old_callers;
-use old_callers::OldCaller;
+mod token;
 
-const CONTROL: u64 = 0;
-const LISTENER: u64 = 1;
-const SIGNALS: u64 = 2;
-const DOMAIN_MONITOR: u64 = 3;
-const CALLERS: u64 = 4;
-const WAITING_CALLS: u64 = 5;
-const FIFO: u64 = 6;
-const FDPASS: u64 = 7;
-/// The first token of anything else.
-const FIRST_TOKEN: u64 = 16;
+use old_callers::OldCaller;
+use token::{FIRST_KEY, Token};
 
 /// Programs let in before everybody else has a turn; the listener stays readable as long as more wait.
 const ACCEPT_BATCH: usize = 64;
@@ -80,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     Agent::new(options)?.run()
 }
 
-/// Whatever has a descriptor and a token of its own.
+/// Whatever has a descriptor and a key of its own.
 #[derive(Debug)]
 enum Watched {
     /// A program that asks for a service.
@@ -89,7 +81,7 @@ enum Watched {
     Process(CallId, Child),
     /// A call that a fork server runs: its end is the connection's.
     Handed(CallId, OwnedFd),
-    /// The process of a call of a program that asked as in R2, by the token of its request.
+    /// The process of a call of a program that asked as in R2, by the key of its request.
     Old(u64, Child),
     /// The error output of such a program.
     Errors(Errors),
@@ -117,9 +109,9 @@ struct Agent {
     confinement: Confinement,
     fork_server: Option<OsString>,
     agent_socket: PathBuf,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
-    control: Control,
+    control: Control<Token>,
     /// Where calls cannot see for themselves whether the other VM is still there.
     domain_monitor: Option<DomainMonitor>,
     core: Core,
@@ -135,7 +127,7 @@ struct Agent {
     /// Those of them whose caller was not there.
     not_met: BTreeSet<CallId>,
     watched: BTreeMap<u64, Watched>,
-    next_token: u64,
+    next_key: u64,
     sessions: Sessions<(CallId, Job)>,
     meminfo: Option<MeminfoWriter>,
     /// Where programs of R1 and R2 are to ask, if they may.
@@ -155,16 +147,16 @@ impl Agent {
         let files = FileLimit::raise();
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
-        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        reactor.add(&signals, Token::Signals, Interest::Read)?;
         let callers = Callers::new(options.max_served).map_err(Error::Callers)?;
-        reactor.add(&callers, CALLERS, Interest::Read)?;
+        reactor.add(&callers, Token::Callers, Interest::Read)?;
         let waiting_calls = WaitingCalls::new(&transport);
         if let Some(descriptor) = waiting_calls.as_ref().and_then(WaitingCalls::descriptor) {
-            reactor.add(descriptor, WAITING_CALLS, Interest::Read)?;
+            reactor.add(descriptor, Token::WaitingCalls, Interest::Read)?;
         }
         Ok(Self {
             files,
-            control: Control::new(transport.clone(), &reactor, CONTROL)?,
+            control: Control::new(transport.clone(), &reactor, Token::Control)?,
             domain_monitor: domain_monitor(&transport, &reactor)?,
             services: Services::from_env(Users::by_privilege(installation), installation),
             confinement,
@@ -185,7 +177,7 @@ impl Agent {
             looking: BTreeMap::new(),
             not_met: BTreeSet::new(),
             watched: BTreeMap::new(),
-            next_token: first_token(),
+            next_key: first_key(),
             sessions: Sessions::default(),
             meminfo: MeminfoWriter::from_env(installation),
             transport,
@@ -206,10 +198,13 @@ impl Agent {
             self.reactor.wait(timeout, &mut events)?;
             let now = Instant::now();
             for event in &events {
-                if event.token == SIGNALS && self.signals.take_next().map_err(Error::Signals)?.is_some() {
+                if event.token == Token::Signals
+                    && self.signals.take_next().map_err(Error::Signals)?.is_some()
+                {
                     return Ok(());
                 }
-                if let (DOMAIN_MONITOR, Some(domain_monitor)) = (event.token, &mut self.domain_monitor) {
+                if let (Token::DomainMonitor, Some(domain_monitor)) = (event.token, &mut self.domain_monitor)
+                {
                     domain_monitor.on_ready().map_err(Error::Over)?;
                 }
                 self.on_event(event, now);
@@ -219,20 +214,20 @@ impl Agent {
         }
     }
 
-    fn on_event(&mut self, event: &Event, now: Instant) {
+    fn on_event(&mut self, event: &Event<Token>, now: Instant) {
         match event.token {
-            SIGNALS | DOMAIN_MONITOR => {}
-            CONTROL => {
+            Token::Signals | Token::DomainMonitor => {}
+            Token::Control => {
                 if let Err(why) = self.control.on_ready(&self.reactor, now) {
                     self.link_lost(&why);
                 }
             }
-            LISTENER => self.accept(now),
-            FIFO => self.hear_old_callers(),
-            FDPASS => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
-            CALLERS => self.hear_calls(),
-            WAITING_CALLS => self.callers_came(),
-            token => self.on_thing(token),
+            Token::Listener => self.accept(now),
+            Token::Fifo => self.hear_old_callers(),
+            Token::PassedDescriptors => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
+            Token::Callers => self.hear_calls(),
+            Token::WaitingCalls => self.callers_came(),
+            Token::Watched(key) => self.on_watched(key),
         }
     }
 
@@ -281,26 +276,26 @@ impl Agent {
                         self.link_lost(&why);
                     }
                 }
-                Output::Connect(ClientId(token), endpoint) if self.old_callers.contains_key(&token) => {
-                    self.serve_old_caller(token, endpoint);
+                Output::Connect(ClientId(key), endpoint) if self.old_callers.contains_key(&key) => {
+                    self.serve_old_caller(key, endpoint);
                 }
-                Output::Connect(ClientId(token), endpoint) => {
-                    if let Some(Watched::Client(client)) = self.watched.get(&token) {
+                Output::Connect(ClientId(key), endpoint) => {
+                    if let Some(Watched::Client(client)) = self.watched.get(&key) {
                         client.answer(endpoint);
                         step::reached("answer passed on");
                     }
                 }
-                Output::Withdraw(ClientId(token)) => {
-                    if let Some(Watched::Client(client)) = self.watched.get(&token) {
+                Output::Withdraw(ClientId(key)) => {
+                    if let Some(Watched::Client(client)) = self.watched.get(&key) {
                         client.withdraw();
                     }
                 }
-                Output::Refuse(ClientId(token), refusal) => {
+                Output::Refuse(ClientId(key), refusal) => {
                     if refusal != Refusal::Denied {
                         tracing::warn!("a request is refused: {refusal}");
                     }
-                    self.old_callers.remove(&token);
-                    self.forget(token);
+                    self.old_callers.remove(&key);
+                    self.forget(key);
                 }
                 Output::Start(call, start) => self.start(call, start),
                 Output::Log(Level::Info, line) => tracing::info!("{line}"),
@@ -318,7 +313,7 @@ impl Agent {
         }
         let listener = Listener::open(&self.agent_socket, LISTENER_MODE)
             .map_err(|source| Error::Listener { path: self.agent_socket.clone(), source })?;
-        self.reactor.add(&listener, LISTENER, Interest::Read)?;
+        self.reactor.add(&listener, Token::Listener, Interest::Read)?;
         self.listener = Some(listener);
         self.open_entrance()?;
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -342,49 +337,49 @@ impl Agent {
     fn admit(&mut self, client: ClientConnection) {
         match self.watch(Watched::Client(client)) {
             // Its request is usually there already.
-            Ok(token) => self.on_thing(token),
+            Ok(key) => self.on_watched(key),
             Err(error) => tracing::error!("cannot watch a client: {error}"),
         }
     }
 
-    fn on_client(&mut self, token: u64) {
-        let Some(Watched::Client(client)) = self.watched.get_mut(&token) else { return };
+    fn on_client(&mut self, key: u64) {
+        let Some(Watched::Client(client)) = self.watched.get_mut(&key) else { return };
         match client.hear() {
             Heard::Nothing => return,
             Heard::Request(request) => {
                 step::reached("request");
-                self.core.handle_request(ClientId(token), request, self.control.is_busy());
+                self.core.handle_request(ClientId(key), request, self.control.is_busy());
             }
-            Heard::Gone => self.client_gone(token),
+            Heard::Gone => self.client_gone(key),
             Heard::Wrong(why) => {
                 tracing::warn!("a client broke the rules: {why}");
-                self.client_gone(token);
+                self.client_gone(key);
             }
         }
         self.act();
     }
 
-    fn client_gone(&mut self, token: u64) {
-        self.forget(token);
-        self.core.handle_client_gone(ClientId(token));
+    fn client_gone(&mut self, key: u64) {
+        self.forget(key);
+        self.core.handle_client_gone(ClientId(key));
     }
 
-    // ---- everything with a token ------------------------------------------------------------
+    // ---- everything with a key ------------------------------------------------------------
 
     fn watch(&mut self, what: Watched) -> Result<u64, Errno> {
-        let token = self.next_token;
-        self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
-        self.reactor.add(&what, token, Interest::Read)?;
+        let key = self.next_key;
+        self.next_key = self.next_key.wrapping_add(1).max(FIRST_KEY);
+        self.reactor.add(&what, Token::Watched(key), Interest::Read)?;
         if let Watched::Client(client) = &what {
             self.client_slots.take(client.user());
         }
-        self.watched.insert(token, what);
-        Ok(token)
+        self.watched.insert(key, what);
+        Ok(key)
     }
 
-    /// Closes what has this token.
-    fn forget(&mut self, token: u64) -> Option<Watched> {
-        let what = self.watched.remove(&token)?;
+    /// Closes what has this key.
+    fn forget(&mut self, key: u64) -> Option<Watched> {
+        let what = self.watched.remove(&key)?;
         let _ = self.reactor.remove(&what);
         if let Watched::Client(client) = &what {
             self.client_slots.give_back(client.user());
@@ -392,35 +387,35 @@ impl Agent {
         Some(what)
     }
 
-    fn on_thing(&mut self, token: u64) {
-        match self.watched.get_mut(&token) {
-            Some(Watched::Client(_)) => self.on_client(token),
+    fn on_watched(&mut self, key: u64) {
+        match self.watched.get_mut(&key) {
+            Some(Watched::Client(_)) => self.on_client(key),
             Some(Watched::Process(call, child)) => {
                 let (call, ended) = (*call, child.try_wait());
                 if has_ended(&ended) {
-                    self.forget(token);
+                    self.forget(key);
                     self.process_ended(call, ended.unwrap_or_default());
                 }
             }
             Some(Watched::Old(request, child)) => {
                 let (request, ended) = (*request, child.try_wait());
                 if has_ended(&ended) {
-                    self.forget(token);
+                    self.forget(key);
                     self.core.handle_client_gone(ClientId(request));
                     self.act();
                 }
             }
-            Some(Watched::Errors(errors)) if errors.drain() => drop(self.forget(token)),
+            Some(Watched::Errors(errors)) if errors.drain() => drop(self.forget(key)),
             // Whatever a fork server says, it means that the call is over.
             Some(Watched::Handed(call, _)) => {
                 let call = *call;
-                self.forget(token);
+                self.forget(key);
                 self.call_ended(call);
             }
             Some(Watched::Session { user, wait }) => {
                 let (user, ended) = (user.clone(), wait.try_wait());
                 if has_ended(&ended) {
-                    self.forget(token);
+                    self.forget(key);
                     self.session_ended(&user);
                 }
             }
@@ -450,31 +445,31 @@ impl Agent {
             self.link_lost(&why);
         }
         let late = |what: &Watched| client_deadline(what).is_some_and(|deadline| deadline <= now);
-        let tokens: Vec<u64> =
-            self.watched.iter().filter(|(_, what)| late(what)).map(|(token, _)| *token).collect();
-        for token in tokens {
+        let keys: Vec<u64> =
+            self.watched.iter().filter(|(_, what)| late(what)).map(|(key, _)| *key).collect();
+        for key in keys {
             tracing::warn!("a client did not finish its request");
-            self.client_gone(token);
+            self.client_gone(key);
             self.act();
         }
         self.give_up_waiting(now);
         self.look_for_callers(now);
         if let Some(listener) = &self.listener {
-            self.accept_pause.adjust(&self.reactor, listener, LISTENER, true, now);
+            self.accept_pause.adjust(&self.reactor, listener, Token::Listener, true, now);
         }
         self.tend_entrance(now);
     }
 }
 
 /// Without one, each call asks for itself.
-fn domain_monitor(transport: &Transport, reactor: &Reactor) -> Result<Option<DomainMonitor>, Errno> {
+fn domain_monitor(transport: &Transport, reactor: &Reactor<Token>) -> Result<Option<DomainMonitor>, Errno> {
     let domain_monitor = transport.domain_monitor().unwrap_or_else(|error| {
         tracing::warn!("calls will each ask whether their peer is still there: {error}");
         None
     });
     domain_monitor
         .as_ref()
-        .map_or(Ok(()), |domain_monitor| reactor.add(domain_monitor, DOMAIN_MONITOR, Interest::Read))?;
+        .map_or(Ok(()), |domain_monitor| reactor.add(domain_monitor, Token::DomainMonitor, Interest::Read))?;
     Ok(domain_monitor)
 }
 
@@ -499,8 +494,8 @@ fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
 
 /// Tokens are also the numbers of request ids. They start anywhere, so that an answer meant for a
 /// request of an earlier agent does not fit one of this; and where dom0 sees that they are looked up.
-fn first_token() -> u64 {
+fn first_key() -> u64 {
     let random = std::hash::RandomState::new().hash_one(std::process::id());
     // Far from the end: they only ever grow.
-    (random >> 16).max(FIRST_TOKEN).max(Ident::FIRST_LOOKED_UP)
+    (random >> 16).max(FIRST_KEY).max(Ident::FIRST_LOOKED_UP)
 }

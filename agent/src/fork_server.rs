@@ -21,7 +21,7 @@ pub use server::main;
 /// Where a user's fork server listens; `%s` is the user's name.
 pub(crate) const SOCKET: &str = "/var/run/qubes/qrexec-server.%s.sock";
 
-/// Whether each user has a fork server of his own there. Else there is one, and its place does not tell whose.
+/// Whether each user has a fork server of their own there. Else there is one, and its place does not tell whose.
 pub(crate) fn is_per_user(pattern: &OsStr) -> bool {
     pattern.as_bytes().windows(2).any(|pair| pair == b"%s")
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use engine::reactor::{Interest, Reactor};
+use engine::reactor::{Interest, Reactor, Token};
 use engine::unix::Bound;
 use rustix::process::{Resource, getrlimit};
 
@@ -69,11 +69,11 @@ impl AcceptPause {
     }
 
     /// Watches the listener as long as somebody can come in.
-    pub(crate) fn adjust(
+    pub(crate) fn adjust<T: Token>(
         &mut self,
-        reactor: &Reactor,
+        reactor: &Reactor<T>,
         listener: &Listener,
-        token: u64,
+        token: T,
         room: bool,
         now: Instant,
     ) {

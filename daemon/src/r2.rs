@@ -9,6 +9,7 @@
 mod client;
 mod multiplexed;
 mod policy;
+mod token;
 
 use std::path::{Path, PathBuf};
 

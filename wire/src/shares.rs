@@ -24,14 +24,14 @@ pub struct Shares {
 pub struct TooManyCalls {
     /// Whose calls they are.
     source: DomainId,
-    his: usize,
+    theirs: usize,
     total: usize,
 }
 
 impl fmt::Display for TooManyCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, his, total } = self;
-        write!(f, "domain {source} has {his} calls here, of {total} in all: more are refused")
+        let Self { source, theirs, total } = self;
+        write!(f, "domain {source} has {theirs} calls here, of {total} in all: more are refused")
     }
 }
 
@@ -49,27 +49,27 @@ impl Shares {
     /// # Errors
     /// It has its share.
     pub fn take(&mut self, source: DomainId) -> Result<(), TooManyCalls> {
-        let his = self.of(source);
+        let theirs = self.of(source);
         let dom0 = self.of(DomainId::DOM0);
         let fits = if source == DomainId::DOM0 {
             self.total < self.max
         } else {
             let kept = self.max.div_ceil(FOR_DOM0).saturating_sub(dom0);
-            his < self.max.saturating_sub(kept).saturating_sub(self.total)
+            theirs < self.max.saturating_sub(kept).saturating_sub(self.total)
         };
         if !fits {
-            return Err(TooManyCalls { source, his, total: self.total });
+            return Err(TooManyCalls { source, theirs, total: self.total });
         }
-        self.taken.insert(source, his.saturating_add(1));
+        self.taken.insert(source, theirs.saturating_add(1));
         self.total = self.total.saturating_add(1);
         Ok(())
     }
 
     /// One of `source` is over.
     pub fn give_back(&mut self, source: DomainId) {
-        let Some(his) = self.taken.get_mut(&source) else { return };
-        *his = his.saturating_sub(1);
-        if *his == 0 {
+        let Some(theirs) = self.taken.get_mut(&source) else { return };
+        *theirs = theirs.saturating_sub(1);
+        if *theirs == 0 {
             self.taken.remove(&source);
         }
         self.total = self.total.saturating_sub(1);

@@ -45,7 +45,7 @@ const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try 
      qrexec-lab run $BIN_DIR --service vault:test.Add=/tmp/try/add -- \
      sh -c 'echo 40 2 | qrexec-client-vm vault test.Add'; status=$?; cd / && rm -r /tmp/try; exit $status";
 
-/// Policy asks, and the user says yes: by the services that were installed, to the agent that his session starts.
+/// Policy asks, and the user says yes: by the services that were installed, to the agent that their session starts.
 /// In a qube that dom0 has made a GUI qube; elsewhere nobody is asked.
 const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && cd /tmp/try && \
      printf '#!/bin/sh\\ncat >/dev/null; echo allow:vault\\n' >yes && chmod +x yes && \

@@ -191,7 +191,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Links to sockets and ports: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in his session.
+/// Links to sockets and ports: side, where they are, where they lead. Who asks the user, in dom0 or a GUI qube, is in the session of that user.
 const LINKS: &[(Side, &str, &str)] = &[
     (Side::All, "/etc/qubes-rpc/policy.Ask", POLICY_AGENT),
     (Side::All, "/etc/qubes-rpc/policy.New", POLICY_AGENT),

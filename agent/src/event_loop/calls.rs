@@ -55,7 +55,7 @@ impl Agent {
         Ground { transport: &self.transport, services: &self.services, confinement: self.confinement }
     }
 
-    /// A call of somebody who has his share already is not served.
+    /// A call of somebody who has their share already is not served.
     fn start_or_refuse(&mut self, call: CallId, job: Job) {
         let label = job.label.clone();
         match self.callers.admit(call, job.endpoint.domain, job) {

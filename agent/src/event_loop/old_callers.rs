@@ -6,7 +6,8 @@ use agent_core::ClientId;
 use engine::reactor::Interest;
 use wire::control::Endpoint;
 
-use super::{Agent, Error, FDPASS, FIFO, Watched};
+use super::token::{FIRST_KEY, Token};
+use super::{Agent, Error, Watched};
 use crate::r2::caller::{self, Errors};
 use crate::r2::entrance::{Caller, Entrance};
 
@@ -25,8 +26,8 @@ impl Agent {
         let Some(folder) = self.r2_folder.clone() else { return Ok(()) };
         let entrance =
             Entrance::open(&folder).map_err(|source| Error::Listener { path: folder.clone(), source })?;
-        self.reactor.add(entrance.fifo(), FIFO, Interest::Read)?;
-        self.reactor.add(entrance.socket(), FDPASS, Interest::Read)?;
+        self.reactor.add(entrance.fifo(), Token::Fifo, Interest::Read)?;
+        self.reactor.add(entrance.socket(), Token::PassedDescriptors, Interest::Read)?;
         self.entrance = Some(entrance);
         Ok(())
     }
@@ -35,7 +36,7 @@ impl Agent {
     pub(super) fn tend_entrance(&mut self, now: Instant) {
         if let Some(entrance) = &mut self.entrance {
             entrance.on_time(now);
-            entrance.adjust(&self.reactor, FDPASS, now);
+            entrance.adjust(&self.reactor, Token::PassedDescriptors, now);
         }
     }
 
@@ -48,27 +49,27 @@ impl Agent {
                 tracing::warn!("{label}: refused: too many requests wait");
                 continue;
             }
-            let token = self.next_token;
-            self.next_token = self.next_token.wrapping_add(1);
-            self.old_callers.insert(token, OldCaller { caller: asked.caller, label });
+            let key = self.next_key;
+            self.next_key = self.next_key.wrapping_add(1).max(FIRST_KEY);
+            self.old_callers.insert(key, OldCaller { caller: asked.caller, label });
             let request = caller::trigger(&asked.blob);
-            self.core.handle_request(ClientId(token), request, self.control.is_busy());
+            self.core.handle_request(ClientId(key), request, self.control.is_busy());
             self.act();
         }
     }
 
     /// Its request is allowed: a process moves its bytes.
-    pub(super) fn serve_old_caller(&mut self, token: u64, endpoint: Endpoint) {
-        let Some(OldCaller { caller, label }) = self.old_callers.remove(&token) else { return };
+    pub(super) fn serve_old_caller(&mut self, key: u64, endpoint: Endpoint) {
+        let Some(OldCaller { caller, label }) = self.old_callers.remove(&key) else { return };
         let (streams, errors) = Errors::of(caller);
         let ground = (self.confinement, self.files);
         let child = caller::start(&self.transport, &streams, endpoint, &label, ground);
-        let watched = child.and_then(|child| Ok(self.watch(Watched::Old(token, child))?));
+        let watched = child.and_then(|child| Ok(self.watch(Watched::Old(key, child))?));
         // Without it nobody reads its error output, and it is told so when it writes.
         let _ = self.watch(Watched::Errors(errors));
         if let Err(error) = watched {
             tracing::error!("{label}: {error}");
-            self.core.handle_client_gone(ClientId(token));
+            self.core.handle_client_gone(ClientId(key));
         }
     }
 }

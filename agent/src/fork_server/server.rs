@@ -13,7 +13,7 @@ use engine::exec::{Services, Users};
 use engine::installation::Disagreement;
 use engine::log_source::speak_for;
 use engine::process::{Child, Signals, fork_keeping};
-use engine::reactor::{Event, Interest, Reactor};
+use engine::reactor::{self, Event, Interest, Reactor};
 use ring::Transport;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -26,12 +26,37 @@ use crate::job::Job;
 use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::{EXIT_DONE, EXIT_FAILED, call};
 
-const SIGNALS: u64 = 0;
-const LISTENER: u64 = 1;
-/// The first token of anything else.
-const FIRST_TOKEN: u64 = 2;
+/// What the reactor knows the fork server's descriptors by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Signals,
+    Listener,
+    /// Anything that came later, by its key.
+    Watched(u64),
+}
 
-/// Only the user himself, and root, whose agent it is.
+/// The first key; smaller numbers are the other tokens'.
+const FIRST_KEY: u64 = 2;
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        match self {
+            Self::Signals => 0,
+            Self::Listener => 1,
+            Self::Watched(key) => key,
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Signals,
+            1 => Self::Listener,
+            key => Self::Watched(key),
+        })
+    }
+}
+
+/// Only that user, and root, whose agent it is.
 const MODE: u32 = 0o600;
 
 /// Connections taken before everybody else has a turn; the listener stays readable as long as more wait.
@@ -110,8 +135,8 @@ fn accept_requests(
 ) -> Result<(), Error> {
     let reactor = Reactor::new()?;
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(Error::Signals)?;
-    reactor.add(&signals, SIGNALS, Interest::Read)?;
-    reactor.add(listener, LISTENER, Interest::Read)?;
+    reactor.add(&signals, Token::Signals, Interest::Read)?;
+    reactor.add(listener, Token::Listener, Interest::Read)?;
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("cannot tell the service manager that the fork server is ready: {error}");
     }
@@ -124,12 +149,12 @@ fn accept_requests(
         accept_pause: AcceptPause::default(),
         watched: BTreeMap::new(),
         asking: 0,
-        next_token: FIRST_TOKEN,
+        next_key: FIRST_KEY,
     };
     server.run(listener)
 }
 
-/// Whatever has a descriptor and a token of its own.
+/// Whatever has a descriptor and a key of its own.
 #[derive(Debug)]
 enum Watched {
     /// A connection whose request is not complete; it must be by then.
@@ -151,12 +176,12 @@ struct Server {
     transport: Transport,
     services: Services,
     confinement: Confinement,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
     accept_pause: AcceptPause,
     watched: BTreeMap<u64, Watched>,
     asking: usize,
-    next_token: u64,
+    next_key: u64,
 }
 
 impl Server {
@@ -171,15 +196,17 @@ impl Server {
             let now = Instant::now();
             for Event { token, .. } in &events {
                 match *token {
-                    SIGNALS if self.signals.take_next().map_err(Error::Signals)?.is_some() => return Ok(()),
-                    SIGNALS => {}
-                    LISTENER => self.accept(listener, now),
-                    token => self.on_thing(token),
+                    Token::Signals if self.signals.take_next().map_err(Error::Signals)?.is_some() => {
+                        return Ok(());
+                    }
+                    Token::Signals => {}
+                    Token::Listener => self.accept(listener, now),
+                    Token::Watched(key) => self.on_watched(key),
                 }
             }
             self.on_time(now);
             let room = self.asking < max_clients();
-            self.accept_pause.adjust(&self.reactor, listener, LISTENER, room, now);
+            self.accept_pause.adjust(&self.reactor, listener, Token::Listener, room, now);
         }
     }
 
@@ -193,33 +220,33 @@ impl Server {
                 .is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
             if !trusted {
                 tracing::warn!("another user asked for a call: refused");
-            } else if let Some(token) =
+            } else if let Some(key) =
                 self.watch(Watched::Asking(socket, Decoder::default(), now + REQUEST_LIMIT))
             {
                 // Its request is usually there already.
-                self.on_thing(token);
+                self.on_watched(key);
             }
         }
     }
 
-    fn on_thing(&mut self, token: u64) {
-        match self.watched.get_mut(&token) {
+    fn on_watched(&mut self, key: u64) {
+        match self.watched.get_mut(&key) {
             Some(Watched::Asking(socket, decoder, _)) => match hear(socket, decoder) {
                 Ok(None) => {}
                 Ok(Some(request)) => {
-                    if let Some(Watched::Asking(socket, ..)) = self.forget(token) {
+                    if let Some(Watched::Asking(socket, ..)) = self.forget(key) {
                         self.start(socket, request);
                     }
                 }
                 Err(why) => {
                     tracing::warn!("a request for a call: {why}");
-                    self.forget(token);
+                    self.forget(key);
                 }
             },
             Some(Watched::Process(child)) => match child.try_wait() {
                 Ok(None) => {}
                 Ok(Some(_)) | Err(_) => {
-                    self.forget(token);
+                    self.forget(key);
                 }
             },
             None => {}
@@ -245,19 +272,19 @@ impl Server {
     }
 
     fn watch(&mut self, what: Watched) -> Option<u64> {
-        let token = self.next_token;
-        self.next_token = self.next_token.wrapping_add(1).max(FIRST_TOKEN);
-        if let Err(error) = self.reactor.add(&what, token, Interest::Read) {
+        let key = self.next_key;
+        self.next_key = self.next_key.wrapping_add(1).max(FIRST_KEY);
+        if let Err(error) = self.reactor.add(&what, Token::Watched(key), Interest::Read) {
             tracing::error!("cannot watch a call: {error}");
             return None;
         }
         self.asking = self.asking.saturating_add(usize::from(matches!(what, Watched::Asking(..))));
-        self.watched.insert(token, what);
-        Some(token)
+        self.watched.insert(key, what);
+        Some(key)
     }
 
-    fn forget(&mut self, token: u64) -> Option<Watched> {
-        let what = self.watched.remove(&token)?;
+    fn forget(&mut self, key: u64) -> Option<Watched> {
+        let what = self.watched.remove(&key)?;
         let _ = self.reactor.remove(&what);
         self.asking = self.asking.saturating_sub(usize::from(matches!(what, Watched::Asking(..))));
         Some(what)
@@ -265,11 +292,11 @@ impl Server {
 
     fn on_time(&mut self, now: Instant) {
         let late = |what: &Watched| deadline(what).is_some_and(|deadline| deadline <= now);
-        let tokens: Vec<u64> =
-            self.watched.iter().filter(|(_, what)| late(what)).map(|(token, _)| *token).collect();
-        for token in tokens {
+        let keys: Vec<u64> =
+            self.watched.iter().filter(|(_, what)| late(what)).map(|(key, _)| *key).collect();
+        for key in keys {
             tracing::warn!("a request for a call was not finished");
-            self.forget(token);
+            self.forget(key);
         }
     }
 }
@@ -327,7 +354,7 @@ mod tests {
             accept_pause: AcceptPause::default(),
             watched: BTreeMap::new(),
             asking: 0,
-            next_token: FIRST_TOKEN,
+            next_key: FIRST_KEY,
         };
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
         let now = Instant::now();

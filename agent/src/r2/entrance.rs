@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use engine::reactor::{Reactor, Token};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::net::{SendFlags, send};
 use wire::r2::{BLOB_LEN, Blob, BlobError, Handles};
@@ -242,7 +243,7 @@ impl Entrance {
     }
 
     /// Watches the socket as long as somebody can come in.
-    pub(crate) fn adjust(&mut self, reactor: &engine::reactor::Reactor, token: u64, now: Instant) {
+    pub(crate) fn adjust<T: Token>(&mut self, reactor: &Reactor<T>, token: T, now: Instant) {
         self.accept_pause.adjust(reactor, &self.listener, token, true, now);
     }
 }

@@ -23,14 +23,9 @@ use crate::meminfo::MeminfoWriter;
 use crate::options::Options;
 
 mod calls;
+mod token;
 
-const LINK: u64 = 0;
-const SIGNALS: u64 = 1;
-const FIFO: u64 = 2;
-const SOCKET: u64 = 3;
-/// The first token of anything else; a call has four.
-const FIRST_TOKEN: u64 = 16;
-const PER_CALL: u64 = 4;
+use token::{Part, Token};
 
 /// Rings as they were then.
 const RINGS: Sizes = Sizes { left: TO_AGENT_RING, right: TO_DAEMON_RING };
@@ -45,35 +40,6 @@ const MOST_RESTS: usize = 8 << 20;
 const MOST_ASKED: usize = 1024;
 /// How long to wait when listening failed, before trying again.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What a token of a call means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Stdin,
-    Output(Stream),
-    Child,
-}
-
-fn token(key: CallKey, part: Part) -> u64 {
-    let part = match part {
-        Part::Stdin => 0,
-        Part::Output(Stream::Stdout) => 1,
-        Part::Output(Stream::Stderr) => 2,
-        Part::Child => 3,
-    };
-    FIRST_TOKEN.wrapping_add(key.0.wrapping_mul(PER_CALL)).wrapping_add(part)
-}
-
-fn of_token(token: u64) -> (CallKey, Part) {
-    let number = token.wrapping_sub(FIRST_TOKEN);
-    let part = match number % PER_CALL {
-        0 => Part::Stdin,
-        1 => Part::Output(Stream::Stdout),
-        2 => Part::Output(Stream::Stderr),
-        _ => Part::Child,
-    };
-    (CallKey(number / PER_CALL), part)
-}
 
 /// Runs the agent until a signal ends it.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
@@ -91,7 +57,7 @@ struct Agent {
     services: Services,
     folder: PathBuf,
     files: FileLimit,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
     link: Link,
     /// There from the first daemon on.
@@ -100,14 +66,14 @@ struct Agent {
     asked: BTreeMap<[u32; 3], Caller>,
     calls: BTreeMap<CallKey, Call>,
     /// Outputs that have something and are not watched: their turn comes.
-    ready: VecDeque<u64>,
+    ready: VecDeque<(CallKey, Stream)>,
     /// Outputs that have something, of calls that must not send.
-    held: Vec<u64>,
+    held: Vec<(CallKey, Stream)>,
     rests: BTreeMap<u64, Rest>,
     /// Processes whose calls are over.
     strays: BTreeMap<u64, Child>,
-    /// For what has no call: the keys that no call reaches, from the end.
-    next_stray: u64,
+    /// Of what has no call.
+    last_number: u64,
     meminfo: Option<MeminfoWriter>,
 }
 
@@ -120,7 +86,7 @@ impl Agent {
         // The last one: a service may send it to `QREXEC_AGENT_PID`, which is us here.
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
         let signals = signals.map_err(Error::Signals)?;
-        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        reactor.add(&signals, Token::Signals, Interest::Read)?;
         let link = Link::Waiting(listen(&transport, &reactor)?);
         Ok(Self {
             services: Services::from_env(Users::by_privilege(installation), installation),
@@ -134,7 +100,7 @@ impl Agent {
             held: Vec::new(),
             rests: BTreeMap::new(),
             strays: BTreeMap::new(),
-            next_stray: u64::MAX,
+            last_number: 0,
             meminfo: MeminfoWriter::from_env(installation),
             transport,
             reactor,
@@ -153,7 +119,7 @@ impl Agent {
             self.reactor.wait(timeout, &mut events)?;
             let now = Instant::now();
             for event in &events {
-                if event.token == SIGNALS && self.is_over()? {
+                if event.token == Token::Signals && self.is_over()? {
                     return Ok(());
                 }
                 self.on_event(event, now)?;
@@ -178,34 +144,33 @@ impl Agent {
         let there = muxed.arm(waits)?;
         if muxed.wants_out() != *out {
             *out = muxed.wants_out();
-            let watched = self.reactor.modify(&**muxed, LINK, Interest::read_and(*out));
+            let watched = self.reactor.modify(&**muxed, Token::Link, Interest::read_and(*out));
             watched.map_err(|error| Over::Link(error.into()))?;
         }
         Ok(more || there)
     }
 
-    fn on_event(&mut self, event: &Event, now: Instant) -> Result<(), Error> {
+    fn on_event(&mut self, event: &Event<Token>, now: Instant) -> Result<(), Error> {
         match event.token {
-            LINK => self.on_link(now)?,
-            SIGNALS => {}
-            FIFO => self.hear_requests(),
-            SOCKET => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
-            token if self.rests.contains_key(&token) => self.write_rest(token),
-            token if self.strays.contains_key(&token) => self.reap_stray(token),
-            token => self.on_call(token),
+            Token::Link => self.on_link(now)?,
+            Token::Signals => {}
+            Token::Fifo => self.hear_requests(),
+            Token::Socket => self.entrance.iter_mut().for_each(|entrance| entrance.accept(now)),
+            Token::Rest(number) => self.write_rest(number),
+            Token::Stray(number) => self.reap_stray(number),
+            Token::Call(key, part) => self.on_call(key, part),
         }
         Ok(())
     }
 
-    fn on_call(&mut self, token: u64) {
-        let (key, part) = of_token(token);
+    fn on_call(&mut self, key: CallKey, part: Part) {
         match part {
             Part::Stdin => self.write_input(key),
             Part::Output(stream) => {
                 let Some(call) = self.calls.get_mut(&key) else { return };
                 if let Some(output) = call.output(stream) {
                     let _ = self.reactor.remove(output.as_fd());
-                    self.ready.push_back(token);
+                    self.ready.push_back((key, stream));
                 }
             }
             Part::Child => {
@@ -236,7 +201,7 @@ impl Agent {
                 Ok(None) => return Ok(()),
                 Ok(Some(channel)) => {
                     let _ = self.reactor.remove(listener.as_fd());
-                    self.reactor.add(&channel, LINK, Interest::Read)?;
+                    self.reactor.add(&channel, Token::Link, Interest::Read)?;
                     let muxed = Box::new(Muxed::new(AgentMux::default(), channel));
                     self.link = Link::Up { muxed, out: false };
                 }
@@ -258,8 +223,8 @@ impl Agent {
         }
         let failed = |source| Error::Listener { path: self.folder.clone(), source };
         let entrance = Entrance::open(&self.folder).map_err(failed)?;
-        self.reactor.add(entrance.fifo(), FIFO, Interest::Read)?;
-        self.reactor.add(entrance.socket(), SOCKET, Interest::Read)?;
+        self.reactor.add(entrance.fifo(), Token::Fifo, Interest::Read)?;
+        self.reactor.add(entrance.socket(), Token::Socket, Interest::Read)?;
         self.entrance = Some(entrance);
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
@@ -300,9 +265,9 @@ impl Agent {
                 AgentOutput::Connect(key, handles) => self.connect(key, handles),
                 AgentOutput::Input(key) => self.write_input(key),
                 AgentOutput::Resumed(key) => {
-                    let (theirs, others) = self.held.drain(..).partition(|token| of_token(*token).0 == key);
+                    let (theirs, others) = self.held.drain(..).partition(|(call, _)| *call == key);
                     self.held = others;
-                    self.ready.extend::<Vec<u64>>(theirs);
+                    self.ready.extend::<Vec<_>>(theirs);
                 }
                 AgentOutput::Over(key, rest) => self.end_call(key, rest),
                 AgentOutput::Flooded(key) => {
@@ -357,7 +322,7 @@ impl Agent {
         }
         if let Some(entrance) = &mut self.entrance {
             entrance.on_time(now);
-            entrance.adjust(&self.reactor, SOCKET, now);
+            entrance.adjust(&self.reactor, Token::Socket, now);
         }
         Ok(())
     }
@@ -367,9 +332,9 @@ fn shown(command: &[u8]) -> String {
     Escaped::new(command.get(..SHOWN).unwrap_or(command)).to_string()
 }
 
-fn listen(transport: &Transport, reactor: &Reactor) -> Result<Listener, ring::Error> {
+fn listen(transport: &Transport, reactor: &Reactor<Token>) -> Result<Listener, ring::Error> {
     let listener = transport.listen(DomainId::DOM0.0, Port::CONTROL.0, RINGS)?;
-    let watched = reactor.add(&listener, LINK, Interest::Read);
+    let watched = reactor.add(&listener, Token::Link, Interest::Read);
     watched.map_err(|error| ring::Error::io("watching the control socket")(error.into()))?;
     Ok(listener)
 }

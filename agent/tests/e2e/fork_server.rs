@@ -80,7 +80,7 @@ pub(crate) fn calls_run_in_the_session() {
 }
 
 /// A path without the user's name is that of one user, whoever it is.
-pub(crate) fn a_forced_user_gets_a_session_of_his_own() {
+pub(crate) fn a_forced_user_gets_a_session_of_their_own() {
     for (pattern, session) in [("session", "none"), ("session.%s", "mine")] {
         let lab = lab_with(pattern);
         let mut daemon = lab.daemon();

@@ -46,7 +46,7 @@ fn main() {
         ("the_socket_appears_after_the_hello", the_socket_appears_after_the_hello),
         ("the_agent_ends_and_calls_go_on", the_agent_ends_and_calls_go_on),
         ("calls_run_in_the_session", fork_server::calls_run_in_the_session),
-        ("a_forced_user_gets_a_session_of_his_own", fork_server::a_forced_user_gets_a_session_of_his_own),
+        ("a_forced_user_gets_a_session_of_their_own", fork_server::a_forced_user_gets_a_session_of_their_own),
         ("the_fork_server_ends_and_calls_go_on", fork_server::it_ends_and_calls_go_on),
         ("a_burst_stays_in_the_session", fork_server::a_burst_stays_in_the_session),
         ("rubbish_costs_one_connection", fork_server::rubbish_costs_one_connection),

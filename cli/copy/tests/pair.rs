@@ -282,7 +282,7 @@ fn two_receivers_in_one_folder_make_two_whole_trees() {
 }
 
 #[test]
-fn a_folder_in_which_somebody_stands_stays_his() {
+fn a_folder_in_which_somebody_stands_stays_theirs() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     tree(from.path());
     let mut shell = Command::new("sh");

@@ -65,7 +65,7 @@ impl Builder {
         self
     }
 
-    /// The policy may ask the user and tell him, by the `qrexec-policy-agent` that runs in dom0. Default: whatever would
+    /// The policy may ask the user and tell them, by the `qrexec-policy-agent` that runs in dom0. Default: whatever would
     /// have to be asked is refused.
     #[must_use]
     pub fn ask(mut self, wanted: bool) -> Self {

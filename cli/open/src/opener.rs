@@ -165,7 +165,7 @@ fn split(line: &str) -> Option<Vec<String>> {
     Some(words).filter(|_| !quoted)
 }
 
-/// Waits until nobody has the file open or on his command line. Ends of processes and closings of the file are events.
+/// Waits until nobody has the file open or on their command line. Ends of processes and closings of the file are events.
 fn wait_for_others(children: &mut Children, path: &Path) -> io::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let folder = path.parent().unwrap_or(path);

@@ -23,7 +23,7 @@ pub(super) struct Question {
     requested_source: Option<String>,
     assume_yes: Option<bool>,
     just_evaluate: Option<bool>,
-    /// What the user answers if he is asked.
+    /// What the user answers if they are asked.
     choice: Option<String>,
 }
 

@@ -26,7 +26,7 @@ mod places;
 mod random;
 
 const PROGRAM: &str = "qrexec-legacy-convert";
-/// The file of rules that the user writes himself.
+/// The file of rules that the user writes by hand.
 const USER: &str = "30-user";
 /// The file of which a tool replaces the rules, in place of adding to them.
 const INPUT: &str = "50-config-input";

@@ -129,7 +129,7 @@ fn svg(text: &str, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Every call that a policy lets through, with its action and, where the user is asked, what he may
+/// Every call that a policy lets through, with its action and, where the user is asked, what they may
 /// choose; two policies that mean the same give the same. (A picture would not do: a redirection hides what
 /// was asked for.)
 #[must_use]

@@ -126,7 +126,7 @@ impl Case {
         Ok(self.answer())
     }
 
-    /// The answer, after the user was asked if he had to be, and whom to tell about it afterwards. Gives
+    /// The answer, after the user was asked if they had to be, and whom to tell about it afterwards. Gives
     /// up when the other end of `caller` is closed.
     pub fn close(mut self, people: &People, caller: Option<BorrowedFd<'_>>) -> Closed {
         let mut always = None;

@@ -12,7 +12,7 @@
 //! | [`graph`] | `qrexec-policy-graph`: what a policy lets through, as a picture |
 //! | [`judge`] | one question from its text to its answer |
 //! | `old` | making the call of a VM of R1 or R2 |
-//! | [`people`] | questions and notices to the user, by way of his GUI qube |
+//! | [`people`] | questions and notices to the user, by way of their GUI qube |
 //! | `places` | who may wait for the user, and how many notices are shown |
 //! | [`r3`] | a machine of R3: files that are made when they are missing, and "yes to all" |
 //! | [`register`] | the service `policy.RegisterArgument` |

@@ -22,7 +22,7 @@ pub(super) fn connect(folder: &Path, answer: &str, words: [&str; 2], ident: &str
         _ => None,
     };
     let local = match allow {
-        Some(allow) => local_command(&allow, source, service)?,
+        Some(allow) => local_command(folder, &allow, source, service)?,
         None => "/bin/false".to_owned(),
     };
     let mut client = Command::new(own_executable());
@@ -32,7 +32,7 @@ pub(super) fn connect(folder: &Path, answer: &str, words: [&str; 2], ident: &str
 }
 
 /// The other half, in words that a shell takes as they are: their letters are those of names.
-fn local_command(allow: &Allow, source: &str, service: &str) -> Result<String, Failure> {
+fn local_command(folder: &Path, allow: &Allow, source: &str, service: &str) -> Result<String, Failure> {
     let service = match &allow.service {
         Some(service) => service.clone(),
         None => ServiceName::new(service).map_err(Failure::during("the service's name"))?,
@@ -40,7 +40,9 @@ fn local_command(allow: &Allow, source: &str, service: &str) -> Result<String, F
     if allow.is_for_dom0() {
         return Ok(format!("exec {} {service} {source}", program("qubes-rpc-multiplexer")));
     }
-    let target = allow.daemon().as_str();
+    // The daemons of R2 themselves are known by number and name only.
+    let is_there = folder.join(format!("qrexec.{}", allow.daemon())).exists();
+    let target = if is_there { allow.daemon().as_str() } else { allow.target.as_str() };
     if let Some(template) = target.strip_prefix("@dispvm:") {
         return Ok(format!("exec {} {service} {source} {template}", program("qfile-daemon-dvm")));
     }
@@ -57,4 +59,22 @@ fn program(name: &str) -> String {
     let path = Path::new(FOLDER).join(name);
     let lab = std::env::var_os("QREXEC_INSTALLATION").is_some_and(|word| word == "lab");
     if !lab && path.exists() { path.display().to_string() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_without_uuid_is_called_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let answer = b"user=DEFAULT\nresult=allow\ntarget=vault\ntarget_uuid=uuid:00000000-0000-0000-0000-000000000002\n\
+            autostart=False\nrequested_target=vault\n";
+        let Verdict::Allow(allow) = answer::parse(answer).unwrap().verdict else { panic!("denied") };
+        let command = || local_command(folder.path(), &allow, "work", "test.Add").unwrap();
+        assert_eq!(command(), "exec qrexec-client -d vault 'DEFAULT:QUBESRPC test.Add work'");
+        std::fs::write(folder.path().join("qrexec.uuid:00000000-0000-0000-0000-000000000002"), "").unwrap();
+        let uuid = "uuid:00000000-0000-0000-0000-000000000002";
+        assert_eq!(command(), format!("exec qrexec-client -d {uuid} 'DEFAULT:QUBESRPC test.Add work'"));
+    }
 }

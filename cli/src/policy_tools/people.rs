@@ -1,4 +1,4 @@
-//! Asking the user and telling him, by way of the qube that shows his windows.
+//! Asking the user and telling them, by way of the qube that shows their windows.
 //!
 //! In dom0 that is the socket service `policy.Ask` or `policy.Notify`, spoken to directly; in another
 //! qube it is the service of that name, called with `qrexec-client`.

@@ -22,12 +22,12 @@ impl Places {
     /// A place for something of this source, given back when it is dropped; `None` if there is none for it.
     pub(super) fn take(self: &Arc<Self>, source: &str) -> Option<Place> {
         let mut taken = lock(&self.taken);
-        let his = taken.get(source).copied().unwrap_or_default();
+        let theirs = taken.get(source).copied().unwrap_or_default();
         let free = self.max.saturating_sub(taken.values().sum());
-        if his >= self.share || his >= free {
+        if theirs >= self.share || theirs >= free {
             return None;
         }
-        taken.insert(source.to_owned(), his.saturating_add(1));
+        taken.insert(source.to_owned(), theirs.saturating_add(1));
         Some(Place { places: Arc::clone(self), source: source.to_owned() })
     }
 }
@@ -42,9 +42,9 @@ pub(super) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = lock(&self.places.taken);
-        if let Some(his) = taken.get_mut(&self.source) {
-            *his = his.saturating_sub(1);
-            if *his == 0 {
+        if let Some(theirs) = taken.get_mut(&self.source) {
+            *theirs = theirs.saturating_sub(1);
+            if *theirs == 0 {
                 taken.remove(&self.source);
             }
         }
@@ -67,8 +67,8 @@ impl Notices {
     pub(super) fn show(&self, notice: &Notice, show: impl FnOnce()) {
         {
             let mut shown = lock(&self.shown);
-            let his = shown.iter().filter(|other| other.source == notice.source).count();
-            if shown.contains(notice) || his >= Self::SHARE || shown.len() >= Self::MAX {
+            let theirs = shown.iter().filter(|other| other.source == notice.source).count();
+            if shown.contains(notice) || theirs >= Self::SHARE || shown.len() >= Self::MAX {
                 return tracing::debug!("a notice is not shown: there are enough");
             }
             shown.push(notice.clone());

@@ -1,5 +1,5 @@
 //! A machine of R3 and before: one policy file for each service and no policy folder. A file that is missing is
-//! made if the user wants it, and his "yes to all" becomes the first line of the file that asked.
+//! made if the user wants it, and their "yes to all" becomes the first line of the file that asked.
 
 use std::fs;
 use std::io;

@@ -19,8 +19,8 @@ impl<T> Default for Turns<T> {
 impl<T> Turns<T> {
     /// Puts something of this source behind what that source has there already.
     pub(super) fn push(&mut self, source: &str, item: T) {
-        if let Some(his) = self.waiting.get_mut(source) {
-            return his.push_back(item);
+        if let Some(theirs) = self.waiting.get_mut(source) {
+            return theirs.push_back(item);
         }
         self.waiting.insert(source.to_owned(), VecDeque::from([item]));
         self.order.push_back(source.to_owned());
@@ -29,9 +29,9 @@ impl<T> Turns<T> {
     /// What comes next, and whose it is; that source is last then.
     pub(super) fn pop(&mut self) -> Option<(String, T)> {
         let source = self.order.pop_front()?;
-        let his = self.waiting.get_mut(&source)?;
-        let item = his.pop_front()?;
-        if his.is_empty() {
+        let theirs = self.waiting.get_mut(&source)?;
+        let item = theirs.pop_front()?;
+        if theirs.is_empty() {
             self.waiting.remove(&source);
         } else {
             self.order.push_back(source.clone());

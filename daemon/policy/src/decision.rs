@@ -110,10 +110,10 @@ impl Allow {
     }
 }
 
-/// A call that the user must decide about. Holds all that is needed to go on when he has.
+/// A call that the user must decide about. Holds all that is needed to go on when they have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// What he may choose from, sorted: names, `dom0`, `@dispvm:TEMPLATE`. Never empty.
+    /// What they may choose from, sorted: names, `dom0`, `@dispvm:TEMPLATE`. Never empty.
     pub choices: Vec<String>,
     /// The choice to offer first; one of `choices`.
     pub default_target: Option<String>,

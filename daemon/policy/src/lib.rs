@@ -28,7 +28,7 @@
 //!    would be right. [`Policy::broken`] turns the error into a policy that denies everything.
 //! 3. [`Policy::decide`] takes the [`SystemInfo`] of this moment and a [`Request`] and gives a
 //!    [`Decision`]: [`Allow`], [`Ask`] or [`Deny`].
-//! 4. [`Ask::choose`] turns the user's choice into a decision; [`Ask::refuse`] his refusal.
+//! 4. [`Ask::choose`] turns the user's choice into a decision; [`Ask::refuse`] their refusal.
 //! 5. [`Decision::answer`] is the text that the policy socket and the policy program give back.
 //! 6. [`Policy::explain`] says which lines were looked at and why each did or did not match.
 //!

@@ -53,7 +53,7 @@ impl AgentLink {
     }
 
     /// One step of the search, if it is time for one.
-    pub(super) fn look(&mut self, reactor: &Reactor, now: Now, event: bool) -> Search {
+    pub(super) fn look(&mut self, reactor: &Reactor<Token>, now: Now, event: bool) -> Search {
         match &self.state {
             State::Pausing { until } if *until <= now => self.begin(reactor, now),
             State::Looking { again, .. } if event || again.is_some_and(|at| at <= now) => {}
@@ -62,11 +62,11 @@ impl AgentLink {
         self.step(reactor, now)
     }
 
-    fn begin(&mut self, reactor: &Reactor, now: Now) {
+    fn begin(&mut self, reactor: &Reactor<Token>, now: Now) {
         tracing::debug!("looking for the agent of domain {}", self.domain);
         match self.transport.connect(self.domain.0, Port::CONTROL.0) {
             Ok(connector) => {
-                if let Err(error) = reactor.add(&connector, Token::Agent.encode(), Interest::Read) {
+                if let Err(error) = reactor.add(&connector, Token::Agent, Interest::Read) {
                     tracing::error!("looking for the agent: {error}");
                     self.state = State::Pausing { until: now.saturating_add(LONG_PAUSE) };
                     return;
@@ -80,7 +80,7 @@ impl AgentLink {
         }
     }
 
-    fn step(&mut self, reactor: &Reactor, now: Now) -> Search {
+    fn step(&mut self, reactor: &Reactor<Token>, now: Now) -> Search {
         let State::Looking { connector, again } = &mut self.state else { return Search::Goes };
         let (error, search) = match connector.poll() {
             Ok(None) => {
@@ -89,7 +89,7 @@ impl AgentLink {
             }
             Ok(Some(channel)) => {
                 forget(reactor, &*connector);
-                match reactor.add(&channel, Token::Agent.encode(), Interest::Read) {
+                match reactor.add(&channel, Token::Agent, Interest::Read) {
                     Ok(()) => {
                         let link = Box::new(Framed::new(channel, MAX_LOCAL_BODY));
                         self.state = State::Linked { link, out: false };
@@ -143,12 +143,12 @@ impl AgentLink {
     }
 
     /// Before sleeping: sends what can be sent, asks to be woken. `true`: do not sleep.
-    pub(super) fn arm(&mut self, reactor: &Reactor) -> Result<bool, LinkError> {
+    pub(super) fn arm(&mut self, reactor: &Reactor<Token>) -> Result<bool, LinkError> {
         let State::Linked { link, out } = &mut self.state else { return Ok(false) };
         let busy = link.arm()?;
         if link.wants_out() != *out {
             *out = link.wants_out();
-            reactor.modify(&**link, Token::Agent.encode(), Interest::read_and(*out))?;
+            reactor.modify(&**link, Token::Agent, Interest::read_and(*out))?;
         }
         Ok(busy)
     }
@@ -162,7 +162,7 @@ impl AgentLink {
     }
 
     /// Closes the link, to be looked for again soon, or a little later if it `misbehaved`.
-    pub(super) fn drop_link(&mut self, reactor: &Reactor, now: Now, misbehaved: bool) {
+    pub(super) fn drop_link(&mut self, reactor: &Reactor<Token>, now: Now, misbehaved: bool) {
         if let State::Linked { link, .. } = &self.state {
             forget(reactor, &**link);
             let pause = if misbehaved { LONG_PAUSE } else { PAUSE };

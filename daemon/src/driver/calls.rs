@@ -64,7 +64,7 @@ impl Driver {
     fn watch_program(&mut self, id: CallId) -> Result<(), Verdict> {
         let programs = &mut self.decider.programs;
         let watched = programs.descriptors(id).try_for_each(|(readiness, fd)| {
-            self.reactor.add(fd, Token::Program(id, readiness).encode(), Interest::Read)
+            self.reactor.add(fd, Token::Program(id, readiness), Interest::Read)
         });
         watched.map_err(|error| {
             programs.abandon(id);
@@ -128,7 +128,7 @@ impl Driver {
             status
         };
         let started = fork_keeping(&[traffic], serve).and_then(|child| {
-            self.reactor.add(&child, Token::Service(id).encode(), Interest::Read)?;
+            self.reactor.add(&child, Token::Service(id), Interest::Read)?;
             self.services.insert(id, child);
             Ok(())
         });

@@ -87,7 +87,12 @@ impl Helpers {
     }
 
     /// Starts a helper.
-    pub(super) fn start(&mut self, reactor: &Reactor, id: CallId, what: &Preparation) -> Result<(), NotUp> {
+    pub(super) fn start(
+        &mut self,
+        reactor: &Reactor<Token>,
+        id: CallId,
+        what: &Preparation,
+    ) -> Result<(), NotUp> {
         let (verb, name) = match what {
             Preparation::Start(qube) => (c"start", qube),
             Preparation::Disposable(template) => (c"disposable", template),
@@ -104,15 +109,15 @@ impl Helpers {
         let disposable = matches!(what, Preparation::Disposable(_));
         let (lifeline, said) = (Some(lifeline), Vec::new());
         let helper = Helper { child, lifeline, output: None, said, done: false, disposable };
-        reactor.add(&helper.child, Token::HelperEnd(id).encode(), Interest::Read)?;
+        reactor.add(&helper.child, Token::HelperEnd(id), Interest::Read)?;
         let helper = self.running.entry(id).or_insert(helper);
-        reactor.add(&output, Token::HelperOutput(id).encode(), Interest::Read)?;
+        reactor.add(&output, Token::HelperOutput(id), Interest::Read)?;
         helper.output = Some(output);
         Ok(())
     }
 
     /// The helper may end; a disposable is removed with that.
-    pub(super) fn release(&mut self, reactor: &Reactor, id: CallId) {
+    pub(super) fn release(&mut self, reactor: &Reactor<Token>, id: CallId) {
         let Some(helper) = self.running.get_mut(&id) else { return };
         helper.lifeline = None;
         if let Some(output) = helper.output.take() {
@@ -121,7 +126,7 @@ impl Helpers {
     }
 
     /// Reads what a helper says. `Some`: that was all, and the target is to be found under this name.
-    pub(super) fn read(&mut self, reactor: &Reactor, id: CallId) -> Option<Result<Target, NotUp>> {
+    pub(super) fn read(&mut self, reactor: &Reactor<Token>, id: CallId) -> Option<Result<Target, NotUp>> {
         let helper = self.running.get_mut(&id)?;
         let output = helper.output.as_ref()?;
         let mut buffer = [0_u8; MAX_NAME];
@@ -146,7 +151,7 @@ impl Helpers {
     }
 
     /// A helper has ended, or seems to have.
-    pub(super) fn reap(&mut self, reactor: &Reactor, id: CallId) {
+    pub(super) fn reap(&mut self, reactor: &Reactor<Token>, id: CallId) {
         let Some(helper) = self.running.get_mut(&id) else { return };
         match helper.child.try_wait() {
             Ok(None) => return,

@@ -11,7 +11,7 @@ use wire::names::{DomainId, DomainName, Target};
 
 use super::Driver;
 use super::peers::{Heard, Peers, forget};
-use super::token::Token;
+use super::token::{LocalToken, Token};
 use crate::local_socket::LocalSocket;
 
 /// Connections taken before everybody else has a turn.
@@ -21,27 +21,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket, its clients, and the reactor that watches them.
 pub(super) struct LocalClients {
-    reactor: Reactor,
+    reactor: Reactor<LocalToken>,
     open: bool,
     socket: Option<LocalSocket>,
     paused_until: Option<Now>,
-    clients: Peers<ClientId>,
+    clients: Peers<ClientId, LocalToken>,
 }
 
 impl LocalClients {
     /// No socket yet; `main` watches what this watches.
-    pub(super) fn new(main: &Reactor) -> Result<Self, Errno> {
+    pub(super) fn new(main: &Reactor<Token>) -> Result<Self, Errno> {
         let reactor = Reactor::new()?;
-        main.add(&reactor, Token::LocalClients.encode(), Interest::Read)?;
-        let clients = Peers::new(Token::Client);
+        main.add(&reactor, Token::LocalClients, Interest::Read)?;
+        let clients = Peers::new(LocalToken::Client);
         Ok(Self { reactor, open: true, socket: None, paused_until: None, clients })
     }
 
     /// Whether clients are heard, or have to wait.
-    pub(super) fn set_open(&mut self, main: &Reactor, open: bool) -> Result<(), Errno> {
+    pub(super) fn set_open(&mut self, main: &Reactor<Token>, open: bool) -> Result<(), Errno> {
         if open != self.open {
             let interest = if open { Interest::Read } else { Interest::Hangup };
-            main.modify(&self.reactor, Token::LocalClients.encode(), interest)?;
+            main.modify(&self.reactor, Token::LocalClients, interest)?;
             self.open = open;
         }
         Ok(())
@@ -56,7 +56,7 @@ impl LocalClients {
         uuid: Option<&Target>,
     ) -> io::Result<()> {
         let socket = LocalSocket::open(folder, id, name, uuid)?;
-        self.reactor.add(&socket, Token::Listener.encode(), Interest::Read)?;
+        self.reactor.add(&socket, LocalToken::Listener, Interest::Read)?;
         self.socket = Some(socket);
         self.paused_until = None;
         Ok(())
@@ -95,7 +95,7 @@ impl LocalClients {
     fn pause(&mut self, until: Option<Now>) {
         let interest = if until.is_some() { Interest::Hangup } else { Interest::Read };
         if let Some(socket) = &self.socket
-            && let Err(error) = self.reactor.modify(socket, Token::Listener.encode(), interest)
+            && let Err(error) = self.reactor.modify(socket, LocalToken::Listener, interest)
         {
             tracing::error!("watching the local socket: {error}");
         }
@@ -105,16 +105,15 @@ impl LocalClients {
 
 impl Driver {
     pub(super) fn local_clients_ready(&mut self) {
-        let mut events: Vec<Event> = Vec::new();
+        let mut events: Vec<Event<LocalToken>> = Vec::new();
         if let Err(error) = self.local_clients.reactor.wait(Some(Duration::ZERO), &mut events) {
             tracing::error!("watching local clients: {error}");
             return;
         }
         for event in events {
-            match Token::decode(event.token) {
-                Some(Token::Listener) => self.accept_clients(),
-                Some(Token::Client(id)) => self.client_ready(id),
-                _ => {}
+            match event.token {
+                LocalToken::Listener => self.accept_clients(),
+                LocalToken::Client(id) => self.client_ready(id),
             }
             self.settle();
         }

@@ -98,7 +98,7 @@ pub struct Driver {
     transport: Transport,
     manner: Manner,
     epoch: Instant,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
     agent: AgentLink,
     /// The agent has more to say than one turn takes.
@@ -124,7 +124,7 @@ impl Driver {
     pub fn new(setup: Setup) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
-        reactor.add(&signals, Token::Signals.encode(), Interest::Read)?;
+        reactor.add(&signals, Token::Signals, Interest::Read)?;
         let local_clients = LocalClients::new(&reactor)?;
         let mut core = Core::new(setup.settings.clone());
         core.limit_served_calls(setup.limits.served);
@@ -223,18 +223,16 @@ impl Driver {
         Some(next.saturating_sub(self.now()))
     }
 
-    fn dispatch(&mut self, event: Event) {
-        match Token::decode(event.token) {
-            Some(Token::Agent) => self.agent_ready(),
-            Some(Token::Signals) => self.signalled(),
-            Some(Token::LocalClients) => self.local_clients_ready(),
-            Some(Token::Target(id)) => self.target_ready(id),
-            Some(Token::Program(id, readiness)) => self.program_ready(id, readiness),
-            Some(Token::Service(id)) => self.service_ready(id),
-            Some(Token::HelperOutput(id)) => self.helper_said(id),
-            Some(Token::HelperEnd(id)) => self.helpers.reap(&self.reactor, id),
-            // These are watched by the reactor of `LocalClients`.
-            Some(Token::Listener | Token::Client(_)) | None => {}
+    fn dispatch(&mut self, event: Event<Token>) {
+        match event.token {
+            Token::Agent => self.agent_ready(),
+            Token::Signals => self.signalled(),
+            Token::LocalClients => self.local_clients_ready(),
+            Token::Target(id) => self.target_ready(id),
+            Token::Program(id, readiness) => self.program_ready(id, readiness),
+            Token::Service(id) => self.service_ready(id),
+            Token::HelperOutput(id) => self.helper_said(id),
+            Token::HelperEnd(id) => self.helpers.reap(&self.reactor, id),
         }
     }
 

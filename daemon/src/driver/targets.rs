@@ -27,7 +27,7 @@ const MAX_UNGREETED: usize = 64;
 
 /// All of them, by target.
 pub(super) struct Targets {
-    peers: Peers<CallId>,
+    peers: Peers<CallId, Token>,
     queues: BTreeMap<Target, Queue>,
     /// Calls that wait in one of these, or have not been greeted.
     places: BTreeMap<CallId, Target>,
@@ -97,7 +97,13 @@ impl Targets {
     }
 
     /// Connects. `false`: the daemon's queue is full.
-    fn connect(&mut self, reactor: &Reactor, folder: &Path, id: CallId, to: &Target) -> io::Result<bool> {
+    fn connect(
+        &mut self,
+        reactor: &Reactor<Token>,
+        folder: &Path,
+        id: CallId,
+        to: &Target,
+    ) -> io::Result<bool> {
         match engine::unix::connect_nonblocking(&local_socket::path(folder, to.as_str())) {
             Ok(socket) => self.peers.insert(reactor, id, socket).map(|()| true).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),

@@ -1,7 +1,9 @@
-//! What the reactor's tokens mean.
+//! What the daemon's two reactors know their descriptors by.
+
+use daemon_core::{CallId, ClientId};
+use engine::reactor;
 
 use crate::policy_source::Readiness;
-use daemon_core::{CallId, ClientId};
 
 /// Whose descriptor is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,10 +14,6 @@ pub(super) enum Token {
     Signals,
     /// The reactor of the local socket and its clients.
     LocalClients,
-    /// The local socket.
-    Listener,
-    /// A program on the local socket.
-    Client(ClientId),
     /// The daemon of a call's target.
     Target(CallId),
     /// A policy program's output or its end.
@@ -28,60 +26,88 @@ pub(super) enum Token {
     HelperEnd(CallId),
 }
 
+/// The same in the reactor of [`super::local_clients`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LocalToken {
+    /// The local socket.
+    Listener,
+    /// A program on the local socket.
+    Client(ClientId),
+}
+
 /// The low bits say what, the others which one.
 const KIND_BITS: u32 = 4;
 
-impl Token {
-    pub(super) fn encode(self) -> u64 {
-        let (kind, id) = match self {
-            Self::Agent => (0, 0),
-            Self::Signals => (1, 0),
-            Self::LocalClients => (2, 0),
-            Self::Listener => (3, 0),
-            Self::Client(ClientId(id)) => (4, id),
-            Self::Target(CallId(id)) => (5, id),
-            Self::Program(CallId(id), Readiness::Output) => (6, id),
-            Self::Program(CallId(id), Readiness::End) => (7, id),
-            Self::Service(CallId(id)) => (8, id),
-            Self::HelperOutput(CallId(id)) => (9, id),
-            Self::HelperEnd(CallId(id)) => (10, id),
-        };
-        // The ids count events of one process: 2^60 of them do not happen.
-        (id << KIND_BITS) | kind
+/// The ids count events of one process: 2^60 of them do not happen.
+const fn number(kind: u64, id: u64) -> u64 {
+    (id << KIND_BITS) | kind
+}
+
+const fn kind_and_id(number: u64) -> (u64, u64) {
+    (number & ((1 << KIND_BITS) - 1), number >> KIND_BITS)
+}
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        match self {
+            Self::Agent => number(0, 0),
+            Self::Signals => number(1, 0),
+            Self::LocalClients => number(2, 0),
+            Self::Target(CallId(id)) => number(3, id),
+            Self::Program(CallId(id), Readiness::Output) => number(4, id),
+            Self::Program(CallId(id), Readiness::End) => number(5, id),
+            Self::Service(CallId(id)) => number(6, id),
+            Self::HelperOutput(CallId(id)) => number(7, id),
+            Self::HelperEnd(CallId(id)) => number(8, id),
+        }
     }
 
-    pub(super) fn decode(token: u64) -> Option<Self> {
-        let id = token >> KIND_BITS;
-        Some(match token & ((1 << KIND_BITS) - 1) {
+    fn from_number(number: u64) -> Option<Self> {
+        let (kind, id) = kind_and_id(number);
+        Some(match kind {
             0 => Self::Agent,
             1 => Self::Signals,
             2 => Self::LocalClients,
-            3 => Self::Listener,
-            4 => Self::Client(ClientId(id)),
-            5 => Self::Target(CallId(id)),
-            6 => Self::Program(CallId(id), Readiness::Output),
-            7 => Self::Program(CallId(id), Readiness::End),
-            8 => Self::Service(CallId(id)),
-            9 => Self::HelperOutput(CallId(id)),
-            10 => Self::HelperEnd(CallId(id)),
+            3 => Self::Target(CallId(id)),
+            4 => Self::Program(CallId(id), Readiness::Output),
+            5 => Self::Program(CallId(id), Readiness::End),
+            6 => Self::Service(CallId(id)),
+            7 => Self::HelperOutput(CallId(id)),
+            8 => Self::HelperEnd(CallId(id)),
             _ => return None,
         })
+    }
+}
+
+impl reactor::Token for LocalToken {
+    fn number(self) -> u64 {
+        match self {
+            Self::Listener => number(0, 0),
+            Self::Client(ClientId(id)) => number(1, id),
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        match kind_and_id(number) {
+            (0, _) => Some(Self::Listener),
+            (1, id) => Some(Self::Client(ClientId(id))),
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reactor::Token as _;
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        let call = CallId(77);
+        let call = CallId(u64::MAX >> KIND_BITS);
         for token in [
             Token::Agent,
             Token::Signals,
             Token::LocalClients,
-            Token::Listener,
-            Token::Client(ClientId(u64::MAX >> KIND_BITS)),
             Token::Target(call),
             Token::Program(call, Readiness::Output),
             Token::Program(call, Readiness::End),
@@ -89,8 +115,11 @@ mod tests {
             Token::HelperOutput(call),
             Token::HelperEnd(call),
         ] {
-            assert_eq!(Token::decode(token.encode()), Some(token));
+            assert_eq!(Token::from_number(token.number()), Some(token));
         }
-        assert_eq!(Token::decode(15), None);
+        for token in [LocalToken::Listener, LocalToken::Client(ClientId(u64::MAX >> KIND_BITS))] {
+            assert_eq!(LocalToken::from_number(token.number()), Some(token));
+        }
+        assert_eq!((Token::from_number(15), LocalToken::from_number(2)), (None, None));
     }
 }

@@ -16,18 +16,11 @@ use wire::r2::{ClientKey, DaemonMux, DaemonOutput, ty};
 use super::client::{MuxedClient, Stage};
 use super::marker;
 use super::policy::{self, Policy};
+use super::token::Token;
 use crate::local_socket::LocalSocket;
 use crate::startup::{Outcome, Report};
 
 mod clients;
-
-const LINK: u64 = 0;
-const SIGNALS: u64 = 1;
-const SOCKET: u64 = 2;
-/// The first token of a client, which is also its key.
-const FIRST_CLIENT: u64 = 16;
-/// The first token of a policy program.
-const FIRST_POLICY: u64 = 1 << 63;
 
 /// How long a program of dom0 may take for its request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -85,7 +78,7 @@ impl Drop for Front {
 
 struct Daemon {
     setup: Setup,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
     link: Link,
     /// There while the agent is.
@@ -112,10 +105,10 @@ impl Daemon {
     fn new(setup: Setup) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;
-        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        reactor.add(&signals, Token::Signals, Interest::Read)?;
         let now = Instant::now();
         Ok(Self {
-            policy: Policy::new(setup.policy_program.clone(), setup.name.as_str(), FIRST_POLICY),
+            policy: Policy::new(setup.policy_program.clone(), setup.name.as_str()),
             started_until: setup.startup_limit.map(|limit| now + limit),
             setup,
             reactor,
@@ -123,7 +116,7 @@ impl Daemon {
             link: Link::Pausing(now),
             front: None,
             clients: BTreeMap::new(),
-            next_key: FIRST_CLIENT,
+            next_key: 0,
             ready: VecDeque::new(),
             held: Vec::new(),
         })
@@ -140,7 +133,7 @@ impl Daemon {
             self.reactor.wait(timeout, &mut events)?;
             let now = Instant::now();
             for event in &events {
-                if event.token == SIGNALS && self.signals.take_next()?.is_some() {
+                if event.token == Token::Signals && self.signals.take_next()?.is_some() {
                     return Ok(Outcome::Ended);
                 }
                 self.on_event(event, now)?;
@@ -165,15 +158,15 @@ impl Daemon {
         let there = muxed.arm(waits)?;
         if muxed.wants_out() != *out {
             *out = muxed.wants_out();
-            let watched = self.reactor.modify(&**muxed, LINK, Interest::read_and(*out));
+            let watched = self.reactor.modify(&**muxed, Token::Link, Interest::read_and(*out));
             watched.map_err(|error| Over::Link(error.into()))?;
         }
         Ok(more || there)
     }
 
-    fn on_event(&mut self, event: &Event, now: Instant) -> io::Result<()> {
+    fn on_event(&mut self, event: &Event<Token>, now: Instant) -> io::Result<()> {
         match event.token {
-            LINK => match &mut self.link {
+            Token::Link => match &mut self.link {
                 Link::Up { muxed, .. } => {
                     if let Err(why) = muxed.on_ready() {
                         self.lose(&why);
@@ -181,16 +174,14 @@ impl Daemon {
                 }
                 _ => self.look(now)?,
             },
-            SIGNALS => {}
-            SOCKET => self.accept(now),
-            token if token >= FIRST_POLICY => {
-                if self.policy.has(token)
-                    && let Some(ident) = self.policy.reap(&self.reactor, token)
-                {
+            Token::Signals => {}
+            Token::Listener => self.accept(now),
+            Token::Policy(number) => {
+                if let Some(ident) = self.policy.reap(&self.reactor, number) {
                     self.refuse(&ident);
                 }
             }
-            token => self.on_client(ClientKey(token), event),
+            Token::Client(key) => self.on_client(key, event),
         }
         Ok(())
     }
@@ -203,7 +194,7 @@ impl Daemon {
             Ok(None) => *again = connector.retry_after().map(|pause| now + pause),
             Ok(Some(channel)) => {
                 let _ = self.reactor.remove(&*connector);
-                self.reactor.add(&channel, LINK, Interest::Read)?;
+                self.reactor.add(&channel, Token::Link, Interest::Read)?;
                 let muxed = Box::new(Muxed::new(DaemonMux::default(), channel));
                 self.link = Link::Up { muxed, out: false };
                 tracing::info!("connected to the agent of {}, protocol 1", self.setup.name);
@@ -230,7 +221,7 @@ impl Daemon {
                 std::fs::write(marker, b"")?;
             }
             let socket = LocalSocket::open(socket_dir, *id, name, uuid.as_ref())?;
-            self.reactor.add(&socket, SOCKET, Interest::Read)?;
+            self.reactor.add(&socket, Token::Listener, Interest::Read)?;
             self.front = Some(Front { socket, markers });
         }
         self.started_until = None;
@@ -348,7 +339,7 @@ impl Daemon {
 
     fn begin_looking(&mut self) -> Result<(), ring::Error> {
         let connector = self.setup.transport.connect(self.setup.id.0, Port::CONTROL.0)?;
-        let watched = self.reactor.add(&connector, LINK, Interest::Read);
+        let watched = self.reactor.add(&connector, Token::Link, Interest::Read);
         watched.map_err(|error| ring::Error::io("watching for the agent")(error.into()))?;
         self.link = Link::Looking(connector, None);
         Ok(())

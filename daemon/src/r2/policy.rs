@@ -12,6 +12,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::policy_source::environment;
 
+use super::token::Token;
+
 /// Programs that decide at once. Those that have made their connection do not count.
 const MOST_DECIDING: usize = 10;
 /// Requests that wait for their turn.
@@ -38,15 +40,14 @@ pub(super) struct Policy {
     source: String,
     waiting: VecDeque<Request>,
     running: BTreeMap<u64, Running>,
-    first_token: u64,
-    next: u64,
+    last: u64,
 }
 
 impl Policy {
-    /// Programs for requests of `source`; their tokens begin here.
-    pub(super) fn new(program: Option<PathBuf>, source: &str, first_token: u64) -> Self {
+    /// Programs for requests of `source`.
+    pub(super) fn new(program: Option<PathBuf>, source: &str) -> Self {
         let (waiting, running) = (VecDeque::new(), BTreeMap::new());
-        Self { program, source: source.to_owned(), waiting, running, first_token, next: first_token }
+        Self { program, source: source.to_owned(), waiting, running, last: 0 }
     }
 
     /// Decides about a request some time. `Err`: there are too many, it is to be refused.
@@ -59,7 +60,7 @@ impl Policy {
     }
 
     /// Starts programs for those whose turn it is. Gives requests that have to be refused, since there is none.
-    pub(super) fn start(&mut self, reactor: &Reactor) -> Vec<String> {
+    pub(super) fn start(&mut self, reactor: &Reactor<Token>) -> Vec<String> {
         let mut refused = Vec::new();
         while self.running.values().filter(|running| running.ident.is_some()).count() < MOST_DECIDING {
             let Some(request) = self.waiting.pop_front() else { break };
@@ -72,7 +73,7 @@ impl Policy {
         refused
     }
 
-    fn begin(&mut self, reactor: &Reactor, request: Request) -> io::Result<()> {
+    fn begin(&mut self, reactor: &Reactor<Token>, request: Request) -> io::Result<()> {
         let (file, mut args) = match &self.program {
             Some(path) => (path.clone(), vec![path.as_os_str().as_encoded_bytes().to_vec()]),
             None => (own_executable(), vec![b"qrexec-policy".to_vec(), b"--".to_vec()]),
@@ -85,10 +86,9 @@ impl Policy {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let streams = [null.as_fd(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let child = spawn(&Program { file: &file, args: &args, env: &environment(), streams })?;
-        let token = self.next;
-        self.next = self.next.checked_add(1).unwrap_or(self.first_token);
-        reactor.add(&child, token, Interest::Read)?;
-        self.running.insert(token, Running { child, ident: Some(request.ident) });
+        self.last = self.last.wrapping_add(1);
+        reactor.add(&child, Token::Policy(self.last), Interest::Read)?;
+        self.running.insert(self.last, Running { child, ident: Some(request.ident) });
         Ok(())
     }
 
@@ -101,18 +101,13 @@ impl Policy {
         }
     }
 
-    /// Whether it is one of these.
-    pub(super) fn has(&self, token: u64) -> bool {
-        self.running.contains_key(&token)
-    }
-
     /// A program may have ended. Gives the request that it has left without an answer.
-    pub(super) fn reap(&mut self, reactor: &Reactor, token: u64) -> Option<String> {
-        let running = self.running.get_mut(&token)?;
+    pub(super) fn reap(&mut self, reactor: &Reactor<Token>, number: u64) -> Option<String> {
+        let running = self.running.get_mut(&number)?;
         if matches!(running.child.try_wait(), Ok(None)) {
             return None;
         }
-        let running = self.running.remove(&token)?;
+        let running = self.running.remove(&number)?;
         let _ = reactor.remove(&running.child);
         running.ident
     }

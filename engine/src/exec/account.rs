@@ -25,7 +25,7 @@ pub enum Users {
     Any,
     /// As this process's own user, in whose login session it is; commands run under this shell.
     Session(PathBuf),
-    /// As the user that the call names, with a login shell of his. Only root can do that.
+    /// As the user that the call names, with their login shell. Only root can do that.
     Login {
         /// Calls for this user, our own, run as we are and without a login: in a lab there is no
         /// session to open, and root's calls are like anybody's.
@@ -35,7 +35,7 @@ pub enum Users {
 
 impl Users {
     /// Root gives every user a login, in a lab every other user; anybody else
-    /// runs calls for himself alone.
+    /// runs calls for themselves alone.
     #[must_use]
     pub fn by_privilege(installation: Installation) -> Self {
         match rustix::process::geteuid().is_root() {
@@ -78,7 +78,7 @@ impl Users {
     }
 }
 
-/// The name of our own user. A user without an entry goes by his number.
+/// The name of our own user. A user without an entry goes by their number.
 pub(super) fn own_name() -> String {
     let uid = rustix::process::geteuid();
     Account::by_uid(uid).map_or_else(|| uid.as_raw().to_string(), |account| account.name)

@@ -1,4 +1,4 @@
-//! Root's way to run a call: as the user it names, in his login shell.
+//! Root's way to run a call: as the user it names, in their login shell.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -19,7 +19,7 @@ use crate::process::{Child, EXIT_TROUBLE, fork_keeping, replace};
 /// Variables that mean the session of whoever started the agent.
 const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "MAIL"];
 
-/// Starts `what` as the user: in a session of its own, in his home folder if that can be entered.
+/// Starts `what` as the user: in a session of its own, in their home folder if that can be entered.
 ///
 /// A service runs under `/bin/sh -lc` with nothing but literals in the script; a command runs under
 /// the user's own shell, as a login shell. With the feature `pam` there is a PAM session around it,

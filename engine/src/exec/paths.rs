@@ -157,13 +157,11 @@ mod tests {
     fn the_usual_folders_in_their_order() {
         // Under a name that nobody sets.
         let folders = |default| SearchPath::from_variable("QREXEC_TEST_NOTHING", default).0;
-        let paths = |list: [&str; 3]| list.map(PathBuf::from);
-        assert_eq!(
-            folders(SERVICES),
-            paths(["/run/qubes-rpc", "/usr/local/etc/qubes-rpc", "/etc/qubes-rpc"])
-        );
+        let services = ["/run/qubes-rpc", "/usr/local/etc/qubes-rpc", "/etc/qubes-rpc", "/etc/qubes_rpc"]
+            .map(PathBuf::from);
+        assert_eq!(folders(SERVICES), services);
         let configs = ["/run/qubes/rpc-config", "/usr/local/etc/qubes/rpc-config", "/etc/qubes/rpc-config"];
-        assert_eq!(folders(CONFIGS), paths(configs));
+        assert_eq!(folders(CONFIGS), configs.map(PathBuf::from));
     }
 
     #[test]

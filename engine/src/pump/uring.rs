@@ -250,6 +250,12 @@ mod tests {
     use super::super::driver::{SINK, SOURCE};
     use super::*;
 
+    /// One instance at a time: a new one is not yet kept from forks, and a look at all of this process sees it.
+    fn alone() -> std::sync::MutexGuard<'static, ()> {
+        static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// What a descriptor says now.
     fn now(fd: &OwnedFd) -> PollFlags {
         let mut fds = [PollFd::new(fd, PollFlags::IN | PollFlags::OUT)];
@@ -260,6 +266,7 @@ mod tests {
     /// An armed poll keeps a pipe's end, so that the other one sees no end.
     #[test]
     fn a_place_that_is_closed_is_let_go_at_once() {
+        let _alone = alone();
         let Ok(mut driver) = Uring::new(0) else { return };
         let (reader, sink) = rustix::pipe::pipe().expect("pipe");
         let (source, writer) = rustix::pipe::pipe().expect("pipe");
@@ -283,6 +290,7 @@ mod tests {
     /// What its operations do seccomp does not see: no others are left.
     #[test]
     fn a_restricted_instance_waits_and_opens_nothing() {
+        let _alone = alone();
         let Ok(mut driver) = Uring::restricted() else { return };
         let (_reader, sink) = rustix::pipe::pipe().expect("pipe");
         let mut wants: Wants<'_> = [None; PLACES];
@@ -300,6 +308,7 @@ mod tests {
     /// None is asked of the ring first and then done again.
     #[test]
     fn a_transfer_is_one_system_call() {
+        let _alone = alone();
         use crate::localfd::{Direction, LocalFd};
         use ring::Spans;
         let Ok(mut driver) = Uring::new(0) else { return };
@@ -317,6 +326,7 @@ mod tests {
 
     #[test]
     fn no_forked_process_keeps_an_instance() {
+        let _alone = alone();
         let Ok(_driver) = Uring::new(0) else { return };
         let maps = std::fs::read_to_string("/proc/self/smaps").expect("maps");
         let mut lines = maps.lines();

@@ -1,7 +1,9 @@
 //! Waiting for many descriptors at once: a thin, level-triggered epoll.
 //!
-//! Descriptors are known by a token that the caller chooses. The reactor owns none of them.
+//! Descriptors are known by a token that the caller chooses: a type of its own, mostly an enum with one variant for each
+//! thing that is watched. The reactor owns none of them.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -42,11 +44,30 @@ impl Interest {
     }
 }
 
+/// What a watched descriptor is known by. The kernel keeps a number for it.
+pub trait Token: Copy {
+    /// The number of this token; no two tokens of a reactor have the same.
+    fn number(self) -> u64;
+    /// The token with this number.
+    fn from_number(number: u64) -> Option<Self>;
+}
+
+/// For reactors whose descriptors have no names, only numbers.
+impl Token for u64 {
+    fn number(self) -> u64 {
+        self
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Some(number)
+    }
+}
+
 /// One descriptor that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct Event<T = u64> {
     /// The token given to [`Reactor::add`].
-    pub token: u64,
+    pub token: T,
     /// A read makes progress: there are bytes, an end of file, or an error to fetch.
     pub readable: bool,
     /// A write makes progress, or fails at once.
@@ -57,44 +78,34 @@ pub struct Event {
 
 /// An epoll instance. Level triggered: what is not dealt with is reported again.
 #[derive(Debug)]
-pub struct Reactor {
+pub struct Reactor<T = u64> {
     epoll: OwnedFd,
+    token: PhantomData<fn(T) -> T>,
 }
 
-impl Reactor {
+impl<T: Token> Reactor<T> {
     /// A new reactor that watches nothing. Its descriptor is closed on exec.
     ///
     /// # Errors
     /// The process or the system is out of descriptors or memory.
     pub fn new() -> Result<Self, Errno> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, token: PhantomData })
     }
 
     /// Watches `fd` under `token`.
     ///
     /// # Errors
     /// `EEXIST` for a descriptor that is watched already, `EPERM` for a regular file, or no memory.
-    pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())
+    pub fn add(&self, fd: impl AsFd, token: T, interest: Interest) -> Result<(), Errno> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.number()), interest.flags())
     }
 
     /// Changes what a watched descriptor is watched for.
     ///
     /// # Errors
     /// `ENOENT` for a descriptor that is not watched.
-    pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> Result<(), Errno> {
-        epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())
-    }
-
-    /// A new reactor that is ready when any of these can be read: one descriptor for all of them. Who of them it is, it
-    /// does not say.
-    ///
-    /// # Errors
-    /// As for [`Reactor::new`] and [`Reactor::add`].
-    pub fn of(fds: &[BorrowedFd<'_>]) -> Result<Self, Errno> {
-        let reactor = Self::new()?;
-        fds.iter().try_for_each(|fd| reactor.add(fd, 0, Interest::Read))?;
-        Ok(reactor)
+    pub fn modify(&self, fd: impl AsFd, token: T, interest: Interest) -> Result<(), Errno> {
+        epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token.number()), interest.flags())
     }
 
     /// Stops watching `fd`. To be called before a descriptor is closed: a forked child may hold a
@@ -111,7 +122,7 @@ impl Reactor {
     ///
     /// # Errors
     /// Only for trouble of this process, such as no memory.
-    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Result<(), Errno> {
+    pub fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event<T>>) -> Result<(), Errno> {
         events.clear();
         let limit = timeout.map(timespec);
         let mut ready = [const { MaybeUninit::uninit() }; BATCH];
@@ -120,21 +131,34 @@ impl Reactor {
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
         };
-        events.extend(ready.iter().map(|event| {
+        events.extend(ready.iter().filter_map(|event| {
             let flags = event.flags;
             let hangup = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
-            Event {
-                token: event.data.u64(),
+            Some(Event {
+                token: T::from_number(event.data.u64())?,
                 readable: flags.contains(epoll::EventFlags::IN) || hangup,
                 writable: flags.contains(epoll::EventFlags::OUT) || hangup,
                 hangup,
-            }
+            })
         }));
         Ok(())
     }
 }
 
-impl AsFd for Reactor {
+impl Reactor {
+    /// A new reactor that is ready when any of these can be read: one descriptor for all of them. Who of them it is, it
+    /// does not say.
+    ///
+    /// # Errors
+    /// As for [`Reactor::new`] and [`Reactor::add`].
+    pub fn of(fds: &[BorrowedFd<'_>]) -> Result<Self, Errno> {
+        let reactor = Self::new()?;
+        fds.iter().try_for_each(|fd| reactor.add(fd, 0, Interest::Read))?;
+        Ok(reactor)
+    }
+}
+
+impl<T> AsFd for Reactor<T> {
     /// Readable while something is ready, so that reactors can be nested.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()

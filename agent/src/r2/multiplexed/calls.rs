@@ -9,7 +9,8 @@ use engine::r2::Over;
 use engine::reactor::Interest;
 use wire::r2::{CallKey, Handles, Stream, TO_DAEMON_BODY, TO_DAEMON_RING};
 
-use super::{Agent, Link, MOST_RESTS, Part, TURNS, of_token, shown, token};
+use super::token::{Part, Token};
+use super::{Agent, Link, MOST_RESTS, TURNS, shown};
 use crate::job::Task;
 use crate::meminfo::MeminfoWriter;
 use crate::r2::call::{Call, Rest};
@@ -81,13 +82,14 @@ impl Agent {
         for (output, stream) in call.outputs.iter().zip([Stream::Stdout, Stream::Stderr]) {
             match output {
                 Some(output) => {
-                    self.reactor.add(output.as_fd(), token(key, Part::Output(stream)), Interest::Read)?;
+                    let token = Token::Call(key, Part::Output(stream));
+                    self.reactor.add(output.as_fd(), token, Interest::Read)?;
                 }
                 None => self.with_end(|end| end.read(key, stream, &[])),
             }
         }
         if let Some(child) = &call.child {
-            self.reactor.add(child, token(key, Part::Child), Interest::Read)?;
+            self.reactor.add(child, Token::Call(key, Part::Child), Interest::Read)?;
         }
         if call.stdin.is_none() {
             self.with_end(|end| end.input_closed(key));
@@ -100,7 +102,7 @@ impl Agent {
     pub(super) fn write_input(&mut self, key: CallKey) {
         let (Link::Up { muxed, .. }, Some(call)) = (&mut self.link, self.calls.get_mut(&key)) else { return };
         let Some(stdin) = &call.stdin else { return };
-        let (end, stdin_token) = (&mut muxed.end, token(key, Part::Stdin));
+        let (end, token) = (&mut muxed.end, Token::Call(key, Part::Stdin));
         loop {
             let bytes = end.pending(key);
             if bytes.is_empty() {
@@ -113,7 +115,7 @@ impl Agent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     end.blocked(key);
                     // Watched already unless it has just begun to wait.
-                    let _ = self.reactor.add(stdin.as_fd(), stdin_token, Interest::Write);
+                    let _ = self.reactor.add(stdin.as_fd(), token, Interest::Write);
                     return;
                 }
                 Err(_) => {
@@ -138,15 +140,14 @@ impl Agent {
             if room == 0 {
                 return Ok(());
             }
-            let Some(next) = self.ready.pop_front() else { return Ok(()) };
-            let (key, Part::Output(stream)) = of_token(next) else { continue };
+            let Some((key, stream)) = self.ready.pop_front() else { return Ok(()) };
             if !self.calls.contains_key(&key) {
                 continue;
             }
             if muxed.end.may_read(key) {
                 self.read_output(key, stream, room);
             } else {
-                self.held.push(next);
+                self.held.push((key, stream));
             }
         }
         Ok(())
@@ -155,7 +156,6 @@ impl Agent {
     pub(super) fn read_output(&mut self, key: CallKey, stream: Stream, room: usize) {
         let (Link::Up { muxed, .. }, Some(call)) = (&mut self.link, self.calls.get_mut(&key)) else { return };
         let Some(output) = call.output(stream) else { return };
-        let own = token(key, Part::Output(stream));
         let mut buffer = [0_u8; TO_DAEMON_RING];
         let buffer = buffer.get_mut(..room).unwrap_or_default();
         match output.read(buffer) {
@@ -164,11 +164,15 @@ impl Agent {
                 if call.is_for_dom0(stream, bytes) {
                     muxed.end.read(key, stream, bytes);
                 }
-                self.ready.push_back(own);
+                self.ready.push_back((key, stream));
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.ready.push_back(own),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.ready.push_back((key, stream)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.reactor.add(output.as_fd(), own, Interest::Read).is_err() {
+                if self
+                    .reactor
+                    .add(output.as_fd(), Token::Call(key, Part::Output(stream)), Interest::Read)
+                    .is_err()
+                {
                     *call.output(stream) = None;
                     muxed.end.read(key, stream, &[]);
                 }
@@ -192,9 +196,9 @@ impl Agent {
             let kept: usize = self.rests.values().map(Rest::len).sum();
             let mut rest = Rest::new(stdin, rest);
             if kept.saturating_add(rest.len()) <= MOST_RESTS && !rest.write() {
-                let token = self.stray_token();
-                if self.reactor.add(&rest, token, Interest::Write).is_ok() {
-                    self.rests.insert(token, rest);
+                let number = self.next_number();
+                if self.reactor.add(&rest, Token::Rest(number), Interest::Write).is_ok() {
+                    self.rests.insert(number, rest);
                 }
             }
         }
@@ -204,32 +208,33 @@ impl Agent {
         }
     }
 
-    pub(super) fn write_rest(&mut self, token: u64) {
-        if self.rests.get_mut(&token).is_some_and(Rest::write)
-            && let Some(rest) = self.rests.remove(&token)
+    pub(super) fn write_rest(&mut self, number: u64) {
+        if self.rests.get_mut(&number).is_some_and(Rest::write)
+            && let Some(rest) = self.rests.remove(&number)
         {
             let _ = self.reactor.remove(&rest);
         }
     }
 
-    pub(super) fn stray_token(&mut self) -> u64 {
-        self.next_stray = self.next_stray.wrapping_sub(1);
-        self.next_stray
+    /// A number for what has no call.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number = self.last_number.wrapping_add(1);
+        self.last_number
     }
 
     /// Reaps a process when it has ended.
     pub(super) fn keep_stray(&mut self, mut child: Child) {
         if matches!(child.try_wait(), Ok(None)) {
-            let token = self.stray_token();
-            if self.reactor.add(&child, token, Interest::Read).is_ok() {
-                self.strays.insert(token, child);
+            let number = self.next_number();
+            if self.reactor.add(&child, Token::Stray(number), Interest::Read).is_ok() {
+                self.strays.insert(number, child);
             }
         }
     }
 
-    pub(super) fn reap_stray(&mut self, token: u64) {
-        let ended = self.strays.get_mut(&token).is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
-        if ended && let Some(child) = self.strays.remove(&token) {
+    pub(super) fn reap_stray(&mut self, number: u64) {
+        let ended = self.strays.get_mut(&number).is_some_and(|child| !matches!(child.try_wait(), Ok(None)));
+        if ended && let Some(child) = self.strays.remove(&number) {
             let _ = self.reactor.remove(child.as_fd());
         }
     }

@@ -2,7 +2,7 @@
 //! before it is made.
 //!
 //! A file's token is `sha256:` and the hash of its bytes. Whoever replaces or removes a file names the token
-//! that he saw, `new` if there must be no file, or `any`; so two who edit at once cannot undo each other's
+//! that they saw, `new` if there must be no file, or `any`; so two who edit at once cannot undo each other's
 //! work unseen. The folder is locked meanwhile.
 
 pub mod client;

@@ -1,4 +1,4 @@
-//! `qrexec-policy-agent`: puts the policy's questions to the user and shows him its notices.
+//! `qrexec-policy-agent`: puts the policy's questions to the user and shows its notices.
 //!
 //! It serves `policy.Ask`, `policy.New` and `policy.Notify` on a socket. Whatever goes wrong denies: a question that is
 //! not understood, a dialog that is closed, a time that is over, a caller that is gone.
@@ -43,7 +43,7 @@ const MAX_QUESTION: u64 = 1 << 20;
 /// How long a caller may take to put its question.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Asks the user what the qrexec policy leaves to him.
+/// Asks the user what the qrexec policy leaves to them.
 ///
 /// Dialogs are shown with zenity or kdialog where there is a display and one of them, else on the terminal.
 #[derive(Debug, Parser)]
@@ -65,7 +65,7 @@ struct PolicyAgentArgs {
     /// allow:TARGET, always:TARGET, make or deny.
     #[arg(long, value_name = "PROGRAM")]
     program: Option<PathBuf>,
-    /// How long the user may think; then the answer is no. 0: as long as he likes.
+    /// How long the user may think; then the answer is no. 0: as long as they like.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u32,
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::policy_tools::reply::wait_readable;
 
-/// The screen. A descriptor and not a lock, so that whoever waits for it sees as well that his caller goes.
+/// The screen. A descriptor and not a lock, so that whoever waits for it sees as well that their caller goes.
 #[derive(Debug)]
 pub(super) struct Screen(File);
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use daemon::policy_source::PolicyStore;
 use engine::log_source::{speak_for, speaking_for};
 use engine::process::Signals;
-use engine::reactor::{Event, Interest, Reactor};
+use engine::reactor::{self, Event, Interest, Reactor};
 use engine::unix::Bound;
 use policy::{Policy, SystemInfo};
 use rustix::io::Errno;
@@ -52,9 +52,36 @@ enum Kind {
     EvalGui,
 }
 
-const SIGNALS: u64 = 3;
-/// Tokens below this one are listeners and signals.
-const FIRST_PEER: u64 = 16;
+/// What the reactor knows the policy daemon's descriptors by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// A socket, by its place among the listeners.
+    Listener(usize),
+    Signals,
+    /// A caller, by its number.
+    Peer(u64),
+}
+
+/// Listeners have their places, smaller than this; then come the signals, then callers.
+const MOST_LISTENERS: u64 = 3;
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        match self {
+            Self::Listener(place) => place as u64,
+            Self::Signals => MOST_LISTENERS,
+            Self::Peer(number) => number.saturating_add(MOST_LISTENERS + 1),
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        match number.checked_sub(MOST_LISTENERS) {
+            None => usize::try_from(number).ok().map(Self::Listener),
+            Some(0) => Some(Self::Signals),
+            Some(peer) => Some(Self::Peer(peer - 1)),
+        }
+    }
+}
 
 /// A caller whose request is not complete yet.
 struct Peer {
@@ -64,7 +91,7 @@ struct Peer {
 }
 
 pub(super) struct Server {
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     signals: Signals,
     listeners: Vec<(Kind, Bound)>,
     listening: bool,
@@ -92,7 +119,7 @@ impl Server {
         let reactor = Reactor::new()?;
         // Before any thread, so that all of them leave the signals to this one.
         let signals = Signals::block(&[Signal::TERM, Signal::INT])?;
-        reactor.add(&signals, SIGNALS, Interest::Read)?;
+        reactor.add(&signals, Token::Signals, Interest::Read)?;
         let mut policy = PolicyStore::watching(args.folders.clone());
         let rules = policy.current().rules().len();
         if !policy.is_watched() {
@@ -105,7 +132,7 @@ impl Server {
             listening: false,
             peers: BTreeMap::new(),
             limits: VecDeque::new(),
-            next: FIRST_PEER,
+            next: 0,
             policy,
             system: SystemSource::new(args.system_info.clone()),
             asker: None,
@@ -148,9 +175,9 @@ impl Server {
         if wanted == self.listening {
             return Ok(());
         }
-        for ((_, socket), token) in self.listeners.iter().zip(0..) {
+        for (place, (_, socket)) in self.listeners.iter().enumerate() {
             if wanted {
-                self.reactor.add(socket, token, Interest::Read)?;
+                self.reactor.add(socket, Token::Listener(place), Interest::Read)?;
             } else {
                 self.reactor.remove(socket)?;
             }
@@ -188,29 +215,28 @@ impl Server {
     }
 
     /// `false`: it is time to end.
-    fn dispatch(&mut self, event: Event) -> bool {
+    fn dispatch(&mut self, event: Event<Token>) -> bool {
         match event.token {
-            SIGNALS => return false,
-            token if token >= FIRST_PEER => {
-                if let Some(peer) = self.peers.remove(&token) {
+            Token::Signals => return false,
+            Token::Peer(number) => {
+                if let Some(peer) = self.peers.remove(&number) {
                     // Whoever answers holds it open: what its caller does meanwhile must not keep this loop awake.
                     let _ = self.reactor.remove(&peer.stream);
                     if let Some(peer) = self.hear(peer)
-                        && self.reactor.add(&peer.stream, token, Interest::Read).is_ok()
+                        && self.reactor.add(&peer.stream, Token::Peer(number), Interest::Read).is_ok()
                     {
-                        self.peers.insert(token, peer);
+                        self.peers.insert(number, peer);
                     }
                 }
             }
-            token => self.accept(token),
+            Token::Listener(place) => self.accept(place),
         }
         true
     }
 
-    fn accept(&mut self, token: u64) {
+    fn accept(&mut self, place: usize) {
         for _ in 0..ACCEPT_BATCH {
-            let listener = usize::try_from(token).ok().and_then(|index| self.listeners.get(index));
-            let Some((kind, listener)) = listener else { return };
+            let Some((kind, listener)) = self.listeners.get(place) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let stream = match rustix::net::accept_with(listener, flags) {
                 Ok(stream) => UnixStream::from(stream),
@@ -231,7 +257,7 @@ impl Server {
     fn keep(&mut self, peer: Peer) {
         let id = self.next;
         self.next = self.next.saturating_add(1);
-        if let Err(error) = self.reactor.add(&peer.stream, id, Interest::Read) {
+        if let Err(error) = self.reactor.add(&peer.stream, Token::Peer(id), Interest::Read) {
             return tracing::warn!("watching a connection: {error}");
         }
         if let Some(limit) = Instant::now().checked_add(REQUEST_LIMIT) {
@@ -327,8 +353,8 @@ impl Server {
     fn with_system(&mut self, source: &str, then: impl FnOnce(Answer) + Send + 'static) {
         match &self.asker {
             Some(asker) => {
-                let his = source.to_owned();
-                asker.ask(source, move |system| speaking_for(&his, || then(system)));
+                let theirs = source.to_owned();
+                asker.ask(source, move |system| speaking_for(&theirs, || then(system)));
             }
             None => speaking_for(source, || then(self.system.current().map_err(Arc::new))),
         }
@@ -346,7 +372,7 @@ impl Server {
 }
 
 impl User {
-    /// Asks the user if he has to be, answers, and tells him if he is to be told, in a thread of its own. The place is for
+    /// Asks the user if they have to be, answers, and tells them if they are to be told, in a thread of its own. The place is for
     /// the question: notices have others, of which there are few.
     fn close(self, case: Case, stream: UnixStream, place: Place) {
         let work = move || {

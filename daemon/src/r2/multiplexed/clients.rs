@@ -9,6 +9,7 @@ use wire::r2::{ClientKey, TO_AGENT_BODY, TO_AGENT_RING, ty};
 
 use super::{BATCH, Daemon, Link, MOST_RESTS, REQUEST_LIMIT};
 use crate::r2::client::{Moved, MuxedClient, Request, Stage};
+use crate::r2::token::Token;
 
 impl Daemon {
     pub(super) fn new_key(&mut self) -> ClientKey {
@@ -26,13 +27,13 @@ impl Daemon {
             };
             let key = self.new_key();
             let client = MuxedClient::new(socket, now + REQUEST_LIMIT);
-            if self.reactor.add(&client, key.0, client.interest()).is_ok() {
+            if self.reactor.add(&client, Token::Client(key), client.interest()).is_ok() {
                 self.clients.insert(key, client);
             }
         }
     }
 
-    pub(super) fn on_client(&mut self, key: ClientKey, event: &Event) {
+    pub(super) fn on_client(&mut self, key: ClientKey, event: &Event<Token>) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         match &client.stage {
             Stage::Asking(_) => self.hear_request(key),
@@ -150,7 +151,9 @@ impl Daemon {
         let Some(client) = self.clients.get_mut(&key) else { return };
         let before = client.interest();
         change(client);
-        if client.interest() != before && self.reactor.modify(&*client, key.0, client.interest()).is_err() {
+        if client.interest() != before
+            && self.reactor.modify(&*client, Token::Client(key), client.interest()).is_err()
+        {
             self.close(key);
         }
     }
