@@ -23,6 +23,7 @@
 //! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
 //! | [`remote`] | calls to qubes of another machine: frames, requests, OpenSSH's multiplexing |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
+//! | [`small_map`] | a map for few entries |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -42,6 +43,7 @@ pub mod names;
 pub mod r2;
 pub mod remote;
 pub mod shares;
+pub mod small_map;
 pub mod stream;
 pub mod trigger;
 pub mod untrusted;
