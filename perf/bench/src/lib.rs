@@ -2,7 +2,7 @@
 //!
 //! A [`scenario`] has cases, a case is run several times on every [`stage`] (a lab with one build's programs), and every
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // `facts` opens it for one question to the processor
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 mod agent_side;
@@ -10,6 +10,7 @@ mod busy;
 mod compare;
 mod copies;
 mod counters;
+mod facts;
 mod field;
 mod files;
 mod guard;
@@ -35,6 +36,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use busy::Busy;
+use facts::Facts;
 use guard::Guard;
 use results::Recording;
 use roles::Role;
@@ -47,6 +49,9 @@ use cli::{status, usage};
 
 /// The program's name, and that of the service which plays its roles.
 const PROGRAM: &str = "qrexec-bench";
+
+/// Exit status of a comparison with something worse in it than it may be.
+const BELOW: i32 = 1;
 
 /// What this crate adds to an executable.
 pub const PROGRAMS: &[Program] = &[Program::new(PROGRAM, main, Page::new(1, command))];
@@ -67,14 +72,20 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Err(status) => return status,
     };
     let done = match &cli.action {
-        Some(Action::Compare { old, new }) => show_comparison(old, new),
+        Some(Action::Compare { old, new, fail_below }) => show_comparison(old, new, *fail_below),
         None => measure(&cli.options),
     };
     done.map_or_else(|failure| failure.report(PROGRAM), |()| 0)
 }
 
-fn show_comparison(old: &Path, new: &Path) -> Result<(), Failure> {
-    show(&compare::text(&Recording::read(old)?, &Recording::read(new)?))
+fn show_comparison(old: &Path, new: &Path, fail_below: Option<f64>) -> Result<(), Failure> {
+    let (old, new) = (Recording::read(old)?, Recording::read(new)?);
+    show(&compare::text(&old, &new))?;
+    let worse = fail_below.map(|least| compare::below(&old, &new, least)).unwrap_or_default();
+    if worse.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { status: BELOW, message: format!("below --fail-below: {}", worse.join("; ")) })
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {
@@ -97,6 +108,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
     }
     let builds = stages.iter().map(|stage| stage.name.clone()).collect();
     let mut recording = Recording::new(&settings, builds);
+    recording.facts = (!settings.quick).then(Facts::here);
     let busy = Busy::start(options.busy);
     recording.scenarios = runner::run(&settings, &stages, &guard)?;
     drop(busy);
