@@ -1,6 +1,6 @@
 //! The places for programs of this VM, and who has them.
 
-use std::collections::BTreeMap;
+use wire::small_map::SmallMap;
 
 /// Places in all, and a part of them that one user may have: whatever they do, there is room for the others.
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub(crate) struct ClientSlots {
     /// Users without a share of their own: root, and the agent's own, whom nothing keeps from everything anyway.
     own: u32,
     taken: usize,
-    by_user: BTreeMap<u32, usize>,
+    by_user: SmallMap<u32, usize>,
     /// The first one that is refused is worth a line in the log.
     refusing: bool,
 }
@@ -18,7 +18,7 @@ pub(crate) struct ClientSlots {
 impl ClientSlots {
     /// So many, of which a user may have half; root and `own`, the agent's user, may have all.
     pub(crate) fn new(max: usize, own: u32) -> Self {
-        Self { max, share: max.div_ceil(2), own, taken: 0, by_user: BTreeMap::new(), refusing: false }
+        Self { max, share: max.div_ceil(2), own, taken: 0, by_user: SmallMap::new(), refusing: false }
     }
 
     /// Whether this user may have one more.
@@ -44,8 +44,7 @@ impl ClientSlots {
     /// A program of this user has come in.
     pub(crate) fn take(&mut self, user: u32) {
         self.taken = self.taken.saturating_add(1);
-        let theirs = self.by_user.entry(user).or_default();
-        *theirs = theirs.saturating_add(1);
+        self.by_user.change(user, |theirs| *theirs = theirs.saturating_add(1));
     }
 
     /// It is gone.

@@ -20,6 +20,7 @@ use ring::{DomainMonitor, Transport};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use wire::names::Ident;
+use wire::small_map::SmallMap;
 
 use crate::admission::Callers;
 use crate::board::Board;
@@ -137,7 +138,7 @@ struct Agent {
     /// There from the first HELLO on.
     entrance: Option<Entrance>,
     /// Programs that have asked there and wait for dom0.
-    old_callers: BTreeMap<u64, OldCaller>,
+    old_callers: SmallMap<u64, OldCaller>,
     /// For those who want to know what goes on.
     board: Board,
 }
@@ -168,7 +169,7 @@ impl Agent {
             agent_socket: options.socket(),
             r2_folder: options.r2_api.clone(),
             entrance: None,
-            old_callers: BTreeMap::new(),
+            old_callers: SmallMap::new(),
             board: Board::default(),
             core: Core::default(),
             listener: None,

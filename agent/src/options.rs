@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use clap::error::ErrorKind;
 use engine::Installation;
+use engine::getopt::{Opt, Program, Wrong};
 
 use crate::fork_server;
 
@@ -15,13 +16,39 @@ pub(crate) const EXIT_USAGE: i32 = 2;
 /// Where programs of R1 and R2 look for the FIFO.
 const R2_FOLDER: &str = "/var/run/qubes";
 
+/// Names the socket where no option does.
+const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
+/// Where it is otherwise.
+const SOCKET: &str = "/var/run/qubes/qrexec-agent";
+/// Says how many calls there may be where no option does.
+const MAX_CALLS_VARIABLE: &str = "QREXEC_MAX_CALLS";
+/// The same for calls from outside.
+const MAX_SERVED_VARIABLE: &str = "QREXEC_MAX_SERVED";
+
+/// The command line as it is read; [`Options`] says the same for manual pages and completions.
+pub static PROGRAM: Program = Program {
+    name: "qrexec-agent",
+    options: &[
+        Opt::value("agent-socket", "PATH").short('a'),
+        Opt::value("fork-server-socket", "PATH").short('s'),
+        Opt::flag("no-fork-server").short('S'),
+        Opt::value("max-calls", "N"),
+        Opt::value("max-served", "N"),
+        Opt::optional("r2-api"),
+        Opt::value("protocol", "N"),
+        Opt::flag("no-confine"),
+    ],
+    help: include_str!("options/help.txt"),
+    version: env!("CARGO_PKG_VERSION"),
+};
+
 /// Runs the services of this VM, and lets its programs call services of other VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
 #[command(name = "qrexec-agent", version, args_override_self = true, infer_long_args = true)]
 pub struct Options {
     /// Where programs of this VM ask for services
-    #[arg(short = 'a', long, value_name = "PATH", env = "QREXEC_AGENT_SOCKET")]
-    #[arg(default_value = "/var/run/qubes/qrexec-agent")]
+    #[arg(short = 'a', long, value_name = "PATH", env = SOCKET_VARIABLE)]
+    #[arg(default_value = SOCKET)]
     pub agent_socket: PathBuf,
 
     /// Where a user's fork server listens, %s is the user's name; empty: there is none. By default
@@ -35,13 +62,13 @@ pub struct Options {
 
     /// Calls that programs of this VM may have at once, those that run included; more are refused. By default as many
     /// as half of the descriptors that this process may have
-    #[arg(long, value_name = "N", env = "QREXEC_MAX_CALLS")]
+    #[arg(long, value_name = "N", env = MAX_CALLS_VARIABLE)]
     pub max_calls: Option<usize>,
 
     /// Calls from outside that may be there at once, until their services have ended; each caller may have half of what
     /// the others leave, and more are refused. By default as many as half of the memory and a part of the descriptors
     /// are enough for
-    #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVED")]
+    #[arg(long, value_name = "N", env = MAX_SERVED_VARIABLE)]
     pub max_served: Option<usize>,
 
     /// Also let programs of R1 and R2 ask, by the FIFO and the socket of that time in DIR; the agent's own socket moves
@@ -71,7 +98,33 @@ impl Options {
     /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
-        read(args).map_err(|error| explain(&error))
+        Self::read(args).map_err(|wrong| PROGRAM.explain(&wrong))
+    }
+
+    fn read(args: Vec<OsString>) -> Result<Self, Wrong> {
+        let line = PROGRAM.read(args)?;
+        if let Some(word) = line.words.first() {
+            return Err(Wrong::Word(word.display().to_string()));
+        }
+        let r2_api = line.is_set("r2-api").then(|| line.last("r2-api").unwrap_or(R2_FOLDER.as_ref()));
+        if line.all("r2-api").iter().any(|folder| folder.is_empty()) {
+            return Err(Wrong::NoValue("r2-api"));
+        }
+        let is_one = |said: &OsString| said.to_str().and_then(|text| text.parse().ok()) == Some(1_u32);
+        if let Some(said) = line.all("protocol").iter().find(|said| !is_one(said)) {
+            return Err(PROGRAM.refuses("protocol", said, "1 is the only one to ask for"));
+        }
+        Ok(Self {
+            agent_socket: PROGRAM.path(&line, "agent-socket", SOCKET_VARIABLE, SOCKET)?,
+            fork_server_socket: line.last("fork-server-socket").map(OsStr::to_owned),
+            no_fork_server: line.is_set("no-fork-server"),
+            max_calls: PROGRAM.parsed(&line, "max-calls", Some(MAX_CALLS_VARIABLE))?,
+            max_served: PROGRAM.parsed(&line, "max-served", Some(MAX_SERVED_VARIABLE))?,
+            r2_api: r2_api.map(PathBuf::from),
+            protocol: line.is_set("protocol").then_some(1),
+            no_confine: line.is_set("no-confine"),
+            log_level: line.text("log-level"),
+        })
     }
 
     /// The folder of the FIFO, wherever it is wanted.
@@ -119,11 +172,48 @@ pub(crate) fn explain(error: &clap::Error) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Options, ErrorKind> {
-        let args = std::iter::once(&"qrexec-agent").chain(args).map(OsString::from).collect();
-        read(args).map_err(|error: clap::Error| error.kind())
+    fn words(args: &[&str]) -> Vec<OsString> {
+        std::iter::once(&"qrexec-agent").chain(args).map(OsString::from).collect()
+    }
+
+    fn parse(args: &[&str]) -> Result<Options, Wrong> {
+        Options::read(words(args))
+    }
+
+    /// The manual page and the completions come from clap's definition, so the two must not differ.
+    #[test]
+    fn it_is_read_as_it_is_defined_for_clap() {
+        use proptest::prelude::*;
+        let word = prop_oneof![
+            "(-a|-s|-S|--agent|--no-f|--fork-server-socket=|--max-c|--max-served=)",
+            "(--r2-api|--r2-api=|--protocol=|--no-confine|--log-level=|--log|--)",
+            "(/x|-S|1|7|-|debug)",
+        ];
+        let joined = prop::collection::vec(word.clone(), 1..3).prop_map(|parts| parts.concat());
+        let line = prop::collection::vec(prop_oneof![word, joined], 0..5);
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let agree = |args: Vec<String>| {
+            let args = words(&args.iter().map(String::as_str).collect::<Vec<_>>());
+            let ours = Options::read(args.clone());
+            let claps = read::<Options>(args);
+            prop_assert_eq!(ours.ok(), claps.ok());
+            Ok(())
+        };
+        runner.run(&line, agree).expect("they agree");
+    }
+
+    #[test]
+    fn its_help_is_the_one_that_clap_would_show() {
+        let command = Options::command().term_width(100).mut_args(|arg| arg.hide_env_values(true));
+        let clap = command.clone().render_help().to_string();
+        let ours = PROGRAM.help;
+        assert_eq!(ours, clap, "src/options/help.txt is to be:\n{clap}");
+        assert_eq!(parse(&["-h"]), Err(Wrong::Help));
+        assert_eq!(parse(&["--version"]), Err(Wrong::Version));
     }
 
     #[test]
@@ -138,8 +228,8 @@ mod tests {
         let cluster = parse(&["-Sa/c"]).expect("fine");
         assert_eq!((cluster.agent_socket, cluster.no_fork_server), (PathBuf::from("/c"), true));
         assert_eq!((options.r2_api, options.protocol), (None, None));
-        assert_eq!(parse(&["--nonsense"]), Err(ErrorKind::UnknownArgument));
-        assert_eq!(parse(&["positional"]), Err(ErrorKind::UnknownArgument));
+        assert_eq!(parse(&["--nonsense"]), Err(Wrong::Unknown("--nonsense".into())));
+        assert_eq!(parse(&["positional"]), Err(Wrong::Word("positional".into())));
     }
 
     #[test]

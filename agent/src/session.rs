@@ -1,9 +1,9 @@
 //! Calls that wait for a user's graphical session.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use wire::names::DomainId;
+use wire::small_map::SmallMap;
 
 /// Calls that may wait at once, for all users: what upstream's agent has places for. A session that never comes must
 /// not gather them for ever.
@@ -15,7 +15,7 @@ const MOST_OF_ONE: usize = MOST / 2;
 /// Who waits for whose session.
 #[derive(Debug)]
 pub(crate) struct Sessions<T> {
-    waiting: BTreeMap<String, Vec<Waiting<T>>>,
+    waiting: SmallMap<String, Vec<Waiting<T>>>,
 }
 
 /// One call that waits.
@@ -30,7 +30,7 @@ struct Waiting<T> {
 
 impl<T> Default for Sessions<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new() }
+        Self { waiting: SmallMap::new() }
     }
 }
 
@@ -45,7 +45,7 @@ impl<T> Sessions<T> {
             return Err(item);
         }
         let first = !self.waiting.contains_key(user);
-        self.waiting.entry(user.to_owned()).or_default().push(Waiting { source, until, item });
+        self.waiting.change(user.to_owned(), |all| all.push(Waiting { source, until, item }));
         Ok(first)
     }
 

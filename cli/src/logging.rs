@@ -29,11 +29,10 @@ const RESIDENTS: [&str; 5] =
     ["qrexec-agent", "qrexec-daemon", "qrexec-fork-server", "qrexec-policy-agent", "qrexec-policy-daemon"];
 
 /// Lets log lines go to stderr: from daemons what happens, from what people type only what went wrong.
-/// `args` are the program's, its name first, and `command` what it takes. Called twice, the first call holds.
-pub fn init(program: &str, args: &[OsString], command: impl FnOnce() -> Option<Command>) {
+/// `asked` is the level behind `--log-level`. Called twice, the first call holds.
+pub fn init(program: &str, asked: Option<String>) {
     let resident = RESIDENTS.contains(&program);
     let default = if resident { LevelFilter::INFO } else { LevelFilter::WARN };
-    let asked = level_of(args, command);
     let filter = match asked {
         Some(level) => Filter::parse(&level),
         None => [VARIABLE, "RUST_LOG"].iter().find_map(|name| Filter::parse(&std::env::var(name).ok()?)),
@@ -45,14 +44,18 @@ pub fn init(program: &str, args: &[OsString], command: impl FnOnce() -> Option<C
     let _ = tracing::subscriber::set_global_default(Log { filter, journal, limit });
 }
 
-/// What `--log-level` says, in a command line that makes sense; the program itself reads the rest.
-fn level_of(args: &[OsString], command: impl FnOnce() -> Option<Command>) -> Option<String> {
-    // Most command lines do not have it, and need not be read twice.
-    if !args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--l")) {
+/// What `--log-level` says, in a command line that makes sense to clap; the program itself reads the rest.
+pub fn level_of(args: &[OsString], command: impl FnOnce() -> Option<Command>) -> Option<String> {
+    if !may_have_a_level(args) {
         return None;
     }
     let matches = engine::getopt::matches(command()?, args.to_vec()).ok()?;
     matches.try_get_one::<String>(usage::LOG_LEVEL).ok().flatten().cloned()
+}
+
+/// Most command lines have no `--log-level`, and need not be read twice.
+pub(crate) fn may_have_a_level(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--l"))
 }
 
 /// Which lines are written.

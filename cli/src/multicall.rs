@@ -1,16 +1,20 @@
 //! One executable, every program: the name it is called by decides.
 //!
 //! Every binary of the package is this same dispatcher with another default. The two exceptions are `qrexec-client-vm`
-//! and `qrexec-agent`: every call starts or forks them, so each has a binary with nothing else in it ([`single`]).
+//! and `qrexec-agent`: every call starts or forks them, so each has a binary with nothing else in it ([`lean`]).
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use engine::getopt::Program;
 use engine::say;
 
-use crate::programs::{PROGRAMS, Program};
+use crate::programs::{self, PROGRAMS};
 use crate::{logging, status, usage};
+
+/// What Rust ends a program with that panics.
+const PANICKED: i32 = 101;
 
 /// Runs the program that the executable was called as, or `default` if that is none of [`PROGRAMS`].
 pub fn main(default: &str) -> ExitCode {
@@ -18,7 +22,7 @@ pub fn main(default: &str) -> ExitCode {
 }
 
 /// The same for an executable that is the programs of these tables.
-pub fn main_of(default: &str, tables: &[&'static [Program]]) -> ExitCode {
+pub fn main_of(default: &str, tables: &[&'static [programs::Program]]) -> ExitCode {
     engine::process::claim_children();
     let args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
@@ -26,25 +30,42 @@ pub fn main_of(default: &str, tables: &[&'static [Program]]) -> ExitCode {
         say::error(format_args!("{default} is not part of this build"));
         return exit_code(status::TROUBLE);
     };
-    logging::init(program.name, &args, || command_of(tables, program));
+    logging::init(program.name, logging::level_of(&args, || command_of(tables, program)));
     exit_code((program.main)(args))
 }
 
-/// Runs one program with this command line, whatever the executable was called as: what its binary does not name is not
-/// in it.
+/// Runs one program whose command line clap defines, whatever the executable was called as: what its binary does not name
+/// is not in it.
 pub fn single(name: &str, program: fn(Vec<OsString>) -> i32, command: fn() -> clap::Command) -> ExitCode {
+    run(name, program, |args| logging::level_of(args, || Some(usage::complete(command()))))
+}
+
+/// The same with a command line that is read without clap.
+pub fn lean(program: &'static Program, main: fn(Vec<OsString>) -> i32) -> ExitCode {
+    engine::process::exit_on_panic(PANICKED);
+    let level = |args: &[OsString]| {
+        if logging::may_have_a_level(args) { program.log_level(args) } else { None }
+    };
+    run(program.name, main, level)
+}
+
+fn run(
+    name: &str,
+    program: fn(Vec<OsString>) -> i32,
+    level: impl FnOnce(&[OsString]) -> Option<String>,
+) -> ExitCode {
     engine::process::claim_children();
     let args: Vec<OsString> = std::env::args_os().collect();
-    logging::init(name, &args, || Some(usage::complete(command())));
+    logging::init(name, level(&args));
     exit_code(program(args))
 }
 
-fn find(tables: &[&'static [Program]], name: &str) -> Option<&'static Program> {
+fn find(tables: &[&'static [programs::Program]], name: &str) -> Option<&'static programs::Program> {
     tables.iter().flat_map(|table| table.iter()).find(|program| program.name == name)
 }
 
 /// The command line of a program, or of the one that it is another name of: the oldest name has underscores.
-fn command_of(tables: &[&'static [Program]], program: &Program) -> Option<clap::Command> {
+fn command_of(tables: &[&'static [programs::Program]], program: &programs::Program) -> Option<clap::Command> {
     let page = match &program.page {
         Some(page) => page,
         None => find(tables, &program.name.replace('_', "-"))?.page.as_ref()?,

@@ -147,7 +147,7 @@ fn setup(args: &DaemonArgs, environment: Environment, report: Report, files: Rli
             services: args.max_services,
             starting: args.max_starting,
             disposables: args.max_disposables,
-            served: part_of(files),
+            served: args.max_served.unwrap_or_else(|| part_of(files)),
         },
         uuid: args.uuid.clone(),
         socket_dir: args.socket_dir.clone(),

@@ -1,68 +1,32 @@
-//! Command lines as `getopt_long` takes them, for the programs that have a C namesake; clap reads the result.
+//! Command lines as `getopt_long` takes them, for the programs that have a C namesake; clap reads the result, but not in
+//! the two programs that every call starts or forks: see [`Program`].
 //!
 //! clap differs in small things that scripts rely on: it cuts a `=` off in front of a short option's value, takes what
 //! begins with `-` for an option where a value has to come, and every long option that only ours have makes an
 //! abbreviation ambiguous that was none.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use clap::{Arg, ArgMatches, Command};
 
-/// How the C program of a name reads its command line.
-struct Style {
-    program: &'static str,
-    /// Options end at the first word that is none.
-    stops_at_a_word: bool,
-    /// The long options of the C program: an abbreviation that means one of these and no other means that one,
-    /// whatever else ours has.
-    theirs: &'static [&'static str],
-}
+mod cut;
+mod plain;
 
-const STYLES: &[Style] = &[
-    Style {
-        program: "qrexec-agent",
-        stops_at_a_word: false,
-        theirs: &["help", "agent-socket", "fork-server-socket", "no-fork-server"],
-    },
-    Style {
-        program: "qrexec-client",
-        stops_at_a_word: false,
-        theirs: &["help", "socket-dir", "no-exit-code", "prefix-data", "use-stdin-socket"],
-    },
-    Style {
-        program: "qrexec-client-vm",
-        stops_at_a_word: true,
-        theirs: &[
-            "buffer-size",
-            "filter-escape-chars-stdout",
-            "filter-escape-chars-stderr",
-            "no-filter-escape-chars-stdout",
-            "no-filter-escape-chars-stderr",
-            "agent-socket",
-            "prefix-data",
-            "use-stdin-socket",
-            "source-qube",
-            "help",
-        ],
-    },
-    Style {
-        program: "qrexec-daemon",
-        stops_at_a_word: false,
-        theirs: &["help", "quiet", "socket-dir", "policy-program", "direct", "uuid"],
-    },
-    Style { program: "qrexec-fork-server", stops_at_a_word: false, theirs: &[] },
-];
+pub use cut::Opt;
+use cut::{Cut, Said, Style, Value, cut, word};
+pub use plain::{Line, Program, Wrong};
 
 /// Reads a program's arguments, its own name first.
 ///
 /// # Errors
 /// Those of clap; help and version are among them.
 pub fn matches(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
-    let Some(style) = STYLES.iter().find(|style| style.program == command.get_name()) else {
+    let Some(style) = Style::of(command.get_name()) else {
         return command.try_get_matches_from(args);
     };
     // A value may look like an option.
+    let takes_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
     let with_any_value = |arg: Arg| if takes_value(&arg) { arg.allow_hyphen_values(true) } else { arg };
     let mut command = command.mut_args(with_any_value);
     command.build();
@@ -74,98 +38,40 @@ pub fn matches(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap
 /// value the next one, then `--` and everything else. What is wrong is left as it is, for clap to say so.
 fn canonical(command: &Command, style: &Style, args: Vec<OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
-    let mut options: Vec<OsString> = args.next().into_iter().collect();
-    let mut words = Vec::new();
-    while let Some(arg) = args.next() {
-        match arg.as_bytes() {
-            b"--" => break,
-            [b'-', b'-', name @ ..] => options.extend(long(command, style, name, &mut args)),
-            [b'-', cluster @ ..] if !cluster.is_empty() => options.extend(short(command, cluster, &mut args)),
-            _ => {
-                words.push(arg);
-                if style.stops_at_a_word {
-                    break;
-                }
+    let mut line: Vec<OsString> = args.next().into_iter().collect();
+    let options: Vec<_> = command.get_arguments().filter_map(option_of).collect();
+    let Cut { options, mut words } = cut(&options, style, args);
+    for said in options {
+        match said {
+            // Its value may be left out: the next word is none.
+            Said::Known(option @ Opt { value: Value::Optional, .. }, Some(value)) => {
+                line.push(word(&[option.word().as_bytes(), b"=", value.as_bytes()]));
             }
+            Said::Known(option, value) => line.extend(std::iter::once(option.word()).chain(value)),
+            Said::Strange(said) => line.push(said),
         }
     }
-    words.extend(args);
     if !words.is_empty() {
-        options.push("--".into());
+        line.push("--".into());
     }
-    options.append(&mut words);
-    options
+    line.append(&mut words);
+    line
 }
 
-/// `name` or `name=value`, without the dashes.
-fn long(
-    command: &Command,
-    style: &Style,
-    said: &[u8],
-    rest: &mut impl Iterator<Item = OsString>,
-) -> Vec<OsString> {
-    let mut parts = said.splitn(2, |&byte| byte == b'=');
-    let (name, value) = (parts.next().unwrap_or_default(), parts.next().map(OsStr::from_bytes));
-    let whole = || vec![word(b"--", said)];
-    let Some((name, arg)) = find(command, style, name) else { return whole() };
-    let option = word(b"--", name.as_bytes());
-    if arg.is_require_equals_set() {
-        // Its value may be left out: the next word is none.
-        let value = value.map(|value| word(b"=", value.as_bytes())).unwrap_or_default();
-        return vec![word(option.as_bytes(), value.as_bytes())];
-    }
-    match (takes_value(arg), value) {
-        (true, Some(value)) => vec![option, value.to_owned()],
-        (true, None) => std::iter::once(option).chain(rest.next()).collect(),
-        (false, None) => vec![option],
-        (false, Some(_)) => whole(),
-    }
-}
-
-/// The long option that these letters mean, if there is one and only one.
-fn find<'a>(command: &'a Command, style: &Style, said: &[u8]) -> Option<(&'a str, &'a Arg)> {
-    let options = || command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
-    if let Some(exact) = options().find(|(name, _)| name.as_bytes() == said) {
-        return Some(exact);
-    }
-    let begun: Vec<_> = options().filter(|(name, _)| name.as_bytes().starts_with(said)).collect();
-    let theirs = begun.iter().filter(|(name, _)| style.theirs.contains(name)).collect::<Vec<_>>();
-    match (theirs.as_slice(), begun.as_slice()) {
-        ([one], _) => Some(**one),
-        ([], [one]) => Some(*one),
-        _ => None,
-    }
-}
-
-/// Letters, each an option, up to the one that takes the rest for its value.
-fn short(command: &Command, cluster: &[u8], rest: &mut impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut options = Vec::new();
-    for (place, &letter) in cluster.iter().enumerate() {
-        let value = cluster.get(place.saturating_add(1)..).unwrap_or_default();
-        let known = command.get_arguments().find(|arg| arg.get_short() == Some(char::from(letter)));
-        let Some(arg) = known.filter(|_| letter.is_ascii()) else {
-            options.push(word(b"-", cluster.get(place..).unwrap_or_default()));
-            break;
-        };
-        options.push(word(b"-", &[letter]));
-        if takes_value(arg) {
-            options.extend(if value.is_empty() { rest.next() } else { Some(word(b"", value)) });
-            break;
-        }
-    }
-    options
-}
-
-fn takes_value(arg: &Arg) -> bool {
-    !arg.is_positional() && arg.get_action().takes_values()
-}
-
-fn word(dashes: &[u8], text: &[u8]) -> OsString {
-    OsString::from_vec([dashes, text].concat())
+/// Itself as cutting needs it; `None` for a word.
+fn option_of(arg: &Arg) -> Option<Opt<'_>> {
+    let value = match arg.get_action().takes_values() {
+        false => Value::Nothing,
+        true if arg.is_require_equals_set() => Value::Optional,
+        true => Value::Needed(""),
+    };
+    (!arg.is_positional()).then(|| Opt { short: arg.get_short(), long: arg.get_long(), value })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use clap::ArgAction;
 

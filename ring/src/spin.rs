@@ -78,6 +78,12 @@ impl Spin {
         self.contest.get_or_insert_with(Contest::new);
     }
 
+    /// For a call that begins: its first wait is for a program's start, which no look covers. One look finds out.
+    #[must_use]
+    pub fn before_a_start(self) -> Spin {
+        Spin { looks: if self.far { self.looks } else { 1 }, ..self }
+    }
+
     fn most(&self) -> u32 {
         if self.far { MOST_FAR } else { MOST }
     }
@@ -209,6 +215,15 @@ mod tests {
         let mut spin = Spin::default();
         let looks: Vec<u32> = (0..7).map(|_| miss(&mut spin, Duration::from_secs(1))).collect();
         assert_eq!(looks, [16, 8, 4, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_call_that_begins_looks_once_and_learns() {
+        let mut spin = Spin::default().before_a_start();
+        assert_eq!(miss(&mut spin, Duration::from_millis(1)), 1);
+        assert_eq!(miss(&mut spin, LOOK), 1);
+        assert_eq!(next(&mut spin), MOST);
+        assert_eq!(Spin::new(true).before_a_start().looks(0), MOST_FAR);
     }
 
     #[test]

@@ -24,6 +24,7 @@
 //! | [`remote`] | calls to qubes of another machine: frames, requests, OpenSSH's multiplexing |
 //! | [`shares`] | what a VM has for calls from outside, shared out per source |
 //! | [`top`] | who talks to whom: the sums of calls, and how they are told |
+//! | [`small_map`] | a map for few entries |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |
 #![no_std]
@@ -43,6 +44,7 @@ pub mod names;
 pub mod r2;
 pub mod remote;
 pub mod shares;
+pub mod small_map;
 pub mod stream;
 pub mod top;
 pub mod trigger;

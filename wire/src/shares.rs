@@ -3,10 +3,10 @@
 //! A source may have half of what the others have left, so that whatever it does there is something left for the next
 //! one. A part is dom0's alone: from there a VM that is being flooded is looked after and ended.
 
-use alloc::collections::BTreeMap;
 use core::fmt;
 
 use crate::names::DomainId;
+use crate::small_map::SmallMap;
 
 /// Of so many, one is for dom0 alone.
 const FOR_DOM0: usize = 8;
@@ -15,7 +15,7 @@ const FOR_DOM0: usize = 8;
 #[derive(Debug)]
 pub struct Shares {
     max: usize,
-    taken: BTreeMap<DomainId, usize>,
+    taken: SmallMap<DomainId, usize>,
     total: usize,
 }
 
@@ -41,7 +41,7 @@ impl Shares {
     /// So many in all; whatever is said, dom0 and one other have one.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max: max.max(2), taken: BTreeMap::new(), total: 0 }
+        Self { max: max.max(2), taken: SmallMap::new(), total: 0 }
     }
 
     /// One more for `source`.

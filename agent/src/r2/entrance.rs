@@ -4,7 +4,6 @@
 //! The numbers say nothing about descriptors here. They are random, count for one request, and only for connections of
 //! one user.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
@@ -17,6 +16,7 @@ use engine::reactor::{Reactor, Token};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::net::{SendFlags, send};
 use wire::r2::{BLOB_LEN, Blob, BlobError, Handles};
+use wire::small_map::SmallMap;
 
 use crate::client_slots::ClientSlots;
 use crate::listener::{AcceptPause, Listener};
@@ -80,7 +80,7 @@ pub(crate) struct Entrance {
     fifo: File,
     listener: Listener,
     accept_pause: AcceptPause,
-    waiting: BTreeMap<u32, Connection>,
+    waiting: SmallMap<u32, Connection>,
     client_slots: ClientSlots,
     random: std::hash::RandomState,
     given: u64,
@@ -101,7 +101,7 @@ impl Entrance {
             fifo,
             listener,
             accept_pause: AcceptPause::default(),
-            waiting: BTreeMap::new(),
+            waiting: SmallMap::new(),
             client_slots: ClientSlots::new(MOST, own),
             random: std::hash::RandomState::new(),
             given: 0,

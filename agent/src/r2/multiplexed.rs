@@ -1,6 +1,6 @@
 //! The agent of protocol 1: one process, one link, all calls of the VM on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use wire::escape::Escaped;
 use wire::names::{DomainId, Port};
 use wire::r2::{AgentMux, AgentOutput, CallKey, Stream, TO_AGENT_RING, TO_DAEMON_RING, WaitStatus};
+use wire::small_map::SmallMap;
 
 use super::call::{Call, Rest};
 use super::entrance::{Caller, Entrance};
@@ -63,15 +64,15 @@ struct Agent {
     /// There from the first daemon on.
     entrance: Option<Entrance>,
     /// Callers whose requests dom0 has not answered.
-    asked: BTreeMap<[u32; 3], Caller>,
-    calls: BTreeMap<CallKey, Call>,
+    asked: SmallMap<[u32; 3], Caller>,
+    calls: SmallMap<CallKey, Call>,
     /// Outputs that have something and are not watched: their turn comes.
     ready: VecDeque<(CallKey, Stream)>,
     /// Outputs that have something, of calls that must not send.
     held: Vec<(CallKey, Stream)>,
-    rests: BTreeMap<u64, Rest>,
+    rests: SmallMap<u64, Rest>,
     /// Processes whose calls are over.
-    strays: BTreeMap<u64, Child>,
+    strays: SmallMap<u64, Child>,
     /// Of what has no call.
     last_number: u64,
     meminfo: Option<MeminfoWriter>,
@@ -94,12 +95,12 @@ impl Agent {
             files,
             link,
             entrance: None,
-            asked: BTreeMap::new(),
-            calls: BTreeMap::new(),
+            asked: SmallMap::new(),
+            calls: SmallMap::new(),
             ready: VecDeque::new(),
             held: Vec::new(),
-            rests: BTreeMap::new(),
-            strays: BTreeMap::new(),
+            rests: SmallMap::new(),
+            strays: SmallMap::new(),
             last_number: 0,
             meminfo: MeminfoWriter::from_env(installation),
             transport,

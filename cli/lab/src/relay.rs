@@ -206,11 +206,10 @@ struct Request {
 impl Request {
     fn read(stream: &mut impl Read, word: &str) -> io::Result<Self> {
         let mut line = Vec::new();
-        for byte in stream.take(MAX_REQUEST).bytes() {
-            match byte? {
-                b'\n' => break,
-                byte => line.push(byte),
-            }
+        let mut byte = [0];
+        // One by one: what is behind the line belongs to the call.
+        while (line.len() as u64) < MAX_REQUEST && stream.read(&mut byte)? == 1 && byte != *b"\n" {
+            line.extend_from_slice(&byte);
         }
         let text = String::from_utf8(line).map_err(io::Error::other)?;
         let parts: Vec<&str> = text.split(' ').collect();

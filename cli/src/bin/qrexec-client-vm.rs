@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cli::multicall::single("qrexec-client-vm", cli::client_vm::main, cli::client_vm::command)
+    cli::multicall::lean(&cli::client_vm::LINE, cli::client_vm::main)
 }

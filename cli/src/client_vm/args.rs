@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
 use engine::confine::Confinement;
+use engine::getopt::{Opt, Program, Wrong};
 use wire::names::{Ident, MAX_TARGET, ServiceName, Target};
 use wire::trigger::Trigger;
 use wire::usbip::Rules;
@@ -15,8 +16,6 @@ use crate::local_program::LocalProgram;
 use crate::number::{self, NumberError};
 use crate::{status, usage};
 
-use super::PROGRAM;
-
 /// Names the agent's socket where no option does.
 pub(super) const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
 /// Where it is otherwise.
@@ -24,6 +23,27 @@ pub(crate) const SOCKET: &str = "/var/run/qubes/qrexec-agent";
 
 /// Largest data ring, each way, in bytes.
 const MAX_BUFFER: u64 = ring::layout::MAX_RING as u64;
+
+/// The command line as it is read; [`ClientVmArgs`] says the same for manual pages and completions.
+pub static LINE: Program = Program {
+    name: "qrexec-client-vm",
+    options: &[
+        Opt::value("buffer-size", "N"),
+        Opt::flag("filter-escape-chars-stdout").short('t'),
+        Opt::flag("filter-escape-chars-stderr").short('T'),
+        Opt::flag("no-filter-escape-chars-stdout"),
+        Opt::flag("no-filter-escape-chars-stderr"),
+        Opt::value("agent-socket", "PATH").short('a'),
+        Opt::value("prefix-data", "DATA").short('p'),
+        Opt::flag("use-stdin-socket"),
+        Opt::flag("splice"),
+        Opt::value("filter", "RULES"),
+        Opt::flag("no-confine"),
+        Opt::value("source-qube", "QUBE").short('s'),
+    ],
+    help: include_str!("args/help.txt"),
+    version: env!("CARGO_PKG_VERSION"),
+};
 
 /// Ask for a service in another qube.
 #[derive(Debug, PartialEq, Eq, Parser)]
@@ -105,37 +125,36 @@ impl ClientVmArgs {
     /// Reads the command line, the program's name first.
     ///
     /// # Errors
-    /// The exit status to end with, see [`usage::parse`].
+    /// The exit status to end with: 0 after `--help`, 2 after the one line on stderr that says what is wrong.
     pub(super) fn read(args: Vec<OsString>) -> Result<Self, i32> {
-        match Self::without_options(&args) {
-            Some(plain) => Ok(plain),
-            None => usage::parse(PROGRAM, args),
-        }
+        Self::from_line(args).map_err(|wrong| LINE.explain(&wrong))
     }
 
-    /// A command line without options, which most are: its first word says so, since options end there. All else is
-    /// left to clap, which takes longer to set up than the agent to be asked.
-    fn without_options(args: &[OsString]) -> Option<Self> {
-        let (_, words) = args.split_first()?;
-        let first = words.first().filter(|_| words.len() >= 2)?;
-        let agent_socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET.into());
-        if first.as_bytes().starts_with(b"-") || agent_socket.is_empty() {
-            return None;
+    fn from_line(args: Vec<OsString>) -> Result<Self, Wrong> {
+        let line = LINE.read(args)?;
+        let stdout = line.either("filter-escape-chars-stdout", "no-filter-escape-chars-stdout");
+        let stderr = line.either("filter-escape-chars-stderr", "no-filter-escape-chars-stderr");
+        if stdout == Some(true) && line.is_set("filter") {
+            return Err(Wrong::Both("filter", "filter-escape-chars-stdout"));
         }
-        Some(Self {
-            buffer_size: None,
-            filter_escape_chars_stdout: false,
-            filter_escape_chars_stderr: false,
-            no_filter_escape_chars_stdout: false,
-            no_filter_escape_chars_stderr: false,
-            agent_socket: agent_socket.into(),
-            prefix_data: Vec::new(),
-            use_stdin_socket: 0,
-            splice: false,
-            filter: None,
-            no_confine: false,
-            source_qube: Vec::new(),
-            words: words.to_vec(),
+        let agent_socket = LINE.path(&line, "agent-socket", SOCKET_VARIABLE, SOCKET)?;
+        if line.words.len() < 2 {
+            return Err(Wrong::Missing("TARGET and SERVICE are needed"));
+        }
+        Ok(Self {
+            buffer_size: LINE.parsed(&line, "buffer-size", None)?,
+            filter_escape_chars_stdout: stdout == Some(true),
+            filter_escape_chars_stderr: stderr == Some(true),
+            no_filter_escape_chars_stdout: stdout == Some(false),
+            no_filter_escape_chars_stderr: stderr == Some(false),
+            agent_socket,
+            prefix_data: line.all("prefix-data"),
+            use_stdin_socket: u8::try_from(line.count("use-stdin-socket")).unwrap_or(u8::MAX),
+            splice: line.is_set("splice"),
+            filter: LINE.parsed(&line, "filter", None)?,
+            no_confine: line.is_set("no-confine"),
+            source_qube: line.all("source-qube"),
+            words: line.words,
         })
     }
 

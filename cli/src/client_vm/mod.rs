@@ -24,6 +24,7 @@ mod old;
 pub mod own;
 mod request;
 
+pub use args::LINE;
 use args::{ClientVmArgs, Plan};
 
 const PROGRAM: &str = "qrexec-client-vm";

@@ -117,7 +117,11 @@ impl Driver for Poll {
     }
 
     fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready> {
-        self.syscalls += 2; // the one that gave way before it is counted here
+        self.syscalls += 1; // the one that gave way before it is counted here
+        if wants.iter().all(Option::is_none) {
+            return Ok([PollFlags::empty(); PLACES]);
+        }
+        self.syscalls += 1;
         poll_all(wants, Some(Duration::ZERO))
     }
 

@@ -12,6 +12,14 @@ const SLEEPS: u64 = 128;
 /// A call slower than [`EVERY`] or [`SLEEPS`] in this time has nothing to gain by its place.
 const SLOW: Duration = Duration::from_millis(100);
 
+/// `off` leaves every process where the scheduler puts it, for comparisons.
+const VARIABLE: &str = "QREXEC_PLACEMENT";
+
+/// Whether pumps go where their neighbours are.
+pub(super) fn is_wanted() -> bool {
+    std::env::var_os(VARIABLE).is_none_or(|value| value != "off")
+}
+
 /// Counts towards the next look.
 #[derive(Debug)]
 pub(super) struct Place {

@@ -14,6 +14,7 @@ use super::driver::{Driver, PLACES, Transfer};
 use super::ending::{Cost, Ending, Failure, Lost, Outcome};
 use super::gate::Gate;
 use super::local::Local;
+use super::placement;
 use super::receiver::{Arrivals, Heard, Messages, Receiver, Sink, Writing};
 use super::report;
 use super::sender::{OneSocket, Outward, Sender, Source};
@@ -44,6 +45,9 @@ struct Neighbours {
 impl Neighbours {
     /// The local process, else whoever holds the other ends of pipes.
     fn find(local: &Local, sender: &Sender, receiver: &Receiver) -> Neighbours {
+        if !placement::is_wanted() {
+            return Neighbours { child: None, source: None, sink: None };
+        }
         if local.is_process() {
             return Neighbours { child: local.neighbour(), source: None, sink: None };
         }
@@ -105,7 +109,7 @@ impl Pump {
         };
         let sender = Sender::new(producer, outward);
         let local = Local::new(call.child, call.outlived);
-        let mut spin = Spin::new(link.is_far());
+        let mut spin = Spin::new(link.is_far()).before_a_start();
         if is_one {
             spin.takes_turns();
         }
@@ -250,6 +254,7 @@ impl Pump {
     /// Gives back memory that an idle call does not need.
     pub(super) fn trim(&mut self) -> Result<(), Ending> {
         crate::process::trim_heap();
+        crate::process::trim_stack();
         self.give_back()?;
         self.sender.trim()
     }

@@ -26,9 +26,10 @@ pub use closed_stdio::stdout_was_closed;
 pub use closing::close_all;
 pub use files::FileLimit;
 pub use fork::{
-    claim_children, close_all_on_exec, close_inherited, fork_keeping, fork_pump, words_for_all_forks,
+    claim_children, close_all_on_exec, close_inherited, exit_on_panic, fork_keeping, fork_pump,
+    words_for_all_forks,
 };
-pub use heap::trim_heap;
+pub use heap::{trim_heap, trim_stack};
 pub use own_executable::own_executable;
 pub use placement::Neighbour;
 pub use signals::Signals;

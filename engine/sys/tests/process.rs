@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::Signal;
-use sys::process::{Program, Signals, fork_keeping, fork_pump, spawn};
+use sys::process::{Program, Signals, exit_on_panic, fork_keeping, fork_pump, spawn, trim_stack};
 
 fn main() {
     exit_codes_and_signals_come_back();
@@ -15,7 +15,8 @@ fn main() {
     the_child_starts_with_default_signals();
     a_program_runs_in_its_own_session();
     a_missing_program_is_an_error();
-    println!("process: 6 passed");
+    a_stack_is_given_back_below_the_caller();
+    println!("process: 7 passed");
 }
 
 fn exit_codes_and_signals_come_back() {
@@ -36,11 +37,9 @@ fn exit_codes_and_signals_come_back() {
 }
 
 fn a_panic_stays_in_the_child() {
-    let mut child = fork_pump(|| {
-        std::panic::set_hook(Box::new(|_| ()));
-        panic!("in the child")
-    })
-    .expect("fork");
+    // What the parent would end with is not what its child ends with.
+    exit_on_panic(101);
+    let mut child = fork_pump(|| panic!("on purpose, in the child")).expect("fork");
     assert_eq!(child.wait().expect("wait"), 125);
 }
 
@@ -101,4 +100,28 @@ fn a_missing_program_is_an_error() {
 fn readable(fd: &impl AsFd) {
     let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut fds, None).expect("poll");
+}
+
+/// In the first thread of a process, as calls have it.
+fn a_stack_is_given_back_below_the_caller() {
+    #[inline(never)]
+    fn touch(levels: u32) -> u64 {
+        let filled = std::hint::black_box([levels as u8; 8 << 10]);
+        let below = if levels == 0 { 0 } else { touch(levels - 1) };
+        below + u64::from(filled[17])
+    }
+    let stack = || {
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
+        let (_, stack) = maps.split_once("[stack]").expect("a stack");
+        let rss = stack.lines().find_map(|line| line.strip_prefix("Rss:")).expect("its size");
+        rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let kept = std::hint::black_box([7_u8; 16 << 10]);
+    assert_eq!(touch(9), 45);
+    let before = stack();
+    trim_stack();
+    let after = stack();
+    assert!(before >= 80 && after + 60 <= before, "{before} KiB, then {after} KiB");
+    assert!(kept.iter().all(|byte| *byte == 7));
+    assert_eq!(touch(9), 45);
 }

@@ -1,28 +1,10 @@
 //! Two recordings side by side.
 
-use super::results::{Measured, Numbers, Recording};
+use super::results::{Measured, Recording};
 use super::table::{Table, factor, named, number};
 
-/// What both recordings have.
-pub(super) struct Comparison {
-    /// A table: medians, by which factor the new ones are better, and whether that is more than one run differs from the next.
-    pub(super) text: String,
-    /// The least gain that is more than that, and where.
-    pub(super) worst: Option<(f64, String)>,
-}
-
-/// Puts side by side what both have.
-pub(super) fn of(old: &Recording, new: &Recording) -> Comparison {
-    let mut worst: Option<(f64, String)> = None;
-    let text = text(old, new, &mut |gain, what| {
-        if worst.as_ref().is_none_or(|(least, _)| gain < *least) {
-            worst = Some((gain, what));
-        }
-    });
-    Comparison { text, worst }
-}
-
-fn text(old: &Recording, new: &Recording, differs: &mut dyn FnMut(f64, String)) -> String {
+/// A table of what both have: medians, and by which factor the new ones are better.
+pub(super) fn text(old: &Recording, new: &Recording) -> String {
     let mut text = format!("old: {}, {}\nnew: {}, {}\n", old.date, place(old), new.date, place(new));
     if old.machine != new.machine {
         text.push_str("The machines differ.\n");
@@ -33,11 +15,10 @@ fn text(old: &Recording, new: &Recording, differs: &mut dyn FnMut(f64, String)) 
     for chapter in &new.scenarios {
         let Some(before) = old.scenarios.iter().find(|other| other.name == chapter.name) else { continue };
         let mut table = Table::default();
-        table.row(["", "", "old", "new", "gain", ""]);
+        table.row(["", "build", "", "old", "new", "gain", ""]);
         for measured in &chapter.results {
             if let Some(other) = before.results.iter().find(|other| same(other, measured, old, new)) {
-                let case = named_case(other, measured, new.builds.len() > 1);
-                rows(&mut table, &case, other, measured, differs);
+                rows(&mut table, other, measured);
             }
         }
         text.push_str(&format!("\n{}: {}\n{}", chapter.name, chapter.title, table.text()));
@@ -58,37 +39,80 @@ fn same(a: &Measured, b: &Measured, old: &Recording, new: &Recording) -> bool {
     a.case == b.case && place(a, old) == place(b, new)
 }
 
-/// The case, and whose figures they are where a recording has several builds.
-fn named_case(old: &Measured, new: &Measured, several: bool) -> String {
-    match (&old.build, &new.build) {
-        (Some(before), Some(build)) if several && before == build => format!("{}, {build}", new.case),
-        (Some(before), Some(build)) if several => format!("{}, {before} and {build}", new.case),
-        _ => new.case.clone(),
+/// Whose figures these are; both names, where a build has moved.
+fn builds(old: &Measured, new: &Measured) -> String {
+    match (old.build.as_deref(), new.build.as_deref()) {
+        (Some(old), Some(new)) if old != new => format!("{old}, now {new}"),
+        (_, new) => new.unwrap_or("none").to_owned(),
     }
 }
 
-/// Whether each median is among the other recording's runs: then the next recording may say the opposite.
-fn is_within_the_spread(old: &Numbers, new: &Numbers) -> bool {
-    let among = |value: f64, runs: &Numbers| runs.min <= value && value <= runs.max;
-    among(old.median, new) && among(new.median, old)
+/// What is worse than `least` times what it was, beyond the spread of the runs.
+pub(super) fn below(old: &Recording, new: &Recording, least: f64) -> Vec<String> {
+    let mut worse = Vec::new();
+    for chapter in &new.scenarios {
+        let Some(before) = old.scenarios.iter().find(|other| other.name == chapter.name) else { continue };
+        for measured in &chapter.results {
+            let Some(other) = before.results.iter().find(|other| same(other, measured, old, new)) else {
+                continue;
+            };
+            for numbers in &measured.metrics {
+                let was = other.metrics.iter().find(|other| other.is(&numbers.name, &numbers.unit));
+                let gain = was.and_then(|was| numbers.gain_over(was).filter(|_| !numbers.overlaps(was)));
+                if let Some(gain) = gain.filter(|gain| *gain < least) {
+                    worse.push(format!("{}, {}, {}", measured.case, numbers.name, factor(gain)));
+                }
+            }
+        }
+    }
+    worse
 }
 
-fn rows(table: &mut Table, case: &str, old: &Measured, new: &Measured, differs: &mut dyn FnMut(f64, String)) {
-    let mut shown = case;
+fn rows(table: &mut Table, old: &Measured, new: &Measured) {
+    let mut case = new.case.as_str();
+    let mut build = builds(old, new);
     for numbers in &new.metrics {
         let Some(before) = old.metrics.iter().find(|other| other.is(&numbers.name, &numbers.unit)) else {
             continue;
         };
-        let gain = numbers.gain_over(before);
-        let within = is_within_the_spread(before, numbers);
-        if let Some(gain) = gain.filter(|_| !within) {
-            differs(gain, format!("{case}, {}", named(numbers)));
-        }
-        let (gain, note) =
-            (gain.map(factor).unwrap_or_default(), if within { "within the spread" } else { "" });
-        let medians = [number(before.median), number(numbers.median)];
-        let [before, after] = medians;
-        table.row([shown.to_owned(), named(numbers), before, after, gain, note.to_owned()]);
-        shown = "";
+        let gain = numbers.gain_over(before).map(factor).unwrap_or_default();
+        let spread = if numbers.overlaps(before) { "within the spread" } else { "" };
+        let [before, after] = [before, numbers].map(|numbers| number(numbers.median));
+        table.row([case.to_owned(), build, named(numbers), before, after, gain, spread.to_owned()]);
+        (case, build) = ("", String::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::Chapter;
+    use super::super::results::tests::recording;
+    use super::super::scenario::Metric;
+    use super::*;
+
+    fn measured(runs: [f64; 3]) -> Recording {
+        let build = "this build".to_owned();
+        let mut measured = Measured {
+            case: "sends".into(),
+            build: Some(build.clone()),
+            failed: 0,
+            yardstick: None,
+            metrics: Vec::new(),
+        };
+        runs.iter().for_each(|rate| measured.add(vec![(Metric::higher("rate", "GiB/s"), *rate)]));
+        let chapter = Chapter { name: "throughput".into(), title: "t".into(), results: vec![measured] };
+        recording(vec![build], vec![chapter])
+    }
+
+    #[test]
+    fn a_loss_counts_beyond_the_spread_only() {
+        let (old, near, far) =
+            (measured([2.0, 3.0, 4.0]), measured([1.0, 1.5, 2.1]), measured([1.0, 1.5, 1.9]));
+        let line = |new| text(&old, new).lines().last().map(str::to_owned).unwrap();
+        assert!(line(&near).ends_with("within the spread") && line(&near).contains("this build"));
+        assert!(!line(&far).contains("spread"));
+        assert_eq!(below(&old, &near, 0.97), Vec::<String>::new());
+        assert_eq!(below(&old, &far, 0.97).len(), 1);
+        assert_eq!(below(&old, &far, 0.4), Vec::<String>::new());
     }
 }

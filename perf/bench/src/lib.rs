@@ -2,7 +2,7 @@
 //!
 //! A [`scenario`] has cases, a case is run several times on every [`stage`] (a lab with one build's programs), and every
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // `facts` opens it for one question to the processor
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 mod agent_side;
@@ -10,6 +10,7 @@ mod busy;
 mod compare;
 mod copies;
 mod counters;
+mod facts;
 mod field;
 mod files;
 mod guard;
@@ -37,6 +38,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use busy::Busy;
+use facts::Facts;
 use guard::Guard;
 use results::Recording;
 use roles::Role;
@@ -49,6 +51,9 @@ use cli::{status, usage};
 
 /// The program's name, and that of the service which plays its roles.
 const PROGRAM: &str = "qrexec-bench";
+
+/// Exit status of a comparison with something worse in it than it may be.
+const BELOW: i32 = 1;
 
 /// What this crate adds to an executable.
 pub const PROGRAMS: &[Program] = &[Program::new(PROGRAM, main, Page::new(1, command))];
@@ -76,14 +81,13 @@ pub fn main(args: Vec<OsString>) -> i32 {
 }
 
 fn show_comparison(old: &Path, new: &Path, fail_below: Option<f64>) -> Result<(), Failure> {
-    let comparison = compare::of(&Recording::read(old)?, &Recording::read(new)?);
-    show(&comparison.text)?;
-    match (comparison.worst, fail_below) {
-        (Some((gain, what)), Some(least)) if gain < least => {
-            Err(Failure { status: 1, message: format!("{what}: {gain:.2} ×, and {least} is the least") })
-        }
-        _ => Ok(()),
+    let (old, new) = (Recording::read(old)?, Recording::read(new)?);
+    show(&compare::text(&old, &new))?;
+    let worse = fail_below.map(|least| compare::below(&old, &new, least)).unwrap_or_default();
+    if worse.is_empty() {
+        return Ok(());
     }
+    Err(Failure { status: BELOW, message: format!("below --fail-below: {}", worse.join("; ")) })
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {
@@ -106,6 +110,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
     }
     let builds = stages.iter().map(|stage| stage.name.clone()).collect();
     let mut recording = Recording::new(&settings, builds);
+    recording.facts = (!settings.quick).then(Facts::here);
     let busy = Busy::start(options.busy);
     recording.scenarios = runner::run(&settings, &stages, &guard)?;
     drop(busy);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::Facts;
 use super::machine::{Machine, date};
 use super::scenario::{Better, Sample};
 use super::settings::{Options, Settings};
@@ -21,6 +22,9 @@ pub(super) struct Recording {
     pub(super) version: String,
     pub(super) date: String,
     pub(super) machine: Machine,
+    /// What the machine did for itself before the measurements.
+    #[serde(default)]
+    pub(super) facts: Option<Facts>,
     /// The arguments of the program.
     pub(super) command: Vec<String>,
     /// Bytes of one transfer.
@@ -73,6 +77,7 @@ impl Recording {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             date: date(),
             machine: Machine::here(),
+            facts: None,
             command: Options::command(),
             size: settings.size,
             transport: settings.transport,
@@ -138,6 +143,11 @@ impl Numbers {
         self.name == name && self.unit == unit
     }
 
+    /// Whether the runs of both lie in one range: each has some that are better than some of the other's.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.min <= other.max && other.min <= self.max
+    }
+
     /// The best of all runs.
     pub(super) fn best(&self) -> f64 {
         match self.better {
@@ -182,6 +192,7 @@ pub(super) mod tests {
             version: String::new(),
             date: date(),
             machine: Machine::here(),
+            facts: None,
             command: Vec::new(),
             size: 1,
             transport: Some(lab::Transport::Shm),

@@ -54,8 +54,9 @@ pub(super) enum Action {
         old: PathBuf,
         /// Another one
         new: PathBuf,
-        /// Ends with 1 if a gain beyond the spread of the runs is below this, as 0.9
-        #[arg(long, value_name = "FACTOR")]
+        /// Ends with status 1 if a figure of NEW is worse than this many times that of OLD, and no run of one lies within
+        /// the runs of the other: 0.97 allows 3 %
+        #[arg(long, value_name = "FACTOR", value_parser = factor)]
         fail_below: Option<f64>,
     },
 }
@@ -74,6 +75,12 @@ pub(super) struct Options {
     /// Rings for transfers: sizes as qrexec-client-vm takes them, or the word default
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "default,64K,1M")]
     buffer_size: Vec<String>,
+    /// How large rings on shared memory are where no minimum asks for more [default: 1M]; Xen's have 64K
+    #[arg(long, value_name = "SIZE", conflicts_with = "target")]
+    ring: Option<String>,
+    /// Leaves all processes where the scheduler puts them
+    #[arg(long)]
+    no_placement: bool,
     /// What the caller's ends of transfers are
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "pipe")]
     ends: Vec<Ends>,
@@ -133,6 +140,19 @@ pub(super) struct Options {
     /// Measures next to nothing: whether everything works
     #[arg(long)]
     quick: bool,
+}
+
+/// Names the size of rings on shared memory.
+const RING_VARIABLE: &str = "QREXEC_SHM_RING";
+/// Names whether pumps go where their neighbours are.
+const PLACEMENT_VARIABLE: &str = "QREXEC_PLACEMENT";
+
+/// A number above 0.
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
+        _ => Err("expected a number above 0".to_owned()),
+    }
 }
 
 /// `QREXEC_ENGINE`.
@@ -275,11 +295,11 @@ impl Options {
             },
             quick: self.quick,
             case: self.case.clone(),
-            environment: self.environment(profile),
+            environment: self.environment(profile)?,
         })
     }
 
-    fn environment(&self, profile: bool) -> Vec<(String, String)> {
+    fn environment(&self, profile: bool) -> Result<Vec<(String, String)>, Failure> {
         let engine = match self.engine {
             Engine::Auto => "auto",
             Engine::Poll => "poll",
@@ -288,7 +308,15 @@ impl Options {
         let mut environment = vec![("QREXEC_ENGINE".to_owned(), engine.to_owned())];
         let log = self.counters.then_some(counters::FILTER).or(profile.then_some(scenarios::PROFILE_FILTER));
         environment.extend(log.map(|filter| (cli::logging::VARIABLE.to_owned(), filter.to_owned())));
-        environment
+        if let Some(size) = &self.ring {
+            let bytes = number::parse_size(size, ring::layout::MAX_RING as u64)
+                .map_err(|error| Failure::usage(format!("--ring={size}: {error}")))?;
+            environment.push((RING_VARIABLE.to_owned(), bytes.to_string()));
+        }
+        if self.no_placement {
+            environment.push((PLACEMENT_VARIABLE.to_owned(), "off".to_owned()));
+        }
+        Ok(environment)
     }
 
     /// What matters for a comparison of two recordings.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::facts::Facts;
 use super::results::{Chapter, Measured, Numbers, Recording};
 use super::scenario::Better;
 
@@ -27,6 +28,9 @@ fn head(recording: &Recording) -> String {
         "qrexec-bench {} on {} × {}, {}, {}\n",
         recording.version, machine.cores, machine.cpu, machine.kernel, recording.date
     );
+    if let Some(facts) = recording.facts.as_ref().map(Facts::text).filter(|text| !text.is_empty()) {
+        let _ = writeln!(text, "{facts}");
+    }
     let _ = write!(text, "transport {transport}, {} MiB a transfer", recording.size >> 20);
     if recording.builds.len() > 1 {
         let _ = write!(text, ", {} against the others", recording.builds.first().map_or("", String::as_str));

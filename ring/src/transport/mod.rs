@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, FileType, Mode};
 
 use crate::error::Error;
-use crate::layout::{Orders, Sizes};
+use crate::layout::{MAX_RING, Orders, Sizes};
 
 use files::{FileConnector, FileListener, Offer};
 use meet::{AnyConnector, AnyListener};
@@ -50,6 +50,8 @@ pub struct Transport {
     library: bool,
     own: u32,
     dir: PathBuf,
+    /// Data ring each way where nobody asks for more.
+    best: usize,
 }
 
 /// Rings of a server, see [`Transport::rings`].
@@ -67,8 +69,19 @@ const SHM_RING: usize = 1 << 20;
 /// Upstream's default data ring, each way.
 const FIELD_RING: usize = 64 << 10;
 
+/// Names the size of a data ring on shared memory, in bytes.
+const BEST_VARIABLE: &str = "QREXEC_SHM_RING";
+
+/// What [`BEST_VARIABLE`] says.
+fn best_ring(text: &OsString) -> Result<usize, Error> {
+    let size = text.to_str().and_then(|text| text.parse().ok());
+    size.filter(|size| (1..=MAX_RING).contains(size)).ok_or_else(|| {
+        Error::Config(format!("{BEST_VARIABLE}={text:?}: expected a size in bytes, {MAX_RING} at most"))
+    })
+}
+
 impl Transport {
-    /// As the environment says: `QREXEC_TRANSPORT`, `VCHAN_SOCKET_DIR`, `QREXEC_SHM_DIR`, `VCHAN_DOMAIN`.
+    /// As the environment says: `QREXEC_TRANSPORT`, `VCHAN_SOCKET_DIR`, `QREXEC_SHM_DIR`, `VCHAN_DOMAIN`, `QREXEC_SHM_RING`.
     pub fn from_env() -> Result<Transport, Error> {
         let (kind, library) = match env::var_os("QREXEC_TRANSPORT") {
             Some(name) if name == "libxenvchan" => (Kind::Xen, true),
@@ -79,15 +92,25 @@ impl Transport {
             Kind::Socket => env::var_os("VCHAN_SOCKET_DIR").map_or("/var/run/vchan".into(), PathBuf::from),
             Kind::Shm => shm_dir()?,
             Kind::Xen => {
-                return Ok(Transport { kind, library, own: xen::own_domain()?, dir: PathBuf::new() });
+                return Ok(Transport {
+                    kind,
+                    library,
+                    own: xen::own_domain()?,
+                    dir: PathBuf::new(),
+                    best: FIELD_RING,
+                });
             }
         };
-        Ok(Transport { kind, library, own: own_domain()?, dir })
+        let best = match env::var_os(BEST_VARIABLE) {
+            Some(text) => best_ring(&text)?,
+            None => SHM_RING,
+        };
+        Ok(Transport { kind, library, own: own_domain()?, dir, best })
     }
 
     /// An explicit choice, for labs and tests.
     pub fn new(kind: Kind, own: u32, dir: &Path) -> Transport {
-        Transport { kind, library: false, own, dir: dir.to_owned() }
+        Transport { kind, library: false, own, dir: dir.to_owned(), best: SHM_RING }
     }
 
     /// Which transport.
@@ -106,7 +129,7 @@ impl Transport {
     /// what may be granted (`xen::RingShare`).
     pub fn data_rings(&self, minimum: Option<usize>) -> Result<Rings, Error> {
         let size = match self.kind {
-            Kind::Shm => shm::size_within_limits(minimum.unwrap_or(0), minimum.unwrap_or(0).max(SHM_RING))?,
+            Kind::Shm => shm::size_within_limits(minimum.unwrap_or(0), minimum.unwrap_or(0).max(self.best))?,
             Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
         };
         let share = (self.kind == Kind::Xen && !self.library).then(xen::RingShare::now);

@@ -1,6 +1,6 @@
 //! The VM's end.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::frame::{put, text};
@@ -9,6 +9,7 @@ use super::{
     Blob, Breach, Decoder, Handles, MAX_KEPT, MAX_KEPT_BY_ALL, MAX_WAITING, Message, TO_DAEMON_BODY,
     WaitStatus, ty,
 };
+use crate::small_map::SmallMap;
 
 /// What a process says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +63,8 @@ struct MuxedClient {
 #[derive(Debug, Default)]
 pub struct AgentMux {
     decoder: Decoder,
-    by_id: BTreeMap<u8, CallKey>,
-    clients: BTreeMap<CallKey, MuxedClient>,
+    by_id: SmallMap<u8, CallKey>,
+    clients: SmallMap<CallKey, MuxedClient>,
     next_key: u64,
     kept: usize,
     out: Kept,

@@ -1,6 +1,6 @@
 //! dom0's end.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::frame::{put, text};
@@ -11,6 +11,7 @@ use super::{
     TO_AGENT_BODY, ty,
 };
 use crate::header::Header as LocalHeader;
+use crate::small_map::SmallMap;
 
 /// What whoever drives the daemon's end calls a local client; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,8 +61,8 @@ struct MuxedClient {
 pub struct DaemonMux {
     decoder: Decoder,
     ids: Ids,
-    by_id: BTreeMap<u8, MuxedClient>,
-    by_key: BTreeMap<ClientKey, u8>,
+    by_id: SmallMap<u8, MuxedClient>,
+    by_key: SmallMap<ClientKey, u8>,
     kept: usize,
     out: Kept,
     outputs: VecDeque<DaemonOutput>,

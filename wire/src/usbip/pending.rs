@@ -1,11 +1,11 @@
 //! What the import has asked for and the export has not answered.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::header::{Direction, Submit};
 use super::packets::Packet;
 use super::{Rules, Violation};
+use crate::small_map::SmallMap;
 
 /// A command without an answer.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Pending {
     rules: Rules,
-    commands: BTreeMap<u32, Asked>,
+    commands: SmallMap<u32, Asked>,
     buffers: u64,
     packets: usize,
 }
 
 impl Pending {
     pub(super) const fn new(rules: Rules) -> Self {
-        Self { rules, commands: BTreeMap::new(), buffers: 0, packets: 0 }
+        Self { rules, commands: SmallMap::new(), buffers: 0, packets: 0 }
     }
 
     /// Whether a request fits, before its data and packets have come.

@@ -72,26 +72,39 @@ fn wrong_command_lines() {
     for wrong in [&[][..], &["a"], &["--bogus", "a", "b"], &["-a"], &["-z", "a", "b"]] {
         assert_eq!(plan(wrong).err(), Some(2), "{wrong:?}");
     }
-    let help = ClientVmArgs::try_parse_from(["qrexec-client-vm", "--help"]).expect_err("help");
-    assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
+    assert_eq!(plan(&["--help"]).err(), Some(0));
     for refused in ["", "+x"] {
         assert_eq!(plan(&["a", refused]).err(), Some(126));
     }
 }
 
+/// The manual page and the completions come from clap's definition, so the two must not differ.
 #[test]
-fn without_options_the_words_are_taken_as_clap_takes_them() {
+fn it_is_read_as_it_is_defined_for_clap() {
+    use clap::FromArgMatches;
     use proptest::prelude::*;
-    let word = prop_oneof!["-{0,2}[a-z=@$]{0,3}", Just("--".to_owned()), Just("--help".to_owned())];
-    let command = prop::collection::vec(word, 0..5);
+    let word = prop_oneof![
+        "-{0,2}[a-z=@$]{0,3}",
+        "(--buffer|--buffer-size=|-t|-T|--no-filter-escape-chars-stdout|--no-filter-escape-chars-stderr)",
+        "(-a|-p|-s|--use|--splice|--filter|--filter=|--filter-|--no-confine|--pre|--source-qube=|--log-level=info|--|-tT|-tp)",
+    ];
+    let joined = prop::collection::vec(word.clone(), 1..3).prop_map(|parts| parts.concat());
+    let command = prop::collection::vec(prop_oneof![word, joined], 0..6);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let agree = |words: Vec<String>| {
         let args: Vec<OsString> =
             std::iter::once("qrexec-client-vm".into()).chain(words.into_iter().map(Into::into)).collect();
-        if let Some(plain) = ClientVmArgs::without_options(&args) {
-            prop_assert_eq!(plain, ClientVmArgs::try_parse_from(args).expect("clap takes it too"));
-        }
+        let clap = engine::getopt::matches(usage::of::<ClientVmArgs>(), args.clone())
+            .and_then(|matches| ClientVmArgs::from_arg_matches(&matches));
+        prop_assert_eq!(ClientVmArgs::from_line(args).ok(), clap.ok());
         Ok(())
     };
     runner.run(&command, agree).expect("they agree");
+}
+
+#[test]
+fn its_help_is_the_one_that_clap_would_show() {
+    let command = usage::of::<ClientVmArgs>().term_width(100).mut_args(|arg| arg.hide_env_values(true));
+    let clap = command.clone().render_help().to_string();
+    assert_eq!(LINE.help, clap, "src/client_vm/args/help.txt is to be:\n{clap}");
 }

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use rustix::process::Pid;
 
@@ -66,12 +66,29 @@ fn is_single_threaded() -> io::Result<bool> {
 /// The child's whole life.
 fn in_child(kept: &[u32], body: impl FnOnce() -> i32) -> ! {
     reset_signals();
-    let code = match close_all_but(kept) {
-        Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or(EXIT_TROUBLE),
-        Err(_) => EXIT_TROUBLE,
-    };
+    exit_on_panic(EXIT_TROUBLE);
+    end(if close_all_but(kept).is_ok() { body() } else { EXIT_TROUBLE })
+}
+
+fn end(code: i32) -> ! {
     // SAFETY: `_exit` ends the process at once; it takes no pointer and runs nothing of ours.
     unsafe { libc::_exit(code) }
+}
+
+/// Sees to it that a panic, once it has said where it was, ends the process with this status: nothing is unwound or
+/// dropped, as if somebody had killed it. What is built to abort on panic would end by a signal and leave a core.
+pub fn exit_on_panic(status: i32) {
+    static STATUS: AtomicI32 = AtomicI32::new(EXIT_TROUBLE);
+    static HOOKED: AtomicBool = AtomicBool::new(false);
+    STATUS.store(status, Relaxed);
+    // A process that was forked has its parent's hook, and a status of its own.
+    if !HOOKED.swap(true, Relaxed) {
+        let say = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            say(panic);
+            end(STATUS.load(Relaxed))
+        }));
+    }
 }
 
 /// Words, all 0, that this process shares with every process that it forks from now on, for as long as any of them lives.
@@ -180,7 +197,6 @@ mod tests {
 
     #[test]
     fn shared_words_start_at_zero_and_belong_to_whoever_made_them() {
-        use std::sync::atomic::Ordering::Relaxed;
         let [one, other] = [words_for_all_forks::<600>(), words_for_all_forks::<600>()];
         assert!(one.iter().all(|word| word.load(Relaxed) == 0));
         one.iter().for_each(|word| word.store(7, Relaxed));
