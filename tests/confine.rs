@@ -121,7 +121,7 @@ fn both_ends_of_a_file_copy_are_confined_in_the_calls_own_process() {
         };
         // A receiver that waits for more.
         let lab = lab().start().unwrap();
-        let mut command = lab.command("work", &["qrexec-client-vm", "vault", "qubes.Filecopy"]).unwrap();
+        let mut command = lab.command("work", ["qrexec-client-vm", "vault", "qubes.Filecopy"]).unwrap();
         let mut call =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         are_confined(&lab, &["qrexec-agent", "qrexec-client-vm"]);
@@ -135,7 +135,7 @@ fn both_ends_of_a_file_copy_are_confined_in_the_calls_own_process() {
         let _ = std::fs::remove_file(lab.layout().config("vault").join("qubes.Filecopy"));
         let home = lab.layout().home("work");
         std::fs::File::create(home.join("large")).unwrap().set_len(64 << 20).unwrap();
-        let mut command = lab.command("work", &["qvm-copy", "--to", "vault", "large"]).unwrap();
+        let mut command = lab.command("work", ["qvm-copy", "--to", "vault", "large"]).unwrap();
         let command = command.current_dir(home).stdin(Stdio::null()).stderr(Stdio::null());
         let mut call = command.spawn().unwrap();
         are_confined(&lab, &["qrexec-agent", "qvm-copy"]);

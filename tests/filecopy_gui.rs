@@ -38,7 +38,7 @@ impl Desktop {
     }
 
     fn run(&self, lab: &Lab, program: &str, files: &[&str]) -> Said {
-        let mut command = lab.command("work", &[&[program], files].concat()).unwrap();
+        let mut command = lab.command("work", [&[program], files].concat()).unwrap();
         let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
         let path = path.map_or_else(|| std::env::var_os("PATH").unwrap(), std::ffi::OsStr::to_owned);
         let mut all = self.0.clone().into_os_string();
