@@ -1,13 +1,12 @@
 //! The command line of `qrexec-lab`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand};
-use engine::say;
 
 use super::plan::{Age, Transport};
-use super::{commands, help, keeper, relay, role, supervisor};
+use super::{help, role};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
@@ -216,34 +215,12 @@ pub(crate) fn command() -> clap::Command {
     <LabCli as clap::CommandFactory>::command()
 }
 
-/// The program: `args` begins with its name. Returns the exit code: the command's, 125 for trouble of the lab itself, 2
-/// for a command line that makes no sense.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let args: Vec<OsString> = args.into_iter().collect();
-    if let [_, role, root] = args.as_slice() {
-        match role.to_str() {
-            Some(role::KEEPER) => return keeper::main(Path::new(root)),
-            Some(role::NAMESPACE) => return keeper::enter_namespace(Path::new(root)),
-            Some(role::SUPERVISOR) => return supervisor::main(Path::new(root)),
-            _ => {}
-        }
-    }
-    if let [_, role, root, vm] = args.as_slice()
-        && let (Some(role::WINDOWS), Some(vm)) = (role.to_str(), vm.to_str())
-    {
-        return relay::main(Path::new(root), vm);
-    }
+/// What a command line says; the exit status where it says nothing that makes sense, or asks for help.
+pub(super) fn read(args: Vec<OsString>) -> Result<Action, i32> {
     let matches = cli::usage::of::<LabCli>().try_get_matches_from(args);
-    let cli = match matches.and_then(|matches| LabCli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return error.exit_code();
-        }
-    };
-    commands::act(cli.action).unwrap_or_else(|error| {
-        say::error(format_args!("qrexec-lab: {error}"));
-        125
+    matches.and_then(|matches| LabCli::from_arg_matches(&matches)).map(|cli| cli.action).map_err(|error| {
+        let _ = error.print();
+        error.exit_code()
     })
 }
 

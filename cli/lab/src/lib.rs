@@ -25,6 +25,7 @@ mod keeper;
 mod links;
 mod logs;
 mod plan;
+mod program;
 mod relay;
 mod report;
 mod start;
@@ -38,11 +39,11 @@ mod windows;
 
 use cli::programs::{Page, Program};
 
-pub use args::main;
 pub use builder::{Builder, Lab};
 pub use control::Part;
 pub use error::Error;
 pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
+pub use program::main;
 pub use sweep::{Process, kill_marked, processes};
 pub use windows::{WINDOWS_DIR, Windows};
 

@@ -1,5 +1,4 @@
 //! What this machine does that explains its figures: on the same programs two machines differ by these.
-#![allow(unsafe_code)] // `cpuid`, which is a safe function only from Rust 1.94 on
 
 use std::io::{self, Read, Write, pipe as ends};
 use std::thread;
@@ -77,12 +76,10 @@ fn stay_on(processor: usize) -> io::Result<()> {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[allow(unused_unsafe)]
 fn cpuid() -> Option<f64> {
     let began = Instant::now();
     for _ in 0..ROUNDS {
-        // SAFETY: every x86-64 has the instruction, and leaf 0.
-        std::hint::black_box(unsafe { std::arch::x86_64::__cpuid(0) });
+        std::hint::black_box(raw_cpuid::native_cpuid::cpuid_count(0, 0));
     }
     Some(micros(began.elapsed()) / f64::from(ROUNDS))
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`scenario`] has cases, a case is run several times on every [`stage`] (a lab with one build's programs), and every
 //! run gives a number for each metric. The programs at the ends of a call are [`roles`] of this same executable.
-#![deny(unsafe_code)] // `facts` opens it for one question to the processor
+#![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 mod agent_side;
