@@ -187,11 +187,11 @@ fn failures_have_their_codes() {
     within_deadline(|| {
         let lab = lab()
             .policy("test.No * @anyvm @anyvm deny\n* * @anyvm @anyvm allow\n")
-            .service("vault", "test.Folder", "/")
             .script("vault", "test.No", "#!/bin/sh\necho never\n")
             .program("work", "mark", "#!/bin/sh\necho started >&$SAVED_FD_1\n")
             .start()
             .unwrap();
+        std::fs::create_dir(lab.layout().services("vault").join("test.Folder")).unwrap();
         let before = meeting_places(&lab);
         let refused = call(&lab, "work", "vault", "test.No", b"");
         assert_said(&refused, 126, "");

@@ -55,7 +55,7 @@ pub struct DaemonArgs {
     pub max_calls: Option<usize>,
     /// Calls to the VM that may be there at once, until their callers have ended; each caller may have half of what the
     /// others leave, and more are refused. By default as many as three eighths of the descriptors that this process may have.
-    #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVED")]
+    #[arg(long, value_name = "N")]
     pub max_served: Option<usize>,
     /// Services in dom0 that may run for calls of the VM at once; more calls of them are refused.
     #[arg(long, value_name = "N", env = "QREXEC_MAX_SERVICES", default_value_t = MAX_SERVICES)]

@@ -132,7 +132,7 @@ impl Lab {
         for _ in 0..TRIES {
             let port = wanted.map_or_else(free_port, Ok);
             let port = port.map_err(|error| Error::io("no port is free", error))?;
-            fs::write(&config, settings(&folder, port, options)).map_err(io(&config))?;
+            fs::write(&config, settings(&folder, &self.layout().home(relay), port, options)).map_err(io(&config))?;
             // Returns once it listens.
             match self.inside(relay, &[sshd, "-f", &path, "-E", &folder.join("log").display().to_string()]) {
                 Ok(_) => return Ok(port),
@@ -227,15 +227,17 @@ fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// An sshd that its user runs: only that user can log in, by the keys of links.
-fn settings(folder: &Path, port: u16, options: &[String]) -> String {
+/// An sshd that its user runs: only that user can log in, by the keys of links. Their shell is at home in the machine of
+/// the lab: start-up files in the user's own home are no part of it.
+fn settings(folder: &Path, home: &Path, port: u16, options: &[String]) -> String {
     let file = |name: &str| folder.join(name).display().to_string();
     let own: String = options.iter().map(|option| format!("{option}\n")).collect();
     // Of two lines about the same thing the first one counts.
     format!(
-        "{own}ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nPidFile {}\nAuthorizedKeysFile {}\nUsePAM no\n\
+        "{own}SetEnv HOME={}\nListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nPidFile {}\nAuthorizedKeysFile {}\nUsePAM no\n\
          StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxSessions 1000\n\
          ClientAliveInterval 15\n",
+        home.display(),
         file("host_key"),
         file("pid"),
         file("authorized_keys"),

@@ -101,16 +101,13 @@ impl Program {
                     if matches!(option.value, Value::Needed(_)) && value.is_none() {
                         return Err(Wrong::NoValue(name));
                     }
+                    let known = |level: &OsString| LEVELS.iter().any(|known| *known == level.as_os_str());
+                    if let Some(level) = value.as_ref().filter(|level| name == "log-level" && !known(level)) {
+                        return Err(self.refuses(name, level, format!("one of {}", LEVELS.join(", "))));
+                    }
                     line.options.push((name, value));
                 }
             }
-        }
-        let levels = line.all("log-level");
-        if let Some(level) =
-            levels.iter().find(|level| !LEVELS.iter().any(|known| *known == level.as_os_str()))
-        {
-            let why = format!("one of {}", LEVELS.join(", "));
-            return Err(self.refuses("log-level", level, why));
         }
         Ok(line)
     }

@@ -259,7 +259,7 @@ fn a_service_of_dom0_that_fails_leaves_a_warning() {
         stage.all_outputs();
         stage.core.handle_service_ended(stage.now, id, status, None);
         let line = format!(
-            "work -> dom0: demo.Add+1: allowed to dom0, ended after 0.000 s, exit code {status}, port 513"
+            "qrexec: demo.Add+1: work -> dom0: allowed to dom0, ended after 0.000 s, exit code {status}, port 513"
         );
         assert_eq!(stage.all_outputs(), [Output::Log(level, line)]);
     }
