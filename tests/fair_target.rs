@@ -107,7 +107,7 @@ fn a_service_whose_link_was_cut_counts_until_it_ends() {
         assert!(are_served(&said), "{said:?}");
         // Their links are over, and dom0 knows: no port is theirs any more.
         let read = || fs::read_to_string(lab.layout().log("dom0").join("daemon-vault.log")).unwrap();
-        let ended = |log: &str| log.matches("test.Stays+: flood -> vault: allowed to vault, ended after").count();
+        let ended = |log: &str| log.matches("test.Stays+: flood -> vault: ended after").count();
         eventually("the ends of all links", || ended(&read()) == 20);
         // When they end, there is room again.
         assert_eq!(caller(&lab, "test.Stays").1, "");

@@ -112,9 +112,10 @@ fn the_service_cannot_be_started() {
 #[test]
 fn somebody_is_gone() {
     within_deadline(|| {
-        let dies = "#!/bin/sh\nkill -9 $QREXEC_AGENT_PID\nsleep 1000\n";
+        // What has come shows that both ends have met.
+        let dies = "#!/bin/sh\nread word\nkill -9 $QREXEC_AGENT_PID\nsleep 1000\n";
         let lab = lab().script("vault", "test.Dies", dies).start().unwrap();
-        fails(&call(&lab, "work", "vault", "test.Dies", b""), 255, &["link"]);
+        fails(&call(&lab, "work", "vault", "test.Dies", b"now\n"), 255, &["link"]);
         let agent =
             lab.processes().into_iter().find(|p| p.vm == "vault" && p.program == "qrexec-agent").unwrap();
         kill_process(Pid::from_raw(agent.pid).unwrap(), Signal::KILL).unwrap();
@@ -144,6 +145,7 @@ fn the_callers_own_side() {
         );
         // Outside of a lab, where no agent runs.
         let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let mut outside = called("qrexec-client-vm");
         outside.env("QREXEC_AGENT_SOCKET", folder.path().join("agent")).env("QREXEC_TRANSPORT", "shm");
         outside.env("QREXEC_SHM_DIR", folder.path()).env("VCHAN_DOMAIN", "1").args(["vault", "test.Any"]);

@@ -10,7 +10,8 @@ use std::thread;
 
 use lab::Lab;
 use wire::usbip::{
-    Answer, AttachLine, Command, Direction, MAX_LENGTH, MAX_PACKETS, Packet, Speed, Submit, Submitted,
+    Answer, AttachLine, Command, Direction, HEADER_LEN, MAX_LENGTH, MAX_PACKETS, Packet, Speed, Submit,
+    Submitted,
 };
 
 use crate::common::{eventually, lab, within_deadline};
@@ -194,7 +195,10 @@ fn an_import_cannot_send_anything_wrong_to_an_export() {
             let device = thread::spawn(move || rest(&export));
             import.write_all(&[&before[..], &bytes].concat()).unwrap();
             let _ = import.shutdown(Shutdown::Write);
-            assert_eq!(device.join().unwrap(), before, "{text}");
+            let seen = device.join().unwrap();
+            // A header may be right where its packets are not: they alone are held back.
+            assert!(seen.starts_with(&before) && seen.len() <= before.len() + HEADER_LEN, "{text}: {seen:?}");
+            assert!(seen.len() == before.len() || text.contains("packet"), "{text}: {seen:?}");
             assert_eq!(rest(&import).len(), 0, "{text}");
             assert_ne!(call.wait().unwrap().code(), Some(0), "{text}");
             eventually(text, || said(text) == times + 1);

@@ -34,6 +34,8 @@ struct LabLogs {
     /// `vm` in the lab's folder.
     machines: PathBuf,
     own: String,
+    /// Logs of those who may serve the call, at their ends: a confined process opens nothing later.
+    open: Vec<(PathBuf, File)>,
 }
 
 impl Called {
@@ -53,7 +55,7 @@ impl Called {
             target: target.to_owned(),
             service: service.to_owned(),
             since: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            lab: lab.map(|(machines, own)| LabLogs { machines, own }),
+            lab: lab.map(|(machines, own)| LabLogs::open(machines, own, target)),
         }
     }
 
@@ -95,28 +97,51 @@ impl Called {
                 "exit code {code} and no word: {why} {service} in {target}, whose log says so"
             ));
         };
+        // A command of dom0 may have no plus sign.
         let call = format!("QUBESRPC {} ", self.service);
+        let bare = format!("QUBESRPC {} ", self.service.strip_suffix('+').unwrap_or(&self.service));
         let failed = format!(": exit code {code}: ");
-        let of_agent = |line: &str| Some(line.split_once(&call)?.1.split_once(&failed)?.1.to_owned());
+        let of_agent = |line: &str| {
+            let (_, of_call) = line.split_once(&call).or_else(|| line.split_once(&bare))?;
+            Some(of_call.split_once(&failed)?.1.to_owned())
+        };
         let in_dom0 = format!("service {} for ", self.service);
         let of_dom0 = |line: &str| Some(line.split_once(&in_dom0)?.1.split_once(": ")?.1.to_owned());
-        let agents = lab.names().into_iter().map(|name| lab.agent(&name));
-        let served = agents.filter_map(|log| Some((self.last(&log, of_agent)?, log)));
         let dom0 = lab.daemon();
-        let by_dom0 = self.last(&dom0, of_dom0).map(|why| (why, dom0));
+        let agents = lab.open.iter().map(|(path, _)| path.clone()).filter(|path| *path != dom0);
+        let served = agents.filter_map(|log| Some((self.last(&log, of_agent)?, log)));
+        let by_dom0 = self.last(&dom0, of_dom0).map(|why| (why, dom0.clone()));
         let (why, log) = served.chain(by_dom0).next()?;
         Some(format!("exit code {code}: {why}; the log: {}", log.display()))
     }
 
     /// What the last line says that was written since the call began and that means something.
     fn last(&self, log: &Path, means: impl Fn(&str) -> Option<String>) -> Option<String> {
-        let text = tail(log)?;
+        let open = self.lab.iter().flat_map(|lab| &lab.open).find(|(path, _)| path == log);
+        let text = open.map_or_else(|| tail(log), |(_, file)| rest(file))?;
         let lines = text.lines().rev();
         lines.take_while(|line| !is_before(line, &self.since)).find_map(means)
     }
 }
 
 impl LabLogs {
+    /// Opens the logs of the target and of dom0; of all, where the target is no machine's name.
+    fn open(machines: PathBuf, own: String, target: &str) -> Self {
+        let mut logs = Self { machines, own, open: Vec::new() };
+        let served = logs.agent(target);
+        let agents = match served.exists() {
+            true => vec![served],
+            false => logs.names().iter().map(|name| logs.agent(name)).collect(),
+        };
+        let ends = agents.into_iter().chain([logs.daemon()]).filter_map(|path| {
+            let mut file = File::open(&path).ok()?;
+            file.seek(SeekFrom::End(0)).ok()?;
+            Some((path, file))
+        });
+        logs.open = ends.collect();
+        logs
+    }
+
     fn log(&self, machine: &str, name: &str) -> PathBuf {
         self.machines.join(machine).join("log").join(name)
     }
@@ -141,6 +166,18 @@ fn is_before(line: &str, since: &str) -> bool {
     line.split(' ').next().is_some_and(|word| word.len() == since.len() && word < since)
 }
 
+/// What was written behind the place of this log, by system calls that a confined process has.
+fn rest(log: &File) -> Option<String> {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    while bytes.len() < TAIL as usize {
+        match rustix::io::read(log, &mut piece).ok()? {
+            0 => break,
+            n => bytes.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn tail(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let length = file.metadata().ok()?.len();
@@ -152,6 +189,8 @@ fn tail(log: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn called(folder: Option<&Path>) -> Called {
@@ -220,20 +259,30 @@ mod tests {
     #[test]
     fn in_a_lab_a_services_own_code_is_told_from_one_that_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let called = called(Some(folder.path()));
-        let own =
-            format!("{LATER}  INFO joan:QUBESRPC test.Add+1 work: exit code 127, 0 bytes in, 0 bytes out");
-        write(folder.path(), "vault", "agent.log", &[&own]);
-        assert_eq!(called.ended(&ended(127, 0)), None);
-        let failed = format!(
-            "{LATER} ERROR joan:QUBESRPC test.Add+1 work: exit code 127: there is no service test.Add+1"
+        let vault = write(folder.path(), "vault", "agent.log", &["long ago"]);
+        let dom0 = write(folder.path(), "dom0", "daemon-work.log", &[]);
+        let add = |log: &Path, line: String| {
+            let mut log = File::options().append(true).open(log).unwrap();
+            writeln!(log, "{line}").unwrap();
+        };
+        let failed = || {
+            format!(
+                "{LATER} ERROR joan:QUBESRPC test.Add+1 work: exit code 127: there is no service test.Add+1"
+            )
+        };
+        add(&vault, failed());
+        let first = called(Some(folder.path()));
+        add(
+            &vault,
+            format!("{LATER}  INFO joan:QUBESRPC test.Add+1 work: exit code 127, 0 bytes in, 0 bytes out"),
         );
-        write(folder.path(), "vault", "agent.log", &[&own, &failed]);
-        let why = called.ended(&ended(127, 0)).unwrap();
+        assert_eq!(first.ended(&ended(127, 0)), None);
+        let second = called(Some(folder.path()));
+        add(&vault, failed());
+        let why = second.ended(&ended(127, 0)).unwrap();
         assert!(why.starts_with("exit code 127: there is no service test.Add+1; the log: "), "{why}");
-        let in_dom0 = format!("{LATER}  WARN service test.Add+1 for work: there is no service test.Add+1");
-        write(folder.path(), "vault", "agent.log", &[]);
-        write(folder.path(), "dom0", "daemon-work.log", &[&in_dom0]);
-        assert!(called.ended(&ended(127, 0)).unwrap().contains("there is no service"));
+        let third = called(Some(folder.path()));
+        add(&dom0, format!("{LATER}  WARN service test.Add+1 for work: there is no service test.Add+1"));
+        assert!(third.ended(&ended(127, 0)).unwrap().contains("there is no service"));
     }
 }

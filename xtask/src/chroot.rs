@@ -85,6 +85,9 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
     }
     let empty = system.files()?;
     let file_of = |wanted: &str| packages.iter().find(|(package, _)| package.name == wanted);
+    // A qube's programs are tried in a lab.
+    let (lab, file_of_lab) = file_of("qrexec-rs-lab").ok_or("no package for the lab")?;
+    system.install(lab, file_of_lab)?;
     for (package, file) in &packages {
         match package.side() {
             None => system.install(package, file)?,
@@ -99,6 +102,9 @@ pub(crate) fn run(options: &package::Options) -> Result<(), Failure> {
             }
             Some(side) if package.is_switched() => system.try_out(package, file, side, !options.no_pam)?,
             Some(side) => {
+                if side == Side::Lab {
+                    system.step("purge the lab's", "dpkg --purge qrexec-rs-lab")?;
+                }
                 let before = system.files()?;
                 system.install(package, file)?;
                 findings("files", Ok(system.missing(side)))?;

@@ -132,7 +132,8 @@ impl Lab {
         for _ in 0..TRIES {
             let port = wanted.map_or_else(free_port, Ok);
             let port = port.map_err(|error| Error::io("no port is free", error))?;
-            fs::write(&config, settings(&folder, &self.layout().home(relay), port, options)).map_err(io(&config))?;
+            fs::write(&config, settings(&folder, &self.layout().home(relay), port, options))
+                .map_err(io(&config))?;
             // Returns once it listens.
             match self.inside(relay, &[sshd, "-f", &path, "-E", &folder.join("log").display().to_string()]) {
                 Ok(_) => return Ok(port),
