@@ -47,7 +47,7 @@ const LAB_CALL: &str = "mkdir /tmp/try && cd /tmp/try && export TMPDIR=/tmp/try 
 
 /// Policy asks, and the user says yes: by the services that were installed, to the agent that their session starts.
 /// In a qube that dom0 has made a GUI qube; elsewhere nobody is asked.
-const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && cd /tmp/try && \
+const QUESTION: &str = "mkdir -p /tmp/try/policy.d /run/qubes && rm -f /run/qubes-service/guivm && cd /tmp/try && \
      printf '#!/bin/sh\\ncat >/dev/null; echo allow:vault\\n' >yes && chmod +x yes && \
      echo 'test.Ask * work @anyvm ask' >policy.d/30-user.policy && \
      qube='\"tags\": [], \"template_for_dispvms\": false, \"power_state\": \"Running\", \"icon\": \"x\", \"guivm\": \"dom0\"' && \
