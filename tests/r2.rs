@@ -405,6 +405,10 @@ fn last_words(pid: i32) -> String {
 /// Case 11: as many at once as there are numbers; the one beyond is refused, and none of the others dies.
 #[test]
 fn as_many_at_once_as_there_are_numbers() {
+    // The agent of protocol 1 has four descriptors for each.
+    if rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.is_some_and(|most| most < 2048) {
+        return common::skipped("256 calls at once on one link of R2: no 2,048 descriptors");
+    }
     within_deadline(|| {
         let lab = lab_of(Age::R2).start().unwrap();
         let socket = lab.layout().daemon_socket("work");

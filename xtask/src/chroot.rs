@@ -317,7 +317,8 @@ impl System {
             let text = fs::read_to_string(self.root.join("usr").join(unit));
             let text = text.map_err(|error| format!("{unit}: {error}"))?;
             // The system's own units are only outside, the programs only inside.
-            let outside = text.replace("=/usr/", &format!("={}/usr/", self.root.display()));
+            let outside: String =
+                text.lines().map(|line| format!("{}\n", self.seen_from_outside(line))).collect();
             let name = Path::new(unit).file_name().unwrap_or_default();
             let copy = self.root.with_file_name(name);
             fs::write(&copy, outside).map_err(|error| format!("{}: {error}", copy.display()))?;
@@ -327,6 +328,20 @@ impl System {
             step(unit, verify.env("XDG_RUNTIME_DIR", copy.with_file_name("")))?;
         }
         Ok(())
+    }
+
+    /// A line of a unit whose value begins with a path of the system: where that file is out here. Names that
+    /// `qrexec-switch` has laid are links, which lead elsewhere from outside.
+    fn seen_from_outside(&self, line: &str) -> String {
+        let Some((key, rest)) = line.split_once("=/usr/") else { return line.to_owned() };
+        let (path, words) = rest.split_once(' ').unwrap_or((rest, ""));
+        let mut file = self.root.join("usr").join(path);
+        if let Ok(target) = fs::read_link(&file)
+            && let Ok(inside) = target.strip_prefix("/")
+        {
+            file = self.root.join(inside);
+        }
+        format!("{key}={} {words}", file.display())
     }
 
     /// Every path of the system that a package could have brought.

@@ -79,7 +79,10 @@ fn start(children: &mut Children, opener: Opener, what: &OsStr) -> io::Result<i3
     command.stdin(Stdio::null()).env("DE", "generic");
     // Its output is no part of the answer.
     command.stdout(io::stderr().as_fd().try_clone_to_owned()?);
-    let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", program.display()));
+    let failed = |error: io::Error| {
+        let error = cli::status::not_started(program.as_ref(), error);
+        io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+    };
     children.start(0, &mut command).map_err(failed)?;
     children.wait(None)?;
     Ok(children.status(0).unwrap_or(1))
@@ -212,10 +215,7 @@ fn holds(number: i32, path: &Path, file: Option<(u64, u64)>) -> bool {
 /// Says why nothing was opened.
 pub(crate) fn complain(program: &str, error: &io::Error) -> i32 {
     say::error(format_args!("{program}: nothing here opens it: {error}"));
-    match error.kind() {
-        io::ErrorKind::NotFound => cli::status::NOT_FOUND,
-        _ => cli::status::TROUBLE,
-    }
+    cli::status::of_start(error)
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -109,9 +108,9 @@ pub fn main(args: Vec<OsString>) -> i32 {
         }
     };
     let Some((program, words)) = words.split_first() else { return WRONG };
-    let error = Command::new(program).args(words).exec();
+    let error = status::not_started(program, Command::new(program).args(words).exec());
     say::error(format_args!("qubes.VMExec: {}: {error}", Escaped::new(program.as_bytes())));
-    if error.kind() == io::ErrorKind::NotFound { status::NOT_FOUND } else { status::TROUBLE }
+    status::of_start(&error)
 }
 
 #[cfg(test)]

@@ -72,10 +72,10 @@ impl Call {
         }
         for command in std::iter::once(&mut command).chain(local.as_mut()) {
             if let Err(error) = children.start(index, command) {
-                let program = command.get_program().display();
-                engine::say::error(format_args!("{PROGRAM}: cannot start {program}: {error}"));
-                let missing = error.kind() == io::ErrorKind::NotFound;
-                children.note(index, if missing { status::NOT_FOUND } else { status::TROUBLE });
+                let program = command.get_program();
+                let error = status::not_started(program, error);
+                engine::say::error(format_args!("{PROGRAM}: cannot start {}: {error}", program.display()));
+                children.note(index, status::of_start(&error));
                 break;
             }
         }
