@@ -36,6 +36,9 @@ const NOT_LOOKED_AT: [&str; 9] = [
     "var/log/dpkg.log",
 ];
 
+/// Links that are followed one behind the other.
+const MOST_LINKS: usize = 8;
+
 /// The package that is tried, in the root of the system.
 const COPY: &str = "package.deb";
 
@@ -336,10 +339,12 @@ impl System {
         let Some((key, rest)) = line.split_once("=/usr/") else { return line.to_owned() };
         let (path, words) = rest.split_once(' ').unwrap_or((rest, ""));
         let mut file = self.root.join("usr").join(path);
-        if let Ok(target) = fs::read_link(&file)
-            && let Ok(inside) = target.strip_prefix("/")
-        {
-            file = self.root.join(inside);
+        for _ in 0..MOST_LINKS {
+            let Ok(target) = fs::read_link(&file) else { break };
+            file = match target.strip_prefix("/") {
+                Ok(inside) => self.root.join(inside),
+                Err(_) => file.with_file_name("").join(target),
+            };
         }
         format!("{key}={} {words}", file.display())
     }
