@@ -130,9 +130,12 @@ pub(crate) fn to_dom0() {
     }
     daemon.logged("to the log");
     let line = daemon.logged("exit code 3");
-    for part in
-        ["work -> dom0: demo.Sum+x: allowed to dom0 by", ", ended after ", ", 4 bytes in, ", ", port 51"]
-    {
+    for part in [
+        "qrexec: demo.Sum+x: work -> dom0: allowed to dom0 by",
+        ", ended after ",
+        ", 4 bytes in, ",
+        ", port 51",
+    ] {
         assert!(line.contains(part), "{line}");
     }
 }
