@@ -68,6 +68,8 @@ struct OldClient {
 impl OldClient {
     fn connect(lab: &Lab) -> Self {
         let folder = lab.layout().old_api("work");
+        // What the agent makes last; the lab has not waited for it.
+        eventually("the FIFO", || folder.join("qrexec-agent").exists());
         let mut numbers = Vec::new();
         let streams = std::array::from_fn(|_| {
             let mut stream = UnixStream::connect(folder.join("qrexec_agent_fdpass")).unwrap();
