@@ -112,6 +112,21 @@ pub const PROGRAMS: &[Program] = &[
     Program::new("usb-import", usb::import::main, Page::new(8, usb::import::command)),
 ];
 
+/// For the tests of each table of programs: names are sorted and none is there twice, pages make sense and have their program's
+/// name.
+///
+/// # Panics
+/// It is not so.
+pub fn check(programs: &[Program]) {
+    assert!(programs.is_sorted_by(|a, b| a.name < b.name));
+    for program in programs {
+        if let Some(page) = &program.page {
+            assert_eq!(page.command().get_name(), program.name);
+            page.command().debug_assert();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

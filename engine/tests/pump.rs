@@ -5,32 +5,24 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use engine::datalink;
 use engine::pump::{Call, Ending, Outcome, StderrCopy, run};
-use ring::{Channel, Kind, Sizes, Transport};
+use ring::{Channel, Kind};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata};
 use wire::header::{Header, ty};
 use wire::stream::Role;
 use wire::version::Version;
 
-const LIMIT: Duration = Duration::from_secs(10);
-const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
+mod common;
 
-/// Both ends of one data link: the client's (vchan server) and the service's.
-fn link(kind: Kind, dir: &Path, size: usize) -> [(Channel, Version); 2] {
-    let server = Transport::new(kind, 1, dir);
-    let client = Transport::new(kind, 2, dir);
-    let other = thread::spawn(move || datalink::connect(&client, 1, 513, LIMIT).unwrap());
-    let ours = datalink::serve(&server, 2, 513, Sizes::both(size), LIMIT).unwrap();
-    [ours, other.join().unwrap()]
-}
+use common::link;
+
+const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
 
 /// The far ends of the descriptors that a side of the call pumps.
 struct Local {

@@ -5,30 +5,23 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use engine::datalink;
 use engine::pump::{Call, Failure, Outcome, Refused, run};
-use ring::{Channel, Kind, Sizes, Transport};
+use ring::{Channel, Kind};
 use wire::stream::Role;
 use wire::usbip::{
     Answer, AttachLine, Command, Direction, PACKET_LEN, Packet, Rules, Speed, Submit, Submitted,
 };
 use wire::version::Version;
 
+mod common;
+
+use common::link;
+
 const LIMIT: Duration = Duration::from_secs(10);
 const DEVID: u32 = (2 << 16) | 7;
-
-/// Both ends of one data link: the client's (vchan server) and the service's.
-fn link(kind: Kind, dir: &Path, size: usize) -> [(Channel, Version); 2] {
-    let server = Transport::new(kind, 1, dir);
-    let client = Transport::new(kind, 2, dir);
-    let other = thread::spawn(move || datalink::connect(&client, 1, 513, LIMIT).unwrap());
-    let ours = datalink::serve(&server, 2, 513, Sizes::both(size), LIMIT).unwrap();
-    [ours, other.join().unwrap()]
-}
 
 /// A call between two kernels.
 struct Attached {

@@ -49,12 +49,6 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_sorted_and_pages_named_as_their_program() {
-        assert!(PROGRAMS.is_sorted_by(|a, b| a.name < b.name));
-        for program in PROGRAMS {
-            if let Some(page) = &program.page {
-                assert_eq!(page.command().get_name(), program.name);
-                page.command().debug_assert();
-            }
-        }
+        cli::programs::check(PROGRAMS);
     }
 }

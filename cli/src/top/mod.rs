@@ -95,7 +95,7 @@ fn run(args: &TopArgs) -> Result<(), Failure> {
         return say(&export::metrics(&before.answers));
     }
     loop {
-        std::thread::sleep(delay);
+        std::thread::sleep(delay); // a rate is what two looks with time between them differ by
         let after = look()?;
         let view = View::new(&before, &after, &own_name(), args.running);
         if args.json {

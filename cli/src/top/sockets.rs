@@ -116,7 +116,7 @@ fn read(path: &Path) -> Result<Answer, Unread> {
         if !bytes.is_empty() {
             return Ok(Answer::decode(&bytes)?);
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(AGAIN); // who answers lets each user ask ten times a second, and does not say when again
     }
     Err(Unread::Nothing)
 }

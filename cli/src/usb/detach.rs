@@ -1,16 +1,16 @@
 //! The service `qubes.USBDetach`, in either VM, and `usb-detach-all`.
 
 use std::ffi::OsString;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, thread};
 
 use clap::{CommandFactory, Parser};
 
 use super::attach::{read_request, state_file};
-use super::export::{AVAILABLE, RELEASE, TICK, USED};
+use super::export::{AVAILABLE, RELEASE, USED};
 use super::import::Imported;
 use super::names::{PortId, is_vm};
-use super::tree::{DEVICES, EXPORTER, IMPORTER, Tree};
+use super::tree::{DEVICES, EXPORTER, IMPORTER, Tree, wait_for};
 use super::{Reason, because, complain};
 use crate::usage;
 
@@ -58,14 +58,10 @@ pub fn all(args: Vec<OsString>) -> i32 {
             scope.spawn(|| folder.write("usbip_sockfd", "-1"));
         }
     });
-    let until = Instant::now() + ALL;
-    while used.iter().any(|folder| is_used(folder)) {
-        if Instant::now() > until {
-            return complain("the kernel does not let go of every device");
-        }
-        thread::sleep(TICK);
+    match wait_for(ALL, || (!used.iter().any(|folder| is_used(folder))).then_some(())) {
+        Some(()) => 0,
+        None => complain("the kernel does not let go of every device"),
     }
-    0
 }
 
 fn device(id: &str) -> Result<PortId, Reason> {
@@ -102,13 +98,9 @@ fn from_export(tree: &Tree, id: &str) -> Result<(), Reason> {
         return Err(none());
     }
     folder.write("usbip_sockfd", "-1").map_err(because("usbip_sockfd"))?;
-    let until = Instant::now() + RELEASE;
-    while folder.read("usbip_status").is_ok_and(|status| status == USED) {
-        if Instant::now() > until {
-            return Err(format!("the kernel does not let go of device {}", id.as_str()));
-        }
-        thread::sleep(TICK);
-    }
+    let is_free = || !folder.read("usbip_status").is_ok_and(|status| status == USED);
+    wait_for(RELEASE, || is_free().then_some(()))
+        .ok_or_else(|| format!("the kernel does not let go of device {}", id.as_str()))?;
     if tree.path("run/qubes-service/usb-keep-bound").exists()
         || folder.read("usbip_status").is_ok_and(|status| status != AVAILABLE)
     {

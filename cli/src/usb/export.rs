@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::time::Duration;
+use std::{fs, io};
 
 use clap::{CommandFactory, Parser};
 use engine::{localfd, say};
@@ -14,7 +14,7 @@ use rustix::net::{SendFlags, send};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::names::{PortId, vendor_product};
-use super::tree::{DEVICES, EXPORTER, Folder, Tree};
+use super::tree::{DEVICES, EXPORTER, Folder, Tree, wait_for};
 use super::{Reason, because, complain};
 use crate::usage;
 
@@ -29,8 +29,6 @@ pub(super) const RELEASE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long a device may be away that comes back when its driver is taken from it.
 const RETURN: Duration = Duration::from_secs(3);
-/// Between two looks at what the kernel tells nobody of. Only while something is about to change.
-pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// The word with which the line begins that says why there is no device. Upstream's import takes it for a bad number.
 pub(super) const ERROR: &str = "error ";
@@ -126,14 +124,8 @@ fn export(tree: &Tree, device: &str) -> Result<(), Reason> {
 
 /// Whether nobody has the device. Who has just let go of it in another VM may ask before the kernel here has seen that.
 fn settles(folder: &Folder<'_>) -> bool {
-    let until = Instant::now() + SETTLE;
-    while folder.read("usbip_status").is_ok_and(|status| status == USED) {
-        if Instant::now() > until {
-            return false;
-        }
-        thread::sleep(TICK);
-    }
-    true
+    let is_free = || !folder.read("usbip_status").is_ok_and(|status| status == USED);
+    wait_for(SETTLE, || is_free().then_some(())).is_some()
 }
 
 /// The port that is meant.
@@ -190,22 +182,13 @@ fn bind<'a>(tree: &'a Tree, id: &PortId, folder: Folder<'a>) -> Result<Folder<'a
             .map_err(because("usbip-host takes no more ports"))?;
     }
     // Some devices go away when their driver does, and come back at the same port. usbip-host takes them then itself.
-    let until = Instant::now() + RETURN;
-    loop {
-        let driver = tree.folder(EXPORTER).map_err(because("usbip-host is not there"))?;
-        let bound = driver.write("bind", id);
-        let folder = tree.folder(&format!("{DEVICES}/{id}"));
-        match folder.map(|folder| (folder.read("usbip_status").is_ok(), folder)) {
-            Ok((true, folder)) => return Ok(folder),
-            _ if Instant::now() < until => thread::sleep(TICK),
-            _ => {
-                return Err(format!(
-                    "Device {id} cannot be bound: {}",
-                    bound.err().map_or_else(|| "it is away".into(), |error| error.to_string())
-                ));
-            }
-        }
-    }
+    let mut why = "it is away".to_owned();
+    let bound = wait_for(RETURN, || {
+        let bound = tree.folder(EXPORTER).and_then(|driver| driver.write("bind", id));
+        why = bound.err().map_or_else(|| "it is away".to_owned(), |error| error.to_string());
+        tree.folder(&format!("{DEVICES}/{id}")).ok().filter(|folder| folder.read("usbip_status").is_ok())
+    });
+    bound.ok_or_else(|| format!("Device {id} cannot be bound: {why}"))
 }
 
 /// The driver remembers 16 ports for the life of its module, and forgets none when told to.
@@ -258,24 +241,21 @@ fn wait_for_the_end() {
 
 /// Waits until the driver is done with the device, and mends it if it is broken.
 fn release(tree: &Tree, id: &PortId, folder: &Folder<'_>) -> Result<(), Reason> {
-    let until = Instant::now() + RELEASE;
-    while Instant::now() < until {
-        match folder.read("usbip_status").as_deref() {
-            // Unplugged.
-            Err(_) => return Ok(()),
-            Ok(USED) => thread::sleep(TICK),
-            Ok(BROKEN) => {
-                let driver = tree.folder(EXPORTER).map_err(because("usbip-host"))?;
-                let anew =
-                    driver.write("unbind", id.as_str()).and_then(|()| driver.write("bind", id.as_str()));
-                anew.map_err(because(format!("Device {} could not be reset", id.as_str())))?;
-                say::error(format_args!("Device {} could not be reset and was bound anew", id.as_str()));
-                return Ok(());
-            }
-            Ok(_) => return Ok(()),
-        }
+    // Of a device that was unplugged there is no file.
+    let ended = wait_for(RELEASE, || match folder.read("usbip_status") {
+        Ok(status) if status == USED => None,
+        ended => Some(ended.unwrap_or_default()),
+    });
+    if ended.as_deref() == Some(BROKEN) {
+        let driver = tree.folder(EXPORTER).map_err(because("usbip-host"))?;
+        let anew = driver.write("unbind", id.as_str()).and_then(|()| driver.write("bind", id.as_str()));
+        anew.map_err(because(format!("Device {} could not be reset", id.as_str())))?;
+        say::error(format_args!("Device {} could not be reset and was bound anew", id.as_str()));
     }
-    Err(format!("the kernel does not let go of device {}", id.as_str()))
+    match ended {
+        Some(_) => Ok(()),
+        None => Err(format!("the kernel does not let go of device {}", id.as_str())),
+    }
 }
 
 fn connected_key(id: &PortId) -> String {

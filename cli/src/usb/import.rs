@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use engine::localfd;
@@ -16,9 +15,9 @@ use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, Signal, kill_process};
 use wire::usbip::{AttachLine, Speed};
 
-use super::export::{ERROR, RELEASE, TICK, hand_over, load};
+use super::export::{ERROR, RELEASE, hand_over, load};
 use super::ports::{Port, parse};
-use super::tree::{DEVICES, IMPORTER, Tree, lock};
+use super::tree::{DEVICES, IMPORTER, Tree, lock, wait_for};
 use super::{Reason, because, complain};
 use crate::usage;
 
@@ -65,17 +64,13 @@ impl Imported {
 
     /// Waits until it is gone.
     pub(super) fn wait_until_gone(&self, tree: &Tree) -> Result<(), Reason> {
-        let until = Instant::now() + RELEASE;
-        while self.is_there(tree)
-            || tree.path(&format!("{DEVICES}/{}", self.name)).exists()
-                && devnum(tree, &self.name).as_ref() == Some(&self.devnum)
-        {
-            if Instant::now() > until {
-                return Err(format!("the kernel does not let go of {}", self.name));
-            }
-            thread::sleep(TICK);
-        }
-        Ok(())
+        let is_gone = || {
+            let is_listed = tree.path(&format!("{DEVICES}/{}", self.name)).exists()
+                && devnum(tree, &self.name).as_ref() == Some(&self.devnum);
+            !self.is_there(tree) && !is_listed
+        };
+        wait_for(RELEASE, || is_gone().then_some(()))
+            .ok_or_else(|| format!("the kernel does not let go of {}", self.name))
     }
 }
 
@@ -240,19 +235,13 @@ fn attach(tree: &Tree, socket: BorrowedFd<'_>, line: AttachLine) -> Result<u32, 
 }
 
 fn wait_until_there(tree: &Tree, number: u32, devid: u32) -> Option<Imported> {
-    let until = Instant::now() + APPEAR;
-    while Instant::now() < until {
-        let port = ports(tree).into_iter().find(|port| port.number == number)?;
-        if port.is_free() {
-            return None;
-        }
-        let folder = port.folder().and_then(|name| Some((name.to_owned(), devnum(tree, name)?)));
-        if let Some((name, devnum)) = folder {
-            return Some(Imported { port: number, devid, name, devnum });
-        }
-        thread::sleep(TICK);
-    }
-    None
+    // It may be free again before it was there: then nothing will come.
+    wait_for(APPEAR, || {
+        let port = ports(tree).into_iter().find(|port| port.number == number).filter(|port| !port.is_free());
+        let Some(port) = port else { return Some(None) };
+        let (name, devnum) = port.folder().and_then(|name| Some((name.to_owned(), devnum(tree, name)?)))?;
+        Some(Some(Imported { port: number, devid, name, devnum }))
+    })?
 }
 
 /// Speeds above 5 Gbit/s have a number of their own since Linux 6.12.

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -26,6 +28,21 @@ pub(super) const EXPORTER: &str = "sys/bus/usb/drivers/usbip-host";
 pub(super) const IMPORTER: &str = "sys/devices/platform/vhci_hcd.0";
 /// Where state files are.
 pub(super) const RUN: &str = "var/run/qubes";
+
+/// How often the kernel's files are looked at while something is waited for: it announces no change of theirs.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Looks until there is an answer, at least once and no longer than `limit`.
+pub(super) fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        let found = look();
+        if found.is_some() || began.elapsed() > limit {
+            return found;
+        }
+        thread::sleep(TICK);
+    }
+}
 
 /// The system, or a lab's stand-in for it.
 #[derive(Debug)]

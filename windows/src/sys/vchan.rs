@@ -60,6 +60,17 @@ pub(crate) struct VchanLibrary {
     close: Act,
 }
 
+/// A function of the library, by its name and its type.
+macro_rules! function {
+    ($module:expr, $name:expr, $type:ty) => {
+        export($module, $name).map(|found| {
+            // SAFETY: the export has this name in libvchan.dll, whose header says that its function has this type and the
+            // C calling convention; the library is never unloaded.
+            unsafe { transmute::<Export, $type>(found) }
+        })
+    };
+}
+
 impl VchanLibrary {
     /// Loads it from the folder of this program.
     pub(crate) fn load(folder: &Path) -> Result<Self, VchanError> {
@@ -73,22 +84,18 @@ impl VchanLibrary {
         if module.is_null() {
             return Err(failed(io::Error::last_os_error()));
         }
-        // SAFETY, for all of these: the export has this name in libvchan.dll, whose header says that its function has
-        // this type and the C calling convention; the library is never unloaded.
         Ok(Self {
-            server_init: unsafe { transmute::<Export, ServerInit>(export(module, c"libvchan_server_init")?) },
-            client_init: unsafe { transmute::<Export, ClientInit>(export(module, c"libvchan_client_init")?) },
-            read: unsafe { transmute::<Export, Read>(export(module, c"libvchan_read")?) },
-            write: unsafe { transmute::<Export, Write>(export(module, c"libvchan_write")?) },
-            event: unsafe { transmute::<Export, EventOf>(export(module, c"libvchan_fd_for_select")?) },
-            is_open: unsafe { transmute::<Export, Ask>(export(module, c"libvchan_is_open")?) },
-            data_ready: unsafe { transmute::<Export, Ask>(export(module, c"libvchan_data_ready")?) },
-            buffer_space: unsafe { transmute::<Export, Ask>(export(module, c"libvchan_buffer_space")?) },
+            server_init: function!(module, c"libvchan_server_init", ServerInit)?,
+            client_init: function!(module, c"libvchan_client_init", ClientInit)?,
+            read: function!(module, c"libvchan_read", Read)?,
+            write: function!(module, c"libvchan_write", Write)?,
+            event: function!(module, c"libvchan_fd_for_select", EventOf)?,
+            is_open: function!(module, c"libvchan_is_open", Ask)?,
+            data_ready: function!(module, c"libvchan_data_ready", Ask)?,
+            buffer_space: function!(module, c"libvchan_buffer_space", Ask)?,
             // Libraries of R2 have none.
-            cleanup: export(module, c"libvchan_cleanup")
-                .ok()
-                .map(|found| unsafe { transmute::<Export, Act>(found) }),
-            close: unsafe { transmute::<Export, Act>(export(module, c"libvchan_close")?) },
+            cleanup: function!(module, c"libvchan_cleanup", Act).ok(),
+            close: function!(module, c"libvchan_close", Act)?,
         })
     }
 
