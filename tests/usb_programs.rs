@@ -161,6 +161,25 @@ fn the_export_lets_go_and_the_device_has_its_own_driver_again() {
     });
 }
 
+/// A VM may say that devices are to be reset before others get them.
+#[test]
+fn a_device_is_reset_before_it_is_attached_where_the_vm_says_so() {
+    within_deadline(|| {
+        let system = system(&["1-1", "1-2"]);
+        let was_reset =
+            |port: &str| system.path("vault", &format!("sys/bus/usb/devices/{port}/was_reset")).exists();
+        system.attached("1-1");
+        assert!(!was_reset("1-1"));
+        let folder = system.path("vault", "run/qubes-service");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("usb-reset-on-attach"), "").unwrap();
+        system.attached("1-2");
+        assert!(was_reset("1-2") && !was_reset("1-1"));
+        assert_eq!([system.detach_in_import("1-1").code, system.detach_in_import("1-2").code], [0, 0]);
+        system.clean();
+    });
+}
+
 /// Case 8, 9, 10, 17, 20.
 #[test]
 fn what_cannot_be_attached_is_refused_with_a_reason() {

@@ -37,4 +37,4 @@ pub mod step;
 pub mod top_socket;
 
 pub use installation::Installation;
-pub use sys::{confine, namespace, process, reactor, unix};
+pub use sys::{confine, namespace, process, reactor, unix, usb};

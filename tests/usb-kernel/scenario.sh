@@ -149,6 +149,24 @@ until_true 20 '[ -e /sys/block/sda ] || [ -e /sys/block/sdb ]'
 [ ! -e $device/usbip_status ] || fail "the device has not its own driver again"
 passed "detach in the export: the device has its own driver"
 
+resets() { dmesg | grep -c "$port: reset .* USB device"; }
+there_and_back() {
+    attach || fail "attach $1"
+    compare "$1"
+    request work qubes.USBDetach "vault $port" || fail "detach $1"
+    clean
+}
+before=$(resets)
+there_and_back "without a reset of its own"
+usual=$(($(resets) - before))
+mkdir -p /run/qubes-service
+touch /run/qubes-service/usb-reset-on-attach
+before=$(resets)
+there_and_back "with a reset of its own"
+rm /run/qubes-service/usb-reset-on-attach
+[ $(($(resets) - before)) -gt $usual ] || fail "the device was not reset: $usual, $(($(resets) - before))"
+passed "a reset before the attach"
+
 # The end of whoever watches for the export is nothing to the kernel: it is told by dom0.
 for victim in 'qrexec-client-vm --use' "/bin/qubes.USB $port"; do
     attach || fail "attach before the death of $victim"

@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use clap::{CommandFactory, Parser};
-use engine::{localfd, say};
+use engine::{localfd, say, usb};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendFlags, send};
@@ -29,6 +29,9 @@ pub(super) const RELEASE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(1);
 /// How long a device may be away that comes back when its driver is taken from it.
 const RETURN: Duration = Duration::from_secs(3);
+
+/// Where a VM says that every device is to be reset before another VM gets it.
+const RESET_ON_ATTACH: &str = "run/qubes-service/usb-reset-on-attach";
 
 /// The word with which the line begins that says why there is no device. Upstream's import takes it for a bad number.
 pub(super) const ERROR: &str = "error ";
@@ -109,6 +112,7 @@ fn export(tree: &Tree, device: &str) -> Result<(), Reason> {
         return Err(format!("Device {} is attached{to} already", id.as_str()));
     }
     let folder = bind(tree, &id, folder)?;
+    reset_if_asked(tree, &id, &folder)?;
     let status = folder.read("usbip_status").map_err(because(format!("Device {}", id.as_str())))?;
     if status != AVAILABLE {
         return Err(format!("Device {} not available: its state is {status}", id.as_str()));
@@ -189,6 +193,39 @@ fn bind<'a>(tree: &'a Tree, id: &PortId, folder: Folder<'a>) -> Result<Folder<'a
         tree.folder(&format!("{DEVICES}/{id}")).ok().filter(|folder| folder.read("usbip_status").is_ok())
     });
     bound.ok_or_else(|| format!("Device {id} cannot be bound: {why}"))
+}
+
+/// Resets a device that a rule of udev or this VM's settings ask it for, before another VM has it.
+fn reset_if_asked(tree: &Tree, id: &PortId, folder: &Folder<'_>) -> Result<(), Reason> {
+    if !(tree.path(RESET_ON_ATTACH).exists() || has_reset_rule(tree, id)) {
+        return Ok(());
+    }
+    reset(tree, id, folder).map_err(because(format!("Device {} could not be reset", id.as_str())))
+}
+
+fn reset(tree: &Tree, id: &PortId, folder: &Folder<'_>) -> io::Result<()> {
+    if tree.is_stand_in() {
+        return tree.folder(EXPORTER)?.write("reset", id.as_str());
+    }
+    let number = |name| folder.read(name)?.parse::<u32>().map_err(io::Error::other);
+    let node = format!("dev/bus/usb/{:03}/{:03}", number("busnum")?, number("devnum")?);
+    usb::reset(fs::File::options().write(true).open(tree.path(&node))?)
+}
+
+/// Whether udev has `QUBES_USB_RESET` among the device's properties.
+fn has_reset_rule(tree: &Tree, id: &PortId) -> bool {
+    if tree.is_stand_in() {
+        return false;
+    }
+    let mut udevadm = Command::new("udevadm");
+    udevadm.args(["info", "--query=property", &format!("--path=/{DEVICES}/{}", id.as_str())]);
+    let output = udevadm.stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.is_ok_and(|output| asks_for_reset(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Whether the lines `NAME=VALUE` have the property with any value.
+fn asks_for_reset(properties: &str) -> bool {
+    properties.lines().filter_map(|line| line.strip_prefix("QUBES_USB_RESET=")).any(|value| !value.is_empty())
 }
 
 /// The driver remembers 16 ports for the life of its module, and forgets none when told to.
@@ -307,4 +344,17 @@ pub(super) fn quiet(program: &str, args: &[&str]) -> io::Result<()> {
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for_reset;
+
+    #[test]
+    fn a_rule_asks_for_a_reset_by_any_value() {
+        assert!(asks_for_reset("DEVTYPE=usb_device\nQUBES_USB_RESET=1\nBUSNUM=001\n"));
+        for other in ["", "QUBES_USB_RESET=\n", "X_QUBES_USB_RESET=1\n", "QUBES_USB_RESETS=1\n"] {
+            assert!(!asks_for_reset(other), "{other:?}");
+        }
+    }
 }

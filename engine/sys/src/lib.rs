@@ -9,6 +9,7 @@
 //! | [`process`] | children through pidfds, the one fork, spawn, signals as events |
 //! | [`confine`] | what a call's process gives up before it moves bytes |
 //! | [`namespace`] | process namespaces for labs |
+//! | [`usb`] | a reset of a USB device |
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
 
 pub mod confine;
@@ -18,3 +19,4 @@ pub mod process;
 pub mod reactor;
 pub mod timer;
 pub mod unix;
+pub mod usb;

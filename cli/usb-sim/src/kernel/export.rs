@@ -88,6 +88,10 @@ impl Exporter {
                 self.table.clear();
                 Ok(())
             }
+            ("reset", _) => {
+                let device = self.devices.get(value).filter(|device| device.bound).ok_or(Errno::NODEV)?;
+                fs::write(device.folder.join("was_reset"), "1\n").map_err(|_| Errno::IO)
+            }
             ("bind", _) => {
                 let device =
                     self.devices.get_mut(value).filter(|_| self.table.contains(value)).ok_or(Errno::NODEV)?;
