@@ -39,23 +39,19 @@ pub(crate) enum Part {
     Suites,
     /// `cargo xtask xen`
     Xen,
-    /// `cargo xtask usb`; only where it is named
+    /// `cargo xtask usb`
     Usb,
-    /// The programs for Windows, by wine; only where it is named
+    /// The programs for Windows, by wine
     Windows,
 }
 
-/// Parts that only run where they are named: they boot a kernel under emulation, and build a library and start wine, which
-/// together with the rest takes longer than one run may.
-const BY_NAME_ONLY: [Part; 2] = [Part::Usb, Part::Windows];
-
-/// Runs the parts that are named, all but those of [`BY_NAME_ONLY`] if none is, and says at the end what could not be tried.
+/// Runs the parts that are named, all if none is, and says at the end what could not be tried.
 pub(crate) fn run(parts: &[Part]) -> Result<(), Failure> {
     let list = SkippedList::new()?;
     machine::install_what_tests_need();
     let user = User::of_this_machine()?;
     for part in Part::value_variants() {
-        if parts.contains(part) || (parts.is_empty() && !BY_NAME_ONLY.contains(part)) {
+        if parts.contains(part) || parts.is_empty() {
             let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             let begun = Instant::now();
             eprintln!("\n=== {name}");
