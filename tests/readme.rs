@@ -214,7 +214,15 @@ fn containers_go_as_printed() {
     if !made.is_ok_and(|made| made.status.success()) {
         return common::skipped("this user may make no namespaces");
     }
-    within_deadline(|| Reader::new().follow("docs/containers.md"));
+    within_deadline(|| {
+        let mut reader = Reader::new();
+        reader.follow("docs/containers.md");
+        let pids = ["web", "keys"]
+            .map(|name| fs::read_to_string(reader.place().join(format!("roots/{name}.pid"))).unwrap());
+        common::eventually("the containers end", || {
+            pids.iter().all(|pid| !Path::new("/proc").join(pid.trim()).exists())
+        });
+    });
 }
 
 /// What dom0 is told on plain Xen is understood.
