@@ -34,6 +34,7 @@ mod built_in;
 mod call;
 mod client;
 mod client_slots;
+mod command_line;
 mod control;
 mod event_loop;
 pub mod fork_server;

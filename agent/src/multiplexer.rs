@@ -17,7 +17,7 @@ use ring::{Kind, Transport};
 use rustix::pipe::PipeFlags;
 use wire::command::{Command, CommandError, CommandKind, ServiceCall};
 
-use crate::options::EXIT_USAGE;
+use crate::command_line::EXIT_USAGE;
 
 /// Runs it with these arguments, the program's own name first; gives the service's exit status.
 #[must_use]

@@ -4,14 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use engine::Installation;
 use engine::getopt::{Opt, Program, Wrong};
 
 use crate::fork_server;
-
-/// Exit status for a command line without sense.
-pub(crate) const EXIT_USAGE: i32 = 2;
 
 /// Where programs of R1 and R2 look for the FIFO.
 const R2_FOLDER: &str = "/var/run/qubes";
@@ -155,26 +151,12 @@ impl Options {
     }
 }
 
-/// Reads the arguments as the C program does.
-pub(crate) fn read<T: Parser>(args: Vec<OsString>) -> Result<T, clap::Error> {
-    engine::getopt::matches(T::command(), args).and_then(|matches| T::from_arg_matches(&matches))
-}
-
-/// Says what clap has to say; gives the exit status that goes with it.
-pub(crate) fn explain(error: &clap::Error) -> i32 {
-    // A closed stream is no reason for another status.
-    let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-        _ => EXIT_USAGE,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::command_line;
 
     fn words(args: &[&str]) -> Vec<OsString> {
         std::iter::once(&"qrexec-agent").chain(args).map(OsString::from).collect()
@@ -199,7 +181,7 @@ mod tests {
         let agree = |args: Vec<String>| {
             let args = words(&args.iter().map(String::as_str).collect::<Vec<_>>());
             let ours = Options::read(args.clone());
-            let claps = read::<Options>(args);
+            let claps = command_line::read::<Options>(args);
             prop_assert_eq!(ours.ok(), claps.ok());
             Ok(())
         };

@@ -1,7 +1,5 @@
 //! Errors, sorted by who is to blame.
 
-use crate::names::NameError;
-
 /// What ends a link because of the other side.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
@@ -97,4 +95,26 @@ pub struct TooLong {
     pub len: usize,
     /// The limit in bytes.
     pub max: usize,
+}
+
+/// Why a name was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing there.
+    #[error("the name is empty")]
+    Empty,
+    /// More bytes than the wire or the file system takes.
+    #[error("the name has {len} bytes, at most {max} are allowed")]
+    TooLong {
+        /// Length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// A byte outside the allowed set.
+    #[error("byte {0:#04x} is not allowed in a name")]
+    BadByte(u8),
+    /// A beginning that would be misread.
+    #[error("a name does not begin with {0:?}")]
+    BadStart(char),
 }

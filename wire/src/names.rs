@@ -7,29 +7,8 @@ use core::fmt;
 
 mod ident;
 
+pub use crate::error::NameError;
 pub use ident::{IDENT_LEN, Ident};
-
-/// Why a name was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// Nothing there.
-    #[error("the name is empty")]
-    Empty,
-    /// More bytes than the wire or the file system takes.
-    #[error("the name has {len} bytes, at most {max} are allowed")]
-    TooLong {
-        /// Length in bytes.
-        len: usize,
-        /// The limit in bytes.
-        max: usize,
-    },
-    /// A byte outside the allowed set.
-    #[error("byte {0:#04x} is not allowed in a name")]
-    BadByte(u8),
-    /// A beginning that would be misread.
-    #[error("a name does not begin with {0:?}")]
-    BadStart(char),
-}
 
 /// A Xen domain id. 0 is dom0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,6 +7,7 @@ use clap::Parser;
 use engine::exec::Account;
 
 use super::{SOCKET, path};
+use crate::command_line;
 
 /// Runs calls in this login session, for the user who started it.
 ///
@@ -39,7 +40,7 @@ impl Options {
     /// The exit status to end with when there is nothing to do: 0 after `--help`, 2 after the
     /// message that says what is wrong.
     pub fn from_args(args: Vec<OsString>) -> Result<Self, i32> {
-        crate::options::read(args).map_err(|error| crate::options::explain(&error))
+        command_line::read(args).map_err(|error| command_line::explain(&error))
     }
 
     /// The socket that was named, or the one where the agent looks for this user's server. `None`:

@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::stage::silent;
+use super::process::silent;
 use cli::failure::Failure;
 
 /// Answers a question of policy: `-- SOURCE TARGET SERVICE`. One process without children.

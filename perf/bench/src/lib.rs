@@ -12,12 +12,13 @@ mod copies;
 mod counters;
 mod facts;
 mod field;
-mod files;
 mod guard;
 mod line;
 mod machine;
 mod machines;
+mod options;
 mod page;
+mod process;
 mod procfs;
 mod report;
 mod results;
@@ -40,9 +41,9 @@ use std::path::Path;
 use busy::Busy;
 use facts::Facts;
 use guard::Guard;
+use options::{Action, Cli, Options, Plan};
 use results::Recording;
 use roles::Role;
-use settings::{Action, Cli, Options};
 use stage::Stage;
 
 use cli::failure::Failure;
@@ -91,14 +92,13 @@ fn show_comparison(old: &Path, new: &Path, fail_below: Option<f64>) -> Result<()
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {
-    let settings = options.settings()?;
+    let Plan { scenarios, settings, place } = options.plan()?;
     if let Some(path) = &options.json {
         // Better now than after a minute.
         let opened = File::options().append(true).create(true).open(path);
         opened.map_err(Failure::during(format_args!("writing {}", path.display())))?;
     }
-    let folder = tempfile::tempdir_in(settings.place(options.folder.as_deref()))
-        .map_err(Failure::during("a temporary folder"))?;
+    let folder = tempfile::tempdir_in(place).map_err(Failure::during("a temporary folder"))?;
     let guard = Guard::start(folder.path())?;
     let own = options.bin_dir.as_deref();
     let mut stages = vec![match &options.target {
@@ -112,7 +112,7 @@ fn measure(options: &Options) -> Result<(), Failure> {
     let mut recording = Recording::new(&settings, builds);
     recording.facts = (!settings.quick).then(Facts::here);
     let busy = Busy::start(options.busy);
-    recording.scenarios = runner::run(&settings, &stages, &guard)?;
+    recording.scenarios = runner::run(&scenarios, &settings, &stages, &guard)?;
     drop(busy);
     stages.into_iter().try_for_each(Stage::down)?;
     if let Some(path) = &options.json {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::process::{Running, silent};
 use super::report::{Reports, Span};
 use super::roles::{Load, Role};
 use super::settings::Settings;
-use super::stage::{Running, silent};
 use super::{PROGRAM, line};
 use cli::failure::Failure;
 use lab::Lab;

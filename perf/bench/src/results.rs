@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
 use super::machine::{Machine, date};
+use super::options::Options;
 use super::scenario::{Better, Sample};
-use super::settings::{Options, Settings};
+use super::settings::Settings;
 use super::stats::Summary;
 use cli::failure::Failure;
 

@@ -7,16 +7,21 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::guard::{Guard, Run};
 use super::results::{Chapter, Measured};
-use super::scenario::{Case, Sample};
+use super::scenario::{Case, Sample, Scenario};
 use super::settings::Settings;
 use super::stage::Stage;
 use cli::failure::Failure;
 
-/// Runs every scenario of `settings` on every stage.
-pub(super) fn run(settings: &Settings, stages: &[Stage], guard: &Guard) -> Result<Vec<Chapter>, Failure> {
+/// Runs every scenario on every stage.
+pub(super) fn run(
+    scenarios: &[&dyn Scenario],
+    settings: &Settings,
+    stages: &[Stage],
+    guard: &Guard,
+) -> Result<Vec<Chapter>, Failure> {
     let mut chapters = Vec::new();
     let mut plan = Vec::new();
-    for scenario in &settings.scenarios {
+    for scenario in scenarios {
         chapters.push(Chapter {
             name: scenario.name().to_owned(),
             title: scenario.title().to_owned(),

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -362,47 +362,6 @@ fn qrexec(lab: &Lab) -> impl Iterator<Item = Process> {
     lab.processes().into_iter().filter(move |process| programs.contains(&process.program.as_str()))
 }
 
-/// A process of a measurement: ends with it, whatever happens.
-#[derive(Debug)]
-pub(super) struct Running {
-    child: Child,
-    what: &'static str,
-}
-
-impl Running {
-    /// Starts `command`; `what` it is for an error message.
-    pub(super) fn start(command: &mut Command, what: &'static str) -> Result<Self, Failure> {
-        let child = command.spawn().map_err(Failure::during(format_args!("starting {what}")))?;
-        Ok(Self { child, what })
-    }
-
-    pub(super) fn child(&mut self) -> &mut Child {
-        &mut self.child
-    }
-
-    pub(super) fn pid(&self) -> Option<i32> {
-        i32::try_from(self.child.id()).ok()
-    }
-
-    /// Waits for the end, which must be a success.
-    pub(super) fn finish(mut self) -> Result<(), Failure> {
-        let status = self.child.wait().map_err(Failure::during(format_args!("waiting for {}", self.what)))?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(Failure::trouble(format!("{}: {status}", self.what)))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
 /// Accepts connections, reads the description of the call, and hangs up.
 #[derive(Debug)]
 struct SocketService {
@@ -444,9 +403,4 @@ impl Drop for SocketService {
             let _ = thread.join();
         }
     }
-}
-
-/// Streams for a process that needs none.
-pub(super) fn silent(command: &mut Command) -> &mut Command {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }

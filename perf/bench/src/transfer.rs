@@ -4,6 +4,8 @@
 //! the sink's last byte, so neither a program's start nor a call's is in it. Both then wait, so that the processes
 //! between them are still there when their use of the processor is read.
 
+mod files;
+
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -12,11 +14,12 @@ use std::process::{ChildStderr, Stdio};
 use engine::step::now;
 
 use super::agent_side::AgentSide;
-use super::files;
+use super::process::Running;
 use super::procfs;
 use super::report::{Reports, Span};
 use super::roles::{Load, Role};
-use super::stage::{Running, Stage};
+use super::settings::Ends;
+use super::stage::Stage;
 use cli::failure::Failure;
 
 /// The yardstick's pipe holds this much.
@@ -31,29 +34,6 @@ pub(super) enum Way {
     Receive,
     /// Both at once, a full load each way.
     Both,
-}
-
-/// What the caller's ends of a call are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Ends {
-    /// Pipes of the usual size.
-    Pipe,
-    /// Files.
-    File,
-    /// Stream sockets.
-    Socket,
-}
-
-impl Ends {
-    /// What is read at one end and written at the other.
-    fn joint(self) -> Result<(OwnedFd, OwnedFd), Failure> {
-        if self == Self::Socket {
-            let (ours, theirs) = UnixStream::pair().map_err(Failure::during("a socket"))?;
-            return Ok((ours.into(), theirs.into()));
-        }
-        let (from, to) = new_pipe()?;
-        Ok((from.into(), to.into()))
-    }
 }
 
 /// One kind of transfer through a call.
@@ -127,6 +107,16 @@ pub(super) fn new_pipe() -> Result<(PipeReader, PipeWriter), Failure> {
     pipe().map_err(Failure::during("a pipe"))
 }
 
+/// What is read at one end of a transfer and written at the other.
+fn joint(ends: Ends) -> Result<(OwnedFd, OwnedFd), Failure> {
+    if ends == Ends::Socket {
+        let (ours, theirs) = UnixStream::pair().map_err(Failure::during("a socket"))?;
+        return Ok((ours.into(), theirs.into()));
+    }
+    let (from, to) = new_pipe()?;
+    Ok((from.into(), to.into()))
+}
+
 /// Tells a source to begin.
 pub(super) fn go(mut to: &PipeWriter) -> Result<(), Failure> {
     to.write_all(b"!").map_err(Failure::during("starting the source"))
@@ -180,8 +170,8 @@ impl Call {
     fn start(stage: &Stage, transfer: Transfer, load: Load) -> Result<Self, Failure> {
         let Transfer { way, ends, buffer } = transfer;
         let (start, starter) = new_pipe()?;
-        let (stdin, to_stdin) = ends.joint()?;
-        let (from_stdout, stdout) = ends.joint()?;
+        let (stdin, to_stdin) = joint(ends)?;
+        let (from_stdout, stdout) = joint(ends)?;
         let role = match way {
             Way::Send => Role::Sink(load),
             Way::Receive => Role::Source(load),

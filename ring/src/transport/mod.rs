@@ -4,6 +4,7 @@
 //! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present. `libxenvchan` has Xen's C
 //! library carry the bytes, for comparison.
 
+mod deadline;
 mod files;
 mod meet;
 mod server_watch;

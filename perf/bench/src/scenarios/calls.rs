@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::super::process::silent;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
-use super::super::stage::{Stage, silent};
+use super::super::stage::Stage;
 use super::super::stats::Durations;
 use cli::failure::Failure;
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::super::process::{Running, silent};
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
-use super::super::stage::{Running, Stage, silent};
+use super::super::stage::Stage;
 use super::super::trees::{Amount, Set, amount, compare};
 use super::super::{machine, stage};
 use super::throughput::GIB;

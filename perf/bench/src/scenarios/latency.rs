@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use super::super::process::Running;
 use super::super::report::Reports;
 use super::super::roles::Role;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
-use super::super::stage::{Running, Stage};
+use super::super::stage::Stage;
 use super::super::stats::Durations;
 use cli::failure::Failure;
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::super::process::Running;
 use super::super::procfs;
 use super::super::report::Reports;
 use super::super::roles::{Load, Role};
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
-use super::super::stage::{Running, Stage};
+use super::super::stage::Stage;
 use cli::failure::Failure;
 
 const OWN: Metric = Metric::lower("USS per call", "KiB");

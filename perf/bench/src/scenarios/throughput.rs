@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::super::counters;
 use super::super::roles::Load;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
-use super::super::settings::{Buffer, Settings};
+use super::super::settings::{Buffer, Ends, Settings};
 use super::super::stage::Stage;
-use super::super::transfer::{Ends, Moved, Transfer, Way, direct, through_call};
+use super::super::transfer::{Moved, Transfer, Way, direct, through_call};
 use cli::failure::Failure;
 
 const BANDWIDTH: Metric = Metric::higher("bandwidth", "GiB/s");

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::meet::Deadline;
+use super::super::deadline::Deadline;
 use super::store_messages::{Decoder, Message, Request, failure, full};
 use crate::error::Error;
 use sys::unix;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use usb_sim::host::Host;
 
+use super::super::super::process::Running;
 use super::super::super::procfs;
 use super::super::super::roles::Role;
-use super::super::super::stage::{Running, Stage};
+use super::super::super::stage::Stage;
 use super::trouble;
 use cli::failure::Failure;
 

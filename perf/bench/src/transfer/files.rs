@@ -7,10 +7,11 @@ use std::process::Stdio;
 
 use engine::step::now;
 
-use super::report::Span;
-use super::roles::{Load, Role};
-use super::stage::{Running, Stage};
-use super::transfer::{Moved, go, new_pipe, reports_of};
+use super::super::process::Running;
+use super::super::report::Span;
+use super::super::roles::{Load, Role};
+use super::super::stage::Stage;
+use super::{Moved, go, new_pipe, reports_of};
 use cli::failure::Failure;
 
 /// From a file to the service. The time begins with the first byte at the service: the client begins when it likes.
