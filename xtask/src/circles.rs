@@ -1,17 +1,16 @@
 //! Files of one crate that use each other in a circle: who reads one of them has to read all.
 //!
-//! A module may use what its ancestors hold, and they name it; that is no circle. What stands in `#[cfg(test)]` does not
-//! count. Paths are looked for as text: `crate::a::b`, `super::c`, `self::d`, with groups in braces.
+//! A module may use what its ancestors hold, and they name it; that is no circle. Items behind `#[cfg(test)]` do not
+//! count. Paths are looked for as text: `crate::a::b`, `super::c`, `self::d` and, where the file says `mod e;`, `e::f`, with
+//! groups in braces.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use crate::code::without_tests;
 use crate::sources::rust_files;
 use crate::steps::{Failure, root};
-
-/// Crates of the benchmark's, whose scenarios and settings still know each other.
-const SPARED: &[&str] = &["perf/bench/src"];
 
 /// Who uses whom, by path of the module; the crate's own is empty.
 type Uses = BTreeMap<String, BTreeSet<String>>;
@@ -23,7 +22,7 @@ pub(crate) fn check() -> Result<Vec<String>, Failure> {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_string_lossy().into_owned();
         let Some((folder, file)) = name.split_once("/src/") else { continue };
         let folder = format!("{folder}/src");
-        if SPARED.contains(&folder.as_str()) || name.starts_with("tests/") || file.starts_with("bin/") {
+        if name.starts_with("tests/") || file.starts_with("bin/") {
             continue;
         }
         let text = fs::read_to_string(&path).map_err(|error| format!("{name}: {error}"))?;
@@ -65,22 +64,35 @@ fn known(path: &[String], files: &BTreeMap<String, String>) -> Option<String> {
 
 /// Every path of the text that begins in this crate, as steps from its root.
 fn paths(module: &str, text: &str) -> Vec<Vec<String>> {
-    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let code = code.split("#[cfg(all(test").next().unwrap_or(code);
+    let code = without_tests(text);
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code: String = lines.flat_map(|line| [line.trim(), " "]).collect();
     let own: Vec<String> = module.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let mut found = Vec::new();
-    for (start, from) in [("crate::", &[][..]), ("self::", &own), ("super::", parent(&own))] {
+    let mut follow = |start: &str, skipped: usize, from: &[String]| {
         for (at, _) in code.match_indices(start) {
             let before = code.get(..at).and_then(|text| text.chars().next_back());
             if before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':') {
-                let rest = code.get(at.saturating_add(start.len())..).unwrap_or_default();
-                spread(from, rest, &mut found);
+                spread(from, code.get(at.saturating_add(skipped)..).unwrap_or_default(), &mut found);
             }
         }
+    };
+    for (start, from) in [("crate::", &[][..]), ("self::", &own), ("super::", parent(&own))] {
+        follow(start, start.len(), from);
+    }
+    for child in children(&code) {
+        follow(&format!("{child}::"), 0, &own);
     }
     found
+}
+
+/// The modules that a file declares.
+fn children(code: &str) -> BTreeSet<&str> {
+    let declared = code.split("mod ").skip(1).filter_map(|rest| rest.split_once(';'));
+    declared
+        .map(|(name, _)| name)
+        .filter(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        .collect()
 }
 
 fn parent(path: &[String]) -> &[String] {
@@ -188,6 +200,23 @@ mod tests {
             found(&[("x/a.rs", "use super::b::B;"), ("x/b.rs", "use super::super::x::a::A;")]),
             ["x::a -> x::b -> x::a"]
         );
+        // A parent that names its child without a prefix.
+        let x = ("x.rs", "pub(crate) mod a;\npub(crate) use a::{A, B};");
+        assert_eq!(
+            found(&[x, ("x/a.rs", "use crate::b::Time;"), ("b.rs", "use crate::x::A;")]),
+            ["b -> x -> x::a -> b"]
+        );
+    }
+
+    #[test]
+    fn what_follows_a_test_counts() {
+        let b = (
+            "b.rs",
+            "#[cfg(test)]\nmod tests { const A: &str = \"}\"; const B: char = '{'; }\nuse crate::a::A;",
+        );
+        assert_eq!(found(&[("lib.rs", ""), ("a.rs", "use crate::b::B;"), b]), ["a -> b -> a"]);
+        let b = ("b.rs", "#[cfg(test)]\nuse crate::c::C;\nuse crate::a::A;");
+        assert_eq!(found(&[("a.rs", "use crate::b::B;"), b, ("c.rs", "")]), ["a -> b -> a"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod check;
 mod chroot;
 mod ci;
 mod circles;
+mod code;
 mod conformance;
 mod documented;
 mod fuzz;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::code::without_tests;
 use crate::steps::{Failure, root};
 
 /// The only folders in which a file may open `unsafe`, each such file being named in `docs/safety.md`.
@@ -134,27 +135,27 @@ fn unsafe_complaint(name: &str, text: &str, safety: &str) -> Option<String> {
     (!safety.contains(name)).then(|| format!("{name} opens unsafe code and is not in docs/safety.md"))
 }
 
-/// Tests at the end of a file, and in files of their own, may do as they like.
+/// Tests may do as they like.
 fn impure_complaint(name: &str, text: &str) -> Option<String> {
     let is_test = name.ends_with("tests.rs") || name.contains("/tests/");
     if is_test || !PURE_CRATES.iter().any(|folder| name.starts_with(folder)) {
         return None;
     }
-    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let code = without_tests(text);
     let mut lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let line = lines.find(|line| IMPURE.iter().any(|word| line.contains(word)))?;
     Some(format!("{name} is in a pure crate and says `{}`", line.trim()))
 }
 
 /// The lines of what is installed, without comments: tests, and tools that are not installed, may do as they like.
-fn installed_code<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
+fn installed_code(name: &str, text: &str) -> Vec<String> {
     let apart = ["xtask/", "perf/", "tests/", "benches/"];
     let is_apart = apart.iter().any(|folder| name.starts_with(folder));
     if is_apart || name.contains("/tests/") || name.ends_with("tests.rs") {
         return Vec::new();
     }
-    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect()
+    let code = without_tests(text);
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned).collect()
 }
 
 /// Names that others have already.
@@ -168,7 +169,7 @@ fn homonyms(name: &str, text: &str) -> Vec<String> {
 /// An error that is a `String`: nobody who gets it can tell one from another. Types have the sentence as their `Display`.
 fn sentence_complaint(name: &str, text: &str) -> Option<String> {
     let lines = if name.ends_with("fuzzing.rs") { Vec::new() } else { installed_code(name, text) };
-    let is_error = |line: &&&str| {
+    let is_error = |line: &&String| {
         line.contains("Result<") && [", String>", ", &'static str>"].iter().any(|end| is_last(line, end))
     };
     let line = lines.iter().find(is_error)?;
@@ -247,6 +248,7 @@ mod tests {
         assert!(second_places("engine/sys/src/reactor.rs", makes).is_empty());
         assert!(second_places("ring/tests/a.rs", makes).is_empty());
         assert!(second_places("ring/src/a.rs", &format!("// {makes}\n#[cfg(test)]\n{makes}")).is_empty());
+        assert_eq!(second_places("ring/src/a.rs", &format!("#[cfg(test)]\nuse b;\n{makes}")).len(), 1);
         assert_eq!(second_places("agent/src/a.rs", "UnixListener::bind(path)").len(), 1);
     }
 
