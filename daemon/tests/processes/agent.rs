@@ -52,7 +52,8 @@ impl Agent {
             // With something to be read there is no sleep; then this asks again and again.
             if self.link.arm().unwrap() {
                 std::thread::yield_now();
-            } else {
+            } else if self.link.queued() > 0 {
+                // Arming sends, too: what has all left wakes nobody.
                 sleep(&self.link, deadline);
             }
             self.link.on_ready().unwrap();
