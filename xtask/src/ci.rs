@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::own_library::OwnLibrary;
 use crate::steps::{Failure, SKIPPED, step};
 use crate::windows;
 use programs::Programs;
@@ -43,6 +44,8 @@ pub(crate) enum Part {
     Usb,
     /// The programs for Windows, by wine
     Windows,
+    /// The small programs with a standard library of their own, whose source the part before has unpacked
+    Lean,
 }
 
 /// Runs the parts that are named, all if none is, and says at the end what could not be tried.
@@ -71,6 +74,7 @@ fn run_part(part: Part, user: &User, list: &SkippedList) -> Result<(), Failure> 
         Part::OtherGround => other_ground(user, list),
         Part::Suites => this_program("suites", list),
         Part::Windows => windows_by_wine(list),
+        Part::Lean => calls_by_small_programs(list),
         Part::Xen => {
             if machine::can_boot_xen() {
                 this_program("xen", list)
@@ -109,6 +113,18 @@ fn windows_by_wine(list: &SkippedList) -> Result<(), Failure> {
         step("ends to ends by wine", list.passed_to(&mut command))?;
     }
     Ok(())
+}
+
+/// A few calls by the agent and the client as they are installed where the standard library's source is there.
+fn calls_by_small_programs(list: &SkippedList) -> Result<(), Failure> {
+    if OwnLibrary::find().is_none() {
+        crate::steps::skipped("lean", "the standard library's source cannot be had here");
+        return Ok(());
+    }
+    let own = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+    let mut command = within(LIMIT);
+    command.arg(own).args(["perf", "--quick", "--scenario", "calls,latency"]);
+    step("calls by the small programs", list.passed_to(&mut command))
 }
 
 /// Another task of this program as a process of its own, so that it can be ended when it hangs.

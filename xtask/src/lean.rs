@@ -1,15 +1,21 @@
 //! The programs of release builds: one executable that is all of them by name, and two that are one program each,
 //! small, because every call starts or forks them.
 //!
-//! `qrexec-client-vm` is linked statically against musl if Rust's library for that is installed (`rustup target add
-//! …-linux-musl`): without a dynamic linker, and without what glibc asks the processor at every start, each question of
+//! Where the source of Rust's standard library is there (rustup's component `rust-src`, or what `cargo xtask windows` has
+//! unpacked), both are built with a library of their own, without what unwinds and prints backtraces. `qrexec-client-vm`
+//! is linked statically against musl if that can be had (Debian's `musl-dev` beside the library's source, or `rustup target
+//! add …-linux-musl`): without a dynamic linker, and without what glibc asks the processor at every start, each question of
 //! which leaves the virtual machine. Else it is for the host, like `qrexec-agent`, which needs glibc to look up users.
-//! All are position independent.
+//! All are position independent. What is missing for the best of these is said.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::steps::{Failure, cargo, findings, is_there, root, step};
+use crate::own_library::{Musl, OwnLibrary, glibc_target, musl_target, rustc};
+use crate::steps::{Failure, cargo, findings, is_there, root, said, step};
+
+const AGENT: &str = "qrexec-agent";
+const CLIENT: &str = "qrexec-client-vm";
 
 /// What was built.
 pub(crate) struct Built {
@@ -27,25 +33,67 @@ pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
         );
     }
     let features: &[&str] = if pam { &["--features", "pam"] } else { &[] };
-    let target = target_folder();
-    let of_package = |profile: &str, binary: &str| {
-        cargo(["build", "--profile", profile, "-p", "qrexec-cli", "--bin", binary])
-    };
-    step("build", &mut of_package("release", "qrexec"))?;
-    step("qrexec-agent", of_package("lean", "qrexec-agent").args(features))?;
-    let mut client = of_package("lean", "qrexec-client-vm");
-    let mut folder = target.clone();
-    if let Some(musl) = musl() {
-        client.args(["--target", &musl]);
-        folder.push(musl);
+    step("build", &mut cargo(["build", "--release", "-p", "qrexec-cli", "--bin", "qrexec"]))?;
+    let library = OwnLibrary::find();
+    if library.is_none() {
+        eprintln!(
+            "== small programs with Rust's whole library: its source is not here (rustup component add rust-src)"
+        );
     }
-    step("qrexec-client-vm", &mut client)?;
+    let target = target_folder();
+    let agent = agent(library.as_ref(), features, &target)?;
+    let client = client(library.as_ref(), &target)?;
+    for program in [&agent, &client] {
+        step("whether it starts", Command::new(program).arg("--version").stdout(Stdio::null()))?;
+    }
     findings("dom0's executable", strangers(&target.join("release/qrexec")))?;
-    let lean = vec![
-        ("qrexec-agent", target.join("lean/qrexec-agent")),
-        ("qrexec-client-vm", folder.join("lean/qrexec-client-vm")),
-    ];
+    let lean = vec![(AGENT, agent), (CLIENT, client)];
     Ok(Built { all: target.join("release/qrexec"), lean })
+}
+
+/// Builds the agent; gives its executable.
+fn agent(library: Option<&OwnLibrary>, features: &[&str], target: &Path) -> Result<PathBuf, Failure> {
+    let mut build = lean(AGENT);
+    build.args(features);
+    let mut folder = target.to_owned();
+    if let Some(library) = library {
+        library.include(&mut build, &glibc_target());
+        folder.push(glibc_target());
+    }
+    step(AGENT, &mut build)?;
+    Ok(folder.join("lean").join(AGENT))
+}
+
+/// Builds the client; gives its executable.
+fn client(library: Option<&OwnLibrary>, target: &Path) -> Result<PathBuf, Failure> {
+    let mut build = lean(CLIENT);
+    let mut folder = target.to_owned();
+    match (library, Musl::find()) {
+        (Some(library), Some(musl)) => {
+            library.include(&mut build, &musl_target());
+            musl.link(&mut build, &target.join("musl"))?;
+            folder.push(musl_target());
+        }
+        _ if has_rusts_musl() => {
+            build.args(["--target", &musl_target()]);
+            folder.push(musl_target());
+        }
+        (library, musl) => {
+            let missing = if musl.is_none() { "musl-dev" } else { "rust-src" };
+            eprintln!("== {CLIENT} is not linked statically: {missing} is not here");
+            if let Some(library) = library {
+                library.include(&mut build, &glibc_target());
+                folder.push(glibc_target());
+            }
+        }
+    }
+    step(CLIENT, &mut build)?;
+    Ok(folder.join("lean").join(CLIENT))
+}
+
+/// A build of one small program.
+fn lean(program: &str) -> Command {
+    cargo(["rustc", "--profile", "lean", "-p", "qrexec-cli", "--bin", program])
 }
 
 /// Names that symbols and messages of the lab and the benchmark contain, and that the installed executable must not.
@@ -103,13 +151,10 @@ pub(crate) fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// This machine's target with musl, if Rust's library for it is installed.
-fn musl() -> Option<String> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let said = rustc.args(["--print", "target-libdir", "--target", &target]).output().ok()?;
-    let folder = PathBuf::from(String::from_utf8(said.stdout).ok()?.trim());
-    folder.is_dir().then_some(target)
+/// Whether Rust's own library for musl is installed.
+fn has_rusts_musl() -> bool {
+    let said = said(Command::new(rustc()).args(["--print", "target-libdir", "--target", &musl_target()]));
+    said.is_ok_and(|folder| Path::new(&folder).is_dir())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod lean;
 mod licences;
 mod logins;
 mod metadata;
+mod own_library;
 mod package;
 mod packages;
 mod perf;

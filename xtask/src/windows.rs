@@ -107,10 +107,8 @@ fn library(folder: &Path) -> Result<PathBuf, NoWindows> {
             return Err(NoWindows::Skipped(format!("{package} cannot be installed here")));
         }
     }
-    let version = said(Command::new("rustc").arg("--version"))?;
-    let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
-    let unpacked = folder.join("rust-src");
-    let library = unpacked.join(format!("usr/src/rustc-{version}/library"));
+    let version = compiler_version()?;
+    let library = library_below(folder, &version);
     if library.join("std/Cargo.toml").exists() {
         return Ok(library);
     }
@@ -121,6 +119,21 @@ fn library(folder: &Path) -> Result<PathBuf, NoWindows> {
         return Ok(library);
     }
     Err(NoWindows::Skipped(format!("package rust-src has no library of version {version}")))
+}
+
+/// What that has unpacked, if it is of the compiler's version.
+pub(crate) fn unpacked_library() -> Option<PathBuf> {
+    let library = library_below(&folder(), &compiler_version().ok()?);
+    library.join("std/Cargo.toml").exists().then_some(library)
+}
+
+fn library_below(folder: &Path, version: &str) -> PathBuf {
+    folder.join(format!("rust-src/usr/src/rustc-{version}/library"))
+}
+
+fn compiler_version() -> Result<String, Failure> {
+    let version = said(Command::new("rustc").arg("--version"))?;
+    Ok(version.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
 fn program_of(package: &str) -> &'static str {

@@ -19,8 +19,8 @@ const FOR_LINUX: [&str; 4] = ["qemu-system-x86", "busybox-static", "kmod", "binu
 ///
 /// `pv` is the reader that splices on; libFuzzer is C++; the packages open PAM sessions and are tried in a system of
 /// their own; `setpriv` and `prlimit` make an ordinary user of root; systemd has the journal; calls to other machines are
-/// tried over a real sshd.
-const NEEDED: [(&str, &str); 9] = [
+/// tried over a real sshd; the small client is linked against musl.
+const NEEDED: [(&str, &str); 10] = [
     ("pv", "pv"),
     ("c++", "g++"),
     ("/usr/include/security/pam_appl.h", "libpam0g-dev"),
@@ -30,6 +30,7 @@ const NEEDED: [(&str, &str); 9] = [
     ("script", "bsdutils"),
     ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/bin/ssh", "openssh-client"),
+    ("musl-gcc", "musl-tools"),
 ];
 
 /// Without this folder root's sshd does not start. A system makes it when its own sshd starts, which it does nowhere in CI.
