@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
 //! A channel as a plain reader and writer: bytes are copied, and whoever finds nothing or no room waits.
 //!
-//! What the pump does in place, for programs that have their bytes in memory. A writer rings when a quarter of the ring
-//! is unannounced, a reader when half of it is free, and both before they sleep; both look a few times before that.
+//! What the pump does in place, for programs that have their bytes in memory. A writer rings when a quarter of the
+//! ring is written and not announced, a reader when half of it is free, and both before they sleep; before a sleep
+//! both look again a few times.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -24,7 +25,7 @@ pub struct Blocking {
 }
 
 impl Blocking {
-    /// Takes a channel over.
+    /// Wraps a channel.
     pub fn new(channel: Channel) -> Blocking {
         let spin = Spin::new(channel.is_far());
         Blocking { channel, spin, moved: 0, sleeps: 0 }
@@ -35,7 +36,7 @@ impl Blocking {
         &self.channel
     }
 
-    /// Times that this side slept.
+    /// How often this side has slept.
     pub fn sleeps(&self) -> u64 {
         self.sleeps
     }

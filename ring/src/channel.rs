@@ -45,7 +45,7 @@ pub(crate) fn initialise(region: &Region) {
     region.set_flag(Side::Client.own_notify(), NOTIFY_WRITE);
 }
 
-/// Announces the client on the page: live, and wanting to know of the server's first bytes.
+/// Marks the client as connected on the page, and asks the server to ring for its first bytes.
 pub(crate) fn announce_client(region: &Region) {
     region.set_flag(Side::Client.own_live(), CONNECTED);
     region.set_bits(Side::Server.own_notify(), NOTIFY_WRITE);
@@ -57,12 +57,12 @@ impl Channel {
         Channel { tx, rx, link: Link::new(region, side, bell) }
     }
 
-    /// The two halves, each for an owner of its own, and what they share.
+    /// Takes the channel apart, so that each half can have an owner of its own.
     pub fn split(self) -> (Producer, Consumer, Link) {
         (self.tx, self.rx, self.link)
     }
 
-    /// What [`Channel::split`] gave.
+    /// Puts together what [`Channel::split`] took apart.
     pub fn joined(tx: Producer, rx: Consumer, link: Link) -> Channel {
         Channel { tx, rx, link }
     }
@@ -82,12 +82,12 @@ impl Channel {
         self.link.lends().then(|| self.rx.size())
     }
 
-    /// Publishes `n` bytes that were put in place; the doorbell waits for [`Channel::flush`].
+    /// Publishes `n` bytes that were put in place; the doorbell is rung by [`Channel::flush`].
     pub fn commit(&mut self, n: usize) {
         self.tx.commit(n);
     }
 
-    /// Steps over `n` bytes and gives them back; the doorbell waits for [`Channel::flush`].
+    /// Steps over `n` bytes and gives them back; the doorbell is rung by [`Channel::flush`].
     ///
     /// Nothing may be out on loan ([`Consumer::take`] without [`Consumer::give`]).
     pub fn release(&mut self, n: usize) {
@@ -182,7 +182,7 @@ impl Channel {
         self.link.is_coming(&mut self.tx, &mut self.rx, data, room)
     }
 
-    /// Whether the peer has processors of its own: another domain.
+    /// Whether the peer is in another domain, which runs on processors of its own.
     pub fn is_far(&self) -> bool {
         self.link.is_far()
     }
@@ -215,8 +215,8 @@ impl Channel {
 
     /// Whether the peer is gone and all it left has been read.
     ///
-    /// The order matters: who finds nothing and then asks whether the peer is open misses what it
-    /// wrote and closed in between. The acquire load of its live byte comes before the look at `prod`.
+    /// The order matters: whoever finds nothing and then asks whether the peer is open misses what it wrote before it
+    /// closed in between. The acquire load of its live byte comes before the look at `prod`.
     pub fn ended(&mut self) -> Result<bool, Error> {
         let open = self.is_open();
         Ok(!open && self.readable()? == 0)

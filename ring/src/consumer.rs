@@ -9,16 +9,16 @@ use crate::page::{Page, Word};
 use crate::region::Region;
 use crate::spans::Spans;
 
-/// Index half: everything a consumer knows, apart from where the bytes are.
+/// The index half: what a consumer knows, apart from where the bytes are.
 #[derive(Debug)]
 pub(crate) struct RxIndex {
     prod_word: Word,
     cons_word: Word,
-    /// How far bytes were used. Ours alone, as is `given`: the copy in the page is only ever written.
+    /// How far bytes were used. This copy is the truth, as is `given`: the page's copy is written and never read.
     cons: u32,
     /// How far they were given back: `cons`, or less while somebody still reads what was lent to it.
     given: u32,
-    /// The last `prod` that was believed.
+    /// The last `prod` that passed the check.
     seen: u32,
     size: u32,
 }
@@ -28,7 +28,7 @@ impl RxIndex {
         RxIndex { prod_word, cons_word, cons: 0, given: 0, seen: 0, size }
     }
 
-    /// Looks at the peer's `prod` once: bytes ready, or the proof that it lies.
+    /// Looks at the peer's `prod` once. Returns the bytes that are ready, or why the value cannot be true.
     ///
     /// The acquire pairs with the producer's release: the bytes it names are there.
     pub(crate) fn ready(&mut self, page: &impl Page) -> Result<usize, BadIndex> {

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! What can go wrong on a channel, sorted by who is to blame.
+//! What can go wrong on a channel, sorted by whose fault it is.
 
 use std::io;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub enum Error {
     /// The peer has closed or died; nothing can be sent any more.
     #[error("vchan peer is gone")]
     Closed,
-    /// Orders outside 10 to 20, or two small rings at one place.
+    /// Orders outside 10 to 20, or two small rings that would lie at the same place.
     #[error("vchan peer named impossible ring orders {left}/{right}")]
     BadOrders {
         /// Client to server.
@@ -66,7 +66,7 @@ pub enum Error {
     /// This machine was saved and restored: no channel lives through that.
     #[error("this VM was restored from a saved one, which ends all its calls")]
     Restored,
-    /// One domain is not to have all memory that is left for mapped pages.
+    /// The limit on one domain's pages keeps it from taking all memory that is left for mapped pages.
     #[error("calls with domain {domain} have as many of its pages mapped here as they may")]
     TooManyPages {
         /// Whose pages.

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! Doors for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
+//! Access for the fuzz targets in `tests/fuzz`; only in builds with `--cfg fuzzing`.
 //!
-//! Channels whose two ends are in one process, without a meeting, and the page between them for a peer
-//! that writes there what it likes.
+//! Channels whose two ends are in one process, without a meeting, and the shared page for a peer that writes there
+//! whatever the fuzzer says.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -55,14 +55,14 @@ fn meet(orders: Orders) -> Result<(Arc<Region>, [Counter; 2]), Error> {
     Ok((Arc::new(region), bells))
 }
 
-/// A peer that owes nobody anything.
+/// A peer that keeps to no rule.
 pub struct Hostile {
     region: Arc<Region>,
     bell: Counter,
 }
 
 impl Hostile {
-    /// Writes bytes anywhere in the region; what would be behind its end is left out.
+    /// Writes bytes anywhere in the region; bytes beyond its end are dropped.
     pub fn poke(&self, at: usize, bytes: &[u8]) {
         let end = self.region.orders().region_bytes();
         let at = at.min(end);
@@ -76,14 +76,14 @@ impl Hostile {
         u32::from_le_bytes(bytes)
     }
 
-    /// Rings, for nothing.
+    /// Rings, although nothing has changed.
     pub fn ring(&mut self) {
-        // The worst that can happen is that nobody hears it.
+        // If it fails, the other side does not wake up, which a hostile peer may cause anyway.
         let _ = self.bell.ring();
     }
 }
 
-/// A bell of two event counters.
+/// A doorbell of two event counters.
 struct Counter {
     own: Arc<OwnedFd>,
     other: Arc<OwnedFd>,

@@ -39,7 +39,7 @@ pub fn check_prod(cons: u32, seen: u32, prod: u32, size: u32) -> Result<u32, Bad
     }
 }
 
-/// How much was committed or given back in all, and how much of that the peer was told of.
+/// How many bytes were committed, or given back, in all, and how many of them the peer was told about.
 #[derive(Debug, Default)]
 pub(crate) struct Mark {
     total: u64,
@@ -55,7 +55,7 @@ impl Mark {
         self.total - self.told
     }
 
-    /// The peer is told now: whether there was anything to tell.
+    /// Notes that the peer is told now. Returns whether there was anything to tell.
     pub(crate) fn reach(&mut self) -> bool {
         let any = self.pending() > 0;
         self.told = self.total;

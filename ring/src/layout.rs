@@ -83,8 +83,8 @@ const _: () = {
     assert!(offset::CLI_LIVE == 20 && offset::SRV_LIVE == 21);
     assert!(offset::CLI_NOTIFY == 22 && offset::SRV_NOTIFY == 23);
     assert!(offset::GRANTS == 24 && size_of::<Interface>() == 24);
-    // The longest grant list still ends before the place of an order-11 ring's page half,
-    // which such a pair of rings does not use: both have pages of their own.
+    // The longest grant list ends before the second half of the page, where a ring of order 11 would lie; a pair of
+    // rings with so long a list has none there, since both rings have pages of their own.
     assert!(offset::GRANTS + 4 * 2 * (MAX_RING / PAGE) <= PAGE);
 };
 
@@ -146,7 +146,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// All that are larger than these, with rings of the same size up to `most` bytes each way, the largest first.
+    /// All pairs larger than this one, with rings of the same size up to `most` bytes each way, the largest first.
     pub fn up_to(self, most: usize) -> impl Iterator<Item = Orders> {
         let least = self.left.max(self.right).0;
         let larger = (least + 1..=MAX_ORDER).rev().map(Order).filter(move |order| order.bytes() <= most);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(chosen(1024, 2048), (10, 11));
         assert_eq!(chosen(2048, 1024), (11, 10));
         assert_eq!(chosen(2048, 2048), (11, 12));
-        // As a C server was seen to do; as its client we take such pairs too.
+        // A C server was seen to choose this pair; as its client we accept such pairs too.
         assert_eq!(chosen(1024, 1024), (10, 11));
         assert_eq!(chosen(1, 4096), (11, 12));
         assert_eq!(chosen(0, 0), (10, 11));

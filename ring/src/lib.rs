@@ -8,13 +8,13 @@
 //! | module | one job |
 //! |---|---|
 //! | [`layout`] | where everything is, orders and sizes |
-//! | [`index`] | free-running indices: distances, spans, lies |
+//! | [`index`] | free-running indices: distances, pieces, checks of the peer's values |
 //! | `page` | the shared words behind a trait, so that loom can stand in for memory |
 //! | `mapping` | mapped memory, and who gives it back |
 //! | `region` | the raw mappings |
 //! | [`producer`], [`consumer`] | reserve/commit and peek/release |
 //! | [`spans`] | scatter/gather lists into ring memory and the system calls that use them |
-//! | `trim` | giving the memory of an empty ring back |
+//! | `trim` | returning the memory of an empty ring to the system |
 //! | [`link`] | the notify protocol, liveness, and what differs by transport |
 //! | [`channel`] | both rings and their link |
 //! | [`spin`] | how often to look again before a sleep |

@@ -12,21 +12,21 @@ use crate::page::{self, Page, Side};
 use crate::producer::Producer;
 use crate::region::Region;
 
-/// What differs by transport, at the cold edge: never called per byte, only to wake and to be woken.
+/// What differs by transport. Called only to wake the peer and to be woken, never per byte.
 pub(crate) trait Bell: Send {
     /// The descriptor to poll.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Wakes the peer (shm), or moves staged bytes out (stream). `Ok(false)`: the peer is gone.
     fn ring(&mut self) -> Result<bool, Error>;
-    /// Takes the wake-up (shm), or moves arrived bytes in (stream). `Ok(false)`: the peer is gone.
+    /// Answers the doorbell (shm), or moves arrived bytes in (stream). `Ok(false)`: the peer is gone.
     fn acknowledge(&mut self) -> Result<bool, Error>;
     /// Whether the peer is behind a stream: then each flush moves bytes, whoever asked.
     fn is_stream(&self) -> bool;
-    /// Whether ring pages may be lent to the kernel beyond a transfer: not where unmapping them waits for that.
+    /// Whether the kernel may keep ring pages beyond a transfer: not where unmapping them would have to wait for it.
     fn lends(&self) -> bool {
         false
     }
-    /// Whether the peer has processors of its own.
+    /// Whether the peer runs on processors of its own.
     fn is_far(&self) -> bool {
         false
     }
@@ -34,38 +34,38 @@ pub(crate) trait Bell: Send {
     fn wants_in(&mut self) -> bool;
     /// Whether the descriptor should be polled for output.
     fn wants_out(&self) -> bool;
-    /// Opens whatever may be needed later: nothing can be opened from now on.
+    /// Opens whatever may be needed later: nothing can be opened afterwards.
     fn settle(&mut self) -> Result<Habits, Error> {
         Ok(Habits::default())
     }
 }
 
-/// What a channel asks of the kernel as long as it lives, besides reading, writing and polling what is open.
+/// Which system calls a channel makes as long as it lives, besides reading, writing and polling what is open.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Habits {
-    /// It has an epoll instance and timers.
+    /// It changes an epoll instance and sets timers.
     pub watches: bool,
-    /// Requests to devices.
+    /// The ioctl requests that it makes.
     pub ioctls: &'static [u32],
-    /// A library of others does what it likes.
+    /// A library of others is used, whose system calls are not known.
     pub unknown: bool,
 }
 
-/// Looks at memory for one look that costs system calls, some microseconds together. A guest's system calls are dear where
-/// the hypervisor has a part in them.
+/// How often memory is looked at in place of one look that makes system calls: some microseconds together. A guest's
+/// system calls are slow where the hypervisor takes part in them.
 const GLANCES: u32 = 1024;
 const GLANCES_TO_A_PAUSE: u32 = 16;
 
-/// Counts of what costs: kept per channel, in events.
+/// Counts, for one channel, of the events that cost time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counters {
     /// Doorbells rung.
     pub rings: u64,
     /// Times the doorbell was answered.
     pub wakes: u64,
-    /// Flushes that found nobody waiting.
+    /// Flushes after which nobody had to be woken.
     pub spared: u64,
-    /// Bytes copied between rings and memory by this process: what the kernel moves is not counted.
+    /// Bytes copied between rings and memory by this process, without those that the kernel moves.
     pub copied: u64,
 }
 
@@ -78,7 +78,7 @@ pub struct Link {
     side: Side,
     bell: Box<dyn Bell>,
     alive: bool,
-    /// The peer's live byte was seen closed; what it writes there later changes nothing.
+    /// The peer's live byte said once that it is closed; what it writes there later changes nothing.
     closed: Cell<bool>,
     counters: Counters,
 }
@@ -99,8 +99,8 @@ impl Link {
         self.bell.lends() && !self.region.is_foreign()
     }
 
-    /// Opens what the channel may need later, for a process that will not be able to. What it asks of the kernel from
-    /// then on.
+    /// Opens what the channel may need later, for a process that will be able to open nothing. Returns the system
+    /// calls that it makes from then on.
     ///
     /// # Errors
     /// Something could not be opened.
@@ -119,7 +119,7 @@ impl Link {
     /// Bytes that can be read now. A stream is asked for more when there are none.
     pub fn readable(&mut self, rx: &mut Consumer) -> Result<usize, Error> {
         let ready = rx.ready()?;
-        // Once the end was seen, or a write failed, nothing but reading tells what is left.
+        // Once the end was seen, or a write has failed, only a read tells what is left.
         if !self.bell.is_stream() || (ready > 0 && self.alive) {
             return Ok(ready);
         }
@@ -180,9 +180,10 @@ impl Link {
         Ok(())
     }
 
-    /// Before sleeping: flushes, asks to be woken for data beyond the `data` bytes that are there already (`None`: not
-    /// wanted), and for at least `room` bytes of room (0: not wanted), and looks again. A peer that leaves half a header
-    /// in the ring so cannot keep us awake.
+    /// To be called before sleeping: flushes, asks to be woken for data beyond the `data` bytes that are there already
+    /// (`None`: not wanted) and for at least `room` bytes of room (0: not wanted), and looks again. Because of `data`,
+    /// a peer that leaves half a header in the ring does not keep this side awake.
+    ///
     /// `true`: what was asked for is already there, or the peer is gone; do not sleep.
     pub fn arm_for(
         &mut self,
@@ -213,8 +214,8 @@ impl Link {
         Ok(has_data || has_room || !self.is_open())
     }
 
-    /// As [`Link::is_there`], looking more often if the peer has processors of its own: that costs no system call,
-    /// while a sleep costs either side's virtual processor one.
+    /// As [`Link::is_there`], looking many times if the peer runs on processors of its own: a look at memory needs no
+    /// system call, while a sleep costs each side one.
     pub fn is_coming(
         &self,
         tx: &mut Producer,
@@ -233,12 +234,12 @@ impl Link {
         self.is_there(tx, rx, data, room)
     }
 
-    /// Whether the peer has processors of its own: another domain.
+    /// Whether the peer is in another domain, which runs on processors of its own.
     pub fn is_far(&self) -> bool {
         self.bell.is_far()
     }
 
-    /// After the descriptor was ready: takes the wake-up. Never blocks.
+    /// After the descriptor was ready: answers the doorbell. Never blocks.
     pub fn on_ready(&mut self) -> Result<(), Error> {
         self.counters.wakes += 1;
         if self.alive && !self.bell.acknowledge()? {
@@ -278,7 +279,7 @@ impl Link {
         self.alive && !self.closed.get()
     }
 
-    /// Whether the peer shares memory with us, or sits behind a stream.
+    /// Whether the peer is behind a stream; else it shares memory with this side.
     pub fn is_stream(&self) -> bool {
         self.bell.is_stream()
     }
@@ -292,7 +293,7 @@ impl AsFd for Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // A peer that is gone cannot be told; there is nobody to report that to either.
+        // Only a peer that is gone cannot be told, and then nobody needs to be.
         self.region.set_flag(self.side.own_live(), CLOSED);
         self.region.fence();
         let _ = self.bell.ring();

@@ -23,7 +23,7 @@ use crate::producer::TxIndex;
 /// Bytes in the model's ring: two, so that it can be empty, half full and full.
 const RING: usize = 2;
 
-/// What is wrong with a mutant.
+/// Which mistake is made on purpose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mutation {
     /// Nothing: the protocol as it ships.
@@ -36,7 +36,7 @@ enum Mutation {
     RelaxedIndex,
     /// Whoever is about to sleep looks once only.
     NoSecondLook,
-    /// Whoever finds nothing asks only then whether the peer is open.
+    /// Whoever finds no data asks only afterwards whether the peer is open, which is too late.
     LiveAfterData,
 }
 

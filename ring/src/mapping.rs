@@ -1,11 +1,11 @@
 #![allow(unsafe_code)] // says of mapped memory that any thread may hold it
-//! Mapped memory, and who gives it back.
+//! Mapped memory, and the owner who unmaps it.
 
 use std::io;
 
 use memmap2::{Advice, MmapMut, MmapRaw};
 
-/// One piece of memory. Where it begins stands here, so that nobody asks the owner for it at each access.
+/// One piece of memory. Its address is kept here, so that the owner need not be asked at each access.
 pub(crate) struct Mapping {
     at: *mut u8,
     len: usize,
@@ -19,14 +19,15 @@ enum Owner {
     Other(#[expect(dead_code, reason = "held, and nothing else")] Box<dyn Send>),
 }
 
-// SAFETY: the pointer is the address of memory that the owner keeps mapped at the same place for as long as it lives, and
-// both owners may be sent to another thread; what is done with the memory is `Region`'s affair.
+// SAFETY: the pointer is the address of memory that the owner keeps mapped at the same place for as long as it lives,
+// and both owners may be sent to another thread. `Region` is responsible for all accesses to the memory.
 unsafe impl Send for Mapping {}
 // SAFETY: a shared `Mapping` gives away its address and length only, which never change.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Memory that something else than the kernel's own mapping keeps, which leaves it to no forked process.
+    /// Memory whose owner is not a mapping of the kernel's (`MmapRaw`), and which forked processes do not inherit
+    /// already.
     ///
     /// # Safety
     /// `owner` keeps `len` bytes from `at` mapped at the same place for as long as it lives.
@@ -35,21 +36,21 @@ impl Mapping {
         Mapping { at, len, owner: Owner::Other(Box::new(owner)) }
     }
 
-    /// Where it begins.
+    /// The address of its first byte.
     pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
         self.at
     }
 
-    /// Bytes of it.
+    /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Leaves it to no process that is forked from now on.
+    /// Keeps processes that are forked from now on from inheriting it.
     pub(crate) fn keep_from_children(&self) -> io::Result<()> {
         match &self.owner {
             Owner::Kernel(map) => map.advise(Advice::DontFork),
-            // As soon as they were mapped.
+            // Done when it was mapped, see [`Mapping::owned_by`].
             #[cfg(feature = "xen")]
             Owner::Other(_) => Ok(()),
         }

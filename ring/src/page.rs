@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The shared words of page 0 behind a trait, and the three rules of the notify protocol.
+//! The shared words of page 0 behind a trait, and the notify protocol: whom to ring, and when not to sleep.
 //!
 //! Everything that orders memory between the two sides is in this file and in [`crate::producer`] /
 //! [`crate::consumer`]'s index halves, written against [`Page`] so that loom runs the very same code.
@@ -39,7 +39,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// The byte that tells us what we are asked to ring for.
+    /// The byte in which the peer says what it wants to be woken for.
     pub(crate) fn own_notify(self) -> Flag {
         match self {
             Side::Client => Flag::CliNotify,
@@ -80,7 +80,7 @@ pub(crate) trait Page {
     fn fence(&self);
 }
 
-/// After publishing: does the peer wait for this? Clears the request, so that it is answered once.
+/// After publishing: whether the peer waits for this. Clears the request, so that it is answered once.
 pub(crate) fn must_ring(page: &impl Page, side: Side, bits: u8) -> bool {
     page.fence();
     let own = side.own_notify();
@@ -89,7 +89,7 @@ pub(crate) fn must_ring(page: &impl Page, side: Side, bits: u8) -> bool {
 
 /// Before sleeping for `bits`: looks, asks the peer to ring, looks again. `true`: do not sleep.
 ///
-/// Without the second look, what the peer published between the first one and the request is slept over.
+/// Without the second look, what the peer published between the first one and the request would wake nobody.
 pub(crate) fn arm<E>(
     page: &impl Page,
     side: Side,

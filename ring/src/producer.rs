@@ -10,14 +10,14 @@ use crate::region::Region;
 use crate::spans::Spans;
 use crate::trim;
 
-/// Index half: everything a producer knows, apart from where the bytes are.
+/// The index half: what a producer knows, apart from where the bytes are.
 #[derive(Debug)]
 pub(crate) struct TxIndex {
     prod_word: Word,
     cons_word: Word,
-    /// Ours alone: the copy in the page is only ever written.
+    /// This copy is the truth: the page's copy is written and never read.
     prod: u32,
-    /// The last `cons` that was believed.
+    /// The last `cons` that passed the check.
     seen: u32,
     size: u32,
 }
@@ -27,7 +27,7 @@ impl TxIndex {
         TxIndex { prod_word, cons_word, prod: 0, seen: 0, size }
     }
 
-    /// Looks at the peer's `cons` once: bytes of room, or the proof that it lies.
+    /// Looks at the peer's `cons` once. Returns the bytes of room, or why the value cannot be true.
     ///
     /// The acquire pairs with the consumer's release: its reads of the freed bytes come before our writes.
     pub(crate) fn room(&mut self, page: &impl Page) -> Result<usize, BadIndex> {
@@ -126,7 +126,7 @@ impl Producer {
         self.flushed.reach()
     }
 
-    /// Gives the ring's memory back to the system, if the peer has taken everything that was in it.
+    /// Returns the ring's memory to the system, if the peer has taken everything that was in it.
     pub fn trim(&mut self) -> Result<(), BadIndex> {
         if self.room()? == self.size() {
             trim::discard(&self.region, self.base, self.size());

@@ -1,10 +1,10 @@
 #![allow(unsafe_code)] // The one place that dereferences shared memory: atomics on page 0, byte copies on ring pages.
 //! Raw mappings: page 0 and the ring pages behind it, in one piece or in two.
 //!
-//! Offsets run on from the first mapping into the second, so nobody else has to know where page 0 ends.
+//! Offsets run on from the first mapping into the second, so no caller has to know where page 0 ends.
 //!
-//! The peer may write any byte of it at any time. So there is never a reference to its contents: words
-//! are read and written through atomics made for the one access, bytes too, or in blocks by the machine's own instructions
+//! The peer may write any byte of it at any time. So there is never a reference to its contents: words are read and
+//! written through atomics made for the one access; bytes too, or in blocks by the machine's own instructions
 //! (`wide.rs`).
 
 use std::os::fd::BorrowedFd;
@@ -61,14 +61,15 @@ impl Region {
         Region { head, tail, orders, foreign: false, copied: AtomicU64::new(0) }
     }
 
-    /// As [`Region::of`], of pages that another domain granted. They must never be lent beyond a transfer: what holds
-    /// one when it is unmapped loses its bytes, and its domain never gets it back.
+    /// As [`Region::of`], of pages that another domain granted. They must never be lent to the kernel beyond a
+    /// transfer: if something still holds such a page when it is unmapped, its bytes are lost, and its domain never
+    /// gets the page back.
     #[cfg(feature = "xen")]
     pub(crate) fn foreign(head: Mapping, orders: Orders) -> Region {
         Region { foreign: true, ..Region::of(head, None, orders) }
     }
 
-    /// The same page 0 with the ring pages that it was found to speak of.
+    /// The same page 0 together with the ring pages that its grant list names.
     ///
     /// # Panics
     /// When both together are not as many as `orders` say (an error of this crate).
@@ -79,14 +80,14 @@ impl Region {
         Region { head: self.head, tail, orders, foreign: self.foreign, copied: self.copied }
     }
 
-    /// Leaves no mapping to processes that are forked from now on.
+    /// Keeps processes that are forked from now on from inheriting any of the mappings.
     pub(crate) fn keep_from_children(&self) -> Result<(), Error> {
         let mut maps = std::iter::once(&self.head).chain(&self.tail);
         maps.try_for_each(Mapping::keep_from_children)
             .map_err(Error::io("keeping the vchan pages from child processes"))
     }
 
-    /// The same, its first piece mapped anew.
+    /// The same region with its first piece mapped anew.
     ///
     /// # Panics
     /// When that is not as long (an error of this crate).
@@ -259,8 +260,9 @@ impl std::fmt::Debug for Region {
     }
 }
 
-/// Has no forked process keep pages that are shared with a peer: it would keep them from their owner, and the peer from
-/// seeing that this process is gone. Devices may see to that themselves; where neither can be had, nothing else is lost.
+/// Keeps forked processes from inheriting pages that are shared with a peer: they would keep the pages alive after
+/// their owner has gone, and the peer could not see that this process has ended. Devices may do so by themselves;
+/// where it is not possible, nothing else is lost.
 fn not_inherited(map: &MmapRaw) {
     let _ = map.advise(Advice::DontFork);
 }
@@ -273,7 +275,6 @@ mod tests {
         MmapMut::map_anon(pages * PAGE).unwrap().into()
     }
 
-    /// Page 0 apart from the rings: every byte is where the same offset of one mapping would have it.
     /// What the kernel says about the mapping at an address.
     fn flags(address: *mut u8) -> String {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -329,7 +330,7 @@ mod tests {
         }
     }
 
-    /// What was said on page 0 before is on the page that takes its place, if it is the same page; the rings stay.
+    /// What was written on page 0 before is on the page that takes its place, if it is the same page; the rings stay.
     #[test]
     fn a_first_piece_may_be_replaced() {
         let orders = Orders::validate(12, 12).unwrap();

@@ -19,7 +19,7 @@ pub enum Access {
     Nowait,
 }
 
-/// Most pieces in one list: 1 MiB in chunks of 64 KiB, and one more for the wrap, fit with ease.
+/// Most pieces in one list: 1 MiB in chunks of 64 KiB, and one more where the ring wraps, need fewer.
 pub const MAX_SPANS: usize = 64;
 
 /// A list of ring pieces, opaque and bound to the half it came from: no address leaves this crate
@@ -116,8 +116,8 @@ impl<'a> Spans<'a> {
         })
     }
 
-    /// Writes the pieces to `fd`. A peer gone is `BrokenPipe`, never a signal for sockets; the process
-    /// must ignore `SIGPIPE` for pipes (Rust programs do).
+    /// Writes the pieces to `fd`. A peer that is gone gives `BrokenPipe`, and never a signal on a socket; on a pipe
+    /// the process must ignore `SIGPIPE` (Rust programs do).
     pub fn drain_to(&self, fd: BorrowedFd<'_>, access: Access) -> io::Result<usize> {
         check(match access {
             // SAFETY: `list[..count]` are live ring pieces or private bytes (`'a` keeps both); the kernel only
@@ -133,7 +133,8 @@ impl<'a> Spans<'a> {
         })
     }
 
-    /// Lends the pieces to a pipe without copying them, as many as it has places for: bytes lent.
+    /// Lends the pieces to a pipe without copying them, as many as it has places for. Returns how many bytes that
+    /// were.
     ///
     /// The pipe then holds the ring's own pages: they must not be given back before its reader has taken
     /// them, and the reader must copy, not pass pages on, or it sees what the next lap of the ring writes. Pages that
@@ -157,7 +158,7 @@ impl<'a> Spans<'a> {
         (self.list.as_ptr(), self.count as u32)
     }
 
-    /// `preadv2` or `pwritev2` where the descriptor is, without waiting. Not every C library has them.
+    /// `preadv2` or `pwritev2` at the descriptor's own position, without waiting. Not every C library has them.
     ///
     /// # Safety
     /// As for `readv` or `writev` on the list.
@@ -204,7 +205,7 @@ mod tests {
     use crate::page::Side;
     use crate::{Channel, Error};
 
-    /// A bell that would lend, as between processes.
+    /// A doorbell whose ring pages may be lent, as between processes.
     struct Lender(std::fs::File);
 
     impl crate::link::Bell for Lender {

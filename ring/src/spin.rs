@@ -1,20 +1,20 @@
 #![forbid(unsafe_code)]
 //! Looking a few times more before going to sleep.
 //!
-//! To sleep and be woken across processors costs tens of microseconds, more than most waits last while a call is
-//! lively; a doorbell for it costs the peer a system call. So a pump that has nothing to do gives way to whoever
-//! shares its processor, looks again, and sleeps only after a number of looks. How many is learnt: all of them after
-//! a wait that a full number would have covered, half as many after each longer one, so that a quiet call looks once.
-//! A large ring that has just been filled or emptied is not looked at: its wake-ups are few as it is.
+//! To sleep and be woken on another processor costs tens of microseconds, more than most waits last while a call is
+//! busy; the peer has to make a system call for it too. So a pump that has nothing to do lets other programs on its
+//! processor run, looks again, and sleeps only after a number of looks. That number is learnt: it becomes the largest
+//! after a wait that so many looks would have covered, and is halved after each longer one, so that a quiet call looks
+//! once. No looks follow the transfer of a large piece, since sleeps are rare then.
 //!
-//! The unit is a look and not a microsecond: what a look costs and what a sleep costs grow together from machine to
-//! machine.
+//! Waits are counted in looks and not in microseconds, because what a look costs and what a sleep costs grow together
+//! from machine to machine.
 //!
-//! A peer in another domain has processors of its own, and a virtual one that goes to sleep and is woken costs more than
-//! a process that does: there, one looks longer (`Channel::is_coming`) and before every sleep.
+//! A peer in another domain runs on processors of its own, and to put a virtual processor to sleep and wake it costs
+//! more than to do so with a process. There, this side looks longer (`Channel::is_coming`) and before every sleep.
 //!
-//! A call that carries a conversation of two kernels ([`Spin::takes_turns`]) looks after large pieces too, since each of them is
-//! answered, and only while that is better than sleeping: see `contest`.
+//! In a call that carries the conversation of two kernels ([`Spin::takes_turns`]) large pieces are answered too, so
+//! this side looks after them as well, but only while that is quicker than sleeping: see `contest`.
 
 mod contest;
 
@@ -25,23 +25,23 @@ use contest::Contest;
 /// Looks before a sleep, at most: some 20 µs where a system call takes half a microsecond.
 const MOST: u32 = 16;
 
-/// A sleep after more bytes than this is one of few: looks would cost more than they save.
+/// After more bytes than this, sleeps are rare: looks would cost more than they save.
 const LITTLE: u64 = 64 << 10;
 
-/// A sleep that lasted as long as this many full numbers of looks would have been worth them.
+/// Looks would have been worth their cost if the sleep lasted no longer than this many full numbers of looks.
 const REACH: u32 = 3;
 
-/// Looks that take this long were not ours: another program had the processor. Giving way to one that works without
-/// a break costs more than sleeping, from which one is woken in front of it.
+/// If looks take this long, another program had the processor meanwhile. To let a program that never rests go first
+/// costs more than a sleep, since whoever is woken from a sleep goes first.
 const TAKEN: Duration = Duration::from_millis(1);
 
-/// Sleeps without a look after such a one; doubled each time, up to [`LONGEST_REST`].
+/// How many sleeps have no looks before them after that; doubled each time, up to [`LONGEST_REST`].
 const REST: u32 = 32;
 const LONGEST_REST: u32 = 4096;
 
-/// The same for a peer in another domain.
+/// [`MOST`] for a peer in another domain.
 const MOST_FAR: u32 = 32;
-/// There, a look ends with a system call or two, each of which Xen may have a part in.
+/// [`TAKEN`] for a peer in another domain: a look there ends with a system call or two, which Xen may take part in.
 const TAKEN_FAR: Duration = Duration::from_millis(10);
 
 /// How many looks the next sleep is worth.
@@ -49,11 +49,11 @@ const TAKEN_FAR: Duration = Duration::from_millis(10);
 pub struct Spin {
     far: bool,
     looks: u32,
-    /// What had been moved before the last sleep.
+    /// Bytes that had been moved before the last sleep.
     moved: u64,
     /// The last wait ended in a sleep.
     has_slept: bool,
-    /// Sleeps that are left without looks.
+    /// How many of the next sleeps have no looks before them.
     resting: u32,
     next_rest: u32,
     contest: Option<Contest>,
@@ -66,19 +66,20 @@ impl Default for Spin {
 }
 
 impl Spin {
-    /// `far`: the peer has processors of its own.
+    /// `far`: the peer runs on processors of its own.
     pub fn new(far: bool) -> Spin {
         let fresh =
             Spin { far, looks: 0, moved: 0, has_slept: false, resting: 0, next_rest: REST, contest: None };
         Spin { looks: fresh.most(), ..fresh }
     }
 
-    /// From now on each side of the call answers the other, piece by piece.
+    /// To be called if the two sides of the call answer each other piece by piece.
     pub fn takes_turns(&mut self) {
         self.contest.get_or_insert_with(Contest::new);
     }
 
-    /// For a call that begins: its first wait is for a program's start, which no look covers. One look finds out.
+    /// For a call that begins: its first wait is for a program to start, which no number of looks covers. One is
+    /// enough.
     #[must_use]
     pub fn before_a_start(self) -> Spin {
         Spin { looks: if self.far { self.looks } else { 1 }, ..self }
@@ -92,13 +93,13 @@ impl Spin {
         looked > if self.far { TAKEN_FAR } else { TAKEN }
     }
 
-    /// How often to look before the sleep that comes now, `moved` bytes after the call's start.
+    /// How many looks to make before the sleep that comes now, `moved` bytes after the call's start.
     pub fn looks(&mut self, moved: u64) -> u32 {
         let since = moved - std::mem::replace(&mut self.moved, moved);
         if self.contest.as_ref().map_or(since > LITTLE && !self.far, |contest| !contest.looks()) {
             return 0;
         }
-        // Woken for nothing: a peer that only rings is not waited for with the processor.
+        // Woken although nothing was moved: a peer that only rings must not make this side spend processor time.
         if since == 0 && self.has_slept {
             self.looks = 1;
         }
@@ -110,7 +111,7 @@ impl Spin {
         self.looks
     }
 
-    /// What was waited for was there at a look; the looks took so long together.
+    /// What was waited for came during the looks, which took `looked` together.
     pub fn found(&mut self, looked: Duration) {
         if let Some(contest) = &mut self.contest {
             contest.waited(looked, Duration::ZERO);
@@ -122,7 +123,8 @@ impl Spin {
         }
     }
 
-    /// After `looks` in vain, which took `looked` together, the sleep took `slept`.
+    /// What was waited for did not come during `looks` looks, which took `looked` together; the sleep then took
+    /// `slept`.
     pub fn slept(&mut self, looks: u32, looked: Duration, slept: Duration) {
         self.has_slept = true;
         if let Some(contest) = &mut self.contest {

@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // madvise(MADV_REMOVE) on ring pages.
-//! Giving the memory of an empty ring back to the system.
+//! Returning the memory of an empty ring to the system.
 
 use rustix::mm::{Advice, madvise};
 
@@ -9,7 +9,7 @@ use crate::region::Region;
 /// Frees the pages behind `len` bytes at `offset`, for both sides: they read as zeroes afterwards, and
 /// come back when they are written.
 ///
-/// Nothing happens where memory cannot be given back so: grants, private staging, rings inside page 0.
+/// Does nothing where memory cannot be returned in this way: granted pages, private staging, rings inside page 0.
 pub(crate) fn discard(region: &Region, offset: usize, len: usize) {
     if len < PAGE || !offset.is_multiple_of(PAGE) {
         return;

@@ -1,14 +1,15 @@
-//! Copies between shared and private memory by the widest loads and stores that every machine of a kind has: a word at a time
-//! takes half as long again.
+//! Copies between shared and private memory by the widest loads and stores that every processor of a kind has. Copying
+//! a word at a time takes half as long again.
 #![allow(unsafe_code)] // The language has no access to memory that somebody else changes which is wider than a word.
 
 /// What is copied in one step.
 const BLOCK: usize = 64;
 
-/// Copies as many whole blocks as `len` bytes have; how many bytes that were, which may be none.
+/// Copies as many whole blocks as `len` bytes contain. Returns how many bytes that were, which may be none.
 ///
-/// The machine's own instructions do it, in one piece of assembly: whatever the other side of shared memory does meanwhile,
-/// it is a load that gives some bytes, or a store that somebody else overwrites, and no access that the language knows of.
+/// The copy is one piece of assembly. Whatever the other side of shared memory does meanwhile, a load gives some
+/// bytes, or a store is overwritten; the language's rules about concurrent access do not apply, because it sees no
+/// access.
 ///
 /// # Safety
 /// `len` bytes from `from` can be read and `len` bytes from `to` can be written, they do not overlap, and no reference to

@@ -1,5 +1,6 @@
 #![allow(unsafe_code)] // calls of a C library that is found at run time
-//! Connections of Xen's own C library libxenvchan, loaded when it is asked for, so that nothing of it is needed to build.
+//! Connections of Xen's own C library libxenvchan, which is loaded when it is first used, so that building needs
+//! nothing of it.
 
 use std::ffi::{CStr, c_int};
 use std::os::fd::{BorrowedFd, RawFd};
@@ -9,7 +10,7 @@ use xenvchan_sys::{BLOCKING, libxenvchan};
 
 use crate::error::Error;
 
-/// What `libxenvchan_is_open` says of a server whose client has not come yet.
+/// The result of `libxenvchan_is_open` for a server whose client has not come yet.
 pub(crate) const WAITING: c_int = 2;
 
 /// The functions of the library.
@@ -17,7 +18,7 @@ pub(crate) const WAITING: c_int = 2;
 pub(crate) struct Library(xenvchan_sys::Library);
 
 impl Library {
-    /// Finds it.
+    /// Loads it.
     pub(crate) fn load() -> Result<Library, Error> {
         let found = xenvchan_sys::Library::load();
         found.map(Library).map_err(|error| Error::Config(format!("QREXEC_TRANSPORT=libxenvchan: {error}")))
@@ -35,7 +36,7 @@ impl Library {
 
     /// Joins the connection below this path in xenstore, if it is there.
     pub(crate) fn join(self, peer: u32, path: &CStr) -> Option<Vchan> {
-        // SAFETY: as in `serve`.
+        // SAFETY: as in `listen`.
         Vchan::new(self, unsafe {
             (self.0.libxenvchan_client_init)(std::ptr::null_mut(), peer as c_int, path.as_ptr())
         })
@@ -68,7 +69,7 @@ impl Vchan {
         unsafe { (self.library.libxenvchan_is_open)(self.ctrl) }
     }
 
-    /// Takes a pending event; never waits, if called when the descriptor is ready.
+    /// Takes a pending event. Does not wait if the descriptor is ready.
     pub(crate) fn take_event(&self) {
         // SAFETY: as in `state`.
         unsafe { (self.library.libxenvchan_wait)(self.ctrl) };
@@ -86,8 +87,9 @@ impl Vchan {
         unsafe { (self.library.libxenvchan_write)(self.ctrl, bytes.as_ptr().cast(), bytes.len()) }
     }
 
-    /// An epoll instance that holds the event channel, which by itself would always say that it takes output.
-    pub(crate) fn events(&self) -> Result<Reactor, Error> {
+    /// An epoll instance with the event channel in it. The channel itself is always ready for output, which tells
+    /// nothing.
+    pub(crate) fn events(&self) -> Result<Reactor<()>, Error> {
         // SAFETY: as in `state`.
         let fd: RawFd = unsafe { (self.library.libxenvchan_fd_for_select)(self.ctrl) };
         // SAFETY: the library keeps its descriptor open until `libxenvchan_close`, which only dropping `self` calls.

@@ -46,7 +46,7 @@ impl Interest {
 
 /// What a watched descriptor is known by. The kernel keeps a number for it.
 pub trait Token: Copy {
-    /// The number of this token; no two tokens of a reactor have the same.
+    /// The number of this token. Different tokens have different numbers.
     fn number(self) -> u64;
     /// The token with this number.
     fn from_number(number: u64) -> Option<Self>;
@@ -60,6 +60,17 @@ impl Token for u64 {
 
     fn from_number(number: u64) -> Option<Self> {
         Some(number)
+    }
+}
+
+/// For reactors that are only polled themselves: which of their descriptors is ready nobody asks.
+impl Token for () {
+    fn number(self) -> u64 {
+        0
+    }
+
+    fn from_number(_: u64) -> Option<Self> {
+        Some(())
     }
 }
 
@@ -145,15 +156,14 @@ impl<T: Token> Reactor<T> {
     }
 }
 
-impl Reactor {
-    /// A new reactor that is ready when any of these can be read: one descriptor for all of them. Who of them it is, it
-    /// does not say.
+impl Reactor<()> {
+    /// A new reactor that is ready when any of these can be read: one descriptor for all of them.
     ///
     /// # Errors
     /// As for [`Reactor::new`] and [`Reactor::add`].
     pub fn of(fds: &[BorrowedFd<'_>]) -> Result<Self, Errno> {
         let reactor = Self::new()?;
-        fds.iter().try_for_each(|fd| reactor.add(fd, 0, Interest::Read))?;
+        fds.iter().try_for_each(|fd| reactor.add(fd, (), Interest::Read))?;
         Ok(reactor)
     }
 }

@@ -1,12 +1,12 @@
 #![forbid(unsafe_code)]
-//! The thread that carries what a program has written, while the program is elsewhere.
+//! A thread that sends what a program has written while the program does something else.
 //!
-//! Two things cannot be done at once by a write: what a server writes before its client comes, and what a socket does
-//! not take yet. Both used to wait for the program's next call, which may be long in coming. The writer waits for the
-//! client, or for the socket, and moves the bytes then. It is started when there is something to carry, so most
-//! programs never have it; afterwards it sleeps until it is needed again.
+//! Two things cannot be finished inside a write: what a server writes before its client has connected, and what the
+//! socket does not take yet. Without this thread both would wait until the program calls the library again. The thread
+//! waits for the client, or for the socket, and moves the bytes then. It is started when there is something to send,
+//! so most programs never have it; afterwards it sleeps until it is needed again.
 //!
-//! Everything is done under the vchan's lock. A call that sleeps keeps the lock, and moves the bytes itself.
+//! Everything is done under the vchan's lock. A call that waits keeps the lock, and moves the bytes itself.
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,14 +19,14 @@ use rustix::io::Errno;
 
 use crate::vchan::Vchan;
 
-/// Pause before another look where no descriptor could be had to wait on.
+/// Time until the next attempt where no descriptor was free to wait on.
 const PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A vchan as the C side holds it.
 pub struct Handle {
     vchan: Arc<Mutex<Vchan>>,
     writer: Option<BackgroundWriter>,
-    /// The process that made it: in a forked child there is no writer.
+    /// The process that made it: a forked child has no such thread.
     process: u32,
 }
 
@@ -40,7 +40,7 @@ struct Bell {
     end: AtomicBool,
 }
 
-/// A thread that panicked has ruined its vchan already; the lock says nothing more.
+/// A panic has marked the vchan as broken already, so a poisoned lock needs nothing more.
 fn lock(vchan: &Mutex<Vchan>) -> MutexGuard<'_, Vchan> {
     vchan.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -50,12 +50,12 @@ impl Handle {
         Handle { vchan: Arc::new(Mutex::new(vchan)), writer: None, process: std::process::id() }
     }
 
-    /// The vchan, for one call.
+    /// The vchan, locked for one call.
     pub(crate) fn vchan(&self) -> MutexGuard<'_, Vchan> {
         lock(&self.vchan)
     }
 
-    /// After a call: sends the writer out if there is something to carry. `quietly` starts a thread that takes no
+    /// After a call: starts or wakes the thread if bytes wait to be sent. `quietly` starts a thread that takes no
     /// signals. Without a thread the bytes move at the next call.
     pub(crate) fn tend(&mut self, quietly: impl FnOnce(&mut dyn FnMut())) {
         if !lock(&self.vchan).wants_writer() || self.is_forked() {
@@ -67,16 +67,16 @@ impl Handle {
         }
     }
 
-    /// In a child of the process that made it.
+    /// Whether this process is a forked child of the one that made the vchan.
     fn is_forked(&self) -> bool {
         std::process::id() != self.process
     }
 
-    /// Before it is dropped: what was written leaves, as far as the peer takes it.
+    /// To be called before the vchan is dropped: waits until what was written has been sent, if the peer takes it.
     pub(crate) fn linger(mut self) {
         if let Some(writer) = self.writer.take() {
             if self.is_forked() {
-                // The thread is the parent's, and so is a lock that it may hold.
+                // The thread is the parent's, and the lock may be held by it, in which case it is never released here.
                 std::mem::forget(writer);
                 std::mem::forget(self);
                 return;
@@ -97,7 +97,7 @@ impl BackgroundWriter {
         Some(BackgroundWriter { bell, thread })
     }
 
-    /// Ends it, and waits for that.
+    /// Stops the thread and waits until it has ended.
     fn dismiss(self) {
         self.bell.end.store(true, Ordering::Release);
         self.bell.ring();
@@ -107,7 +107,7 @@ impl BackgroundWriter {
 
 impl Bell {
     fn ring(&self) {
-        // Full: rung often enough.
+        // The only failure is a full counter, and then the thread is being woken already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
@@ -116,10 +116,10 @@ impl Bell {
     }
 }
 
-/// The writer's life.
+/// What the thread runs.
 fn carry(vchan: &Mutex<Vchan>, bell: &Bell) {
     while !bell.end.load(Ordering::Acquire) {
-        // A descriptor of our own: the call that is under way may close the other one.
+        // A copy of the descriptor, because the call that runs meanwhile may close the original.
         let errand = lock(vchan).errand().map(|(fd, what)| (fd.try_clone_to_owned(), what));
         let (due, called) = match &errand {
             Some((Ok(fd), what)) => {
@@ -144,11 +144,11 @@ fn carry(vchan: &Mutex<Vchan>, bell: &Bell) {
     }
 }
 
-/// Sleeps. Whether the second descriptor is ready, and whether the first, the bell, is.
+/// Waits until one of them is ready. Returns whether the second descriptor is, and whether the first, the bell, is.
 fn wait(fds: &mut [PollFd<'_>], limit: Option<&Timespec>) -> (bool, bool) {
     match poll(fds, limit) {
         Ok(_) | Err(Errno::INTR) => {}
-        // Nothing that waiting longer would mend.
+        // Waiting again would fail in the same way.
         Err(_) => return (true, true),
     }
     let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());

@@ -3,7 +3,7 @@
 
 use ring::Error;
 
-/// The reason for a -1.
+/// Why a call returns -1.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// A null pointer, a negative number, or more bytes than an `int` or the ring can hold.
@@ -12,12 +12,12 @@ pub(crate) enum Failure {
     Closed,
     /// The connection attempt is not finished.
     NotYet,
-    /// The channel cannot be used: the peer lied, or a system call failed.
+    /// The channel cannot be used: the peer broke the protocol, or a system call failed.
     Fatal(Error),
 }
 
 impl Failure {
-    /// What `errno` says.
+    /// The value for `errno`.
     pub(crate) fn errno(&self) -> i32 {
         match self {
             Failure::Invalid => libc::EINVAL,

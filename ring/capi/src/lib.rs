@@ -9,12 +9,12 @@
 //! | module | one job |
 //! |---|---|
 //! | `vchan` | the states of a `libvchan_t`, and what each call means in each |
-//! | `writer` | what a program has written goes on while it is elsewhere; the `libvchan_t` itself |
-//! | `link` | the connected vchan; no wake-up is lost between a caller's looks and its sleep |
+//! | `background_writer` | sends what a program has written while it does something else; the `libvchan_t` itself |
+//! | `link` | the connected vchan; no wake-up is lost between a caller's check and its sleep |
 //! | `pollable` | the one descriptor to poll |
 //! | `memory` | the one copy between a caller's buffer and the ring |
 //! | `failure` | reasons, as `errno` |
-//! | `signals` | none of ours reaches the program, none of the program's reaches us |
+//! | `signals` | the library's signals do not reach the program, and the program's do not reach the library's thread |
 
 mod background_writer;
 mod failure;
@@ -48,7 +48,7 @@ fn create(make: impl FnOnce() -> Result<Vchan, Failure>) -> *mut Handle {
     let code = match catch_unwind(AssertUnwindSafe(|| without_sigpipe(make))) {
         Ok(Ok(vchan)) => return Box::into_raw(Box::new(Handle::new(vchan))),
         Ok(Err(failure)) => {
-            // A program without stderr has errno.
+            // Without a stderr there is still errno.
             let _ = without_sigpipe(|| writeln!(std::io::stderr(), "libvchan: {failure}"));
             failure.errno()
         }
@@ -78,13 +78,13 @@ unsafe fn with(ctrl: *mut Handle, work: impl FnOnce(&mut Vchan) -> Result<usize,
     -1
 }
 
-/// Runs `work` under the vchan's lock, then lets the writer carry what is left of it.
+/// Runs `work` under the vchan's lock, then leaves what could not be sent yet to the background thread.
 fn run(
     handle: &mut Handle,
     work: impl FnOnce(&mut Vchan) -> Result<usize, Failure>,
 ) -> Result<usize, Failure> {
     let mut vchan = handle.vchan();
-    // Once it is connected only sockets and devices are written, which raise no signal; meeting may write elsewhere.
+    // Once connected, only sockets and devices are written, which raise no SIGPIPE; while connecting, a pipe may be.
     let result = if vchan.is_settled() {
         catch_unwind(AssertUnwindSafe(|| work(&mut vchan)))
     } else {
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn libvchan_client_init_async(
     }
     create(|| {
         let vchan = Vchan::connect_async(domain, port)?;
-        // SAFETY: not null, and the caller vouches that it can be written.
+        // SAFETY: not null, and by this function's contract it can be written.
         unsafe { watch_fd.write(vchan.descriptor()) };
         Ok(vchan)
     })
@@ -250,7 +250,7 @@ pub unsafe extern "C" fn libvchan_is_open(ctrl: *mut Handle) -> c_int {
     // SAFETY: our own contract is `with`'s.
     let state =
         unsafe { with(ctrl, |vchan| usize::try_from(vchan.is_open()?).map_err(|_| Failure::Invalid)) };
-    // Callers take anything but 0 for a vchan that lives.
+    // Callers take anything but 0 to mean that the vchan is alive.
     state.max(0)
 }
 

@@ -3,16 +3,19 @@
 //!
 //! # No lost wake-up
 //!
-//! A caller looks ([`Link::data_ready`], [`Link::buffer_space`]) and then polls the descriptor, whenever it likes. So
-//! between any two calls this must hold: *what is newer than what the caller was told makes the descriptor readable*.
+//! A caller checks ([`Link::data_ready`], [`Link::buffer_space`]) and polls the descriptor at any later time. So
+//! between any two calls this must hold: *whatever has changed since the caller was last told makes the descriptor
+//! readable*.
 //!
-//! - A look asks the peer first (unless it is asked already), and looks then: the peer rings for whatever comes later.
-//! - A request stays good until the doorbell is answered: the peer has it before it, or it has taken it and rung, and
-//!   then the descriptor stays readable. So requests are renewed where the doorbell is answered and nowhere else. That
-//!   is what keeps a busy peer from ringing for every piece it writes.
-//! - [`Link::wait`] answers the doorbell and asks for data again at once; of room the caller must look anew.
-//! - A call that blocks answers the doorbell too, behind the caller's back. Before it returns, [`Link::settle`] asks
-//!   again and compares with what the caller was told: what came meanwhile becomes a kick of the descriptor.
+//! - A check first asks the peer to ring (unless that request still stands) and then reads the indices: the peer rings
+//!   for whatever comes later.
+//! - A request stands until the doorbell is answered: either the peer has not seen it yet and will, or it has taken it
+//!   and rung, and then the descriptor stays readable. So requests are renewed where the doorbell is answered and
+//!   nowhere else. That keeps a busy peer from ringing for every piece it writes.
+//! - [`Link::wait`] answers the doorbell and asks for data again at once; room the caller must check anew.
+//! - A call that blocks answers the doorbell too, without the caller's knowledge. Before it returns, [`Link::settle`]
+//!   asks again and compares with what the caller was told: any change makes the descriptor readable (see
+//!   `Pollable::kick`).
 //!
 //! On a stream nothing is asked: its descriptor is readable for as long as something has not been fetched.
 
@@ -27,7 +30,7 @@ use sys::reactor::Interest;
 use crate::failure::Failure;
 use crate::memory::{Source, Target};
 
-/// How long closing waits for a peer that takes nothing, before what it did not take is lost.
+/// How long closing waits for a peer that reads nothing, before the bytes it did not read are lost.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// How much a transfer moves.
@@ -48,14 +51,14 @@ pub(crate) struct Link {
     told_room: Option<usize>,
     /// The peer is asked to ring for room.
     asked_room: bool,
-    /// The doorbell was answered by a call that the caller made for something else, or never asked for.
+    /// The doorbell was answered by a call that the caller made for another reason, or no request was ever made.
     unsettled: bool,
-    /// The caller was told by [`Link::wait`] that the peer is gone: the descriptor has nothing more to say.
+    /// The caller was told by [`Link::wait`] that the peer is gone: the descriptor stays quiet from now on.
     buried: bool,
 }
 
 impl Link {
-    /// To be settled: a server may have written before it was asked to ring for that.
+    /// Unsettled from the start: a server may have written before it was asked to ring for that.
     pub(crate) fn new(channel: Channel) -> Link {
         Link { channel, told_data: 0, told_room: None, asked_room: false, unsettled: true, buried: false }
     }
@@ -95,7 +98,8 @@ impl Link {
                 done += self.put(&from.after(done), room.min(from.len() - done))?;
             }
             if !blocking {
-                // Less than was wanted, or less room than the caller was told of once and may wait to have again.
+                // The caller wrote less than it wanted, or has been told of less room before and may be waiting for
+                // more.
                 if done < from.len() || self.told_room.is_some() {
                     self.tell_room()?;
                 }
@@ -114,14 +118,14 @@ impl Link {
         self.channel.is_stream() && self.channel.wants_out()
     }
 
-    /// Moves what waits, for a caller who is elsewhere.
+    /// Moves the waiting bytes, for a caller that does something else.
     pub(crate) fn carry(&mut self) -> Result<(), Failure> {
         self.unsettled = true;
         Ok(self.answer()?)
     }
 
-    /// A caller that could not write all it wanted polls next: the peer is asked to ring for room, and what became
-    /// free since the last look is as good as a ring.
+    /// A caller that could not write all it wanted polls next: so the peer is asked to ring for room, and room that
+    /// has appeared since the last check counts as a ring.
     fn tell_room(&mut self) -> Result<(), Error> {
         let before = self.channel.tx().known_room();
         let room = self.look_for_room()?;
@@ -152,7 +156,7 @@ impl Link {
             return Ok(0);
         }
         loop {
-            // Liveness first: what was written before the close is there once the close is seen.
+            // Whether the peer is there is asked first: what it wrote before it closed is then certain to be seen.
             let open = self.is_open();
             let ready = self.channel.readable()?;
             if ready >= least {
@@ -178,7 +182,8 @@ impl Link {
         Ok(n)
     }
 
-    /// Answers the doorbell; waits for it first, unless the descriptor was `kicked` anyway.
+    /// Answers the doorbell; waits for it first, unless the descriptor was made readable by
+    /// [`Pollable::kick`](super::pollable::Pollable::kick) (`kicked`).
     pub(crate) fn wait(&mut self, kicked: bool) -> Result<(), Failure> {
         if self.buried {
             return Err(Failure::Closed);
@@ -193,7 +198,7 @@ impl Link {
         Ok(())
     }
 
-    /// After any call: whether the descriptor must be kicked, so that the caller hears of what came meanwhile.
+    /// After any call: whether the descriptor must be made readable, so that the caller learns of what came meanwhile.
     pub(crate) fn settle(&mut self) -> Result<bool, Error> {
         if !std::mem::take(&mut self.unsettled) {
             return Ok(false);
@@ -225,18 +230,19 @@ impl Link {
         }
     }
 
-    /// Before closing: waits until what was written has left this process, if it must. On shared memory it need not.
+    /// Before closing: waits until what was written has left this process. On shared memory there is nothing to wait
+    /// for.
     pub(crate) fn linger(&mut self) {
         let flushed = self.channel.flush().is_ok();
         while flushed && !self.channel.drained() {
-            // Whatever fails here, nobody is left to tell, and nothing more can be done for the bytes.
+            // Nobody is left to be told of a failure here, and nothing more can be done for the bytes.
             if !self.poll(Some(LINGER)).is_ok_and(|ready| ready) || self.channel.on_ready().is_err() {
                 return;
             }
         }
     }
 
-    /// Asks the peer to ring for data. A wish that no amount satisfies makes this a request without a look.
+    /// Asks the peer to ring for data. No amount is ever enough to satisfy this request, so it returns at once.
     fn ask_data(&mut self) -> Result<(), Error> {
         if !self.channel.is_stream() {
             self.channel.arm_for(Some(usize::MAX), 0)?;
@@ -244,7 +250,7 @@ impl Link {
         Ok(())
     }
 
-    /// Room, with the peer asked to ring for more if there can be more.
+    /// Returns the room, having asked the peer to ring for more if there can be more.
     fn look_for_room(&mut self) -> Result<usize, Error> {
         if !self.asked_room && !self.channel.is_stream() {
             self.channel.arm_for(None, usize::MAX)?;
@@ -252,7 +258,8 @@ impl Link {
         }
         let size = self.channel.tx().size();
         match self.channel.writable() {
-            // A ring that is all free was not asked for: writing into it makes the next look ask.
+            // The peer is not asked about a ring that is entirely free; once something was written, the next check
+            // asks.
             Ok(room) => {
                 self.asked_room &= room < size;
                 Ok(room)
@@ -262,7 +269,8 @@ impl Link {
         }
     }
 
-    /// Sleeps until there is more than `data` to read, or `room` to write, or the peer is gone, or for no reason.
+    /// Waits until there is more than `data` to read, or `room` to write, or the peer is gone; it may also return
+    /// early.
     fn sleep(&mut self, data: Option<usize>, room: usize) -> Result<(), Error> {
         if self.channel.arm_for(data, room)? {
             return Ok(());
@@ -298,7 +306,7 @@ impl Link {
     }
 }
 
-/// How many bytes must be there at least. All of more than the ring holds would never be.
+/// How many bytes must be there at least. More than the ring holds would never be there at once.
 fn least(amount: Amount, len: usize, ring: usize) -> Result<usize, Failure> {
     match amount {
         Amount::All if len > ring => Err(Failure::Invalid),

@@ -29,7 +29,7 @@ pub(crate) struct Target<'a> {
     lent: PhantomData<&'a mut [u8]>,
 }
 
-/// Checks what can be checked of a buffer: results are `int`s, and only no bytes at all may be nowhere.
+/// Checks what can be checked of a buffer: results are `int`s, and only an empty buffer may have a null pointer.
 fn check(null: bool, len: usize) -> Result<(), Failure> {
     if (null && len > 0) || i32::try_from(len).is_err() { Err(Failure::Invalid) } else { Ok(()) }
 }

@@ -14,16 +14,12 @@ use rustix::io::Errno;
 use sys::reactor::{Interest, Reactor};
 use sys::timer::Timer;
 
-/// Nobody asks which of them it was.
-const WATCHED: u64 = 1;
-const TIMER: u64 = 2;
-
 /// See the module.
 pub(crate) struct Pollable {
-    events: Reactor,
+    events: Reactor<()>,
     kick: OwnedFd,
     kicked: bool,
-    /// What is asked of the watched descriptor; nothing: it is not in the set.
+    /// What the watched descriptor is watched for. `None`: none is watched.
     watched: Option<Interest>,
     timer: Option<Timer>,
 }
@@ -67,22 +63,22 @@ impl Pollable {
 
     /// Lets `fd` make the descriptor readable for `wanted`; for nothing at all, not even its end, if that is `None`.
     ///
-    /// One descriptor at a time: the one before must have been taken out by no wish.
+    /// One descriptor at a time: before another one is watched, the last one must be given up with `None`.
     pub(crate) fn watch(&mut self, fd: BorrowedFd<'_>, wanted: Option<Interest>) -> Result<(), Error> {
         if self.watched == wanted {
             return Ok(());
         }
         let done = match (self.watched, wanted) {
-            (None, Some(wanted)) => self.events.add(fd, WATCHED, wanted),
+            (None, Some(wanted)) => self.events.add(fd, (), wanted),
             (_, None) => self.events.remove(fd),
-            (_, Some(wanted)) => self.events.modify(fd, WATCHED, wanted),
+            (_, Some(wanted)) => self.events.modify(fd, (), wanted),
         };
         done.map_err(failed("changing"))?;
         self.watched = wanted;
         Ok(())
     }
 
-    /// Makes the descriptor readable after `pause`, or by no timer any more.
+    /// Makes the descriptor readable after `pause`; `None` stops the timer.
     pub(crate) fn after(&mut self, pause: Option<Duration>) -> Result<(), Error> {
         let Some(pause) = pause else {
             if let Some(timer) = self.timer.take() {
@@ -96,7 +92,7 @@ impl Pollable {
             }
             let timer = Timer::new()?;
             timer.set_once(pause)?;
-            self.events.add(&timer, TIMER, Interest::Read)?;
+            self.events.add(&timer, (), Interest::Read)?;
             self.timer = Some(timer);
             Ok(())
         };

@@ -1,8 +1,9 @@
 #![allow(unsafe_code)] // signal sets and masks have no safe equivalent
 //! A library must not change what signals do to the program that uses it.
 //!
-//! A C program dies of `SIGPIPE` unless it says otherwise, so none may come from here: not from a line on a stderr that
-//! nobody reads, not from a xenstore that went away. And a thread of ours takes no signal that was meant for the program.
+//! A C program dies of `SIGPIPE` unless it has asked otherwise, so the library must not raise one: not by its line on
+//! a stderr whose reader is gone, not by a xenstore connection that was closed. And the library's own thread must not
+//! take a signal that was meant for the program.
 
 use std::mem::MaybeUninit;
 
@@ -36,7 +37,7 @@ impl Set {
     }
 }
 
-/// A mask to go back to.
+/// A signal mask to return to.
 struct Mask(Set);
 
 impl Mask {

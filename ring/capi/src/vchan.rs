@@ -26,7 +26,7 @@ pub(crate) struct Vchan {
     state: State,
     /// Whether transfers wait for data or room.
     blocking: bool,
-    /// The writer waits for what there is to carry.
+    /// The background thread is waiting on behalf of this vchan.
     writer_out: bool,
 }
 
@@ -36,11 +36,12 @@ enum State {
     /// A client whose server has not come.
     Connecting(Connector),
     Open(Box<Link>),
-    /// The peer lied, or the system failed us.
+    /// The peer broke the protocol, or a system call failed.
     Broken,
 }
 
-/// A server's vchan before its client: what is written already is kept for it, as much as its ring will hold.
+/// A server's vchan before its client has connected: what is written is kept for the client, as much as its ring will
+/// hold.
 struct Offer {
     listener: Listener,
     staged: Vec<u8>,
@@ -82,7 +83,7 @@ impl Vchan {
         Ok(vchan)
     }
 
-    /// Begins to connect. The descriptor is readable when [`Vchan::finish`] is worth a call.
+    /// Begins to connect. The descriptor becomes readable when [`Vchan::finish`] should be called.
     pub(crate) fn connect_async(domain: i32, port: i32) -> Result<Vchan, Failure> {
         let connector = Transport::from_env()?.connect(number(domain)?, number(port)?)?;
         let mut pollable = Pollable::new()?;
@@ -98,7 +99,7 @@ impl Vchan {
     pub(crate) fn finish(&mut self, blocking: bool) -> Result<bool, Failure> {
         let connected = match self.state {
             State::Connecting(_) => self.checked(Self::step)?,
-            // A kick stays: it may be for bytes that came at once, and waking for nothing does no harm.
+            // A kick is left as it is: it may stand for bytes that came at once, and waking for nothing does no harm.
             State::Open(_) => true,
             State::Waiting(_) => return Err(Failure::Invalid),
             State::Broken => return Err(Failure::Closed),
@@ -134,7 +135,7 @@ impl Vchan {
         };
         self.pollable.watch(offer.listener.as_fd(), None)?;
         let staged = std::mem::take(&mut offer.staged);
-        // A client that is gone already reads nothing; it shows at the next call.
+        // A client that is gone already reads nothing; the next call reports it.
         match channel.write(&staged) {
             Ok(_) | Err(Error::Closed) => channel.flush()?,
             Err(other) => return Err(other.into()),
@@ -146,12 +147,13 @@ impl Vchan {
     fn open(&mut self, mut link: Link) -> Result<(), Failure> {
         tend(&mut self.pollable, &mut link)?;
         self.state = State::Open(Box::new(link));
-        // What the writer waits for is over: it is rung as soon as there is something else to carry.
+        // The thread was waiting for the client, who has come: it is woken again as soon as there is something to
+        // send.
         self.writer_out = false;
         Ok(())
     }
 
-    /// Waits for the client's knock, and lets it in.
+    /// Waits for the client to connect, and accepts it.
     fn meet(&mut self) -> Result<(), Failure> {
         while let State::Waiting(offer) = &self.state {
             sleep_on(&offer.listener)?;
@@ -160,7 +162,7 @@ impl Vchan {
         Ok(())
     }
 
-    /// As [`Vchan::accept`], for a caller that asks for something else: it still hears that the client came.
+    /// As [`Vchan::accept`], during another call: the caller must still be told that the client has connected.
     fn notice(&mut self) -> Result<(), Failure> {
         if matches!(self.state, State::Waiting(_)) && self.checked(Self::accept)? {
             self.pollable.kick()?;
@@ -168,7 +170,7 @@ impl Vchan {
         Ok(())
     }
 
-    /// Runs `step`. What is fatal ends the vchan.
+    /// Runs `step`. A fatal failure breaks the vchan for good.
     fn checked<R>(&mut self, step: impl FnOnce(&mut Vchan) -> Result<R, Failure>) -> Result<R, Failure> {
         let result = step(self);
         if matches!(result, Err(Failure::Fatal(_))) {
@@ -177,9 +179,9 @@ impl Vchan {
         result
     }
 
-    /// Ends the vchan for good. A caller that polls wakes up once to see that.
+    /// Breaks the vchan for good. The descriptor becomes readable, so that a caller that polls finds out.
     pub(crate) fn ruin(&mut self) {
-        // Should one of these fail as well, the vchan is still over, and says so.
+        // If one of these fails as well, the vchan is broken all the same, and the next call says so.
         let _ = match &self.state {
             State::Waiting(offer) => self.pollable.watch(offer.listener.as_fd(), None),
             State::Connecting(connector) => self.pollable.watch(connector.as_fd(), None),
@@ -236,7 +238,7 @@ impl Vchan {
         self.on_link(|link| link.read(to, amount, blocking))
     }
 
-    /// Whether the peer has been met.
+    /// Whether the peer has connected.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
@@ -247,7 +249,8 @@ impl Vchan {
         match &self.state {
             State::Waiting(offer) => {
                 sleep_on(&offer.listener)?;
-                // A stranger who knocked and was turned away has woken the caller for nothing, as any bell may.
+                // A stranger who connected and was refused has woken the caller for nothing, which a caller must
+                // expect anyway.
                 self.checked(Self::accept).map(drop)
             }
             State::Connecting(_) => Err(Failure::NotYet),
@@ -267,7 +270,7 @@ impl Vchan {
         })
     }
 
-    /// `libvchan_data_ready`: none once it is all over, since callers take anything but 0 for a reason to read.
+    /// `libvchan_data_ready`. 0 for a broken vchan, since callers take anything but 0 for a reason to read.
     pub(crate) fn data_ready(&mut self) -> Result<usize, Failure> {
         self.notice()?;
         Ok(self.on_link(|link| Ok(link.data_ready()?)).unwrap_or(0))
@@ -282,12 +285,12 @@ impl Vchan {
         Ok(self.on_link(|link| Ok(link.buffer_space()?)).unwrap_or(0))
     }
 
-    /// `libvchan_fd_for_select`: the same number all along.
+    /// `libvchan_fd_for_select`: the same number from the first call to the last.
     pub(crate) fn descriptor(&self) -> RawFd {
         self.pollable.as_fd().as_raw_fd()
     }
 
-    /// What the writer should wait for now. It looks again when that has come.
+    /// What the background thread should wait for now, if anything. When it is ready the thread asks again.
     pub(crate) fn errand(&mut self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         self.writer_out = self.has_errand();
         match &self.state {
@@ -305,21 +308,21 @@ impl Vchan {
         }
     }
 
-    /// Whether something waits to be carried and nobody does.
+    /// Whether bytes wait to be sent and the background thread does not know it yet.
     pub(crate) fn wants_writer(&self) -> bool {
         !self.writer_out && self.has_errand()
     }
 
-    /// What the writer waited for may have come: moves what can be moved now.
+    /// What the background thread waited for may be ready: moves what can be moved now.
     pub(crate) fn run_errand(&mut self) {
-        // What fails shows at the program's next call.
+        // The program's next call reports a failure.
         let _ = match &self.state {
             State::Open(_) => self.on_link(Link::carry),
             _ => self.notice(),
         };
     }
 
-    /// Before it is dropped.
+    /// To be called before the vchan is dropped.
     pub(crate) fn linger(&mut self) {
         if let State::Open(link) = &mut self.state {
             link.linger();
@@ -332,7 +335,7 @@ impl Offer {
         self.rings.right.bytes() - self.staged.len()
     }
 
-    /// Keeps bytes for the client, as many as its ring will hold: all or none of a message.
+    /// Keeps bytes for the client, as many as its ring will hold. Of [`Amount::All`]: all or none.
     fn stage(&mut self, from: &Source<'_>, amount: Amount) -> Result<usize, Failure> {
         let n = match amount {
             Amount::All if from.len() > self.rings.right.bytes() => return Err(Failure::Invalid),
@@ -345,7 +348,7 @@ impl Offer {
     }
 }
 
-/// Leaves the descriptor as a caller that polls needs it.
+/// Makes the descriptor readable if the caller has missed something, and watches the right events from now on.
 fn tend(pollable: &mut Pollable, link: &mut Link) -> Result<(), Error> {
     if link.settle()? {
         pollable.kick()?;
@@ -354,7 +357,7 @@ fn tend(pollable: &mut Pollable, link: &mut Link) -> Result<(), Error> {
     pollable.watch(link.as_fd(), interest)
 }
 
-/// Sleeps until `fd` is readable.
+/// Waits until `fd` is readable.
 fn sleep_on(fd: &impl AsFd) -> Result<(), Failure> {
     loop {
         match poll(&mut [PollFd::new(fd, PollFlags::IN)], None) {

@@ -1,18 +1,18 @@
 #![forbid(unsafe_code)]
 //! Whether looking before a sleep pays, found out by doing both in turn.
 //!
-//! Where a processor is idle, looks make each turn of a conversation three times as fast, since nobody has to be woken on
-//! another processor. Where all are busy, who gives way for a look may be back only a time slice later, and sleeping is
-//! better: whoever is woken goes in front. No counter tells which it is, so it is measured: the waits of one window with
-//! looks, of the next without, and then the better way for a while, until it is time to try the other again. A trial
-//! ends as soon as it has lost.
+//! Where a processor is idle, looks make each turn of a conversation three times as fast, since nobody has to be woken
+//! on another processor. Where all are busy, whoever lets others run may get the processor back only a time slice
+//! later, and sleeping is better: whoever is woken goes first. No counter tells which of the two it is, so it is
+//! measured: the waits of one window with looks, those of the next without, and then the better way for a while, until
+//! the other is tried again. A trial ends as soon as it has lost.
 
 use std::time::Duration;
 
 /// Waits of one window.
 const WINDOW: u32 = 32;
 
-/// Windows between two trials: doubled while the verdict stays.
+/// Windows between two trials: doubled each time the result is the same.
 const PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 512;
 
@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_millis(4);
 /// The other way has to be this much better: 9 parts of 10.
 const BETTER: (u32, u32) = (9, 10);
 
-/// A way that takes so many times what it did when it won is tried against the other at once.
+/// A way that takes this many times as long as when it won is tried against the other at once.
 const WORSE: u32 = 2;
 
 /// Which of two ways is taken.
@@ -33,7 +33,7 @@ pub(super) struct Contest {
     against: Option<Duration>,
     waits: u32,
     sum: Duration,
-    /// A window's sum when this way won, once it has.
+    /// The sum of this way's window when it won, once it has.
     won_with: Option<Duration>,
     /// Windows until the next trial.
     pause: u32,
@@ -51,7 +51,7 @@ impl Contest {
         self.looks
     }
 
-    /// A wait took so long, of which looks did `looked`.
+    /// Counts one wait: looks took `looked`, and a sleep `slept`.
     pub(super) fn waited(&mut self, looked: Duration, slept: Duration) {
         let is_turn = slept <= LONGEST;
         if !is_turn && looked <= LONGEST {
@@ -71,7 +71,7 @@ impl Contest {
         }
     }
 
-    /// A window of the way that is taken is over.
+    /// A window of the current way is over.
     fn go_on(&mut self, sum: Duration) {
         let is_worse = self.won_with.is_some_and(|won| sum > won * WORSE);
         if is_worse {
@@ -105,7 +105,7 @@ mod tests {
         Duration::from_micros(micros)
     }
 
-    /// Waits so often: a turn takes this with looks, and this without.
+    /// Makes so many waits: a turn takes `with` with looks, and `without` without. Returns how many had looks.
     fn wait(contest: &mut Contest, waits: u32, with: Duration, without: Duration) -> u32 {
         (0..waits)
             .map(|_| {
@@ -135,10 +135,10 @@ mod tests {
         let mut contest = Contest::new();
         wait(&mut contest, 20_000, micros(17), micros(54));
         assert!(contest.looks());
-        // Everybody else begins to work.
+        // Now all processors become busy.
         let looked = wait(&mut contest, 1000, micros(200), micros(54));
         assert!(looked < 120, "{looked}");
-        // And ends: the next trial tells, however long it has been quiet.
+        // And they become idle: the next trial finds out, however long the last ones found nothing new.
         let until = WINDOW * (LONGEST_PAUSE + 2);
         wait(&mut contest, until, micros(17), micros(54));
         assert!(wait(&mut contest, 1000, micros(17), micros(54)) > 900);
@@ -151,7 +151,7 @@ mod tests {
         assert!(!contest.looks());
         wait(&mut contest, WINDOW * PAUSE + WINDOW, micros(80), micros(22));
         assert!(contest.looks(), "a trial");
-        // One look that another program's time slice went by in.
+        // One look during which another program had a time slice.
         contest.waited(LONGEST, Duration::ZERO);
         assert!(!contest.looks());
     }

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
 //! Servers and clients finding each other on the file system.
 //!
-//! A client may come before its server. Most are less than a millisecond early, and closing an inotify instance takes the
-//! kernel more than ten (it waits for a grace period of all readers): so a client looks again a few times, after pauses
-//! that double, and only then watches the folder and tries again when the name appears. What no event announces (a
-//! listener of upstream's that is bound but does not listen yet, or no inotify instance to be had) is tried again after a
-//! few milliseconds, then after pauses that double up to a second: waiting long costs nothing.
+//! A client may come before its server. Most are less than a millisecond early, and closing an inotify instance takes
+//! the kernel more than ten (it waits for a grace period of all readers). So a client looks again a few times, after
+//! pauses that double, and only then watches the folder and tries again when the name appears. Where no event comes
+//! (upstream's listener is bound before it listens, and a user may have no inotify instance left) it tries again after
+//! a few milliseconds, then after pauses that double up to a second: so a long wait costs little.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ pub(super) struct FileListener {
 pub(super) enum Offer {
     Shm(shm::Offer),
     Stream(Orders),
-    /// The client has it.
+    /// The client has been given it.
     Taken,
 }
 
@@ -106,16 +106,16 @@ pub(super) struct FileConnector {
     path: PathBuf,
     state: State,
     /// Holds whatever is waited for, so that callers may register one descriptor for all states.
-    events: Reactor,
-    /// No event will tell: look again after `pause`.
+    events: Reactor<()>,
+    /// No event will come: try again after `pause`.
     timed: bool,
     pause: Duration,
 }
 
 enum State {
-    /// Tried so many times: the watch is not needed if the server is there, or comes soon.
+    /// It tried so many times, without a watch, because most servers are there already or come soon.
     Looking(u32),
-    /// The server was not there.
+    /// The server was not there: its folder is watched, if that is possible.
     Watching(Option<OwnedFd>),
     /// Connected, waiting for the offer.
     Greeting(OwnedFd),
@@ -171,7 +171,7 @@ impl FileConnector {
         }
     }
 
-    /// Whether the server has taken our connection and owes its offer.
+    /// Whether the server has accepted the connection and has not sent its offer yet.
     pub(super) fn is_greeting(&self) -> bool {
         matches!(self.state, State::Greeting(_))
     }
@@ -212,7 +212,7 @@ impl FileConnector {
     }
 
     fn register(&self, fd: &OwnedFd) -> Result<(), Error> {
-        self.events.add(fd, 0, Interest::Read).map_err(|e| Error::io("watching a descriptor")(e.into()))
+        self.events.add(fd, (), Interest::Read).map_err(|e| Error::io("watching a descriptor")(e.into()))
     }
 
     fn greet(&mut self) -> Result<Greeting, Error> {

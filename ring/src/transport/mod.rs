@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
 //! Choosing a transport, and meeting the peer on it.
 //!
-//! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what is present. `libxenvchan` has Xen's C
-//! library carry the bytes, for comparison.
+//! The choice is made at run time: `QREXEC_TRANSPORT=shm|socket|xen`, else by what the machine has. With `libxenvchan`
+//! Xen's C library carries the bytes, for comparison.
 
 mod deadline;
 mod files;
@@ -47,7 +47,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Transport {
     kind: Kind,
-    /// On Xen: by the C library.
+    /// On Xen: Xen's C library carries the bytes.
     library: bool,
     own: u32,
     dir: PathBuf,
@@ -58,22 +58,22 @@ pub struct Transport {
 /// Rings of a server, see [`Transport::rings`].
 pub struct Rings {
     orders: Orders,
-    /// On Xen: what they may have beyond that, if there is room.
+    /// On Xen: how much larger than `orders` they may be, if there is room.
     share: Option<xen::RingShare>,
     /// `None` on Xen, where pages are granted to a domain.
     offer: Option<Offer>,
 }
 
-/// Data ring on shared memory between processes, each way. It takes memory only where it was touched, and gives
-/// it back when the call rests; with less, whoever sleeps is woken for less.
+/// Data ring on shared memory between processes, each way. Memory is taken only where it was touched, and returned
+/// when the call is quiet; with a smaller ring the other side would be woken more often, for less each time.
 const SHM_RING: usize = 1 << 20;
 /// Upstream's default data ring, each way.
-const FIELD_RING: usize = 64 << 10;
+const UPSTREAM_RING: usize = 64 << 10;
 
-/// Names the size of a data ring on shared memory, in bytes.
+/// The environment variable that sets the size of a data ring on shared memory, in bytes.
 const BEST_VARIABLE: &str = "QREXEC_SHM_RING";
 
-/// What [`BEST_VARIABLE`] says.
+/// The size that [`BEST_VARIABLE`] says.
 fn best_ring(text: &OsString) -> Result<usize, Error> {
     let size = text.to_str().and_then(|text| text.parse().ok());
     size.filter(|size| (1..=MAX_RING).contains(size)).ok_or_else(|| {
@@ -98,7 +98,7 @@ impl Transport {
                     library,
                     own: xen::own_domain()?,
                     dir: PathBuf::new(),
-                    best: FIELD_RING,
+                    best: UPSTREAM_RING,
                 });
             }
         };
@@ -124,20 +124,20 @@ impl Transport {
         self.own
     }
 
-    /// Data rings of at least `minimum` bytes each way, where the caller says so much.
+    /// Data rings of at least `minimum` bytes each way; `None`: the caller has no wish.
     ///
-    /// A minimum is no wish for small rings: memory between processes gets the best size, and granted memory its share of
-    /// what may be granted (`xen::RingShare`).
+    /// A minimum is no wish for small rings: between processes they get the best size, and on Xen their share of what
+    /// may be granted (`xen::RingShare`).
     pub fn data_rings(&self, minimum: Option<usize>) -> Result<Rings, Error> {
         let size = match self.kind {
             Kind::Shm => shm::size_within_limits(minimum.unwrap_or(0), minimum.unwrap_or(0).max(self.best))?,
-            Kind::Socket | Kind::Xen => minimum.unwrap_or(FIELD_RING),
+            Kind::Socket | Kind::Xen => minimum.unwrap_or(UPSTREAM_RING),
         };
         let share = (self.kind == Kind::Xen && !self.library).then(xen::RingShare::now);
         Ok(Rings { share, ..self.rings(Sizes::both(size))? })
     }
 
-    /// Makes rings of at least `min` bytes for a client that is not known yet, as far as that can be done without.
+    /// Prepares rings of at least `min` bytes, as far as that is possible before the client is known.
     pub fn rings(&self, min: Sizes) -> Result<Rings, Error> {
         let orders = Orders::choose(min)?;
         let offer = (self.kind != Kind::Xen).then(|| Offer::new(self.kind, orders)).transpose()?;
@@ -149,7 +149,7 @@ impl Transport {
         self.listen_with(peer, port, self.rings(min)?)
     }
 
-    /// Offers a channel on `port` to the domain `peer`, with rings that this transport has made before.
+    /// Offers a channel on `port` to the domain `peer`, with rings that were prepared before.
     pub fn listen_with(&self, peer: u32, port: u32, rings: Rings) -> Result<Listener, Error> {
         let Rings { orders, share, offer } = rings;
         let server = match offer {
@@ -174,14 +174,14 @@ impl Transport {
         Ok(Connector(client))
     }
 
-    /// What the agent of a VM does for all calls of that VM: to ask whether the domains that they are with are still
-    /// there. `None`: this transport tells the calls itself.
+    /// For the agent of a VM: asks, for all calls of that VM, whether the domains that they are with still exist.
+    /// `None`: on this transport each call finds out by itself.
     pub fn domain_monitor(&self) -> Result<Option<DomainMonitor>, Error> {
         (self.kind == Kind::Xen).then(|| xen::DomainMonitor::new(self.own).map(DomainMonitor)).transpose()
     }
 
-    /// What the agent of a VM does for all calls of that VM: to see when the servers appear for which they wait. `None`:
-    /// each call waits for itself.
+    /// For the agent of a VM: sees, for all calls of that VM, when the servers that they wait for appear. `None`: each
+    /// call waits by itself.
     pub fn server_watch(&self) -> Option<ServerWatch> {
         ServerWatch::new(self)
     }
@@ -203,7 +203,7 @@ fn named(name: &OsString) -> Result<Kind, Error> {
     }
 }
 
-/// What is present decides; a Xen guest never falls back to shared memory in silence.
+/// Chooses by what the machine has; a Xen guest never falls back to shared memory silently.
 fn present() -> Result<Kind, Error> {
     if env::var_os("VCHAN_SOCKET_DIR").is_some() {
         return Ok(Kind::Socket);
@@ -250,11 +250,11 @@ fn shm_dir() -> Result<PathBuf, Error> {
 enum Named {
     /// `QREXEC_SHM_DIR`. Root may name another user's folder, to join that user's lab.
     ByUs,
-    /// A well-known name, which somebody else may have taken first, root's too.
+    /// A well-known name, which somebody else may have created first; that holds for root too.
     ByDefault,
 }
 
-/// Whoever owns the folder around ours could put another in its place.
+/// Refuses a folder of another user, who could replace the folder that is made in it.
 fn own_folder(path: &Path) -> Result<(), Error> {
     let stat = fs::stat(path).map_err(|e| Error::io(format!("looking at {}", path.display()))(e.into()))?;
     let uid = rustix::process::geteuid().as_raw();
@@ -298,9 +298,9 @@ mod tests {
             rings.orders.left.bytes()
         };
         for (minimum, shm, socket) in [
-            (None, SHM_RING, FIELD_RING),
-            (Some(FIELD_RING), SHM_RING, FIELD_RING),
-            (Some(FIELD_RING + 1), SHM_RING, 2 * FIELD_RING),
+            (None, SHM_RING, UPSTREAM_RING),
+            (Some(UPSTREAM_RING), SHM_RING, UPSTREAM_RING),
+            (Some(UPSTREAM_RING + 1), SHM_RING, 2 * UPSTREAM_RING),
             (Some(SHM_RING), SHM_RING, SHM_RING),
         ] {
             assert_eq!(rings(Kind::Shm, minimum), shm, "{minimum:?}");

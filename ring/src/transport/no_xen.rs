@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! What stands where the Xen transport would be in a build without the feature `xen`: nothing that can exist.
+//! Stands for the Xen transport in a build without the feature `xen`: types of which no value can exist.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;

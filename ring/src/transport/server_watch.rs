@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! The folder in which servers appear, seen by one process for all the calls of its machine.
+//! Watches the folder in which servers appear, in one process for all the calls of its machine.
 //!
-//! A user has few inotify instances (128 where nobody has said otherwise), and each call that looked for itself would
-//! take one, or look again and again without. This takes one, and watches only while somebody waits.
+//! A user has few inotify instances (128 by default). If each call looked for itself, it would take one of them, or
+//! have to look again and again. This takes one instance, and watches only while a call waits.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,20 +11,20 @@ use rustix::fs::inotify;
 
 use super::{Kind, Transport};
 
-/// Where servers of other machines appear for this one.
+/// Sees servers of other machines that appear for this one.
 pub struct ServerWatch {
     transport: Transport,
     inotify: Option<OwnedFd>,
-    /// The watch, while there is one.
+    /// The watch, while a call waits.
     watch: Option<i32>,
 }
 
 /// Which servers have appeared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appeared {
-    /// These, each a domain and a port.
+    /// These, each by its domain and port.
     These(Vec<(u32, u32)>),
-    /// Too many to be told.
+    /// Too many to be listed: any server may have appeared.
     Many,
 }
 
@@ -38,33 +38,33 @@ impl ServerWatch {
         Some(Self { transport: transport.clone(), inotify: inotify::init(flags).ok(), watch: None })
     }
 
-    /// Whether there is a server for this machine on a port of that one. It may be one that died.
+    /// Whether there is a server of the machine `server` for this one on `port`. It may be one that has died.
     #[must_use]
     pub fn is_there(&self, server: u32, port: u32) -> bool {
         std::fs::symlink_metadata(self.transport.path(server, self.transport.own, port)).is_ok()
     }
 
-    /// Lets the descriptor tell when servers appear. `false`: nothing will tell.
+    /// Makes the descriptor readable when servers appear. `false`: no event will come.
     pub fn watch(&mut self) -> bool {
         if self.watch.is_none()
             && let Some(inotify) = &self.inotify
         {
-            // Our own listeners appear by rename; others' are bound in place.
+            // This project's listeners appear by a rename; upstream's are bound in place.
             let what = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE;
             self.watch = inotify::add_watch(inotify, &self.transport.dir, what).ok();
         }
         self.watch.is_some()
     }
 
-    /// Nobody waits any more.
+    /// To be called when no call waits any more.
     pub fn rest(&mut self) {
         if let (Some(inotify), Some(watch)) = (&self.inotify, self.watch.take()) {
-            // A watch that is gone already (its folder was removed) is what is wanted.
+            // It fails if the folder was removed and the watch with it, and then nothing is left to do.
             let _ = inotify::remove_watch(inotify, watch);
         }
     }
 
-    /// What has appeared since it was asked the last time. To be called when the descriptor is readable.
+    /// Which servers have appeared since the last call. To be called when the descriptor is readable.
     pub fn appeared(&mut self) -> Appeared {
         let mut these = Vec::new();
         let Some(fd) = &self.inotify else { return Appeared::These(these) };
@@ -75,7 +75,7 @@ impl ServerWatch {
                 return Appeared::Many;
             }
             if event.events().contains(inotify::ReadFlags::IGNORED) && self.watch == Some(event.wd()) {
-                // Its folder is gone. That of an earlier `rest` had another number.
+                // The folder was removed. (A watch that `rest` has ended had another number.)
                 self.watch = None;
                 return Appeared::Many;
             }
@@ -85,7 +85,7 @@ impl ServerWatch {
         Appeared::These(these)
     }
 
-    /// Whose server has this name, if it is there for this machine.
+    /// The machine and port of the server that has this file name, if it is one for this machine.
     fn server(&self, name: &str) -> Option<(u32, u32)> {
         let mut parts = name.split('.').skip(1).map_while(|part| part.parse::<u32>().ok());
         let (server, client, port) = (parts.next()?, parts.next()?, parts.next()?);
@@ -94,7 +94,7 @@ impl ServerWatch {
         is_it.then_some((server, port))
     }
 
-    /// Readable when servers have appeared; `None`: nothing ever tells.
+    /// Readable when servers have appeared; `None`: no event ever comes.
     #[must_use]
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
@@ -141,7 +141,7 @@ mod tests {
             assert!(server_watch.watch());
             let server = Transport::new(Kind::Shm, 7, &folder).listen(3, 513, Sizes::both(4096)).unwrap();
             assert_eq!(server_watch.appeared(), Appeared::These(vec![(7, 513)]));
-            // As long as it is there, so is what it appeared in.
+            // A folder can be removed only once the server in it is gone.
             drop(server);
             std::fs::remove_dir_all(&folder).unwrap();
             assert_eq!(server_watch.appeared(), Appeared::Many, "nothing would tell any more");

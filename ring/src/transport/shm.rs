@@ -1,10 +1,10 @@
 #![forbid(unsafe_code)]
 //! The embedded default: page 0 and rings in a sealed memfd, one byte on a unix socket as the doorbell.
 //!
-//! The server's first message carries [`MAGIC`], [`VERSION`], both orders and the memfd. From then on
-//! each byte in either direction says "look", and the end of the stream says "the peer is dead". The
-//! doorbell is a socket and not an eventfd, because an eventfd's description is shared: a peer could
-//! make it blocking and fill it, and our ring would hang.
+//! The server's first message carries [`MAGIC`], [`VERSION`], both orders and the memfd. From then on each byte in
+//! either direction says "look", and the end of the stream says "the peer has ended". The doorbell is a socket and not
+//! an eventfd, because both sides would share the eventfd's description: a peer could make it blocking and fill it,
+//! and ringing would hang.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -32,10 +32,11 @@ const MAGIC: u32 = u32::from_le_bytes(*b"qrxs");
 const VERSION: u32 = 1;
 /// `magic: u32, version: u32, left_order: u16, right_order: u16`, little-endian.
 const OFFER: usize = 12;
-/// Doorbells that are answered at once: more than a socket holds of a peer that rings for each of its writes.
+/// Bytes that are read from the doorbell at once: more than a socket holds of a peer that rings for each of its
+/// writes.
 const ANSWER: usize = 16 << 10;
-/// The memfd can neither shrink nor grow nor be unsealed, so no access to it can fault. Holes can be
-/// punched into it, which read as zeroes: lies of the peer about its own bytes.
+/// The memfd can neither shrink nor grow nor be unsealed, so no access to it can fault. The peer can punch holes into
+/// it, which read as zeroes; it could as well have written zeroes.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Seals under which the pages could not be mapped for writing.
@@ -48,8 +49,8 @@ pub(super) struct Offer {
     region: Arc<Region>,
 }
 
-/// The largest rings, `best` bytes each way at most and `minimum` at least, that a file here may hold: to the kernel
-/// memory that is shared is a file, and one beyond the limit (`ulimit -f`) would end this process by `SIGXFSZ`.
+/// The largest rings, `best` bytes each way at most and `minimum` at least, that a file may hold here. To the kernel
+/// shared memory is a file, and one beyond the limit (`ulimit -f`) would end this process by `SIGXFSZ`.
 pub(super) fn size_within_limits(minimum: usize, best: usize) -> Result<usize, Error> {
     largest_within(file_limit(), minimum, best)
 }
@@ -108,7 +109,7 @@ impl Offer {
     }
 }
 
-/// Why there is no region (yet).
+/// Why there are no pages, or not yet.
 pub(super) enum Refusal {
     /// The offer has not arrived.
     NotYet,
@@ -116,7 +117,7 @@ pub(super) enum Refusal {
     Gone,
     /// The offer is not acceptable.
     Bad(&'static str),
-    /// Our own side failed.
+    /// A system call of this process failed.
     Failed(Error),
 }
 
@@ -162,7 +163,7 @@ fn parse(message: &[u8; OFFER]) -> Result<Orders, Refusal> {
         .map_err(|_| Refusal::Bad("its ring orders are impossible"))
 }
 
-/// Without these seals and this very size an access could fault, and the fault would be ours.
+/// Without these seals and this very size an access could fault, and end this process.
 fn check_memfd(memfd: &OwnedFd, orders: Orders) -> Result<(), Refusal> {
     let seals = fs::fcntl_get_seals(memfd).map_err(|_| Refusal::Bad("its pages are not a memfd"))?;
     if !seals.contains(SEALS) {
@@ -183,12 +184,12 @@ fn check_memfd(memfd: &OwnedFd, orders: Orders) -> Result<(), Refusal> {
 pub(super) fn join(socket: OwnedFd, region: Arc<Region>) -> Channel {
     announce_client(&region);
     let mut bell = Doorbell(socket);
-    // A server that is gone already shows at the first look at the channel.
+    // If the server is gone already, the first look at the channel says so.
     let _ = bell.ring();
     Channel::new(region, Side::Client, Box::new(bell))
 }
 
-/// One byte: look. End of stream: dead.
+/// One byte: look. End of stream: the peer has ended.
 struct Doorbell(OwnedFd);
 
 impl Bell for Doorbell {
@@ -207,7 +208,7 @@ impl Bell for Doorbell {
     }
 
     fn acknowledge(&mut self) -> Result<bool, Error> {
-        // Room for a peer that rings without end: one answer for all of it. What the bytes are does not matter.
+        // Everything that was rung so far is answered at once. What the bytes are does not matter.
         let mut bytes = [MaybeUninit::<u8>::uninit(); ANSWER];
         match recv(&self.0, &mut bytes[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) | Err(Errno::CONNRESET | Errno::NOTCONN) => Ok(false),
@@ -245,7 +246,7 @@ mod tests {
         assert_eq!(size(4095 + (2 << 20), 0), 1 << 19);
         assert_eq!(size(10 << 10, 0), 2048);
         assert_eq!(size(4096, 0), 1024);
-        // Refused, when it comes to making them.
+        // Such a size is refused when the rings are made, not here.
         assert_eq!(size(100 << 10, 65_536), 65_536);
     }
 }

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
 //! Upstream's test double, `vchan-socket`: the vchan stream on a plain unix socket.
 //!
-//! No memory is shared with the peer. So that the pump is the same, both rings are private memory of
-//! this process: this end of them stages bytes between ring and socket, by `sendmsg` and `recvmsg` on
-//! ring pages, inside the calls that elsewhere ring and answer the doorbell. No thread, no copy of ours.
+//! No memory is shared with the peer. So that the pump is the same, both rings are private memory of this process.
+//! Inside the calls that elsewhere ring and answer the doorbell, bytes move between ring and socket, by `sendmsg` and
+//! `recvmsg` on ring pages. There is no thread, and this process copies nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ use crate::producer::Producer;
 use crate::region::Region;
 use crate::spans::{Access, Spans};
 
-/// Staging of a connecting client, which cannot know what its server asked for.
+/// Staging of a connecting client, which cannot know what size its server asked for.
 const CLIENT_STAGING: usize = 128 << 10;
 
 /// Orders of the staging rings of a connecting client.
@@ -49,7 +49,7 @@ struct Staging {
     drain: Consumer,
     /// The socket took less than there was.
     blocked: bool,
-    /// The peer does not read any more; it may still have written.
+    /// The peer reads no more; it may still have written something.
     cut: bool,
 }
 
@@ -130,7 +130,7 @@ impl Bell for Staging {
     }
 
     fn wants_in(&mut self) -> bool {
-        // A private page does not lie.
+        // Nobody else writes this private page, so its indices cannot be wrong.
         self.fill.room().is_ok_and(|room| room > 0)
     }
 
@@ -139,7 +139,7 @@ impl Bell for Staging {
     }
 }
 
-/// The peer is gone, which is the end of a stream and not a failure.
+/// Whether the error means that the peer is gone, which is the end of a stream and not a failure.
 fn gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),

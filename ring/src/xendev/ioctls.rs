@@ -25,10 +25,10 @@ const BIND_UNBOUND_PORT: libc::c_ulong = request(b'E', 2, 4);
 const NOTIFY: libc::c_ulong = request(b'E', 4, 4);
 const ALLOC_GREF: libc::c_ulong = request(b'G', 5, 24);
 const MAP_GRANT_REF: libc::c_ulong = request(b'G', 0, 24);
-/// The same for pages that were granted and pages that were mapped.
+/// The same for granted and for mapped pages.
 const SET_UNMAP_NOTIFY: libc::c_ulong = request(b'G', 7, 16);
 
-/// The requests of a channel that is there: to ring, and to ask for a domain.
+/// The requests that an established channel makes: to ring, and to ask whether a domain exists.
 pub(super) const LASTING: [u32; 2] = [NOTIFY as u32, BIND_INTERDOMAIN as u32];
 
 /// `GNTALLOC_FLAG_WRITABLE`
@@ -83,18 +83,18 @@ impl EventChannel {
         }
     }
 
-    /// The same port on one descriptor more.
+    /// The same port on another descriptor.
     pub(super) fn duplicate(&self) -> Result<EventChannel, Error> {
         let fd = self.fd.try_clone().map_err(Error::io("duplicating an event channel"))?;
         Ok(EventChannel { fd, port: self.port })
     }
 
-    /// This domain's number of it.
+    /// The port's number in this domain.
     pub(super) fn port(&self) -> u32 {
         self.port
     }
 
-    /// Sends an event. Whether anybody is there to receive it, Xen does not tell.
+    /// Sends an event. Xen does not tell whether anybody receives it.
     pub(super) fn notify(&self) -> Result<(), Error> {
         // SAFETY: the request's structure is one word, the local port.
         let sent = unsafe { ioctl(&self.fd, NOTIFY, &mut [self.port]) };
@@ -105,7 +105,7 @@ impl EventChannel {
     pub(super) fn take(&self) -> Result<bool, Error> {
         let mut port = [0u8; 4];
         let taken = match rustix::io::read(&self.fd, &mut port) {
-            // The port is masked from when it was read until it is written back.
+            // The port is masked from the moment it is read until it is written back.
             Ok(4) => rustix::io::write(&self.fd, &port).map(|_| true),
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(error) => Err(error),
@@ -114,7 +114,7 @@ impl EventChannel {
     }
 }
 
-/// An open device, to ask later: see [`super::knows`].
+/// An open device, by which this process can ask later: see [`super::knows`].
 pub(super) struct Asker(OwnedFd);
 
 impl Asker {
@@ -135,14 +135,14 @@ impl AsFd for EventChannel {
     }
 }
 
-/// Where a mapping came from.
+/// The device by which pages were mapped, and their place in it.
 pub(crate) struct Origin {
     fd: OwnedFd,
     index: u64,
 }
 
 impl Origin {
-    /// When the pages go, in whatever way, this happens.
+    /// Asks the kernel for this notice when the pages are unmapped, in whatever way.
     pub(super) fn notify_unmap(&self, notice: Notice) -> Result<(), Error> {
         let place = self.index.saturating_add(notice.offset as u64);
         let mut words = [place as u32, (place >> 32) as u32, CLEAR_AND_SEND, notice.port];
@@ -151,8 +151,8 @@ impl Origin {
         set.map(drop).map_err(Error::io("asking for a notice when the pages go"))
     }
 
-    /// Maps `count` pages, which keep the device's file open from then on. They stay with this process: a forked one,
-    /// which has no use for them, would delay the notice to the peer for as long as it lives.
+    /// Maps `count` pages, which keep the device's file open from then on. Forked processes do not inherit them: they
+    /// have no use for them, and would delay the notice to the peer for as long as they live.
     fn map(&self, count: usize) -> io::Result<MmapRaw> {
         let map = MmapOptions::new().offset(self.index).len(count * PAGE).map_raw(self.fd.as_raw_fd())?;
         map.advise(Advice::DontFork)?;

@@ -1,9 +1,9 @@
 #![allow(unsafe_code)] // calls of two of Xen's C libraries, which are found at run time
 //! The devices by Xen's own libraries libxenevtchn and libxengnttab.
 //!
-//! Every mapping and every channel has a handle of its own, closed with it. The libraries say that a forked child may do
-//! nothing with a handle but close it; none of ours is used there (see [`super::ioctls`] for why mappings do not even
-//! reach it).
+//! Every mapping and every channel has a handle of its own, which is closed with it. The libraries say that a forked
+//! child may only close a handle; no child uses one of these (see [`super::ioctls`] for why it does not even inherit
+//! the mappings).
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -107,7 +107,7 @@ impl EventChannel {
         }
     }
 
-    /// By the same handle, which is closed with the last one.
+    /// On the same handle, which is closed when its last user is dropped.
     pub(super) fn duplicate(&self) -> EventChannel {
         EventChannel { handle: self.handle.clone(), ..*self }
     }
@@ -124,7 +124,8 @@ impl EventChannel {
         }
     }
 
-    /// The library waits for an event, whatever the descriptor's flags are, so that has to say first that there is one.
+    /// The library waits for an event, whatever the descriptor's flags are, so the descriptor is asked first whether
+    /// there is one.
     pub(super) fn take(&self) -> Result<bool, Error> {
         if !is_ready(self) {
             return Ok(false);
@@ -162,7 +163,7 @@ fn bind(handle: &Handle, peer: u32, port: u32) -> io::Result<u32> {
     u32::try_from(bound).map_err(|_| io::Error::last_os_error())
 }
 
-/// An open handle, to ask later: see [`super::knows`].
+/// An open handle, by which this process can ask later: see [`super::knows`].
 pub(super) struct Asker(Handle);
 
 impl Asker {
@@ -176,7 +177,7 @@ impl Asker {
     }
 }
 
-/// How pages are given back, which opened them too.
+/// The function that closes a device.
 type Closer = unsafe extern "C" fn(*mut xengntdev_handle) -> c_int;
 type Remover = unsafe extern "C" fn(*mut xengntdev_handle, *mut c_void, u32) -> c_int;
 
@@ -291,7 +292,7 @@ pub(super) fn grant(grants: Grants, peer: u16, count: usize, notice: Notice) -> 
     Ok(Granted { head: head.into(), tail: tail.map(Into::into), references })
 }
 
-/// Where mapped pages came from: enough to map the first one again.
+/// What it takes to map the first page again.
 pub(crate) struct Origin {
     grants: Grants,
     peer: u32,
@@ -299,8 +300,8 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Maps the first page again, with the notice: the library can only do both at once, and whoever has not decided yet
-    /// to stay must not tell the peer that they go.
+    /// Maps the first page again, with the notice. The library can only do both at once, and a client that has not
+    /// decided yet to stay must not send the peer a notice.
     pub(super) fn notify_unmap(&self, notice: Notice) -> Result<Pages, Error> {
         let device = Device::to_map(self.grants)?;
         // SAFETY: the handle is open.
@@ -336,7 +337,7 @@ pub(super) fn map(grants: Grants, peer: u32, references: &[u32]) -> Result<Optio
     };
     match Pages::new(at, list.len(), grants.xengnttab_unmap, device) {
         Ok(pages) => Ok(Some((Origin { grants, peer, first }, pages))),
-        // Nothing of the peer's doing.
+        // This machine is short of something: not the peer's fault.
         Err(error) if is_shortage(&error) => {
             Err(Error::io(format!("mapping {} pages of domain {peer}", references.len()))(error))
         }

@@ -1,9 +1,9 @@
 #![deny(unsafe_code)] // not forbid: the two layers below open it for themselves
 //! The devices of a Xen guest: event channels, pages to grant, granted pages.
 //!
-//! There are two layers below this one. Plain ioctls are the default: they need nothing but the kernel, on Linux.
-//! `QREXEC_XEN_DEVICES=libxen` has Xen's own libraries libxenevtchn and libxengnttab drive the devices, loaded when they
-//! are first needed, for systems whose ioctls are others. Neither is on the way of the data, but for the doorbell.
+//! There are two layers below this one. Plain ioctls are the default: they need nothing but the Linux kernel. With
+//! `QREXEC_XEN_DEVICES=libxen` Xen's own libraries libxenevtchn and libxengnttab drive the devices, loaded when they
+//! are first needed, for systems with other ioctls. Of the data's way only the doorbell goes through either.
 
 mod ioctls;
 mod library;
@@ -42,18 +42,18 @@ impl Layer {
     }
 }
 
-/// Fails where the environment names no layer: to be asked once, before anything here is used.
+/// Fails if the environment names no known layer: to be called once, before anything else here.
 pub(crate) fn check() -> Result<(), Error> {
     Layer::named(env::var_os(VARIABLE).as_deref()).map(drop)
 }
 
-/// As the environment said first.
+/// The layer that the environment named at the first call.
 fn layer() -> Layer {
     static LAYER: OnceLock<Layer> = OnceLock::new();
     *LAYER.get_or_init(|| Layer::named(env::var_os(VARIABLE).as_deref()).unwrap_or(Layer::Ioctls))
 }
 
-/// The requests to devices of a channel that is there. `None`: Xen's libraries make them, as they like.
+/// The device requests that an established channel makes. `None`: Xen's libraries make them, and which is not known.
 pub(crate) fn requests() -> Option<&'static [u32]> {
     match layer() {
         Layer::Ioctls => Some(&ioctls::LASTING),
@@ -88,7 +88,7 @@ impl EventChannel {
         })
     }
 
-    /// The same port once more, for whoever has the channel next.
+    /// The same port again, for its next owner.
     pub(crate) fn duplicate(&self) -> Result<EventChannel, Error> {
         Ok(match self {
             EventChannel::Ioctls(channel) => EventChannel::Ioctls(channel.duplicate()?),
@@ -96,7 +96,7 @@ impl EventChannel {
         })
     }
 
-    /// This domain's number of it.
+    /// The port's number in this domain.
     pub(crate) fn port(&self) -> u32 {
         match self {
             EventChannel::Ioctls(channel) => channel.port(),
@@ -104,7 +104,7 @@ impl EventChannel {
         }
     }
 
-    /// Sends an event. Whether anybody is there to receive it, Xen does not tell.
+    /// Sends an event. Xen does not tell whether anybody receives it.
     pub(crate) fn notify(&self) -> Result<(), Error> {
         match self {
             EventChannel::Ioctls(channel) => channel.notify(),
@@ -130,14 +130,14 @@ impl AsFd for EventChannel {
     }
 }
 
-/// Whether Xen still knows a domain: asks for a port that cannot be, which fails one way if the domain is there and
-/// another if it is not. The only such question that an ordinary guest may ask. Xen knows what is left of a domain for
-/// as long as anybody maps a page of it.
+/// Whether Xen still knows a domain. Asks for a port that cannot exist, which fails in one way if the domain exists
+/// and in another if it does not; an ordinary guest has no other way to ask. Xen knows what is left of a domain for as
+/// long as anybody maps a page of it.
 pub(crate) fn knows(domain: u32) -> bool {
     Asker::new().map_or(true, |asker| asker.knows(domain))
 }
 
-/// What is needed to ask later, when nothing can be opened any more: see [`knows`].
+/// What it takes to ask later, when nothing can be opened any more: see [`knows`].
 pub(crate) struct Asker(AskerOf);
 
 enum AskerOf {
@@ -161,15 +161,15 @@ impl Asker {
     }
 }
 
-/// What happens when the pages go, in whatever way: the byte at `offset` of the first one is cleared, and an event is
-/// sent from `port`.
+/// What happens when the pages are unmapped, in whatever way: the byte at `offset` of the first one is cleared, and an
+/// event is sent from `port`.
 #[derive(Clone, Copy)]
 pub(crate) struct Notice {
     pub(crate) offset: usize,
     pub(crate) port: u32,
 }
 
-/// Pages that were granted: the first in `head`, perhaps with all the others; and their references, one a page.
+/// Granted pages: the first in `head`, perhaps with all the others; and their references, one a page.
 pub(crate) struct Granted {
     pub(crate) head: Mapping,
     pub(crate) tail: Option<Mapping>,
@@ -184,14 +184,14 @@ pub(crate) fn grant(peer: u16, count: usize, notice: Notice) -> Result<Granted, 
     }
 }
 
-/// Where mapped pages came from.
+/// What it takes to ask for a notice about mapped pages.
 pub(crate) enum Origin {
     Ioctls(ioctls::Origin),
     Library(library::Origin),
 }
 
 impl Origin {
-    /// When the pages go, this happens. `Some`: their first one was mapped anew for that, and the old mapping is to go.
+    /// Asks for this notice. `Some`: the first page was mapped anew for that, and the old mapping is to be dropped.
     pub(crate) fn notify_unmap(&self, notice: Notice) -> Result<Option<Mapping>, Error> {
         match self {
             Origin::Ioctls(origin) => origin.notify_unmap(notice).map(|()| None),

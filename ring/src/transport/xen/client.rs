@@ -18,17 +18,17 @@ use crate::page::{Page, Side};
 use crate::region::Region;
 use crate::xendev::{self, EventChannel, Notice};
 
-/// A client that looks for its server, by one watch.
+/// A client that looks for its server with one watch in xenstore.
 pub(in crate::transport) struct XenConnector {
     peer: u32,
     folder: String,
-    /// The channel's, too, once there is one.
+    /// Handed to the channel once there is one.
     store: Option<Store>,
     /// Ready when either the store or the domain watch is.
-    events: Reactor,
-    /// The channel's, once there is one.
+    events: Reactor<()>,
+    /// Handed to the channel once there is one.
     domain_watch: Option<DomainWatch>,
-    /// Look before any change is seen: nothing was looked at yet.
+    /// Nothing was looked at yet, or something changed during the last look: do not wait for a change.
     fresh: bool,
     done: bool,
 }
@@ -62,7 +62,7 @@ impl XenConnector {
         }
         let channel = self.connect()?;
         self.done = channel.is_some();
-        // A change that was seen while we tried makes the descriptor readable for nobody any more.
+        // The change that came during the attempt was taken from the descriptor, which no longer tells of it.
         self.fresh = !self.done && self.store.as_mut().map_or(Ok(false), Store::changed)?;
         Ok(channel)
     }
@@ -71,7 +71,7 @@ impl XenConnector {
         self.fresh.then_some(Duration::ZERO)
     }
 
-    /// `None`: not yet. Whatever is missing, the server's writing its last key announces it.
+    /// `None`: not yet. Whatever is missing is announced by the key that the server writes last.
     fn connect(&mut self) -> Result<Option<Channel>, Error> {
         let Some((reference, port)) = self.keys()? else { return Ok(None) };
         let Some(event) = EventChannel::bound(self.peer, port)? else { return Ok(None) };

@@ -1,11 +1,12 @@
 #![forbid(unsafe_code)]
-//! One eye for a whole VM: which of the domains that its calls are with are still there?
+//! One process of a VM that finds out, for all its calls, which of the domains that they are with still exist.
 //!
-//! The agent keeps a [`DomainMonitor`]. A channel connects to its socket and writes the domain's number, four bytes, low half
-//! first; a byte comes back when that domain is gone, another when this VM itself was restored from a saved one, and the
-//! connection's end means that the agent is. A channel that maps pages of that domain writes their number too: the one
-//! with which they would be too many is told so, and ends. The domain monitor watches one key of each domain (see [`super::liveness`]), and asks
-//! the hypervisor once a second too, for domains that have none. While no call is with another VM, nothing happens.
+//! The agent keeps a [`DomainMonitor`]. A channel connects to its socket and writes the domain's number, four bytes,
+//! low half first; a byte comes back when that domain is gone, another when this VM itself was restored from a saved
+//! one, and the end of the connection means that the agent has ended. A channel that maps pages of that domain writes
+//! their number too; if they would be too many, another byte comes back, and the channel ends. The domain monitor
+//! watches one key of each domain in xenstore (see [`super::liveness`]), and also asks the hypervisor once a second,
+//! for domains that have no such key. While no call is with another VM, it does nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -15,44 +16,40 @@ use std::time::Duration;
 
 use super::store::{Store, is_missing};
 use super::store_messages::Request;
-use super::{DOM0, PERIOD, liveness, watch};
+use super::{DOM0, PERIOD, liveness};
 use crate::error::Error;
 use crate::xendev;
-use sys::reactor::Reactor;
+use sys::reactor::{Interest, Reactor};
 use sys::timer::{ClockLeaps, Timer};
 use sys::unix;
 
 mod member;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use member::Member;
+use token::{MemberId, Token};
 
 /// Where the domain monitor listens, unless `QREXEC_PEERS_SOCKET` says otherwise.
 const SOCKET: &str = "/var/run/qubes/qrexec-peers";
-/// Every user's calls may ask.
+/// Calls of every user may connect.
 const MODE: u32 = 0o666;
-/// Calls that are told at once. One that finds no place asks for itself.
+/// Calls that are told at once. One that is refused watches the domain by itself.
 const MAX_MEMBERS: usize = 4096;
-/// Domains that are looked after.
+/// Domains that are watched.
 const MAX_DOMAINS: usize = 256;
-/// Watches, of which xenstore gives a domain 128 for everything: the keys of further domains are read once a period.
+/// Watches in xenstore, which allows a domain 128 in all: the keys of further domains are read once a period.
 const MAX_WATCHES: usize = 32;
-/// Events of one domain's key within a period beyond which it is read once a period, and not watched any more: its
-/// domain may write it as often as it likes.
+/// If a domain's key changes more often than this within a period, it is read once a period and not watched any more:
+/// that domain may write it as often as it likes.
 const NOISE: u32 = 16;
 
-const LISTENER: u64 = 0;
-const TIMER: u64 = 1;
-const STORE: u64 = 2;
-const CLOCK: u64 = 3;
-const FIRST_GUEST: u64 = 4;
-
-/// What a member is told: its domain is gone.
+/// The byte for: the domain of this member is gone.
 const GONE: u8 = 1;
-/// This VM is another one than before.
+/// The byte for: this VM was restored from a saved one.
 pub(super) const RESTORED: u8 = 2;
-/// Too many pages of its domain would be mapped.
+/// The byte for: too many pages of the domain would be mapped.
 pub(super) const FULL: u8 = 3;
 
 /// Asks the agent of this VM to tell when `domain` is gone.
@@ -64,9 +61,9 @@ pub(super) fn ask(domain: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Tells it how many pages of that domain are mapped by this channel.
+/// Tells the agent how many pages of that domain this channel has mapped.
 pub(super) fn count(agent: &OwnedFd, pages: u32) {
-    // An agent that has gone counts nothing.
+    // If the agent has gone, nobody counts them.
     let _ = rustix::io::write(agent, &pages.to_le_bytes());
 }
 
@@ -79,26 +76,26 @@ type Opener = Box<dyn Fn() -> Result<Store, Error> + Send>;
 
 pub(in crate::transport) struct DomainMonitor {
     own: u32,
-    events: Reactor,
+    events: Reactor<Token>,
     listener: OwnedFd,
     path: PathBuf,
     identity: unix::Identity,
-    /// No descriptor was to be had for a member: the listener is not watched until the next tick.
+    /// No descriptor was free for a member: the listener is not watched until the next tick.
     shut: bool,
     timer: Timer,
     ticking: bool,
     /// Ready when the clock leaps, as it does when a VM is restored.
     clock: ClockLeaps,
     restored: bool,
-    members: BTreeMap<u64, Member>,
-    next: u64,
+    members: BTreeMap<MemberId, Member>,
+    next: MemberId,
     /// See [`member::ceiling`].
     ceiling: u64,
     domains: BTreeMap<u32, Watched>,
     knows: fn(u32) -> bool,
     open_store: Opener,
     store: Option<Store>,
-    /// What xenstore is asked, and what comes next.
+    /// The question that xenstore has not answered yet, and the next ones.
     asked: Option<Question>,
     questions: VecDeque<Question>,
 }
@@ -108,17 +105,17 @@ pub(in crate::transport) struct DomainMonitor {
 struct Watched {
     /// A watch was asked for and not refused.
     watched: bool,
-    /// It was refused, or taken back for the noise: the key is read at each tick.
+    /// The watch was refused, or ended because of [`NOISE`]: the key is read at each tick.
     blind: bool,
-    /// It was read once.
+    /// The key was read at least once.
     seen: bool,
-    /// Since the last tick.
+    /// How often the key has changed since the last tick.
     events: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Question {
-    /// This VM's own number.
+    /// What number this VM has.
     Own,
     Watch(u32),
     Unwatch(u32),
@@ -134,12 +131,12 @@ impl DomainMonitor {
     fn at(path: &Path, own: u32, knows: fn(u32) -> bool, open_store: Opener) -> Result<DomainMonitor, Error> {
         let (listener, identity) = unix::listen_identified(path, MODE)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
-        let watched = || -> rustix::io::Result<(Reactor, Timer, ClockLeaps)> {
+        let watched = || -> rustix::io::Result<(Reactor<Token>, Timer, ClockLeaps)> {
             let events = Reactor::new()?;
             let (timer, clock) = (Timer::new()?, ClockLeaps::new()?);
-            watch(&events, &listener, LISTENER)?;
-            watch(&events, &timer, TIMER)?;
-            watch(&events, &clock, CLOCK)?;
+            events.add(&listener, Token::Listener, Interest::Read)?;
+            events.add(&timer, Token::Timer, Interest::Read)?;
+            events.add(&clock, Token::Clock, Interest::Read)?;
             Ok((events, timer, clock))
         };
         let (events, timer, clock) =
@@ -156,7 +153,7 @@ impl DomainMonitor {
             clock,
             restored: false,
             members: BTreeMap::new(),
-            next: FIRST_GUEST,
+            next: MemberId::FIRST,
             ceiling: member::ceiling(),
             domains: BTreeMap::new(),
             knows,
@@ -168,18 +165,18 @@ impl DomainMonitor {
     }
 
     /// To be called when the descriptor is ready; never blocks. Fails once this VM was restored from a saved one: its
-    /// number is another then, and nothing that was made with the old one is of use.
+    /// number is another one then, and everything that was made with the old one is void.
     pub(in crate::transport) fn on_ready(&mut self) -> Result<(), Error> {
         let mut ready = Vec::new();
-        // What it fails for is tried again: what was ready stays so.
+        // If it fails it is tried again: what was ready stays ready.
         let _ = self.events.wait(Some(Duration::ZERO), &mut ready);
         for event in ready {
             match event.token {
-                LISTENER => self.admit(),
-                TIMER => self.tick(),
-                STORE => self.hear(),
-                CLOCK => self.on_leap(),
-                member => self.read_member(member),
+                Token::Listener => self.admit(),
+                Token::Timer => self.tick(),
+                Token::Store => self.hear(),
+                Token::Clock => self.on_leap(),
+                Token::Member(id) => self.read_member(id),
             }
         }
         if self.restored { Err(Error::Restored) } else { Ok(()) }
@@ -189,12 +186,12 @@ impl DomainMonitor {
         loop {
             match unix::accept(&self.listener) {
                 Ok(None) => return,
-                // Who is turned away asks for itself.
+                // A call that is refused watches its domain by itself.
                 Ok(Some(_)) if self.members.len() >= MAX_MEMBERS => {}
                 Ok(Some(fd)) => {
-                    if watch(&self.events, &fd, self.next).is_ok() {
+                    if self.events.add(&fd, Token::Member(self.next), Interest::Read).is_ok() {
                         self.members.insert(self.next, Member::new(fd));
-                        self.next += 1;
+                        self.next = self.next.following();
                     }
                 }
                 Err(_) => {
@@ -205,8 +202,9 @@ impl DomainMonitor {
         }
     }
 
-    /// A member says once which domain it means, and once how many pages it maps; whatever else it says, it goes.
-    fn read_member(&mut self, id: u64) {
+    /// A member says once which domain it means, and once how many pages it maps; one that says anything else is
+    /// dropped.
+    fn read_member(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         let mut said = [0u8; member::WORDS + 1];
         let understood = match rustix::io::read(&member.fd, &mut said) {
@@ -223,9 +221,9 @@ impl DomainMonitor {
         }
     }
 
-    /// Whether what its user's members map of its domain, this one's included, is no more than they may. Users are told
-    /// apart since any of them can say any number; dom0 may do as it likes.
-    fn is_within(&self, id: u64) -> bool {
+    /// Whether the members of its user together map no more pages of its domain than allowed, with this member's.
+    /// Users are counted apart, since each of them can claim any number; for dom0's pages there is no limit.
+    fn is_within(&self, id: MemberId) -> bool {
         let Some(new) = self.members.get(&id).filter(|new| new.pages.is_some() && new.domain != Some(DOM0))
         else {
             return true;
@@ -235,7 +233,7 @@ impl DomainMonitor {
         same.filter_map(|member| member.pages).map(u64::from).sum::<u64>() <= self.ceiling
     }
 
-    /// Dom0 is not looked for: its end is the machine's.
+    /// Dom0 is not watched: when it ends, so does this machine.
     fn take_up(&mut self, domain: u32) -> bool {
         if domain == DOM0 || self.domains.contains_key(&domain) {
             return true;
@@ -260,11 +258,11 @@ impl DomainMonitor {
         self.read(domain);
     }
 
-    /// Drops what nobody is interested in any more, asks the hypervisor for the rest, and looks where no watch does.
+    /// Drops domains without a member, asks the hypervisor for the others, and reads the keys that are not watched.
     fn tick(&mut self) {
         self.timer.take();
         if self.shut {
-            self.shut = watch(&self.events, &self.listener, LISTENER).is_err();
+            self.shut = self.events.add(&self.listener, Token::Listener, Interest::Read).is_err();
         }
         let wanted: BTreeSet<u32> = self.members.values().filter_map(|member| member.domain).collect();
         let known: Vec<u32> = self.domains.keys().copied().collect();
@@ -290,7 +288,7 @@ impl DomainMonitor {
         if watched.blind {
             self.read(domain);
         } else if !watched.watched {
-            // The connection was lost.
+            // The connection to xenstore was lost, and the watch with it.
             self.begin_to_watch(domain);
         }
     }
@@ -308,13 +306,14 @@ impl DomainMonitor {
         }
     }
 
-    /// Puts the next question, if none is outstanding. A store that cannot be asked is opened again at the next tick.
+    /// Asks the next question, if none is unanswered. If xenstore cannot be asked, it is opened again at the next
+    /// tick.
     fn put_question(&mut self) {
         while self.asked.is_none() {
             let Some(question) = self.questions.pop_front() else { return };
             match (question, self.begin(question)) {
                 (_, Ok(())) => self.asked = Some(question),
-                // Linux says so itself, and no answer comes.
+                // Linux refuses a watch by itself, and then no answer comes.
                 (Question::Watch(_), Err(error)) if self.store.is_some() => {
                     self.understand(question, Err(error))
                 }
@@ -339,7 +338,7 @@ impl DomainMonitor {
             return store.begin(request);
         }
         let store = (self.open_store)().map_err(io::Error::other)?;
-        watch(&self.events, &store, STORE)?;
+        self.events.add(&store, Token::Store, Interest::Read)?;
         self.store.insert(store).begin(request)
     }
 
@@ -382,7 +381,7 @@ impl DomainMonitor {
         }
     }
 
-    /// The key is read, whatever happened to it and how often.
+    /// One look at the key is enough, however often it has changed.
     fn on_events(&mut self, domain: u32, events: u32) {
         let Some(watched) = self.domains.get_mut(&domain).filter(|watched| !watched.blind) else { return };
         watched.events = watched.events.saturating_add(events);
@@ -393,10 +392,10 @@ impl DomainMonitor {
         self.read(domain);
     }
 
-    /// The clock leapt: it was set, or this VM slept, or it is a restored one.
+    /// The clock was set, or this VM slept, or was restored.
     fn on_leap(&mut self) {
         let _ = rustix::io::read(&self.clock, &mut [0u8; 8]);
-        // It fails for impossible times and for what is no timer.
+        // It fails only for impossible times and for what is no timer.
         let _ = self.clock.rearm();
         self.questions.push_back(Question::Own);
         self.put_question();
@@ -414,14 +413,14 @@ impl DomainMonitor {
         self.members.retain(|_, member| {
             let concerned = member.domain == Some(gone);
             if concerned {
-                // Who is not there any more needs not be told.
+                // If the member has gone, nobody needs to be told.
                 let _ = rustix::io::write(&member.fd, &[GONE]);
             }
             !concerned
         });
     }
 
-    /// Without calls there is no connection.
+    /// Closes the connection to xenstore when there are no calls.
     fn rest(&mut self) {
         if self.domains.is_empty() && self.asked.is_none() && self.questions.is_empty() {
             self.forget_store();
@@ -435,11 +434,11 @@ impl DomainMonitor {
         self.domains.values_mut().for_each(|watched| watched.watched = false);
     }
 
-    /// A timer that runs goes on as it does: members who come all the time must not keep it from ending.
+    /// A timer that runs is not set again: if members come all the time, it must still expire.
     fn tick_every(&mut self, period: Duration) {
         let wanted = !period.is_zero();
         if wanted != self.ticking {
-            // It fails for impossible times and for what is no timer.
+            // It fails only for impossible times and for what is no timer.
             let _ = self.timer.set_period(period);
             self.ticking = wanted;
         }
@@ -454,7 +453,7 @@ impl AsFd for DomainMonitor {
 
 impl Drop for DomainMonitor {
     fn drop(&mut self) {
-        // A stale file is replaced by the next domain monitor.
+        // If the file stays, the next domain monitor replaces it.
         let _ = unix::withdraw(&self.path, self.identity);
     }
 }

@@ -2,63 +2,64 @@
 //! Whether the domain at the other end of one channel is still there.
 //!
 //! A process that ends tells its peer, however it ends: the kernel clears its live byte and sends an event when its
-//! pages are unmapped. A domain that is destroyed tells nobody, and the hypervisor goes on knowing it for as long as we
-//! map a page of it. What tells is a key of its own that is not to be read any more (see [`super::liveness`]). In a VM the
-//! agent watches for all calls together and tells those concerned (see [`super::domain_monitor`]); in dom0, and where no agent of
-//! ours runs or none runs just now, each channel does it for itself. Nothing of this is on the way of the data, and no
-//! answer is ever waited for: xenstore may be slow, and a daemon serves others meanwhile.
+//! pages are unmapped. A domain that is destroyed tells nobody, and the hypervisor still knows it for as long as one
+//! of its pages is mapped here. The sign is a key of that domain in xenstore that can no longer be read (see
+//! [`super::liveness`]). In a VM the agent watches for all calls together and tells those concerned (see
+//! [`super::domain_monitor`]); in dom0, and where no agent of this project runs, or none at the moment, each channel
+//! does it by itself. None of this delays the data, and no answer is ever waited for: xenstore may be slow, and a
+//! daemon serves others meanwhile.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use sys::reactor::Reactor;
+use sys::reactor::{Interest, Reactor};
 use sys::timer::Timer;
 
 use super::liveness::{self, Lookout, Sight};
 use super::store::Store;
-use super::{DOM0, PERIOD, domain_monitor, watch};
+use super::{DOM0, PERIOD, domain_monitor};
 use crate::error::Error;
 use crate::xendev::{self, Asker};
 
-/// What xenstore lets dom0, and nobody else, watch for the end of any domain.
+/// A watch that xenstore allows to dom0 only: it fires when any domain ends.
 const RELEASE: &str = "@releaseDomain";
 
 pub(super) struct DomainWatch {
     own: u32,
     peer: u32,
-    /// Pages of the peer's that are mapped here, once there are some: the agent counts them.
+    /// How many pages of the peer are mapped here, once there are some: the agent counts them.
     pages: Option<u32>,
     source: Source,
-    /// The key that led us to the server: of use if its domain has no better one.
+    /// The key by which the server was found: used if its domain has no better one.
     server: Option<Lookout>,
     /// Ready when any of these is, or anything that was added.
-    either: Reactor,
-    /// What was opened while this process could still open something; from then on there is nothing else.
+    either: Reactor<()>,
+    /// What was opened while this process could still open something. `Some`: it no longer can.
     reserve: Option<Reserve>,
 }
 
-/// What is needed to look for oneself.
+/// What is needed to watch the peer without the agent.
 struct Reserve {
     /// Asks the hypervisor.
     asker: Option<Asker>,
-    /// For when the agent is gone.
+    /// Used when the agent is gone.
     store: Option<Store>,
     timer: Option<Timer>,
 }
 
-/// Who would know.
+/// Who tells when the peer's domain is gone.
 enum Source {
     /// The agent says so.
     Agent(OwnedFd),
-    /// Nobody does any more, and nobody needs to.
+    /// Nobody any more: the peer is dom0, and the agent is gone.
     Nobody,
-    /// We look at the peer's key, and a timer says when to ask the hypervisor too.
+    /// This process watches the peer's key, and the timer says when to ask the hypervisor too.
     Own { timer: Timer, lookout: Option<Lookout> },
 }
 
 impl DomainWatch {
-    /// `None`: the peer is dom0, whose end is the machine's, and no agent tells whether this VM was restored.
+    /// `None`: nothing needs to be watched. The peer is dom0, and no agent tells whether this VM was restored.
     pub(super) fn new(own: u32, peer: u32) -> Result<Option<DomainWatch>, Error> {
         let agent = if own == DOM0 { None } else { domain_monitor::ask(peer).ok() };
         if announces(own, agent.is_some()) {
@@ -76,7 +77,7 @@ impl DomainWatch {
         Ok(Some(domain_watch))
     }
 
-    /// Opens what will be needed once this process can open nothing any more. Xenstore hears nothing of it.
+    /// Opens what will be needed once this process can open nothing any more. Nothing is said to xenstore for that.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
         let (mut store, mut spare) = (None, None);
         if matches!(self.source, Source::Agent(_)) && self.peer != DOM0 {
@@ -87,7 +88,7 @@ impl DomainWatch {
         Ok(())
     }
 
-    /// Looks for itself from now on, with what there is in reserve if nothing can be opened.
+    /// From now on this process watches by itself, with what it holds in reserve if it can open nothing.
     fn alone(&mut self) -> Result<Source, Error> {
         let Some(Reserve { store, timer, .. }) = &mut self.reserve else { return alone(self.own, self.peer) };
         let timer = timer.take().ok_or(Errno::MFILE).map_err(failed)?;
@@ -97,11 +98,11 @@ impl DomainWatch {
 
     /// Makes the descriptor ready when `fd` is, too, for as long as that is open.
     pub(super) fn watch_too(&self, fd: impl AsFd) -> Result<(), Error> {
-        watch(&self.either, fd, 0).map_err(failed)
+        self.either.add(fd, (), Interest::Read).map_err(failed)
     }
 
-    /// Goes on with the watch by which the server was found. A server of upstream's tells of its domain's end by no
-    /// other key; one of ours takes this one back when it has its client, and its domain has another.
+    /// Keeps the watch by which the server was found. It is the only sign of a domain's end if the server is
+    /// upstream's; one of this project removes its key once it has its client, and its domain has another key.
     pub(super) fn keep(&mut self, store: Store, key: String) -> Result<(), Error> {
         if self.peer == DOM0 {
             return Ok(());
@@ -114,7 +115,7 @@ impl DomainWatch {
         Ok(())
     }
 
-    /// So many pages of the peer's are mapped from now on.
+    /// To be called when so many pages of the peer have been mapped.
     pub(super) fn maps(&mut self, pages: usize) {
         self.pages = u32::try_from(pages).ok();
         self.count();
@@ -126,7 +127,7 @@ impl DomainWatch {
         }
     }
 
-    /// To be asked when the descriptor is ready and nothing that was added is.
+    /// To be called when the descriptor is ready and nothing that was added is.
     pub(super) fn is_peer_gone(&mut self) -> Result<bool, Error> {
         match self.server.as_mut().map(Lookout::look) {
             Some(Ok(Sight::Gone)) => return Ok(true),
@@ -140,7 +141,7 @@ impl DomainWatch {
                 Ok(1) if word == [domain_monitor::FULL] => Err(Error::TooManyPages { domain: self.peer }),
                 Ok(1) => Ok(true),
                 Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-                // The agent is gone; the call goes on without it.
+                // The agent is gone, and the call continues without it.
                 _ if self.peer == DOM0 => self.turn_to(Source::Nobody).map(|()| false),
                 _ => {
                     let source = self.alone()?;
@@ -151,7 +152,7 @@ impl DomainWatch {
             Source::Own { lookout, timer } => {
                 let sight = lookout.as_mut().map(Lookout::look);
                 if matches!(sight, Some(Err(_))) {
-                    // Xenstore is looked for again at the next tick.
+                    // The connection to xenstore is opened again at the next tick.
                     *lookout = None;
                 }
                 if matches!(sight, Some(Ok(Sight::Gone))) {
@@ -163,7 +164,7 @@ impl DomainWatch {
         }
     }
 
-    /// Turns to the agent, if there is one again; else asks the hypervisor, and looks after xenstore.
+    /// Asks the agent, if one runs again; else asks the hypervisor, and xenstore.
     fn on_tick(&mut self) -> Result<bool, Error> {
         if let (true, Some(agent)) = (self.own != DOM0, self.ask_agent()) {
             return self.turn_to(Source::Agent(agent)).map(|()| false);
@@ -182,18 +183,18 @@ impl DomainWatch {
         if self.reserve.is_none()
             && let Some(again) = look_out(self.own, self.peer)
         {
-            watch(&self.either, &again, 0).map_err(failed)?;
+            self.either.add(&again, (), Interest::Read).map_err(failed)?;
             *lookout = Some(again);
         }
         Ok(false)
     }
 
-    /// An agent that has come back, for who can still connect to it.
+    /// Connects to an agent that runs again, if this process can still connect to anything.
     fn ask_agent(&self) -> Option<OwnedFd> {
         self.reserve.is_none().then(|| domain_monitor::ask(self.peer).ok())?
     }
 
-    /// The old source leaves the epoll instance with its last descriptor.
+    /// The old source was never shared, so closing its descriptors takes them out of the epoll instance.
     fn turn_to(&mut self, source: Source) -> Result<(), Error> {
         self.source = source;
         self.count();
@@ -222,8 +223,8 @@ fn alone(own: u32, peer: u32) -> Result<Source, Error> {
     Ok(Source::Own { timer: Timer::every(PERIOD).map_err(failed)?, lookout: look_out(own, peer) })
 }
 
-/// Dom0 may read every key, so the domain's own number serves, which nobody but the toolstack removes; and it may hear
-/// of the end of any domain, should the keys stay. `None`: xenstore is not to be had now.
+/// Dom0 may read every key, so it watches the domain's own number, which only the toolstack removes; and it is told of
+/// the end of any domain, in case the keys stay. `None`: xenstore cannot be reached now.
 fn look_out(own: u32, peer: u32) -> Option<Lookout> {
     look_out_by(Store::open().ok()?, own, peer)
 }
@@ -236,14 +237,15 @@ fn look_out_by(store: Store, own: u32, peer: u32) -> Option<Lookout> {
     lookout.look().ok().map(|_| lookout)
 }
 
-/// Whether whoever opens a channel makes its VM's key itself, whoever its peer is: a client in dom0, too, takes a server's
-/// `event-channel`, which goes soon, for that VM's life unless there is this key. An agent made it before it listened.
+/// Whether a process that opens a channel makes the key of its own VM. It does so whoever the peer is: a client in
+/// dom0, too, would take a server's `event-channel`, which is removed soon, for the sign that the VM lives, unless it
+/// finds this key. An agent made the key before it listened.
 fn announces(own: u32, has_agent: bool) -> bool {
     own != DOM0 && !has_agent
 }
 
-/// A descriptor that is ready when `fd` is, or the domain watch: for whoever has the domain watch only for a while.
-pub(super) fn either(fd: impl AsFd, domain_watch: Option<&DomainWatch>) -> Result<Reactor, Error> {
+/// A descriptor that is ready when `fd` is, or the domain watch: for those who hand the domain watch on later.
+pub(super) fn either(fd: impl AsFd, domain_watch: Option<&DomainWatch>) -> Result<Reactor<()>, Error> {
     let fds: Vec<BorrowedFd<'_>> =
         [Some(fd.as_fd()), domain_watch.map(AsFd::as_fd)].into_iter().flatten().collect();
     Reactor::of(&fds).map_err(failed)

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! An event channel as a doorbell, and word of the end of the domain that it leads to.
+//! An event channel as a doorbell, and the watch for the end of the domain that it leads to.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -36,7 +36,7 @@ impl Bell for Doorbell {
         self.event.notify().map(|()| true)
     }
 
-    /// An event, if there is one, is all that woke us: whatever else there is makes the descriptor ready again.
+    /// If there was an event, nothing else is looked at now: whatever else there is makes the descriptor ready again.
     fn acknowledge(&mut self) -> Result<bool, Error> {
         match &mut self.domain_watch {
             Some(domain_watch) if !self.event.take()? => Ok(!domain_watch.is_peer_gone()?),

@@ -21,7 +21,7 @@ pub(super) struct Xenstore(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     keys: BTreeMap<String, String>,
-    /// Keys that are there and may not be read.
+    /// Keys that exist and may not be read.
     forbidden: BTreeSet<String>,
     no_watches: bool,
     watches: Vec<(String, String, UnixStream)>,
@@ -121,7 +121,7 @@ impl Xenstore {
 fn say(mut to: &UnixStream, ty: u32, body: &[u8]) {
     let words = [ty, 0, 0, body.len() as u32];
     let message: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).chain(body.iter().copied()).collect();
-    // Whoever has gone needs no answer.
+    // A client that has gone needs no answer.
     let _ = to.write_all(&message);
 }
 

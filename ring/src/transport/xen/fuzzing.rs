@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The parser of xenstore's words, for the target `xenstore` in `tests/fuzz`.
+//! Access to the parser of xenstore's messages, for the fuzz target `xenstore` in `tests/fuzz`.
 
 use super::store_messages::{self, Decoder, MAX_BODY, Message};
 
@@ -9,9 +9,9 @@ pub const MAX_MESSAGE: usize = 16 + MAX_BODY;
 /// What a stream was understood as.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// Each message: `None` for a change, its type and body for a reply, 0 and a name for a failure.
+    /// One entry a message: `None` for a change, its type and body for a reply, 0 and a name for a failure.
     pub messages: Vec<Option<(u32, Vec<u8>)>>,
-    /// A message longer than the protocol allows ended it.
+    /// A message longer than the protocol allows, which ends the stream.
     pub too_long: bool,
     /// Bytes of a message that is not complete.
     pub held: usize,

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! The transport `libxenvchan`: Xen's own C library carries the bytes, for comparison with ours and for nothing else.
+//! The transport `libxenvchan`: Xen's own C library carries the bytes, so that this project can be compared with it.
 //!
-//! As with a socket, no memory of the peer's is ours to look at: both rings are private memory, and this end of them moves
-//! bytes by `libxenvchan_read` and `libxenvchan_write`, which copy. Its client has nothing to wait for until the server
-//! is there, so it looks ten times a second; and nobody looks whether the peer's domain is still there.
+//! As with a socket, this process sees no shared memory: both rings are private memory, and bytes move between them
+//! and the library by `libxenvchan_read` and `libxenvchan_write`, which copy. No event tells a client that its server
+//! has come, so it tries ten times a second. Nothing watches whether the peer's domain still exists.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,17 +23,17 @@ use crate::producer::Producer;
 use crate::region::Region;
 use crate::xenvchan::{Library, Vchan, WAITING};
 
-/// Between two looks for a server.
+/// Time between two attempts to find a server.
 const RETRY: Duration = Duration::from_millis(100);
-/// Staging, each way, in bytes: the library's own rings are what is compared.
+/// Staging, each way, in bytes: the comparison is with the library's own rings.
 const STAGING: usize = 64 << 10;
-/// Bytes of one call of the library.
+/// Most bytes moved by one call of the library.
 const PIECE: usize = 64 << 10;
 
 /// A server that waits for its client.
 pub(in crate::transport) struct LibraryListener {
     vchan: Option<Vchan>,
-    events: Reactor,
+    events: Reactor<()>,
 }
 
 impl LibraryListener {
@@ -70,8 +70,8 @@ pub(in crate::transport) struct LibraryConnector {
     library: Library,
     peer: u32,
     path: CString,
-    /// Never ready: there is nothing to wait for.
-    nothing: Reactor,
+    /// Never ready: no event comes before the server does.
+    nothing: Reactor<()>,
 }
 
 impl LibraryConnector {
@@ -112,7 +112,7 @@ fn c_string(text: String) -> Result<CString, Error> {
     CString::new(text).map_err(|_| Error::Config("a path with a NUL".into()))
 }
 
-fn is_ready(events: &Reactor) -> bool {
+fn is_ready(events: &Reactor<()>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&now)) == Ok(1)
 }
@@ -120,7 +120,7 @@ fn is_ready(events: &Reactor) -> bool {
 /// Moves bytes between private rings and the library.
 struct Staging {
     vchan: Vchan,
-    events: Reactor,
+    events: Reactor<()>,
     region: Arc<Region>,
     /// What arrives goes in here.
     fill: Producer,
@@ -203,7 +203,7 @@ impl Bell for Staging {
     }
 
     fn settle(&mut self) -> Result<Habits, Error> {
-        // At its end it connects to xenstore, for one thing.
+        // When it is closed it connects to xenstore, among other things.
         Ok(Habits { unknown: true, ..Habits::default() })
     }
 

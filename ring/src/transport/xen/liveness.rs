@@ -1,13 +1,13 @@
 #![forbid(unsafe_code)]
 //! A key of another domain's as the sign that it lives.
 //!
-//! When a domain is destroyed, its keys go first, and a watch on one that we may read fires then, before anything else
-//! tells. The hypervisor goes on knowing the domain for as long as a page of it is mapped, so nobody is asked whether the
-//! news is true: a key that was there and cannot be read any more is the answer.
+//! When a domain is destroyed its keys are removed first, and a watch on one that may be read fires then, before there
+//! is any other sign. The hypervisor still knows the domain for as long as one of its pages is mapped, so it cannot
+//! confirm the news: a key that could be read before and no longer can is the sign.
 //!
-//! Each VM keeps one key for that, which every domain may read: that a domain is there, any of them can find out anyway.
-//! It is made before the first call and stays until the VM ends. A server of upstream's has none, but leaves its
-//! `event-channel` readable for its client as long as it lives.
+//! Each VM keeps one key for that, which every domain may read: any of them can find out anyway whether a domain
+//! exists. It is made before the first call and stays until the VM ends. A VM with upstream's server has none, but
+//! that server's `event-channel` stays readable for its client as long as the server runs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,27 +33,27 @@ pub(super) fn announce(own: u32) -> Result<(), Error> {
 /// What a look found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sight {
-    /// The key was there and is not any more.
+    /// The key could be read before and no longer can.
     Gone,
-    /// It is there, or never was.
+    /// The key can be read, or never could be.
     Nothing,
-    /// Another key says more: this one may go although its domain lives.
+    /// Another key is a better sign: this one may be removed although its domain exists.
     Void,
 }
 
-/// Watches one key on a connection of its own. Nothing here ever waits.
+/// Watches one key on a connection of its own. Nothing here ever waits for an answer.
 pub(super) struct Lookout {
     store: Store,
     key: String,
-    /// It was read once.
+    /// The key was read at least once.
     seen: bool,
-    /// To be asked, one after the other.
+    /// Questions to ask, one after the other.
     todo: VecDeque<Question>,
-    /// The last of them that was asked and not answered.
+    /// The question that is not answered yet.
     asked: Option<Question>,
-    /// A watch was refused: the key is read when [`Lookout::tick`] says so.
+    /// The watch was refused: the key is read at each [`Lookout::tick`].
     blind: bool,
-    /// What was found. Anything but [`Sight::Nothing`] stays.
+    /// What was found. Once it is not [`Sight::Nothing`] it stays.
     found: Sight,
 }
 
@@ -61,19 +61,20 @@ pub(super) struct Lookout {
 enum Question {
     Watch(String),
     Key,
-    /// Whether there is another key, which says more.
+    /// Whether there is another key, which is a better sign.
     Better(String),
 }
 
 impl Lookout {
-    /// Watches a key, and whatever else may change when it goes.
+    /// Watches a key, and another path (`also`) whose changes may mean that the key has gone.
     pub(super) fn new(store: Store, key: String, also: Option<&str>) -> Lookout {
         let watches = also.map(str::to_owned).into_iter().chain([key.clone()]);
         let todo = watches.map(Question::Watch).chain([Question::Key]).collect();
         Lookout { store, key, seen: false, todo, asked: None, blind: false, found: Sight::Nothing }
     }
 
-    /// Goes on with a connection that watches a key which was read already. It means nothing if there is the other key.
+    /// Takes over a connection that watches a key which was read already. That key counts only if there is no `better`
+    /// one.
     pub(super) fn go_on(store: Store, key: String, better: String) -> Lookout {
         let todo = [Question::Better(better), Question::Key].into();
         Lookout { store, key, seen: true, todo, asked: None, blind: false, found: Sight::Nothing }
@@ -89,7 +90,7 @@ impl Lookout {
                 };
                 self.understand(&question, answer);
             } else {
-                // Nothing is outstanding: what else arrives are events.
+                // No question is open: whatever arrives is an event.
                 while self.store.heard()?.is_some() {}
             }
             if !self.store.take_changes().is_empty() {
@@ -102,7 +103,7 @@ impl Lookout {
         Ok(self.found)
     }
 
-    /// To be called now and then: reads the key if no watch tells when to.
+    /// To be called from time to time: reads the key if it is not watched.
     pub(super) fn tick(&mut self) -> io::Result<Sight> {
         if self.blind {
             self.read_again();
@@ -129,7 +130,7 @@ impl Lookout {
                     self.asked = Some(question);
                     return Ok(true);
                 }
-                // Linux says so itself, and no answer comes.
+                // Linux refuses a watch by itself, and then no answer comes.
                 (Question::Watch(_), Err(_)) => self.blind = true,
                 (_, Err(error)) => return Err(error),
             }
@@ -143,7 +144,7 @@ impl Lookout {
             (Question::Key, Err(error)) if is_missing(&error) && self.seen => self.found = Sight::Gone,
             (Question::Better(_), Ok(_)) => self.found = Sight::Void,
             (Question::Watch(_), Err(_)) => self.blind = true,
-            // Anything else is no news: a key that is not there yet, a question that xenstore could not answer.
+            // Anything else is no news: a key that does not exist yet, or a question that xenstore could not answer.
             _ => {}
         }
     }
@@ -164,7 +165,7 @@ mod tests {
         fake::until(|lookout: &mut Lookout| lookout.look().unwrap() == wanted, lookout);
     }
 
-    /// Until it has no question any more, none of which brings news.
+    /// Until there is no open question; none of the answers is news.
     fn settle(lookout: &mut Lookout) {
         let done = |lookout: &mut Lookout| {
             assert_eq!(lookout.look().unwrap(), Sight::Nothing);
@@ -178,7 +179,7 @@ mod tests {
         let xenstore = Xenstore::new();
         let mut lookout = Lookout::new(xenstore.connect(), "/k".into(), Some("@r"));
         settle(&mut lookout);
-        // Somebody else's end; a value that changes.
+        // Another domain has ended; a value has changed.
         xenstore.fire("@r");
         xenstore.set("/k", "1");
         xenstore.set("/k", "2");
@@ -227,7 +228,7 @@ mod tests {
         xenstore.remove("/server");
         until(&mut ours, Sight::Void);
         until(&mut upstreams, Sight::Gone);
-        // Who did not listen the first time is told the same again.
+        // Asking again gives the same result.
         assert_eq!((ours.look().unwrap(), upstreams.look().unwrap()), (Sight::Void, Sight::Gone));
     }
 }

@@ -24,10 +24,7 @@ pub(super) use domain_monitor::DomainMonitor;
 pub(super) use ring_share::RingShare;
 pub(super) use server::XenListener;
 
-use std::os::fd::AsFd;
 use std::time::Duration;
-
-use sys::reactor::{Interest, Reactor};
 
 use crate::error::Error;
 use crate::xendev;
@@ -36,13 +33,14 @@ use store::Store;
 /// `DOMID_FIRST_RESERVED`: numbers from here on mean no ordinary domain.
 const FIRST_RESERVED: u32 = 0x7ff0;
 
-/// The domain that ends last.
+/// When dom0 ends, so does the machine.
 const DOM0: u32 = 0;
 
-/// How often the hypervisor is asked, by whoever does so: for peers that keep no key for us, and mapped by nobody.
+/// How often the hypervisor is asked whether a domain exists. It is the only sign of the end of a domain without a
+/// key, if no page of it is mapped.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// This domain's number, as xenstore knows it. Whoever asks is about to use the devices, too.
+/// This domain's number, as xenstore knows it. Also checks the choice of devices, since the caller will use them next.
 pub(super) fn own_domain() -> Result<u32, Error> {
     xendev::check()?;
     let value = Store::open()?.read("domid")?;
@@ -50,7 +48,7 @@ pub(super) fn own_domain() -> Result<u32, Error> {
     number.ok_or_else(|| Error::Config("xenstore does not say which domain this is: no key domid".into()))
 }
 
-/// Refuses what can be no peer, with the number that some of the devices want.
+/// Refuses numbers that can be no peer's. Returns the number in the form that some of the devices take.
 fn peer_number(own: u32, peer: u32) -> Result<u16, Error> {
     match u16::try_from(peer) {
         _ if peer == own => Err(Error::Config(format!("domain {own} cannot have a vchan with itself"))),
@@ -62,11 +60,6 @@ fn peer_number(own: u32, peer: u32) -> Result<u16, Error> {
 /// The folder with the two keys, below the server's own.
 fn folder(client: u32, port: u32) -> String {
     format!("data/vchan/{client}/{port}")
-}
-
-/// Watches a descriptor for something to read.
-fn watch(events: &Reactor, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
-    events.add(fd, token, Interest::Read)
 }
 
 #[cfg(test)]

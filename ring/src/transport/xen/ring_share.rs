@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
-//! How large the rings of a call are where nobody says more than a minimum: a share of what the kernel grants.
+//! How large the rings of a call are when only a minimum was asked for: a share of the pages that the kernel grants.
 //!
-//! The kernel grants a domain so many pages and says how many, but not how many are left. A call's share is what makes
-//! [`CALLS`] calls at once possible, as the kernel's default and upstream's rings do; but larger rings than upstream's
-//! have, all together, no more than half of the pages. The other half is left to calls with upstream's rings.
+//! The kernel grants a domain so many pages and says how many, but not how many are left. A share is what makes
+//! [`CALLS`] calls at once possible, as upstream's rings with the kernel's default limit do. But rings larger than
+//! upstream's take, all together, no more than half of the pages. The other half is left for calls with rings of
+//! upstream's size.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,32 +13,32 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use crate::layout::PAGE;
 
-/// Calls at once that share the pages: as many as fit Linux's default with upstream's rings.
+/// Calls that share the pages at the same time: as many as fit Linux's default limit with upstream's rings.
 const CALLS: usize = 31;
 /// Upstream's ring, and the least that a call gets.
 pub(super) const LEAST: usize = 64 << 10;
-/// The largest ring that a call gets unasked.
+/// The largest ring that a call gets without asking.
 const MOST: usize = 1 << 20;
 
 const LIMIT: &str = "/sys/module/xen_gntalloc/parameters/limit";
 
-/// What one call may take unasked.
+/// What one call may take without asking.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::transport) struct RingShare {
     /// Bytes of a ring, each way.
     pub(in crate::transport) ring: usize,
-    /// How many calls may have more than the least.
+    /// How many calls may have more than [`LEAST`].
     places: usize,
 }
 
 impl RingShare {
-    /// As the kernel's limit says that holds now.
+    /// The share under the kernel's present limit.
     pub(in crate::transport) fn now() -> RingShare {
         let text = fs::read_to_string(LIMIT).unwrap_or_default();
         RingShare::of(text.trim().parse().ok())
     }
 
-    /// Of so many pages; of an unknown number, the least.
+    /// The share of so many pages; of an unknown number, [`LEAST`].
     fn of(pages: Option<usize>) -> RingShare {
         let pages = pages.unwrap_or(0);
         let ring = (pages / CALLS).saturating_sub(1) / 2 * PAGE;
@@ -52,8 +53,9 @@ impl RingShare {
     }
 }
 
-/// One of the places for larger rings: a name that one socket of this system can have at a time. It is free again when
-/// its holder has ended, however it did. Whoever takes all the names makes the rings of others as small as upstream's.
+/// One of the places for larger rings: a socket name that one process of this system can have at a time. It is free
+/// again when its holder has ended, in whatever way. A program that takes all the names makes the rings of others as
+/// small as upstream's, and nothing worse.
 pub(super) struct Place(#[expect(dead_code, reason = "held, and nothing else")] OwnedFd);
 
 impl Place {

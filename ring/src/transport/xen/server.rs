@@ -18,23 +18,23 @@ use crate::page::{Page, Side};
 use crate::region::Region;
 use crate::xendev::{self, EventChannel, Granted, Notice};
 
-/// A server that waits for its one client. Its keys stay until it is dropped: xenstore may be slow, the client is not
-/// to wait for that, and a second client finds the first one on the page.
+/// A server that waits for its one client. Its keys stay in xenstore until it is dropped: xenstore may be slow, and
+/// the client must not wait for that. A second client sees on the page that there is one already.
 pub(in crate::transport) struct XenListener {
     keys: Keys,
     event: EventChannel,
     /// Ready when the event channel or the domain watch is.
-    events: Reactor,
-    /// The channel's, once there is one.
+    events: Reactor<()>,
+    /// Handed to the channel once there is one.
     domain_watch: Option<DomainWatch>,
     region: Arc<Region>,
-    /// The channel's, once there is one.
+    /// Handed to the channel once there is one.
     place: Option<Place>,
     taken: bool,
 }
 
 impl XenListener {
-    /// With rings of at least `least`, and larger ones if a share is named and they can be had.
+    /// With rings of at least `least`, and larger ones if a share is given and the kernel grants them.
     pub(in crate::transport) fn new(
         own: u32,
         peer: u32,
@@ -68,7 +68,7 @@ impl XenListener {
             return Err(Error::Closed);
         }
         let woken = self.event.take()?;
-        // A client that has come and gone is one too: what it wrote can still be read.
+        // A client that has come and gone is accepted too: what it wrote can still be read.
         if self.region.flag(Side::Client.own_live()) == WAITING {
             let gone = !woken && self.domain_watch.as_mut().map_or(Ok(false), DomainWatch::is_peer_gone)?;
             return if gone { Err(Error::Closed) } else { Ok(None) };
@@ -91,7 +91,7 @@ impl Drop for XenListener {
     }
 }
 
-/// What was granted, for which rings.
+/// The granted pages, and the size of the rings in them.
 struct Pages {
     granted: Granted,
     orders: Orders,
@@ -99,7 +99,8 @@ struct Pages {
 }
 
 impl Pages {
-    /// Whatever stands in the way of larger rings, smaller ones are tried: a call is refused only if the least is.
+    /// If larger rings cannot be had, for whatever reason, smaller ones are tried: it fails only if `least` cannot be
+    /// had.
     fn grant(peer: u16, least: Orders, share: Option<RingShare>, notice: Notice) -> Result<Pages, Error> {
         let pages = |orders: Orders| xendev::grant(peer, orders.region_bytes() / PAGE, notice);
         let larger: Vec<Orders> = share.map(|share| least.up_to(share.ring).collect()).unwrap_or_default();
@@ -115,15 +116,15 @@ impl Pages {
     }
 }
 
-/// The two keys by which the client finds the rest.
+/// The two keys in xenstore by which a client finds the pages and the event channel.
 struct Keys {
     folder: String,
-    /// The port that says that they are still ours.
+    /// The event channel's port. If the key names another one, a successor has written it.
     event: u32,
 }
 
 impl Keys {
-    /// A predecessor's `event-channel` goes first, so that no client ever sees it beside our `ring-ref`.
+    /// A predecessor's `event-channel` is removed first, so that no client ever sees it together with this `ring-ref`.
     fn publish(&self, first_page: u32, own: u32, peer: u32) -> Result<(), Error> {
         let mut store = Store::open()?;
         store.remove(&self.event_channel())?;
@@ -131,13 +132,13 @@ impl Keys {
             .publish(&format!("{}/ring-ref", self.folder), first_page, own, peer)
             .and_then(|()| store.publish(&self.event_channel(), self.event, own, peer));
         published.inspect_err(|_| {
-            // Half of it leads nobody anywhere.
+            // One key without the other is of no use to a client.
             let _ = store.remove(&self.folder);
         })
     }
 
-    /// Removes the keys unless a successor has replaced them. Keys that cannot be removed are stale ones, which lead to
-    /// an event channel that nobody can bind to and are replaced by the next server.
+    /// Removes the keys unless a successor has replaced them. Keys that cannot be removed do no harm: they lead to an
+    /// event channel that nobody can bind to, and the next server replaces them.
     fn withdraw(&self) {
         let _ = Store::open().and_then(|mut store| {
             let found = store.read(&self.event_channel())?;

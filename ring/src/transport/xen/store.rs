@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! A connection to xenstore: one request at a time, and word of changes to what is watched.
+//! A connection to xenstore: one request at a time, and events for what is watched.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,8 +27,8 @@ const DEVICE: &str = "/dev/xen/xenbus";
 pub(super) struct Store {
     fd: OwnedFd,
     decoder: Decoder,
-    /// Events since this was last asked, by the token of their watch. Of use is only that there were any: xenstored
-    /// drops an event that equals one which was not read yet.
+    /// Events since the last look, by the token of their watch. Only whether there were any is of use: xenstored drops
+    /// an event that equals one which was not read yet.
     changes: BTreeMap<u32, u32>,
 }
 
@@ -52,7 +52,7 @@ impl Store {
         Store { fd, decoder: Decoder::default(), changes: BTreeMap::new() }
     }
 
-    /// The value of a key. `None`: it is not there, or not for us, which may both change.
+    /// The value of a key. `None`: it does not exist, or this domain may not read it; both may change.
     pub(super) fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.ask(Request::Read(path)) {
             Ok(value) => Ok(Some(value)),
@@ -81,7 +81,7 @@ impl Store {
             .map_err(Error::io(format!("writing {path} to xenstore")))
     }
 
-    /// Removes a key with all that is below it; one that is not there is as good.
+    /// Removes a key with all that is below it. It is no error if there is no such key.
     pub(super) fn remove(&mut self, path: &str) -> Result<(), Error> {
         match self.ask(Request::Remove(path)) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
@@ -97,8 +97,8 @@ impl Store {
         watched.map_err(Error::io(format!("watching {path} in xenstore")))
     }
 
-    /// Whether anything has changed since the last call. Takes what has arrived, and does not wait. Not while an answer
-    /// is outstanding, which it would drop.
+    /// Whether anything has changed since the last call. Takes what has arrived, and does not wait. Not to be called
+    /// while a request is unanswered: the answer would be dropped.
     pub(super) fn changed(&mut self) -> Result<bool, Error> {
         while self.heard().map_err(Error::io("reading from xenstore"))?.is_some() {}
         Ok(!self.take_changes().is_empty())
@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// Sends a request whose answer [`Store::heard`] will give, and never waits. Only one at a time: Linux keeps the
-    /// body of a request in the open file until it has sent it, so that a second one overwrites the first.
+    /// body of a request in the open file until it has sent it, so that a second one would overwrite the first.
     pub(super) fn begin(&mut self, request: Request<'_>) -> io::Result<()> {
         self.send(request, Deadline::after(Duration::ZERO))
     }
@@ -163,8 +163,9 @@ impl Store {
                 Ok(n) => message = message.get(n..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, deadline)?,
-                // Linux asks for a watch itself: what xenstore says to it is this error, and no answer comes. A name
-                // that Linux does not know is EINVAL to it, and of those only the quota's can be meant.
+                // Linux refuses a watch by itself: this error takes the place of xenstore's, and no answer comes.
+                // Linux reports an error name that it does not know as EINVAL, and the only such name here is the
+                // quota's.
                 Err(Errno::NOSPC | Errno::TOOBIG) => return Err(full()),
                 Err(Errno::INVAL) if matches!(request, Request::Watch(..)) => return Err(full()),
                 Err(error) => return Err(error.into()),
@@ -197,7 +198,8 @@ impl Store {
     }
 }
 
-/// A key that is not there, or not for us: the answer depends on which xenstore runs and on the folder's readers.
+/// A key that does not exist, or may not be read: which of the two errors comes depends on the xenstore and on who may
+/// read the folder.
 pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES))
 }

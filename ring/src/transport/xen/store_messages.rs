@@ -90,11 +90,11 @@ pub(super) enum Message {
     Changed(u32),
 }
 
-/// A message longer than the protocol allows: the stream means nothing any more.
+/// A message longer than the protocol allows: the rest of the stream cannot be understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TooLong;
 
-/// Cuts the stream into messages, of which it never holds more than one incomplete one and what was pushed last.
+/// Cuts the stream into messages. It holds at most one incomplete message and what was pushed last.
 #[derive(Default)]
 pub(super) struct Decoder {
     bytes: Vec<u8>,
@@ -128,17 +128,18 @@ impl Decoder {
     }
 }
 
-/// The token of an event, which stands behind the path.
+/// The token of an event, which comes after the path.
 fn token(event: &[u8]) -> u32 {
     event.split(|byte| *byte == 0).nth(1).and_then(number).unwrap_or(0)
 }
 
-/// A quota of xenstore's is reached, by whichever name the daemon and the kernel between us call it.
+/// A quota of xenstore is reached. The daemon and the kernel have several names for that.
 pub(super) fn full() -> io::Error {
     io::Error::new(io::ErrorKind::QuotaExceeded, "what xenstore gives this domain is used up (a quota)")
 }
 
-/// The `errno` that an error message names; one that is not known becomes an error of no kind, its name escaped.
+/// The `errno` that an error message names. An unknown name becomes an error without an `errno`, with the name
+/// escaped.
 pub(super) fn failure(name: &[u8]) -> io::Error {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     let number = match name {
@@ -147,7 +148,8 @@ pub(super) fn failure(name: &[u8]) -> io::Error {
         b"EEXIST" => libc::EEXIST,
         b"ENOENT" => libc::ENOENT,
         b"ENOMEM" => libc::ENOMEM,
-        // A quota, by daemon and by quota. (Nothing that we send is too long or too much of anything else.)
+        // A quota; the name depends on the daemon and on the quota. (Nothing that is sent here is too long in another
+        // way.)
         b"ENOSPC" | b"E2BIG" | b"EQUOTA" => return full(),
         b"EIO" => libc::EIO,
         b"ENOSYS" => libc::ENOSYS,
@@ -253,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes arrive, the messages are the same, events before replies too.
+        /// However the bytes arrive, the messages are the same, also when events come before replies.
         #[test]
         fn pieces_do_not_matter(
             messages in proptest::collection::vec((0u32..20, proptest::collection::vec(any::<u8>(), 0..80)), 0..8),

@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // stands for the functions of two C libraries
-//! The layer on top of functions that keep account of what is done with them.
+//! The layer on top of stand-in functions that record their calls.
 
 use std::cell::RefCell;
 use std::ffi::c_uint;
@@ -12,7 +12,7 @@ use super::*;
 use crate::mapping::Mapping;
 
 thread_local! {
-    /// What was called in this thread, in short.
+    /// The calls made in this thread, in short.
     static CALLS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -20,7 +20,7 @@ fn note(call: impl Into<String>) {
     CALLS.with_borrow_mut(|calls| calls.push(call.into()));
 }
 
-/// What was called since the last time.
+/// The calls since the last time.
 fn calls() -> Vec<String> {
     CALLS.take()
 }
@@ -33,7 +33,7 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
-/// A handle is an event counter: what is sent on it, it receives.
+/// A handle is an eventfd: it receives what is sent on it.
 unsafe extern "C" fn open(_: *mut xentoollog_logger, _: c_uint) -> *mut xenevtchn_handle {
     note("open");
     let counter = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -65,7 +65,7 @@ unsafe extern "C" fn bind_unbound(_: *mut xenevtchn_handle, domain: u32) -> c_in
     if domain == 9 { fail(libc::ENOSPC) } else { 70 + domain as c_int }
 }
 
-/// Domain 8 is not there, and whoever has the number 5 may not be asked.
+/// Domain 8 does not exist, and for domain 5 the caller lacks permission.
 unsafe extern "C" fn bind_interdomain(_: *mut xenevtchn_handle, domain: u32, port: u32) -> c_int {
     match (domain, port) {
         (8, _) => fail(libc::ESRCH),
@@ -180,7 +180,7 @@ unsafe extern "C" fn give_back(at: *mut xengntdev_handle, start: *mut c_void, co
     unsafe { libc::munmap(start, count as usize * PAGE) }
 }
 
-/// Domain 7 has granted nothing, and for domain 6 there is no memory.
+/// Domain 7 has granted nothing, and domain 6 leads to a lack of memory.
 fn mapped(domain: u32, count: usize) -> *mut c_void {
     match domain {
         7 => fail(libc::EINVAL),

@@ -1,16 +1,15 @@
 #![forbid(unsafe_code)]
-//! A channel that has connected to the domain monitor, and how much its kind may map.
+//! A channel that has connected to the domain monitor, and how many pages it may map.
 
 use std::os::fd::OwnedFd;
 
 use crate::layout::PAGE;
 
-/// What a member has to say, at most: its domain and a number of pages.
+/// The most that a member says: its domain and a number of pages, in bytes.
 pub(super) const WORDS: usize = 8;
-/// What may be mapped of one domain by all calls of a user: one part in so many of this VM's memory, which mapped pages
-/// take.
+/// All calls of a user may map one part in so many of this VM's memory for one domain: mapped pages take memory.
 const PART: u64 = 4;
-/// But as many as one call may need.
+/// But at least as many pages as one call may need.
 const LEAST_CEILING: u64 = 513;
 
 /// Pages of one domain that one user's calls may map.
@@ -25,7 +24,7 @@ fn of_memory(bytes: u64) -> u64 {
 
 pub(super) struct Member {
     pub(super) fd: OwnedFd,
-    /// Whose process it is.
+    /// The user whose process it is.
     pub(super) user: u32,
     pub(super) domain: Option<u32>,
     pub(super) pages: Option<u32>,
@@ -37,7 +36,7 @@ impl Member {
         Member { fd, user, domain: None, pages: None }
     }
 
-    /// Each word once, and nothing else. `false`: it has said something else, or has gone.
+    /// Takes what a member said: each of the two numbers once. `false`: it said anything else, or has gone.
     pub(super) fn hear(&mut self, said: &[u8]) -> bool {
         let (words, rest) = said.as_chunks();
         for word in words {

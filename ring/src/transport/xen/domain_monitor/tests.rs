@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The domain monitor between members and a xenstore that are both the test's.
+//! The domain monitor, with members and a xenstore that the test plays.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -58,7 +58,7 @@ impl World {
         self.run_until(|w| w.asked.is_none() && w.domains.get(&domain).is_some_and(|one| one.seen));
     }
 
-    /// Until all members' domains are taken up and nothing is outstanding.
+    /// Until the domains of all members are watched and no question is open.
     fn run_until_quiet(&mut self, domains: usize) {
         self.run_until(|w| w.domains.len() == domains && w.asked.is_none() && w.questions.is_empty());
     }
@@ -88,7 +88,7 @@ fn a_key_that_goes_is_the_end_although_the_hypervisor_knows_the_domain() {
     world.run_until(|w| w.members.len() == 1);
     assert_eq!((word(&dying), word(&too)), (GONE, GONE));
     assert!(is_silent(&here));
-    // One watch for both calls.
+    // Both calls share one watch.
     assert_eq!(world.xenstore.asked(WATCH, &liveness::of(100)), 1);
     drop(here);
     world.run_until(|w| !w.ticking && w.store.is_none());
