@@ -8,7 +8,7 @@ use wire::{Header, Version};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut ours = Handshake::new(Version::OURS);
     let theirs = Handshake::new(Version::LEAST);
-    // Bytes come as they come: here in two pieces.
+    // The handshake accepts the bytes in any pieces: here in two.
     let hello = theirs.hello();
     let (first, rest) = hello.split_at(5);
     assert_eq!(ours.feed(first)?, None);
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let read = Header::from_bytes(header);
     assert_eq!((header.len(), read.ty, read.len), (HEADER_LEN, ty::DATA_STDIN, 6));
 
-    // Whoever does not begin with a version has broken the protocol, and the error says so.
+    // A peer that does not begin with a version has broken the protocol, and the error says so.
     let mut other = Handshake::new(Version::OURS);
     println!("{}", other.feed(&header).unwrap_err());
     Ok(())

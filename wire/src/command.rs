@@ -81,7 +81,7 @@ impl Requested {
     }
 }
 
-/// Why a command line makes no sense.
+/// Why a command line is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// Longer than an exec message takes.
@@ -92,7 +92,7 @@ pub enum CommandError {
         /// The limit in bytes.
         max: usize,
     },
-    /// A NUL, which would cut the command short for whoever executes it.
+    /// A NUL, at which the command would end too early when it is executed.
     #[error("a NUL in the command line")]
     Nul,
     /// No `user:` in front.
@@ -143,7 +143,7 @@ impl Command {
         Ok(Self { user: None, nogui, kind })
     }
 
-    /// The command line that says this, without the final NUL.
+    /// The command line for this command, without the final NUL.
     pub fn to_cmdline(&self) -> Vec<u8> {
         let mut line = Vec::new();
         if let Some(user) = &self.user {
@@ -166,7 +166,7 @@ impl Command {
 }
 
 impl ServiceCall {
-    /// A call in the words of a daemon, whose job it is to add the `+` of a service without argument.
+    /// A call as a daemon passes it on. A daemon has to add the `+` to a service without argument.
     pub fn new(service: ServiceName, source: Target, requested: Option<Requested>) -> Self {
         let mut words = service.with_plus().into_owned();
         let target = requested.iter().flat_map(|r| [r.type_word(), r.target().as_str()]);
@@ -177,8 +177,8 @@ impl ServiceCall {
         Self { service, source, requested, words }
     }
 
-    /// Reads ` service+arg source[ type target]`, the part behind `QUBESRPC`. The blank in front and the
-    /// one behind the service are exactly one; further on any number of them separates words.
+    /// Reads ` service+arg source[ type target]`, the part behind `QUBESRPC`. There is exactly one blank in front and
+    /// exactly one behind the service; further on, any number of them separates words.
     fn parse_words(words: &[u8]) -> Result<Self, CommandError> {
         let words = words.strip_prefix(b" ").ok_or(CommandError::Words)?;
         let text = core::str::from_utf8(words).map_err(|_| CommandError::Words)?;

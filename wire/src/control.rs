@@ -47,8 +47,7 @@ impl Endpoint {
         zerocopy::transmute!(RawEndpoint { domain: self.domain.0.into(), port: self.port.0.into() })
     }
 
-    /// The endpoint that these bytes are. Any eight bytes are one; whether domain and port make sense
-    /// is for the receiver to decide.
+    /// The endpoint in these bytes. Any eight bytes are one; the receiver decides whether domain and port make sense.
     pub fn from_bytes(bytes: [u8; EXEC_LEN]) -> Self {
         let raw: RawEndpoint = zerocopy::transmute!(bytes);
         Self { domain: DomainId(raw.domain.get()), port: Port(raw.port.get()) }
@@ -58,7 +57,7 @@ impl Endpoint {
 /// The body of `EXEC_CMDLINE` and `JUST_EXEC`: what to run and where its data link is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecParams {
-    /// The domain to meet on the data link; 0 in a request of a local client that has none.
+    /// The domain at the other end of the data link; 0 in a request of a local client that has none.
     pub connect_domain: DomainId,
     /// The port of the data link; 0 in a request of a local client, the daemon chooses one.
     pub connect_port: Port,
@@ -91,7 +90,7 @@ impl ExecParams {
     }
 }
 
-/// The body of `SERVICE_CONNECT`: a call was allowed, this is where its service will be met.
+/// The body of `SERVICE_CONNECT`: a call was allowed, and this is where its service will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceParams {
     /// The domain and port of the data link.
@@ -122,21 +121,21 @@ impl ServiceParams {
 pub enum Message {
     /// The first message of each side: the version it speaks.
     Hello(u32),
-    /// Run this; `just` means without data, its stdio on `/dev/null`.
+    /// Run this; `just` means without data, with stdio on `/dev/null`.
     Exec {
         /// `JUST_EXEC` rather than `EXEC_CMDLINE`.
         just: bool,
-        /// What and where.
+        /// What to run, and where its data link is.
         params: ExecParams,
     },
     /// A call was allowed.
     ServiceConnect(ServiceParams),
     /// A call was refused.
     Refused(Ident),
-    /// Somebody asks for a service.
+    /// A request for a service.
     Trigger(Trigger),
-    /// Somebody asks for a service in a way that cannot be granted; the message itself was whole, so
-    /// the call is refused and the link goes on.
+    /// A request for a service that cannot be granted. The message itself was whole, so the call is refused and the
+    /// link stays open.
     BadTrigger(BadTrigger),
     /// A data link has ended and its port is free again.
     ConnectionTerminated(Endpoint),
@@ -182,7 +181,7 @@ impl Message {
         self.encode_within(version, MAX_LOCAL_BODY)
     }
 
-    /// The same with a limit of its own for the body, such as [`MAX_CONTROL_BODY`].
+    /// As [`Message::encode`], with another limit for the body, such as [`MAX_CONTROL_BODY`].
     pub fn encode_within(&self, version: Version, max_body: usize) -> Result<Vec<u8>, TooLong> {
         let bytes = match self {
             Self::Hello(version) => hello_of(*version).to_vec(),

@@ -1,4 +1,4 @@
-//! Errors, sorted by who is to blame.
+//! Errors, sorted by whose fault they are.
 
 /// What ends a link because of the other side.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,10 +21,10 @@ pub enum PeerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Breach {
-    /// A message type that nobody defines.
+    /// A message type that is not defined.
     #[error("unknown message type {0:#x}")]
     UnknownType(u32),
-    /// A known message type that has no business on this link, in this state or in this version.
+    /// A known message type that may not come on this link, in this state or in this version.
     #[error("message type {0:#x} does not belong here")]
     UnexpectedType(u32),
     /// A body longer than this kind of link allows.
@@ -60,13 +60,13 @@ pub enum Breach {
     /// A service name that cannot be used.
     #[error("service name: {0}")]
     Service(NameError),
-    /// Bytes where the peer had nothing more to say.
+    /// More bytes after the end of the peer's request.
     #[error("bytes after the end of the request")]
     Trailing,
 }
 
-/// What our own code must not ask for. Seeing one of these means a bug on our side, never a reason
-/// to blame the peer.
+/// A wrong call of this crate by its own programs. Such an error means a bug here, and never that the peer is at
+/// fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
@@ -87,11 +87,11 @@ pub enum Misuse {
     ChunkLength(u32),
 }
 
-/// A message of ours that does not fit where it should go.
+/// An own message that is too long for its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message of {len} bytes, the other side takes at most {max}")]
 pub struct TooLong {
-    /// Length in bytes of what does not fit.
+    /// Length in bytes of the message.
     pub len: usize,
     /// The limit in bytes.
     pub max: usize,
@@ -100,10 +100,10 @@ pub struct TooLong {
 /// Why a name was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// No bytes at all.
     #[error("the name is empty")]
     Empty,
-    /// More bytes than the wire or the file system takes.
+    /// More bytes than the wire or the file system allows.
     #[error("the name has {len} bytes, at most {max} are allowed")]
     TooLong {
         /// Length in bytes.
@@ -114,7 +114,7 @@ pub enum NameError {
     /// A byte outside the allowed set.
     #[error("byte {0:#04x} is not allowed in a name")]
     BadByte(u8),
-    /// A beginning that would be misread.
+    /// A first character that would be misunderstood.
     #[error("a name does not begin with {0:?}")]
     BadStart(char),
 }

@@ -1,14 +1,14 @@
-//! Bytes of a peer where a person will look at them.
+//! Bytes of a peer, made safe to look at.
 
 use core::fmt::{self, Write};
 
-/// Whether a byte may reach a terminal: printable ASCII, and the blanks and bells that upstream's
-/// filter lets through.
+/// Whether a byte may reach a terminal: printable ASCII, and the white space and bell that upstream's filter lets
+/// through.
 pub const fn is_terminal_safe(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e | b'\t' | b'\n' | b'\r' | 0x07 | 0x08)
 }
 
-/// Replaces every byte that could steer a terminal by `_`, in place; the length stays the same.
+/// Replaces every byte that could control a terminal by `_`, in place; the length stays the same.
 pub fn filter_terminal(bytes: &mut [u8]) {
     for byte in bytes {
         if !is_terminal_safe(*byte) {

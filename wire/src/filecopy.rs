@@ -1,11 +1,11 @@
-//! Bulk file copy: the bytes that `qubes.Filecopy` carries, as machines without I/O.
+//! Bulk file copy: the bytes that `qubes.Filecopy` carries, as state machines without I/O.
 //!
 //! One direction has entries: a header of 32 bytes, a name, and for files and links a body; a header without a name ends
 //! it. The other direction has one answer: an error code, the checksum of everything that was taken, and a name.
 //!
-//! [`Receiver`] takes the entries apart, [`Sender`] makes them, [`AnswerReader`] and [`Answer`] do so with the answer.
-//! The checksum is that of [`Checksum`] over every byte of the entries, the end included; who moves the bytes computes
-//! it, while they are at hand.
+//! [`Receiver`] decodes the entries and [`Sender`] encodes them; [`AnswerReader`] and [`Answer`] do so with the
+//! answer. The checksum is that of [`Checksum`] over every byte of the entries, the end included; the caller computes
+//! it while it moves the bytes.
 //!
 //! Whatever the other side sends is bounded: a receiver keeps one name and one link's target at most.
 

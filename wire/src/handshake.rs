@@ -1,8 +1,8 @@
-//! Who speaks which version: the HELLO of a link.
+//! The HELLO of a link, by which both sides agree on a version.
 //!
-//! The server of a link sends its HELLO first, but on a data link both sides may send at once and
-//! neither may wait for the other. So there are no turns here: send [`Handshake::hello`] when the
-//! link's rules allow it, feed what arrives.
+//! The server of a link sends its HELLO first, but on a data link both sides may send at once and neither may wait for
+//! the other. So this machine knows no turns: send [`Handshake::hello`] when the link's rules allow it, and feed it
+//! what arrives.
 
 use alloc::vec::Vec;
 
@@ -51,7 +51,7 @@ pub fn hello(version: Version) -> [u8; HELLO_LEN] {
     hello_of(version.number())
 }
 
-/// The same for a number that may be no version of ours.
+/// A HELLO with a number that may be none of this crate's versions.
 pub(crate) fn hello_of(version: u32) -> [u8; HELLO_LEN] {
     let mut bytes = [0; HELLO_LEN];
     let header = Header::new(ty::HELLO, PEER_INFO_LEN as u32).to_bytes();
@@ -83,7 +83,7 @@ impl Handshake {
         Self { ours, least, received: Vec::new(), surplus: Vec::new(), agreed: None }
     }
 
-    /// Our HELLO, to be sent once.
+    /// This side's HELLO, to be sent once.
     pub fn hello(&self) -> [u8; HELLO_LEN] {
         hello(self.ours)
     }
@@ -103,7 +103,7 @@ impl Handshake {
         self.check()
     }
 
-    /// What arrived behind the HELLO in the same piece: the beginning of the link's data.
+    /// Bytes that arrived together with the HELLO, behind it: the beginning of the link's data.
     pub fn surplus(&self) -> &[u8] {
         &self.surplus
     }

@@ -70,8 +70,7 @@ impl Header {
         zerocopy::transmute!(Raw { ty: self.ty.into(), len: self.len.into() })
     }
 
-    /// The header that these bytes are. Any eight bytes are a header; whether it makes sense is for
-    /// the link to decide.
+    /// The header in these bytes. Any eight bytes are a header; the link decides whether it makes sense.
     pub fn from_bytes(bytes: [u8; HEADER_LEN]) -> Self {
         let raw: Raw = zerocopy::transmute!(bytes);
         Self { ty: raw.ty.get(), len: raw.len.get() }

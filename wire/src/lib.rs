@@ -4,9 +4,9 @@
 //! socket, no process and no clock is ever touched, so that the programs, the tests and the fuzzers
 //! drive exactly the same code.
 //!
-//! Whatever comes from the other side is taken as hostile. A decoder never allocates more than it
-//! was given, never panics, and says with [`PeerError`] who is to blame: a peer that broke the
-//! protocol, or one that merely is of another age.
+//! Everything that comes from the other side is treated as hostile. A decoder never allocates more than it was given
+//! and never panics, and its [`PeerError`] says whose fault it was: the peer broke the protocol, or it merely speaks
+//! another version.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -16,14 +16,14 @@
 //! | [`control`] | the messages of control links and of the daemon's local socket |
 //! | [`frame`] | cutting a byte stream into messages |
 //! | [`command`] | the command line inside an exec request |
-//! | [`handshake`] | who speaks which version |
+//! | [`handshake`] | agreeing on a version |
 //! | [`stream`] | the data link: stdin, stdout, stderr, exit code |
 //! | [`filecopy`] | bulk file copy: entries and answer |
 //! | [`r2`] | protocol 1, the wire of releases R1 and R2 |
 //! | [`usbip`] | USB/IP: the line before it, its messages, a filter |
 //! | [`remote`] | calls to qubes of another machine: frames, requests, OpenSSH's multiplexing |
-//! | [`shares`] | what a VM has for calls from outside, shared out per source |
-//! | [`top`] | who talks to whom: the sums of calls, and how they are told |
+//! | [`shares`] | how many calls from outside a VM accepts from each source |
+//! | [`top`] | which calls there are: their sums, and how they are sent to `qrexec-top` |
 //! | [`small_map`] | a map for few entries |
 //! | [`escape`] | bytes of a peer on a terminal or in a log |
 //! | [`untrusted`] | the wrapper that only validation opens |

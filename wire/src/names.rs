@@ -85,8 +85,8 @@ fn checked(bytes: &[u8], allowed: fn(u8) -> bool, max: usize) -> Result<String, 
     }
 }
 
-/// The name of a domain: letters, digits, `_`, `-` and `.`, beginning with none of the last two, so
-/// that it is neither an option nor a way out of a folder.
+/// The name of a domain: letters, digits, `_`, `-` and `.`, not beginning with one of the last two, so that it cannot
+/// be taken for an option or lead out of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(String);
 
@@ -106,8 +106,8 @@ impl DomainName {
     }
 }
 
-/// What a call is for, as the caller says it: a domain name or a keyword such as `@default`,
-/// `@adminvm` or `@dispvm:NAME`. Also the source that a protocol 4 trigger may name.
+/// The target of a call, as the caller writes it: a domain name or a keyword such as `@default`, `@adminvm` or
+/// `@dispvm:NAME`. Also the source that a protocol 4 trigger may name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target(String);
 
@@ -120,8 +120,8 @@ impl Target {
         checked(target.as_bytes(), is_target_byte, MAX_TARGET).map(Self)
     }
 
-    /// Makes a target of any bytes, as upstream does: cut at [`MAX_TARGET`], everything outside
-    /// `[A-Za-z0-9_.@:-]` becomes `_`, nothing at all becomes `@default`.
+    /// Makes a target of any bytes, as upstream does: cut at [`MAX_TARGET`], everything outside `[A-Za-z0-9_.@:-]`
+    /// becomes `_`, and no bytes become `@default`.
     pub fn sanitize(bytes: &[u8]) -> Self {
         match bytes.get(..MAX_TARGET).unwrap_or(bytes) {
             [] => Self(String::from(Self::DEFAULT)),

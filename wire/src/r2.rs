@@ -1,11 +1,12 @@
-//! Protocol 1, the wire of releases R1 and R2: one vchan for a VM, all calls of it in that one.
+//! Protocol 1, which releases R1 and R2 speak: one vchan for each VM, which carries all its calls.
 //!
-//! There is no HELLO and no version. The daemon names each of its local clients by a small number, and every message
-//! says about which one it is. What one side cannot pass on it keeps, and says [`ty::XOFF`] for that client only.
+//! There is no HELLO and no version. The daemon gives each of its local clients a small number, and every message
+//! names the one that it is about. If a side cannot pass on a client's data it keeps them, and sends [`ty::XOFF`] for
+//! that client only.
 //!
-//! [`AgentMux`] and [`DaemonMux`] are the two ends, without I/O. What arrives on the link goes in through `handle_bytes`,
-//! what is to be sent comes out of `outgoing`, and what is to be done out of `poll_output`. Streams are read by whoever
-//! drives them only while `may_read` says so, and never while bytes wait to be sent: so nothing grows.
+//! [`AgentMux`] and [`DaemonMux`] are the two ends, without I/O. What arrives on the link goes in through
+//! `handle_bytes`, what is to be sent comes out of `outgoing`, and what is to be done out of `poll_output`. The caller
+//! reads a stream only while `may_read` allows it, and never while bytes wait to be sent: so nothing grows.
 
 mod agent;
 mod daemon;
@@ -36,17 +37,17 @@ pub mod ty {
     pub const EXEC: u32 = 0x104;
     /// Daemon to agent: run this command without streams.
     pub const JUST_EXEC: u32 = 0x105;
-    /// Daemon to agent: bytes for the process; none: their end.
+    /// Daemon to agent: bytes for the process; an empty body ends them.
     pub const INPUT: u32 = 0x106;
     /// Daemon to agent: forget this client.
     pub const CLIENT_END: u32 = 0x107;
     /// Stop sending data of this client.
     pub const XOFF: u32 = 0x108;
-    /// Go on.
+    /// Send data of this client again.
     pub const XON: u32 = 0x109;
-    /// Agent to daemon: bytes of standard output; none: their end.
+    /// Agent to daemon: bytes of standard output; an empty body ends them.
     pub const STDOUT: u32 = 0x10a;
-    /// Agent to daemon: bytes of error output; none: their end.
+    /// Agent to daemon: bytes of error output; an empty body ends them.
     pub const STDERR: u32 = 0x10b;
     /// Agent to daemon: how the process ended.
     pub const EXIT_CODE: u32 = 0x10c;
@@ -60,7 +61,7 @@ pub mod ty {
     pub const TO_CLIENT_EXIT_CODE: u32 = 0x110;
 }
 
-/// Bytes of the ring from the agent to the daemon. The old programs rely on both: more room than this must not be offered.
+/// Bytes of the ring from the agent to the daemon. The old programs rely on both sizes: rings must not be larger.
 pub const TO_DAEMON_RING: usize = 1024;
 /// Bytes of the ring from the daemon to the agent.
 pub const TO_AGENT_RING: usize = 2048;
@@ -74,8 +75,8 @@ pub const MAX_DATA: usize = 4096;
 /// Longest command with its NUL, on the link and on local sockets.
 pub const MAX_COMMAND: usize = 65_535;
 
-/// Bytes kept for one client that does not take them: far above what is under way when the other side hears
-/// [`ty::XOFF`]. One that goes on nevertheless loses this client.
+/// Bytes kept for one client that does not read them: far more than is still on the way when the other side receives
+/// [`ty::XOFF`]. If it goes on sending nevertheless, this client is ended.
 pub const MAX_KEPT: usize = 1 << 20;
 /// Bytes kept for all clients together.
 pub const MAX_KEPT_BY_ALL: usize = 8 << 20;
@@ -83,10 +84,10 @@ pub const MAX_KEPT_BY_ALL: usize = 8 << 20;
 /// Bytes that may wait to be sent before requests are refused. Data is only read while none wait.
 pub const MAX_WAITING: usize = 1 << 20;
 
-/// How the other side broke the protocol, which costs it the link. Nothing in it is text of the peer's.
+/// How the other side broke the protocol, for which the link is closed. No text of the peer's is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
-    /// A type that this side does not get.
+    /// A type that is never sent to this side.
     #[error("message type {0:#x} does not belong here")]
     Type(u32),
     /// No client can have this number.
@@ -110,10 +111,10 @@ pub enum Breach {
         /// Its length in bytes.
         len: u32,
     },
-    /// A new call with the number of one that is there.
+    /// A new call with a number that is in use.
     #[error("client id {0} is in use")]
     InUse(u8),
-    /// A text without its NUL, or with more behind it.
+    /// A text without its NUL, or with more bytes behind it.
     #[error("text in message type {0:#x} is not ended by its only NUL")]
     Text(u32),
 }

@@ -1,17 +1,17 @@
-//! What a VM has for calls from outside, shared out per source.
+//! How many calls from outside a VM accepts from each source.
 //!
-//! A source may have half of what the others have left, so that whatever it does there is something left for the next
-//! one. A part is dom0's alone: from there a VM that is being flooded is looked after and ended.
+//! A source may have half of what the others have left, so that whatever it does, something remains for the next
+//! source. A part is reserved for dom0, from where a VM that is being flooded with calls is inspected and ended.
 
 use core::fmt;
 
 use crate::names::DomainId;
 use crate::small_map::SmallMap;
 
-/// Of so many, one is for dom0 alone.
+/// One in so many is for dom0 alone.
 const FOR_DOM0: usize = 8;
 
-/// How much there is and who has it.
+/// How many calls there may be, and who has how many.
 #[derive(Debug)]
 pub struct Shares {
     max: usize,
@@ -22,7 +22,7 @@ pub struct Shares {
 /// Why a source gets no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyCalls {
-    /// Whose calls they are.
+    /// The source of the calls.
     source: DomainId,
     theirs: usize,
     total: usize,
@@ -38,16 +38,16 @@ impl fmt::Display for TooManyCalls {
 impl core::error::Error for TooManyCalls {}
 
 impl Shares {
-    /// So many in all; whatever is said, dom0 and one other have one.
+    /// With so many calls in all; even if that is fewer than two, dom0 and one other source may have one each.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self { max: max.max(2), taken: SmallMap::new(), total: 0 }
     }
 
-    /// One more for `source`.
+    /// Counts one more call of `source`.
     ///
     /// # Errors
-    /// It has its share.
+    /// The source has as many as it may have.
     pub fn take(&mut self, source: DomainId) -> Result<(), TooManyCalls> {
         let theirs = self.of(source);
         let dom0 = self.of(DomainId::DOM0);
@@ -65,7 +65,7 @@ impl Shares {
         Ok(())
     }
 
-    /// One of `source` is over.
+    /// A call of `source` has ended.
     pub fn give_back(&mut self, source: DomainId) {
         let Some(theirs) = self.taken.get_mut(&source) else { return };
         *theirs = theirs.saturating_sub(1);
@@ -75,13 +75,13 @@ impl Shares {
         self.total = self.total.saturating_sub(1);
     }
 
-    /// Nobody has anything any more.
+    /// All calls have ended.
     pub fn clear(&mut self) {
         self.taken.clear();
         self.total = 0;
     }
 
-    /// What a source has.
+    /// How many calls a source has.
     fn of(&self, source: DomainId) -> usize {
         self.taken.get(&source).copied().unwrap_or_default()
     }
@@ -100,12 +100,12 @@ mod tests {
     #[test]
     fn each_has_half_of_what_the_others_leave_and_dom0_what_is_its_own() {
         let mut shares = Shares::new(80);
-        // 10 are dom0's.
+        // 10 are reserved for dom0.
         assert_eq!([1, 2, 3, 4, 5, 6, 7].map(|source| fill(&mut shares, source)), [35, 18, 9, 4, 2, 1, 1]);
         assert_eq!((fill(&mut shares, 8), fill(&mut shares, 0)), (0, 10));
         let too_many = shares.take(DomainId(1)).unwrap_err();
         assert_eq!(too_many.to_string(), "domain 1 has 35 calls here, of 80 in all: more are refused");
-        // What one gives back is there for others.
+        // When one source's calls end, others may have more.
         (0..20).for_each(|_| shares.give_back(DomainId(1)));
         assert_eq!((fill(&mut shares, 8), fill(&mut shares, 1)), (10, 0));
     }

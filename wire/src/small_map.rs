@@ -1,8 +1,8 @@
 //! A map for few entries: a sorted list.
 //!
-//! The standard library's tree is some 8 KiB of code for each pair of types, which is much in a program that every call
-//! forks; a list is a tenth of that. An insertion or a removal moves what comes behind it, so this is for maps that some
-//! limit keeps short.
+//! The standard library's tree takes some 8 KiB of code for each pair of types, which is much in a program that every
+//! call forks; a list takes a tenth of that. An insertion or a removal moves all entries behind it, so this is for
+//! maps that some limit keeps short.
 
 use alloc::vec::Vec;
 use core::borrow::Borrow;
@@ -48,7 +48,7 @@ impl<K, V> SmallMap<K, V> {
         self.entries.iter().map(|(_, value)| value)
     }
 
-    /// The same to change them.
+    /// All values, in the order of their keys, to be changed.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
@@ -81,7 +81,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         self.entries.get(self.place(key).ok()?).map(|(_, value)| value)
     }
 
-    /// The same to change it.
+    /// The value of a key, to be changed.
     #[must_use]
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
@@ -100,7 +100,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         self.place(key).is_ok()
     }
 
-    /// Gives a key a value; what it had before comes back.
+    /// Gives a key a value. Returns the value that it had before.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.place(&key) {
             Ok(place) => self.entries.get_mut(place).map(|(_, old)| core::mem::replace(old, value)),
@@ -111,7 +111,7 @@ impl<K: Ord, V> SmallMap<K, V> {
         }
     }
 
-    /// Takes a key's value out.
+    /// Removes a key. Returns its value.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -122,12 +122,13 @@ impl<K: Ord, V> SmallMap<K, V> {
 }
 
 impl<K: Ord, V: Default> SmallMap<K, V> {
-    /// Lets a function change the value of a key, which is the default one where there was none; gives what that gives.
+    /// Lets a function change the value of a key, which is the default one if there was none. Returns the function's
+    /// result.
     pub fn change<T>(&mut self, key: K, change: impl FnOnce(&mut V) -> T) -> T {
         match self.place(&key) {
             Ok(place) => match self.entries.get_mut(place) {
                 Some((_, value)) => change(value),
-                // Where it was found, it is.
+                // Not reached: the key was just found there.
                 None => change(&mut V::default()),
             },
             Err(place) => {

@@ -1,14 +1,14 @@
 //! The data link of one call, as two halves without I/O.
 //!
-//! [`Incoming`] judges the headers that arrive and says what to do with the bytes behind each;
-//! [`Outgoing`] builds the headers to send and keeps their order. Payload never passes through here.
+//! [`Incoming`] checks the headers that arrive and says what to do with the bytes behind each; [`Outgoing`] makes the
+//! headers to send and keeps their order. Payload never passes through here.
 //!
 //! The rules, from upstream's public documentation and behaviour:
 //!
 //! - The client sends `DATA_STDIN`; the service sends `DATA_STDOUT`, `DATA_STDERR` and at last
 //!   `DATA_EXIT_CODE`. A chunk of length 0 ends its stream.
-//! - Upstream takes `DATA_STDIN` and `DATA_STDOUT` for one another, so both mean "the other side's
-//!   main stream" here, see [`Incoming::crossed`].
+//! - Upstream accepts `DATA_STDIN` and `DATA_STDOUT` for one another, so both mean "the other side's main stream"
+//!   here, see [`Incoming::crossed`].
 //! - A service ignores `DATA_STDERR` and `DATA_EXIT_CODE` from a client.
 //! - No chunk is longer than the link's version allows, whatever its type. Unknown types end the link.
 //! - What comes after the end of its stream or after the exit code is skipped.
@@ -17,7 +17,7 @@ use crate::error::{Breach, Misuse, PeerError};
 use crate::header::{HEADER_LEN, Header, ty};
 use crate::version::Version;
 
-/// Which side of a data link we are.
+/// Which side of a data link this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The side that asked for the service.
@@ -33,7 +33,7 @@ pub enum Kind {
     Stdin,
     /// Service to client.
     Stdout,
-    /// Service to client, for people and logs.
+    /// Service to client: messages for people and logs.
     Stderr,
 }
 
@@ -66,7 +66,7 @@ impl Role {
     }
 }
 
-/// The status of a process whose exit code message was too short to hold one.
+/// The exit code that is assumed if the message was too short to hold one.
 pub const UNREADABLE_EXIT_CODE: i32 = 255;
 
 /// What to do with the bytes behind a header.
@@ -125,8 +125,7 @@ impl Incoming {
         }
     }
 
-    /// Judges a header. An error means that the link ends: the chunk is over the limit or the type is
-    /// not one of a data link.
+    /// Checks a header. An error ends the link: the chunk is over the limit, or the type is not one of a data link.
     pub fn on_header(&mut self, header: Header) -> Result<Next, PeerError> {
         let Header { ty, len } = header;
         if len > self.max_chunk {
@@ -168,15 +167,15 @@ impl Incoming {
         Next::Eof(kind)
     }
 
-    /// Takes the body of the exit code message, however long it was: fewer than four bytes count as
-    /// 255, more than four are ignored. All streams are over now.
+    /// Takes the body of the exit code message, however long it was: fewer than four bytes count as 255, bytes after
+    /// the fourth are ignored. All streams have ended then.
     pub fn on_exit_code(&mut self, body: &[u8]) -> i32 {
         let code = body.first_chunk::<4>().map_or(UNREADABLE_EXIT_CODE, |bytes| i32::from_le_bytes(*bytes));
         self.exit = Exit::Known(code);
         code
     }
 
-    /// Whether the peer may still send bytes of this stream. False for what this role never receives.
+    /// Whether the peer may still send bytes of this stream. False for streams that this role never receives.
     pub fn is_open(&self, kind: Kind) -> bool {
         let open = match kind {
             Kind::Stderr => self.stderr_open,
@@ -193,7 +192,7 @@ impl Incoming {
         }
     }
 
-    /// Whether the peer has used the wrong one of `DATA_STDIN` and `DATA_STDOUT`. Worth one log line.
+    /// Whether the peer has confused `DATA_STDIN` and `DATA_STDOUT`, which is to be logged once.
     pub const fn crossed(&self) -> bool {
         self.crossed
     }
@@ -283,12 +282,12 @@ impl Outgoing {
         Ok(message)
     }
 
-    /// Whether bytes of this stream may still be sent. False for what this role never sends.
+    /// Whether bytes of this stream may still be sent. False for streams that this role never sends.
     pub fn is_open(&self, kind: Kind) -> bool {
         self.check_open(kind).is_ok()
     }
 
-    /// Whether the exit code has been handed out.
+    /// Whether [`Outgoing::exit_code`] has returned the message.
     pub const fn exit_sent(&self) -> bool {
         self.exit_sent
     }

@@ -1,4 +1,4 @@
-//! Who talks to whom: what a daemon or an agent tells `qrexec-top`, and how it keeps the sums.
+//! Which calls there are: what a daemon or an agent tells `qrexec-top`, and how it keeps the sums.
 //!
 //! One connection, one answer, then its end. The answer is text of a few lines, so that a person can read it with `socat`:
 //!
@@ -8,8 +8,9 @@
 //! end LEFT_OUT
 //! ```
 //!
-//! Columns are separated by one tab. `-` stands for what is not known, and as a source or target for the machine itself.
-//! Both sides hold the limits: whoever reads takes no more than [`MAX_ANSWER`] bytes and nothing that could steer a terminal.
+//! Columns are separated by one tab. `-` stands for a value that is not known, and as a source or target for the
+//! machine itself. Both sides keep the limits: a reader accepts at most [`MAX_ANSWER`] bytes, and none that could
+//! control a terminal.
 
 mod ledger;
 #[cfg(test)]
@@ -23,26 +24,26 @@ pub use ledger::{Ledger, MAX_ROUTES, Viewer};
 
 /// How the names of the daemons' sockets begin; the domain's number follows.
 pub const SOCKETS: &str = "qrexec-top.";
-/// What the agent's socket has behind the name of the one on which it is asked for services.
+/// The agent's socket is named as the one on which it is asked for services, with this behind.
 pub const BESIDE_AGENT: &str = ".top";
-/// Most bytes of one answer: it fits the buffer of a fresh socket, so that nobody waits for its reader.
+/// Most bytes of one answer: it fits the buffer of a new socket, so that the sender never waits for its reader.
 pub const MAX_ANSWER: usize = 96 << 10;
 /// Most bytes of one text in a row.
 pub const MAX_TEXT: usize = 160;
 
-/// How the first line begins; the number is that of this form.
+/// How the first line begins; the number is the version of this format.
 const GREETING: &str = "qrexec-top 1 ";
 /// How the last line begins.
 const END: &str = "end ";
-/// What is not known, or not to be named.
+/// Stands for a value that is not known, or for the machine itself.
 const NOTHING: &str = "-";
 
 /// Which side of its calls a row was written on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
-    /// The machine asked for them; in dom0: its VM, or dom0 itself.
+    /// The machine is the caller; in dom0: its VM, or dom0 itself.
     Asked,
-    /// The machine serves them.
+    /// The machine runs the service.
     Served,
 }
 
@@ -55,23 +56,23 @@ impl Way {
     }
 }
 
-/// What calls have in common that share a row.
+/// What all calls of one row have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
-    /// On which side of them this is.
+    /// On which side of the calls the row was written.
     pub way: Way,
-    /// Whose they are on this machine: who asked, or as whom the service runs.
+    /// The user on this machine: who called, or as whom the service runs.
     pub user: u32,
-    /// Who calls; empty: the machine itself.
+    /// The caller; empty: the machine itself.
     pub source: String,
-    /// Who was asked for; empty: the machine itself.
+    /// The target that was asked for; empty: the machine itself.
     pub target: String,
-    /// The service with its argument, or what stands for it.
+    /// The service with its argument, or what is shown in its place.
     pub service: String,
 }
 
 impl Route {
-    /// A route with texts that fit a row, whatever was said.
+    /// A route with texts that fit a row, whatever they contain.
     #[must_use]
     pub fn new(way: Way, user: u32, source: &str, target: &str, service: &str) -> Self {
         Self { way, user, source: fit(source), target: fit(target), service: fit(service) }
@@ -96,23 +97,23 @@ impl Moved {
     }
 }
 
-/// What a caller's program says to its agent when its call is over: nobody else knows. It may say anything, so nothing but
-/// what its own user is shown depends on it.
+/// What a caller's program tells its agent when its call has ended, since nothing else knows it. The program may claim
+/// anything, so it only affects what its own user is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastWord {
     /// Its exit status.
     pub exit: i32,
-    /// What it moved.
+    /// Bytes that it moved.
     pub moved: Moved,
 }
 
 impl LastWord {
-    /// Bytes of it.
+    /// Its length in bytes.
     pub const LEN: usize = 24;
-    /// With what they begin.
+    /// Its first bytes.
     const MARK: [u8; 4] = *b"end ";
 
-    /// As it is sent.
+    /// The bytes to send.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
@@ -126,7 +127,7 @@ impl LastWord {
         bytes
     }
 
-    /// As it was sent; `None`: that is none.
+    /// Reads the bytes that were sent; `None`: they are no last word.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let rest = bytes.strip_prefix(&Self::MARK)?;
@@ -148,66 +149,66 @@ pub struct Last {
     pub ago: u64,
 }
 
-/// Calls of one route, all together.
+/// The calls of one route, together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Which.
+    /// Their route.
     pub route: Route,
-    /// Where they went, if policy sent them elsewhere.
+    /// The target, if policy chose another one than was asked for.
     pub to: Option<String>,
     /// The rule that allowed the last one of them.
     pub rule: Option<String>,
-    /// Calls that there are now.
+    /// Calls that run now.
     pub running: u64,
-    /// Calls that there have been, refused ones among them.
+    /// Calls so far, including those that run and those that were refused.
     pub begun: u64,
     /// Calls that were refused.
     pub refused: u64,
-    /// Bytes of all of them whose bytes are known; `None` if none's are.
+    /// Bytes of all calls whose bytes are known; `None` if there are none.
     pub moved: Option<Moved>,
-    /// Milliseconds since the oldest that runs began.
+    /// Milliseconds since the oldest running call began.
     pub age: Option<u64>,
-    /// The last one that ended.
+    /// The last call that ended.
     pub last: Option<Last>,
 }
 
-/// What was read from a daemon or an agent.
+/// The answer of a daemon or an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The machine: a daemon's VM; empty: the one that it was read on.
+    /// The machine: a daemon's VM; empty: the machine on which it was read.
     pub machine: String,
     /// The rows.
     pub rows: Vec<Row>,
-    /// Rows that found no place.
+    /// Rows that had no room.
     pub left_out: u64,
 }
 
-/// Why an answer cannot be used.
+/// Why an answer is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
-    /// Somebody else listens there, or one of another age.
+    /// Another program listens there, or another version of qrexec.
     #[error("it does not answer as this version of qrexec does")]
     Greeting,
     /// The end is missing.
     #[error("its answer is cut short")]
     Cut,
-    /// More than anybody sends.
+    /// More bytes than any version sends.
     #[error("its answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
-    /// A row that is none.
+    /// A line that is no row.
     #[error("line {0} of its answer makes no sense")]
     Row(usize),
 }
 
 impl Answer {
-    /// The text that is sent. Rows that would make it too long are left out, and counted.
+    /// The text to send. Rows that would make it too long are left out, and counted.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = format!("{GREETING}{}\n", shown(&self.machine));
         let mut left_out = self.left_out;
         for row in &self.rows {
             let line = encode_row(row);
-            // The last line fits behind it.
+            // Room is left for the last line.
             if text.len().saturating_add(line.len()) > MAX_ANSWER.saturating_sub(64) {
                 left_out = left_out.saturating_add(1);
             } else {
@@ -218,10 +219,10 @@ impl Answer {
         text
     }
 
-    /// Reads what was sent.
+    /// Reads the text that was sent.
     ///
     /// # Errors
-    /// It is nothing that this version sends.
+    /// It is no answer of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadAnswer> {
         if bytes.len() > MAX_ANSWER {
             return Err(BadAnswer::TooLong);
@@ -313,7 +314,7 @@ fn decode_row(line: &str) -> Option<Row> {
     })
 }
 
-/// A number, or that there is none; `None`: neither.
+/// A number, or `-` for one that is not known. `None`: neither.
 #[expect(clippy::option_option, reason = "what is not known is not what makes no sense")]
 fn maybe<T: core::str::FromStr>(text: &str) -> Option<Option<T>> {
     if text == NOTHING { Some(None) } else { text.parse().ok().map(Some) }
@@ -324,7 +325,7 @@ fn shown(text: &str) -> String {
     if text.is_empty() { NOTHING.to_string() } else { fit(text) }
 }
 
-/// A text of a row as it was sent; empty for nothing. `None`: no row has it.
+/// Reads a text of a row; empty for `-`. `None`: a row cannot contain it.
 fn name(text: &str) -> Option<String> {
     let fits = !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(is_shown);
     fits.then(|| if text == NOTHING { String::new() } else { text.to_string() })
@@ -334,7 +335,8 @@ const fn is_shown(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e)
 }
 
-/// Makes any text one that fits a row: what is not printable ASCII becomes `?`, and too much of it ends with `...`.
+/// Makes a text fit a row: bytes that are not printable ASCII become `?`, and a text that is too long is cut and ends
+/// with `...`.
 fn fit(text: &str) -> String {
     let mut fit: String =
         text.bytes().take(MAX_TEXT).map(|byte| if is_shown(byte) { char::from(byte) } else { '?' }).collect();

@@ -1,4 +1,4 @@
-//! The request for a service, in the three forms that it has had.
+//! The request for a service, in the three forms that the protocol versions have.
 
 use alloc::vec::Vec;
 
@@ -13,7 +13,7 @@ use crate::version::Version;
 /// Length of the whole protocol 2 form, in bytes.
 pub const TRIGGER2_LEN: usize = 128;
 
-/// Longest service name, longest target in the protocol 2 form, in bytes without NUL.
+/// Longest service name and longest target in the protocol 2 form, in bytes without NUL.
 const MAX_SERVICE2: usize = 63;
 const MAX_TARGET2: usize = 31;
 
@@ -48,8 +48,8 @@ const _: () = assert!(size_of::<Raw4>() == 160);
 /// A request for a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trigger {
-    /// The qube that the caller asks on behalf of, if it says one (protocol 4). It is a hint for
-    /// policy, never an identity.
+    /// The qube on whose behalf the caller asks, if it names one (protocol 4). It is a hint for policy and proves
+    /// nothing.
     pub source: Option<Target>,
     /// Where the service shall run.
     pub target: Target,
@@ -73,8 +73,8 @@ pub struct BadTrigger {
 impl Trigger {
     /// Reads a trigger body of type `ty`. Names are sanitised as upstream does it.
     ///
-    /// The outer error ends the link: the message has no room for its fields. The inner one is a request to refuse,
-    /// on a link that goes on; a malformed id is one of those.
+    /// The outer error ends the link: the message is too short for its fields. With the inner one the link stays open,
+    /// and the request is to be refused; a malformed id is such an error.
     pub fn decode(ty: u32, body: &[u8]) -> Result<Result<Self, BadTrigger>, PeerError> {
         let wrong_length = Breach::BodyLength { ty, len: body.len() };
         match ty {

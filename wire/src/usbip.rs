@@ -1,11 +1,11 @@
-//! USB/IP as qrexec carries it: one line from the side that has the device, then messages of two kernels.
+//! USB/IP as qrexec carries it: one line from the side that has the device, then the messages of two kernels.
 //!
 //! *Import* is the machine that gets the device and sends commands; *export* has it and answers. There is no import
 //! phase as in USB/IP over TCP: [`AttachLine`] comes first, from export to import, and nothing goes the other way.
 //!
 //! [`Filter`] stands between the two. It copies headers and isochronous descriptors out, checks them against the
-//! requests that are pending, and gives back what to send on; payload is only counted. What it sends on is written anew
-//! from what was understood, so bytes that mean nothing are zero.
+//! requests that are pending, and gives back what to send on; payload is only counted. It writes headers and
+//! descriptors anew from the values that it has understood, so bytes without a meaning become zero.
 //!
 //! Source: the kernel's `Documentation/usb/usbip_protocol.rst`, and what Linux 6.1 and 6.12 do.
 
@@ -29,16 +29,16 @@ pub enum Violation {
     /// The first line is longer than [`LINE_MAX`], or not of its form.
     #[error("the first line is not `DEVID SPEED`")]
     Line,
-    /// A command before the export has said what its device is.
+    /// A command before the export has described its device.
     #[error("a command came before the first line")]
     Early,
     /// A field has a value that it cannot have.
     #[error("{0} has a value that it cannot have")]
     Field(Field),
-    /// A request with the number of one that is pending.
+    /// A request with the number of a pending one.
     #[error("the seqnum of a command is that of a pending one")]
     Reused,
-    /// An answer to nothing.
+    /// An answer to no pending command.
     #[error("an answer has the seqnum of no pending command of its kind")]
     Unasked,
     /// More than [`Rules::pending`], [`Rules::buffers`] or [`Rules::packets`].

@@ -4,8 +4,7 @@ use core::fmt;
 
 use crate::error::PeerError;
 
-/// A protocol version that is spoken here. Version 1 (R2) has no HELLO and another wire; it is not
-/// among them.
+/// A protocol version that is spoken here. Version 1 (R2) has no HELLO and other messages; it is in [`crate::r2`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// R3.0 to R4.0: chunks of at most 4096 bytes.
@@ -17,7 +16,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// The newest version, which we offer on vchan links.
+    /// The newest version, which is offered on vchan links.
     pub const OURS: Self = Self::V4;
     /// The version spoken on the daemon's local socket, where nothing older is accepted.
     pub const LOCAL_DAEMON: Self = Self::V3;
@@ -33,13 +32,13 @@ impl Version {
         }
     }
 
-    /// The version that holds on a link when we offer [`Version::OURS`] and the peer said `theirs`:
-    /// the lower of the two.
+    /// The version that is used on a link where this side offers [`Version::OURS`] and the peer offers `theirs`: the
+    /// lower of the two.
     pub fn negotiate(theirs: u32) -> Result<Self, PeerError> {
         Self::negotiate_between(Self::OURS, Self::LEAST, theirs)
     }
 
-    /// The same on a link where we offer `ours` and refuse anything under `least`.
+    /// As [`Version::negotiate`], on a link where this side offers `ours` and refuses anything under `least`.
     pub fn negotiate_between(ours: Self, least: Self, theirs: u32) -> Result<Self, PeerError> {
         let agreed = match theirs {
             0 | 1 => return Err(PeerError::Incompatible { theirs, least: least.number() }),

@@ -36,7 +36,7 @@ fn services() {
     assert_eq!(service(b"u:QUBESRPC q work  name  t ").requested.unwrap().type_word(), "name");
 }
 
-/// A socket service and a fork server get every byte as it came, and a daemon adds the `+`.
+/// A socket service and a fork server get every byte as it was received, and a daemon adds the `+`.
 #[test]
 fn a_line_is_passed_on_as_it_came() {
     for words in ["q work", "q+ work", "q+a+b work", "q work  name  t ", "q work keyword dispvm:x"] {

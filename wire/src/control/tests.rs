@@ -96,7 +96,7 @@ fn limits_are_kept_with_a_reason() {
     assert_eq!(message.encode(Version::V4), Err(TooLong { len: 65_536, max: 65_535 }));
 }
 
-/// What upstream's control rings hold in one piece.
+/// How much upstream's control rings hold in one piece.
 #[test]
 fn names_that_the_fields_rings_hold() {
     for (version, longest) in [(Version::V3, 3999), (Version::V4, 3935)] {
@@ -148,7 +148,7 @@ proptest! {
     #[test]
     fn any_body_of_any_type_is_judged(ty in 0x1f0..0x310_u32, body: Vec<u8>) {
         if let Ok(message) = Message::decode(ty, &body) {
-            // What was accepted can be said again.
+            // What was decoded can be encoded again.
             let version = if ty == ty::TRIGGER_SERVICE { Version::V2 } else { Version::V4 };
             prop_assert!(message.encode(version).is_ok());
         }

@@ -7,17 +7,17 @@ use super::code::Code;
 /// Bytes of an answer without its extension.
 pub const ANSWER_LEN: usize = 16;
 
-/// Most bytes of a name that are looked at behind an answer.
+/// Most bytes of a name behind an answer that are read.
 pub const EXTENSION_MAX: u32 = 16_384;
 
-/// What a receiver says at the end.
+/// What a receiver answers at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// 0, or what went wrong.
     pub code: Code,
-    /// The sum of all that was taken.
+    /// The checksum of everything that was received.
     pub checksum: u32,
-    /// The last entry, or the one that made trouble; `None` where nothing follows the 16 bytes.
+    /// The last entry, or the one that failed; `None` where nothing follows the 16 bytes.
     pub last_name: Option<Vec<u8>>,
 }
 
@@ -37,12 +37,12 @@ impl Answer {
     }
 }
 
-/// How an answer came out.
+/// The result of reading an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
     /// The whole answer, with as much of its name as came.
     Whole(Answer),
-    /// The other side ended before it had said as much; what it did say.
+    /// The other side ended before its answer was complete; these are its bytes.
     Cut(Vec<u8>),
 }
 
@@ -57,7 +57,7 @@ pub struct AnswerReader {
 const MOST: usize = ANSWER_LEN + 4 + EXTENSION_MAX as usize;
 
 impl AnswerReader {
-    /// Takes bytes of the answer; what is behind it is dropped.
+    /// Takes bytes of the answer; bytes behind it are dropped.
     pub fn handle_input(&mut self, bytes: &[u8]) {
         let room = MOST.saturating_sub(self.bytes.len());
         self.bytes.extend(bytes.iter().take(room));
@@ -68,12 +68,12 @@ impl AnswerReader {
         self.ended = true;
     }
 
-    /// Whether anything has come: the other side has begun to answer, so it takes no more.
+    /// Whether anything has come: the other side has begun to answer, so it will receive nothing more.
     pub fn has_begun(&self) -> bool {
         !self.bytes.is_empty() || self.ended
     }
 
-    /// The answer, once it is complete or cannot become so.
+    /// The answer, once it is complete or can no longer become so.
     pub fn poll_answer(&self) -> Option<Answered> {
         let Some((head, rest)) = self.bytes.split_first_chunk::<ANSWER_LEN>() else {
             return self.ended.then(|| Answered::Cut(self.bytes.clone()));

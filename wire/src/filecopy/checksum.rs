@@ -9,7 +9,7 @@ pub trait Checksum {
     fn value(&self) -> u32;
 }
 
-/// The sum by a small table: what programs use that have nothing faster, and what faster ones are tested against.
+/// The checksum by a small table: for programs that have no faster way, and to test the faster ways.
 #[derive(Debug, Clone, Copy)]
 pub struct Crc32(u32);
 

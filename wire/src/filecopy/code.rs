@@ -10,15 +10,15 @@ pub const STREAM_BROKEN: u32 = 31_415_926;
 pub struct Code(pub u32);
 
 impl Code {
-    /// All arrived.
+    /// Everything has arrived.
     pub const GOOD: Self = Self(0);
-    /// Something on the way does not exist (any more).
+    /// A folder on the way does not exist, or no longer does.
     pub const MISSING: Self = Self(2);
     /// Something of that name is there already.
     pub const EXISTS: Self = Self(17);
-    /// Something on the way is no folder.
+    /// A component on the way is no folder.
     pub const NOT_A_FOLDER: Self = Self(20);
-    /// What was sent makes no sense.
+    /// What was sent is not understood.
     pub const INVALID: Self = Self(22);
     /// The file system is full.
     pub const FULL: Self = Self(28);
@@ -30,17 +30,17 @@ impl Code {
     pub const NAME: Self = Self(84);
     /// The stream ended between two entries, without its end marker.
     pub const CUT: Self = Self(121);
-    /// More than the receiver takes.
+    /// More than the receiver accepts.
     pub const QUOTA: Self = Self(122);
     /// The stream ended inside an entry.
     pub const BROKEN: Self = Self(STREAM_BROKEN);
 
-    /// Whether all arrived.
+    /// Whether everything has arrived.
     pub const fn is_good(self) -> bool {
         self.0 == 0
     }
 
-    /// The code with the sign that it should have: some receivers send a name's refusal as a negative number.
+    /// The code with its sign mended: some receivers send the refusal of a name as a negative number.
     #[must_use]
     pub const fn upright(self) -> Self {
         if self.0 >= 1 << 31 { Self(self.0.wrapping_neg()) } else { self }
@@ -51,7 +51,7 @@ impl Code {
         self.0.to_le_bytes()[0]
     }
 
-    /// The four bytes of the code, where they are text: what a login script prints is taken for an answer otherwise.
+    /// The four bytes of the code, if they are text: the output of a login script may be read as an answer by mistake.
     pub fn as_text(self) -> Option<[u8; 4]> {
         let bytes = self.0.to_le_bytes();
         let printed = |byte: &u8| matches!(byte, 0x20..=0x7e | b'\n' | b'\r' | b'\t' | 0x1b);

@@ -1,9 +1,9 @@
-//! Which names and link targets a receiver takes.
+//! Which names and link targets a receiver accepts.
 
 use super::code::Code;
 use super::table::is_allowed;
 
-/// What characters a name may have.
+/// Which characters a name may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameRules {
     /// Those of the table, see [`super::is_allowed`].
@@ -37,7 +37,7 @@ pub enum Wrong {
     /// A link in the top folder.
     #[error("a link must be inside a folder that is copied")]
     TopLink,
-    /// A link that leads out.
+    /// A link that leads out of the copied folder.
     #[error("the link leads out of what is copied")]
     LeadsOut,
     /// A target that is not canonical, or has `..` behind other components.
@@ -83,7 +83,7 @@ pub fn check_link(name: &[u8], target: &[u8], names: NameRules, rules: LinkRules
     if rules == LinkRules::Anywhere {
         return Ok(());
     }
-    // One component is the link's own, one has to stay above what the target reaches.
+    // One component is the link's own name, and another one must remain above everything that the target reaches.
     let slashes = name.iter().filter(|byte| **byte == b'/').count();
     let Some(room) = slashes.checked_sub(1) else { return Err(Wrong::TopLink) };
     if target.starts_with(b"/") {

@@ -1,4 +1,4 @@
-//! The receiving half: bytes in, entries and pieces of content out.
+//! The receiving half: takes bytes, gives out entries and pieces of content.
 
 use alloc::vec::Vec;
 
@@ -14,7 +14,7 @@ const TARGET_KERNEL: usize = 4_095;
 /// Longest component of a name.
 const COMPONENT_MAX: usize = 255;
 
-/// What a receiver takes.
+/// What a receiver accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Characters of names and of links' targets.
@@ -41,11 +41,11 @@ pub enum Event {
         /// Access and modification.
         times: [Time; 2],
     },
-    /// The last so many of the bytes that were taken are content of the file.
+    /// The last so many of the bytes that were just handed in are content of the file.
     Content(usize),
     /// The file is complete.
     FileEnd,
-    /// A folder, for the first time or once more.
+    /// A folder, before its entries or after them.
     Folder {
         /// Its permission bits, without set-user-id and set-group-id.
         mode: u32,
@@ -54,9 +54,9 @@ pub enum Event {
     },
     /// A link to this target.
     Link(Vec<u8>),
-    /// The stream is complete; what follows is not looked at.
+    /// The stream is complete; bytes behind it are not read.
     End,
-    /// The stream is refused; nothing more is taken.
+    /// The stream is refused; no more bytes are taken.
     Refused(Refusal),
 }
 
@@ -65,7 +65,7 @@ pub enum Event {
 pub struct Refusal {
     /// The code of the answer.
     pub code: Code,
-    /// Whether a name follows the answer: not where the name was never read.
+    /// Whether a name follows the answer; not if no name was read.
     pub has_name: bool,
     /// What is wrong with a name or a link.
     pub wrong: Option<Wrong>,
@@ -81,14 +81,14 @@ enum State {
     Done,
 }
 
-/// Takes the bytes of a copy apart.
+/// Decodes the bytes of a copy.
 #[derive(Debug)]
 pub struct Receiver {
     limits: Limits,
     state: State,
-    /// The part of a header, name or target that has come.
+    /// The part of a header, name or target that has arrived.
     partial: Vec<u8>,
-    /// The name of the entry in hand, or of the one before while another's is still coming.
+    /// The name of the current entry, or of the one before while the next name is still arriving.
     name: Vec<u8>,
     body_left: u64,
     entries: u64,
@@ -97,19 +97,19 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver that takes what these limits allow.
+    /// A receiver with these limits.
     pub fn new(limits: Limits) -> Self {
         let partial = Vec::with_capacity(ENTRY_LEN);
         let state = State::Header;
         Self { limits, state, partial, name: Vec::new(), body_left: 0, entries: 0, bytes: 0, event: None }
     }
 
-    /// The name of the entry in hand; between two entries that of the last one.
+    /// The name of the current entry; between two entries that of the last one.
     pub fn name(&self) -> &[u8] {
         &self.name
     }
 
-    /// Bytes of the file's content that have not come yet.
+    /// Bytes of the file's content that have not arrived yet.
     pub const fn content_left(&self) -> u64 {
         match self.state {
             State::Content => self.body_left,
@@ -117,8 +117,8 @@ impl Receiver {
         }
     }
 
-    /// Takes bytes until something is to be done about them, and says how many it took. Call [`Receiver::poll_event`]
-    /// after each; nothing is taken before the last event was fetched, nor after the end.
+    /// Takes bytes until there is an event, and returns how many it took. Call [`Receiver::poll_event`] after each;
+    /// nothing is taken before the last event was fetched, nor after the end.
     pub fn handle_input(&mut self, input: &[u8]) -> usize {
         let mut rest = input;
         while self.event.is_none() {
@@ -148,7 +148,7 @@ impl Receiver {
         input.len().saturating_sub(rest.len())
     }
 
-    /// The other side has ended before the stream did.
+    /// To be called when the other side has ended before the stream was complete.
     pub fn handle_end(&mut self) {
         match self.state {
             State::Done => {}
@@ -157,12 +157,12 @@ impl Receiver {
         }
     }
 
-    /// What is to be done about the bytes that were taken.
+    /// What to do about the bytes that were taken.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.event.take()
     }
 
-    /// Moves bytes into `partial` until it has `len`; whether it has.
+    /// Moves bytes into `partial` until it has `len`. Returns whether it has.
     fn fill(&mut self, rest: &mut &[u8], len: usize) -> bool {
         let wanted = len.saturating_sub(self.partial.len()).min(rest.len());
         let (piece, behind) = rest.split_at(wanted);
@@ -199,7 +199,7 @@ impl Receiver {
     }
 
     fn on_name(&mut self, header: EntryHeader) {
-        // Not every sender ends a name with a NUL, but none has anything behind one.
+        // Some senders leave the NUL out, but none sends anything behind it.
         let text = self.partial.strip_suffix(b"\0").unwrap_or(&self.partial);
         let end = text.iter().position(|byte| *byte == 0);
         self.name.clear();
@@ -257,7 +257,7 @@ impl Receiver {
     }
 
     fn on_target(&mut self) {
-        // Senders of long ago counted a NUL, and in place of it sent any byte.
+        // Very old senders counted a NUL in the length, and sent any byte in its place.
         let text = self.partial.strip_suffix(b"\0").unwrap_or(&self.partial);
         let checked = match text {
             b"" => Err((Code::MISSING, None)),

@@ -1,14 +1,14 @@
-//! The sending half: entries in their order, bodies of exactly the length that was announced.
+//! The sending half: entries in order, with bodies of exactly the announced length.
 
 use alloc::vec::Vec;
 
 use super::header::{ENTRY_LEN, EntryHeader, NAME_MAX};
 use super::{Kind, Time};
 
-/// What our own code must not ask of a [`Sender`].
+/// A wrong use of a [`Sender`] by this project's own programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Misused {
-    /// An entry or the end before the last body is complete.
+    /// An entry, or the end, before the last body is complete.
     #[error("{0} bytes of the body before are missing")]
     BodyMissing(u64),
     /// More body than was announced.
@@ -20,12 +20,12 @@ pub enum Misused {
     /// An empty name, one with a NUL, or one that is too long for the wire.
     #[error("the name cannot be sent")]
     Name,
-    /// A mode whose type has no place on the wire.
+    /// A mode whose type cannot be expressed on the wire.
     #[error("neither a file, nor a folder, nor a link")]
     Kind,
 }
 
-/// Makes the bytes of a copy.
+/// Encodes the bytes of a copy.
 #[derive(Debug, Default)]
 pub struct Sender {
     body_left: u64,

@@ -9,16 +9,16 @@ use crate::error::Breach;
 /// Length of a request id on the wire, in bytes.
 pub const IDENT_LEN: usize = 32;
 
-/// A request id: what an agent gives a call so that it recognises the answer. At most 31 characters
-/// of `[0-9A-Za-z_. -]`, padded with NUL to 32 bytes.
+/// A request id, by which an agent recognises the answer to a call. At most 31 characters of `[0-9A-Za-z_. -]`, padded
+/// with NUL to 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ident([u8; IDENT_LEN]);
 
 impl Ident {
-    /// What `qrexec-client-vm` writes, before the agent puts its own number in.
+    /// What `qrexec-client-vm` writes, to be replaced by the agent's own number.
     pub const SOCKET: &'static str = "SOCKET";
 
-    /// The first number that can be no descriptor's.
+    /// The first number that cannot be a descriptor's.
     pub const FIRST_LOOKED_UP: u64 = 1 << 31;
 
     /// Accepts a text that is a request id.
@@ -57,9 +57,9 @@ impl Ident {
         (Self::numbered(number) == *self).then_some(number)
     }
 
-    /// Whether this is the id of an agent that looks its requests up by id, as ours does: such ids begin at
-    /// [`Ident::FIRST_LOOKED_UP`]. Upstream's agent takes the number for one of its descriptors, which cannot be so large,
-    /// and closes it whenever the id is refused, whatever it is by then.
+    /// Whether this is the id of an agent that looks its requests up by id, as this project's does: such ids begin at
+    /// [`Ident::FIRST_LOOKED_UP`]. Upstream's agent takes the number for one of its descriptors, which are never so
+    /// large, and closes that descriptor when the id is refused, whatever the descriptor is used for by then.
     pub fn is_looked_up(&self) -> bool {
         self.number().is_some_and(|number| number >= Self::FIRST_LOOKED_UP)
     }

@@ -1,4 +1,4 @@
-//! The VM's end.
+//! The end in the VM.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::small_map::SmallMap;
 
-/// What a process says.
+/// An output stream of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
@@ -20,26 +20,26 @@ pub enum Stream {
     Stderr,
 }
 
-/// What the agent's end calls a client: unlike its number on the link it is never used twice.
+/// A client's name within the agent; unlike its number on the link it is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallKey(pub u64);
 
-/// What whoever drives the agent's end has to do.
+/// What the caller of the agent's end has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentOutput {
-    /// Start a command for this client: [`AgentMux::read`] what it says, and tell when it has ended.
+    /// Start a command for this client: pass on its output by [`AgentMux::read`], and report when it has ended.
     Start(CallKey, Vec<u8>),
     /// Start a command without streams.
     JustStart(Vec<u8>),
-    /// These sockets of a caller are this client's streams; `None`: the ident is no ident.
+    /// Use these sockets of a caller as this client's streams; `None`: the ident is malformed.
     Connect(CallKey, Option<Handles>),
-    /// There is something for this client's input, or its end, see [`AgentMux::pending`].
+    /// There are bytes for this client's input, or its end, see [`AgentMux::pending`].
     Input(CallKey),
     /// This client's output may be read again.
     Resumed(CallKey),
-    /// This client is over. Close its streams; what is given still belongs into its input.
+    /// This client has ended. Close its streams; these last bytes still go to its input.
     Over(CallKey, Vec<u8>),
-    /// More was sent for this client than can be kept. Close its streams.
+    /// More was sent for this client than may be kept. Close its streams.
     Flooded(CallKey),
 }
 
@@ -49,11 +49,11 @@ struct MuxedClient {
     id: u8,
     input: Kept,
     input_ended: bool,
-    /// Nobody reads its input any more: what comes is dropped.
+    /// Its input has no reader any more: bytes for it are dropped.
     deaf: bool,
-    /// We have said XOFF.
+    /// This side has sent XOFF.
     said_xoff: bool,
-    /// The daemon has.
+    /// The daemon has sent XOFF.
     held: bool,
     ended: [bool; 2],
     status: Option<WaitStatus>,
@@ -82,7 +82,7 @@ impl AgentMux {
         self.out.pending()
     }
 
-    /// So many of them were taken.
+    /// So many bytes of [`AgentMux::outgoing`] were sent.
     pub fn sent(&mut self, n: usize) {
         self.out.take(n);
     }
@@ -110,12 +110,12 @@ impl AgentMux {
             ty::JUST_EXEC => self.outputs.push_back(AgentOutput::JustStart(text(ty, &body)?.to_vec())),
             ty::CONNECT_EXISTING => {
                 let handles = Handles::parse(text(ty, &body)?);
-                // There is no process to wait for.
+                // No process was started here, so there is none to wait for.
                 let key = self.begin(id, Some(WaitStatus::exited(0)))?;
                 self.outputs.push_back(AgentOutput::Connect(key, handles));
             }
             ty::INPUT | ty::CLIENT_END | ty::XOFF | ty::XON => {
-                // Nothing is meant for a client that has just ended.
+                // A client that has just ended gets nothing more.
                 if let Some(key) = self.by_id.get(&id).copied() {
                     self.about(key, ty, &body);
                 }
@@ -166,7 +166,7 @@ impl AgentMux {
 
     fn input(&mut self, key: CallKey, body: &[u8]) {
         let Some(client) = self.clients.get_mut(&key) else { return };
-        // The end may come more than once.
+        // The end may be sent more than once.
         if client.deaf || client.input_ended {
             return;
         }
@@ -181,12 +181,12 @@ impl AgentMux {
         }
     }
 
-    /// What is to be written to this client's input.
+    /// The bytes to be written to this client's input.
     pub fn pending(&self, key: CallKey) -> &[u8] {
         self.clients.get(&key).map(|client| client.input.pending()).unwrap_or_default()
     }
 
-    /// All of its input was written: it is to be closed.
+    /// Whether all of its input was written, so that it is to be closed.
     pub fn input_is_over(&self, key: CallKey) -> bool {
         self.clients.get(&key).is_some_and(|client| client.input_ended && client.input.is_empty())
     }
@@ -201,7 +201,7 @@ impl AgentMux {
         }
     }
 
-    /// Nothing more of it can be written now.
+    /// Its input takes nothing more now.
     pub fn blocked(&mut self, key: CallKey) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         if !client.input.is_empty() && !client.input_ended && !client.said_xoff {
@@ -210,7 +210,7 @@ impl AgentMux {
         }
     }
 
-    /// Nobody reads its input any more. Its output goes on.
+    /// Its input has no reader any more. Its output continues.
     pub fn input_closed(&mut self, key: CallKey) {
         if let Some(client) = self.clients.get_mut(&key) {
             client.deaf = true;
@@ -224,7 +224,7 @@ impl AgentMux {
         self.out.is_empty() && self.clients.get(&key).is_some_and(|client| !client.held)
     }
 
-    /// It has said this; nothing means that the stream has ended.
+    /// It has written these bytes; no bytes mean that the stream has ended.
     pub fn read(&mut self, key: CallKey, stream: Stream, bytes: &[u8]) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         let id = client.id;
@@ -253,7 +253,7 @@ impl AgentMux {
         }
     }
 
-    /// It cannot be served: both streams end, and this is its exit code.
+    /// It cannot be started: both streams end, and this is its exit code.
     pub fn fail(&mut self, key: CallKey, code: i32) {
         if let Some(client) = self.clients.get_mut(&key) {
             client.status = Some(WaitStatus::exited(code));
@@ -262,7 +262,7 @@ impl AgentMux {
         }
     }
 
-    /// The exit code comes last.
+    /// Sends the exit code, once both streams have ended.
     fn settle(&mut self, key: CallKey) {
         let Some(MuxedClient { id, ended: [true, true], status: Some(status), .. }) = self.clients.get(&key)
         else {
@@ -281,12 +281,12 @@ impl AgentMux {
         Some(rest)
     }
 
-    /// Passes a request on. `false`: the daemon leaves too much unread.
+    /// Passes a request on. `false`: too many bytes wait for the daemon already.
     pub fn trigger(&mut self, blob: &Blob) -> bool {
         let fits = self.out.len() < MAX_WAITING;
         if fits {
             let out = self.out.as_vec();
-            // The length says nothing, as ever; the bytes count.
+            // The length is 0, as old agents send it; the receiver knows how many bytes follow.
             put(out, ty::TRIGGER, 0, &[]);
             out.extend_from_slice(&blob.to_bytes());
         }

@@ -1,4 +1,4 @@
-//! dom0's end.
+//! The end in dom0.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -13,34 +13,34 @@ use super::{
 use crate::header::Header as LocalHeader;
 use crate::small_map::SmallMap;
 
-/// What whoever drives the daemon's end calls a local client; never used twice.
+/// A local client's name within the daemon; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientKey(pub u64);
 
-/// Why a client cannot be served.
+/// Why a client is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// All numbers are in use.
     #[error("256 calls at once: there are no more numbers for clients")]
     Ids,
-    /// The agent does not read.
+    /// The agent does not read, and too many bytes wait for it.
     #[error("the agent does not read what it is told")]
     Unread,
-    /// It has no end, or more than one, or is too long.
+    /// The command has no NUL at its end, or another one, or is too long.
     #[error("the command is malformed")]
     Malformed,
 }
 
-/// What whoever drives the daemon's end has to do.
+/// What the caller of the daemon's end has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DaemonOutput {
-    /// There is something for this client, see [`DaemonMux::pending`].
+    /// There are bytes for this client, see [`DaemonMux::pending`].
     ToClient(ClientKey),
     /// Input of this client may be read again.
     Resumed(ClientKey),
-    /// This client is over: it gets these bytes, then its connection is closed.
+    /// This client has ended: send it these bytes, then close its connection.
     Over(ClientKey, Vec<u8>),
-    /// More came for this client than can be kept: its connection is closed.
+    /// More came for this client than may be kept: close its connection.
     Flooded(ClientKey),
     /// A program of the VM asks for a service.
     Trigger(Blob),
@@ -79,22 +79,22 @@ impl DaemonMux {
         self.out.pending()
     }
 
-    /// So many of them were taken.
+    /// So many bytes of [`DaemonMux::outgoing`] were sent.
     pub fn sent(&mut self, n: usize) {
         self.out.take(n);
     }
 
-    /// A client says what it wants: [`ty::CLIENT_EXEC`] or [`ty::CLIENT_CONNECT`], with this text and its NUL. `user` is
-    /// for whom `DEFAULT` stands.
+    /// A client's request: [`ty::CLIENT_EXEC`] or [`ty::CLIENT_CONNECT`], with its text and NUL. `DEFAULT` in it
+    /// stands for `user`.
     ///
     /// # Errors
-    /// It cannot be served.
+    /// Why it is refused.
     pub fn begin(&mut self, key: ClientKey, what: u32, body: &[u8], user: &str) -> Result<(), NoRoom> {
         let (ty, body) = self.request(what, body, user)?;
         let lease = self.ids.take().ok_or(NoRoom::Ids)?;
         put(self.out.as_vec(), ty, lease.id, &body);
         if ty == ty::JUST_EXEC {
-            // The agent keeps nothing for it, and says nothing about it.
+            // The agent keeps nothing for such a client, and sends nothing about it.
             put(self.out.as_vec(), ty::CLIENT_END, lease.id, &[]);
             self.ids.give_back(lease);
             self.outputs.push_back(DaemonOutput::Over(key, Vec::new()));
@@ -150,7 +150,7 @@ impl DaemonMux {
         self.out.is_empty() && client.is_some_and(|client| !client.held && !client.input_ended)
     }
 
-    /// The client has said this; nothing means the end of its input.
+    /// The client has written these bytes; no bytes mean the end of its input.
     pub fn read(&mut self, key: ClientKey, bytes: &[u8]) {
         let Some(client) = self.client(key) else { return };
         if client.input_ended {
@@ -175,13 +175,13 @@ impl DaemonMux {
         }
     }
 
-    /// What is to be written to this client.
+    /// The bytes to be written to this client.
     pub fn pending(&self, key: ClientKey) -> &[u8] {
         let client = self.by_key.get(&key).and_then(|id| self.by_id.get(id));
         client.map(|client| client.kept.pending()).unwrap_or_default()
     }
 
-    /// So much of it was written.
+    /// So many of them were written.
     pub fn wrote(&mut self, key: ClientKey, n: usize) {
         let Some(client) = self.client(key) else { return };
         let n = client.kept.take(n);
@@ -193,7 +193,7 @@ impl DaemonMux {
         }
     }
 
-    /// Nothing more of it can be written now.
+    /// This client takes nothing more now.
     pub fn blocked(&mut self, key: ClientKey) {
         let Some(client) = self.client(key) else { return };
         if !client.kept.is_empty() && !client.said_xoff {
@@ -227,7 +227,7 @@ impl DaemonMux {
             return Err(Breach::Type(ty));
         }
         let Some(client) = self.by_id.get_mut(&id) else {
-            // It crossed our CLIENT_END.
+            // The agent sent this before it received CLIENT_END.
             if ty == ty::EXIT_CODE {
                 self.ids.ended(id);
             }

@@ -9,12 +9,12 @@ use super::{BLOB_LEN, Breach, MAX_COMMAND, MAX_DATA, ty};
 /// Length of a header on the link, in bytes. On local sockets it is [`crate::header::HEADER_LEN`], without the client.
 pub const HEADER_LEN: usize = 12;
 
-/// What stands before every message.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Message type, see [`ty`].
     pub ty: u32,
-    /// About which client.
+    /// The client that it is about.
     pub client: u32,
     /// Length of the body in bytes.
     pub len: u32,
@@ -36,7 +36,7 @@ impl Header {
         zerocopy::transmute!(Raw { ty: self.ty.into(), client: self.client.into(), len: self.len.into() })
     }
 
-    /// The header that these bytes are.
+    /// The header in these bytes.
     pub fn from_bytes(bytes: [u8; HEADER_LEN]) -> Self {
         let raw: Raw = zerocopy::transmute!(bytes);
         Self { ty: raw.ty.get(), client: raw.client.get(), len: raw.len.get() }
@@ -48,20 +48,20 @@ impl Header {
 pub struct Message {
     /// Its type.
     pub ty: u32,
-    /// About which client.
+    /// The client that it is about.
     pub client: u8,
     /// What follows the header.
     pub body: Vec<u8>,
 }
 
-/// Puts a message at the end of `out`. A body of over 4 GiB cannot be.
+/// Appends a message to `out`. The body must be shorter than 4 GiB.
 pub(super) fn put(out: &mut Vec<u8>, ty: u32, client: u8, body: &[u8]) {
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
     out.extend_from_slice(&Header { ty, client: client.into(), len }.to_bytes());
     out.extend_from_slice(body);
 }
 
-/// Collects the link's bytes and gives out whole messages; what is announced costs nothing until it is there.
+/// Collects the link's bytes and gives out whole messages; memory is used only for bytes that have arrived.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
@@ -78,7 +78,7 @@ impl Decoder {
 
     /// The next whole message, `None` if more bytes are needed for it.
     ///
-    /// # Errors
+    /// A header that no message can have: the rest of the link cannot be understood.
     /// A header that no message has: the link is of no use any more.
     #[expect(clippy::should_implement_trait, reason = "an iterator would end at None, this goes on")]
     pub fn next(&mut self) -> Result<Option<Message>, Breach> {

@@ -1,9 +1,9 @@
-//! Numbers of clients: which one may be given to the next.
+//! Numbers of clients: which one the next client gets.
 //!
-//! Nothing acknowledges CLIENT_END, so what the agent had under way for a client that is gone may still arrive, and must
-//! not be taken for the next one's. A number is clean when the agent has said EXIT_CODE for it. It is clean, too, once the
-//! agent has said anything about a client that was begun after the CLIENT_END: messages keep their order, so it has heard
-//! that one before. Only if no number is clean the one that was given up first is taken.
+//! CLIENT_END is not acknowledged, so what the agent has sent for a client that is gone may still arrive, and must not
+//! be taken for the next client's. A number is clean once the agent has sent EXIT_CODE for it. It is clean, too, once
+//! the agent has sent anything about a client that was begun after the CLIENT_END: messages keep their order, so it
+//! has received the CLIENT_END before. Only if no number is clean, the one that was given up first is used again.
 
 use alloc::collections::VecDeque;
 
@@ -19,7 +19,7 @@ pub(super) struct Stamp(u64);
 pub(super) struct Lease {
     pub(super) id: u8,
     begun: Stamp,
-    /// Whatever is said about it can only be about this client.
+    /// Messages with this number can only be about this client.
     sure: bool,
 }
 
@@ -27,9 +27,9 @@ pub(super) struct Lease {
 #[derive(Debug)]
 pub(super) struct Ids {
     now: u64,
-    /// The one that has been free longest first.
+    /// Clean numbers, the one that has been free longest first.
     clean: VecDeque<u8>,
-    /// Given up then, in this order.
+    /// Numbers that were given up and are not clean yet, in this order.
     dirty: VecDeque<(u8, Stamp)>,
 }
 
@@ -47,18 +47,18 @@ impl Ids {
         Some(Lease { id, begun: self.tick(), sure: clean.is_some() })
     }
 
-    /// Nothing is under way for it any more.
+    /// For a number of which no message can be on the way any more.
     pub(super) fn give_back(&mut self, lease: Lease) {
         self.clean.push_back(lease.id);
     }
 
-    /// CLIENT_END was said, and its EXIT_CODE has not come.
+    /// CLIENT_END was sent, and the agent's EXIT_CODE has not arrived.
     pub(super) fn give_up(&mut self, lease: Lease) {
         let now = self.tick();
         self.dirty.push_back((lease.id, now));
     }
 
-    /// The agent has said something about this client.
+    /// The agent has sent something about this client.
     pub(super) fn heard(&mut self, lease: Lease) {
         while let Some((id, given_up)) = self.dirty.front().copied() {
             if !lease.sure || given_up >= lease.begun {
@@ -69,7 +69,7 @@ impl Ids {
         }
     }
 
-    /// The agent has said EXIT_CODE for a number that is not in use.
+    /// The agent has sent EXIT_CODE for a number that is not in use.
     pub(super) fn ended(&mut self, id: u8) {
         if let Some(at) = self.dirty.iter().position(|(dirty, _)| *dirty == id) {
             self.dirty.remove(at);
@@ -93,7 +93,7 @@ mod tests {
         let first = ids.take().expect("free");
         assert_eq!(first.id, 0);
         ids.give_up(first);
-        // All others are given out before it.
+        // All others are used before it.
         for id in 1..=255 {
             let lease = ids.take().expect("free");
             assert_eq!(lease.id, id);
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(ids.dirty.len(), 1);
         ids.ended(gone.id);
         assert!(ids.dirty.is_empty());
-        // Neither does one whose number was taken before it was clean.
+        // Nor is a message about a client whose number was used before it was clean.
         let all: alloc::vec::Vec<Lease> = (0..255).filter_map(|_| ids.take()).collect();
         ids.give_up(all[0]);
         let unsure = ids.take().expect("a dirty one");

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-/// Above this, what was taken is given back although something is left.
+/// With more bytes than this, the memory of those that were taken is freed although some are left.
 const COMPACT: usize = 1 << 16;
 
 /// A queue of bytes.
@@ -29,14 +29,14 @@ impl Kept {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Removes `n` bytes from the front, or as many as there are; how many that was.
+    /// Removes `n` bytes from the front, or as many as there are. Returns how many.
     pub(super) fn take(&mut self, n: usize) -> usize {
         let n = n.min(self.len());
         self.taken = self.taken.saturating_add(n);
         if self.is_empty() {
             self.bytes.clear();
             self.taken = 0;
-            // A burst is no reason to hold its memory for ever.
+            // The memory of a burst is freed after it.
             self.bytes.shrink_to(COMPACT);
         } else if self.taken > COMPACT {
             self.bytes.drain(..self.taken);
@@ -45,7 +45,7 @@ impl Kept {
         n
     }
 
-    /// Gives away what is left.
+    /// Returns the bytes that are left.
     pub(super) fn into_rest(mut self) -> Vec<u8> {
         self.bytes.drain(..self.taken.min(self.bytes.len()));
         self.bytes

@@ -5,7 +5,7 @@
 pub struct WaitStatus(pub i32);
 
 impl WaitStatus {
-    /// Of a process that exited with this code, of which a status has 8 bits: any other is 255, no success.
+    /// The status of a process that exited with this code. A status has room for 8 bits: any other code becomes 255.
     pub const fn exited(code: i32) -> Self {
         Self(if code >= 0 && code <= 255 { code << 8 } else { 255 << 8 })
     }
@@ -15,7 +15,7 @@ impl WaitStatus {
         if self.0 & 0x7f == 0 { Some((self.0 >> 8) & 0xff) } else { None }
     }
 
-    /// What a client ends with: 255 for everything that is no exit.
+    /// The exit code of a client: 255 unless the process exited by itself.
     pub const fn client_status(self) -> i32 {
         match self.code() {
             Some(code) => code,

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Both ends and what they told their drivers.
+/// Both ends, and what they told their callers.
 #[derive(Default)]
 struct Pair {
     agent: AgentMux,
@@ -71,7 +71,7 @@ fn one_call_is_exactly_these_messages() {
     let key = ClientKey(70);
     daemon.begin(key, ty::CLIENT_EXEC, b"DEFAULT:cat; exit 3\0", "joe").expect("room");
     daemon.read(key, b"hello\n");
-    // The end once, however often it is said.
+    // The end is sent once, however often it is reported.
     (0..2).for_each(|_| daemon.read(key, b""));
     let sent = daemon.outgoing().to_vec();
     daemon.sent(sent.len());
@@ -179,7 +179,7 @@ fn requests_of_windows_agents_have_their_length() {
 fn one_that_does_not_take_its_data_stops_its_own_stream_only() {
     let mut pair = Pair::default();
     let (slow, quick) = (pair.begin(1), pair.begin(2));
-    // Into the VM.
+    // From dom0 into the VM.
     pair.daemon.read(ClientKey(1), &[7; 100]);
     pair.settle();
     pair.agent.blocked(slow);
@@ -193,7 +193,7 @@ fn one_that_does_not_take_its_data_stops_its_own_stream_only() {
     pair.settle();
     assert!(pair.daemon.may_read(ClientKey(1)));
     assert_eq!(pair.from_daemon.pop(), Some(DaemonOutput::Resumed(ClientKey(1))));
-    // And out of it.
+    // From the VM to dom0.
     pair.agent.read(slow, Stream::Stdout, b"x");
     pair.settle();
     pair.daemon.blocked(ClientKey(1));
@@ -203,7 +203,7 @@ fn one_that_does_not_take_its_data_stops_its_own_stream_only() {
     pair.daemon.wrote(ClientKey(1), all);
     pair.settle();
     assert!(pair.agent.may_read(slow));
-    // Nothing is said about one that has nothing to wait for.
+    // Nothing is sent about a client for which nothing waits.
     pair.agent.blocked(quick);
     assert!(pair.agent.outgoing().is_empty());
 }
@@ -254,7 +254,7 @@ fn what_was_kept_is_given_over_at_the_end() {
     pair.daemon.client_gone(ClientKey(1));
     pair.settle();
     assert_eq!(pair.from_agent.last(), Some(&AgentOutput::Over(call, b"late words".to_vec())));
-    // A second CLIENT_END, and whatever else comes for it, means nobody.
+    // A second CLIENT_END, and any other message with its number, is about no client.
     for ty in [ty::CLIENT_END, ty::INPUT, ty::XON, ty::XOFF] {
         pair.agent.handle_bytes(&wire_message(ty, 0, b"")).expect("ignored");
         assert_eq!(pair.agent.poll_output(), None);
@@ -270,7 +270,7 @@ fn late_words_reach_nobody() {
         let (killed, other) = (ClientKey(2 * round), ClientKey(2 * round + 1));
         let call = pair.begin(killed.0);
         pair.from_daemon.clear();
-        // Written before the agent hears that the client is gone, and still under way.
+        // Written before the agent has received CLIENT_END, and still on the way.
         pair.agent.read(call, Stream::Stdout, b"late");
         pair.daemon.client_gone(killed);
         stale.extend_from_slice(pair.agent.outgoing());
@@ -322,7 +322,7 @@ fn what_breaks_the_protocol_ends_the_link() {
         assert_eq!(AgentMux::default().handle_bytes(&bytes), Err(breach));
         assert_eq!(DaemonMux::default().handle_bytes(&bytes), Err(breach));
     }
-    // What the one gets, the other must not.
+    // Each side refuses the types that only the other may receive.
     let agent = |bytes: Vec<u8>| AgentMux::default().handle_bytes(&bytes);
     let daemon = |bytes: Vec<u8>| DaemonMux::default().handle_bytes(&bytes);
     assert_eq!(agent(wire_message(ty::STDOUT, 0, b"")), Err(Breach::Type(ty::STDOUT)));
@@ -331,7 +331,7 @@ fn what_breaks_the_protocol_ends_the_link() {
     assert_eq!(agent(wire_message(ty::EXEC, 0, b"two\0ends\0")), Err(Breach::Text(ty::EXEC)));
     let twice = [wire_message(ty::EXEC, 5, b"u:x\0"), wire_message(ty::EXEC, 5, b"u:x\0")].concat();
     assert_eq!(agent(twice), Err(Breach::InUse(5)));
-    // About nobody: dropped.
+    // Messages about no client are dropped.
     for ty in [ty::STDOUT, ty::STDERR, ty::XON, ty::XOFF] {
         assert_eq!(daemon(wire_message(ty, 9, b"")), Ok(()));
     }
@@ -403,7 +403,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Bytes that show where they belong.
+/// Bytes that show to which call and place they belong.
 fn pattern(call: u8, from: usize, n: usize) -> Vec<u8> {
     (from..from + n).map(|at| (at as u8).wrapping_mul(31) ^ call.wrapping_mul(97)).collect()
 }
@@ -422,8 +422,8 @@ fn data_of(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    /// In any order of events every byte arrives once, in order, at the call that it belongs to, and what is kept stays
-    /// near what was under way.
+    /// In any order of events every byte arrives once, in order, at its own call, and not much more is kept than is on
+    /// the way.
     #[test]
     fn every_byte_arrives_where_it_belongs(steps in proptest::collection::vec(step(), 1..300)) {
         let mut pair = Pair::default();

@@ -25,13 +25,13 @@ const _: () = assert!(size_of::<Blob>() == BLOB_LEN);
 /// Why a request on the FIFO is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// Its length.
+    /// Its length is not 128.
     #[error("a request of {0} bytes: 128 are needed")]
     Length(usize),
     /// A field whose last byte is no NUL.
     #[error("a request whose {0} has no end")]
     NoEnd(&'static str),
-    /// No service.
+    /// No service name.
     #[error("a request for a service without a name")]
     NoService,
     /// An ident that is not three numbers.
@@ -68,10 +68,10 @@ impl Blob {
         Some(Self { service: padded(service)?, target: padded(target)?, ident: padded(ident)? })
     }
 
-    /// What a program has written to the FIFO, with the sockets that it means.
+    /// Reads what a program has written to the FIFO, and the numbers of its sockets.
     ///
     /// # Errors
-    /// It is not what every client of the time writes.
+    /// It is not what the clients of R1 and R2 write.
     pub fn checked(bytes: &[u8]) -> Result<(Self, Handles), BlobError> {
         let blob = Self::read_from_bytes(bytes).map_err(|_| BlobError::Length(bytes.len()))?;
         for (field, name) in
@@ -98,8 +98,8 @@ impl Blob {
         zerocopy::transmute!(self)
     }
 
-    /// Service, target and ident as a policy program may see them: cut at their last byte, and every byte that a name
-    /// does not have made `_`.
+    /// Service, target and ident as a policy program may see them: cut to fit their fields, and with `_` for every
+    /// byte that a name cannot have.
     pub fn words(&self) -> [String; 3] {
         [&self.service[..], &self.target[..], &self.ident[..]].map(|field| harmless(unpadded(field)))
     }

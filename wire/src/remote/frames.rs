@@ -4,7 +4,7 @@
 //! goes one way, stdout and stderr the other, and the exit code comes last. An empty message ends its stream. So a stream
 //! can end while others go on, which SSH itself does not offer, and the exit code cannot overtake the data.
 //!
-//! These messages come from a machine that is not ours: whatever breaks a rule ends the call.
+//! These messages come from a machine that is not trusted: whatever breaks a rule ends the call.
 
 use core::fmt;
 
@@ -26,29 +26,29 @@ pub enum Piece<'a> {
     Data(Kind, &'a [u8]),
     /// This stream has ended.
     End(Kind),
-    /// The exit code; nothing comes behind it.
+    /// The exit code; nothing follows it.
     Exit(i32),
 }
 
-/// Why the other side cannot be followed any further.
+/// Why the other side cannot be understood any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The first bytes are no HELLO: the far side runs something else.
     #[error("what answers is not qrexec-remote")]
     NoHello,
-    /// A far side of another age.
+    /// A far side with another version.
     #[error("the other side speaks version {0} of the frames, this one {VERSION}")]
     Version(u32),
     /// A message over the limit.
     #[error("a frame of {0} bytes, at most {MAX_LEN} are allowed")]
     TooLong(u32),
-    /// A message that this side never gets.
+    /// A message that is never sent to this side.
     #[error("a frame of unknown type {0:#x}")]
     UnknownType(u32),
-    /// An exit code that is none.
+    /// An exit code that has not four bytes.
     #[error("an exit code of {0} bytes")]
     ExitLength(u32),
-    /// A stream goes on behind its end.
+    /// A stream continues behind its end.
     #[error("{0} goes on behind its end")]
     BehindEnd(Stream),
     /// Something follows the exit code.
@@ -82,7 +82,7 @@ enum Within {
 
 const HEADER: Within = Within::Header { bytes: [0; HEADER_LEN], have: 0 };
 
-/// Takes the other side's bytes apart, in whatever pieces they come.
+/// Decodes the other side's bytes, in whatever pieces they come.
 #[derive(Debug)]
 pub struct Parser {
     role: Role,
@@ -110,7 +110,7 @@ impl Parser {
     /// The next piece of `input`, which is shortened by what was used; `None` once it is all used.
     ///
     /// # Errors
-    /// The other side broke a rule. Every later call says so again.
+    /// The other side broke a rule. Every later call fails likewise.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, Violation> {
         if let Some(violation) = self.broken {
             return Err(violation);
@@ -227,7 +227,7 @@ fn take<'a>(input: &mut &'a [u8], len: usize) -> &'a [u8] {
     piece
 }
 
-/// Fills `bytes` from the front of `input`; whether it is full.
+/// Fills `bytes` from the front of `input`. Returns whether it is full.
 fn fill<const N: usize>(bytes: &mut [u8; N], have: &mut usize, input: &mut &[u8]) -> bool {
     let room = bytes.get_mut(*have..).unwrap_or_default();
     let piece = take(input, room.len());

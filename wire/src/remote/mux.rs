@@ -1,9 +1,10 @@
-//! What is said to an `ssh` that has the connection (a master), to get a session of it: OpenSSH's multiplexing protocol,
+//! How a running `ssh` that has a connection (a master) is asked for a session in it: OpenSSH's multiplexing protocol,
 //! version 4, as `PROTOCOL.mux` of its source describes it.
 //!
-//! Every packet is a length and that many bytes; all numbers are big-endian. The client says HELLO and hears it, asks for
-//! a session, passes its three descriptors each with a byte, and hears that the session is open. The exit status of the
-//! command comes on the same connection, perhaps before the command's last bytes have come through the descriptors.
+//! Every packet is a length and that many bytes; all numbers are big-endian. The client sends HELLO and receives one,
+//! asks for a session, passes its three descriptors each with a byte, and is told that the session is open. The exit
+//! status of the command comes on the same connection, perhaps before the command's last bytes have come through the
+//! descriptors.
 
 use alloc::vec::Vec;
 
@@ -27,7 +28,7 @@ const NO_ESCAPE: u32 = 0xffff_ffff;
 /// The only request of a connection.
 const REQUEST: u32 = 0;
 
-/// Why a master cannot be followed any further.
+/// Why a master cannot be understood any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// A packet over the limit.
@@ -36,22 +37,22 @@ pub enum Violation {
     /// A packet that ends too early.
     #[error("a packet from ssh is cut short")]
     Short,
-    /// Another protocol.
+    /// Another version of the protocol.
     #[error("ssh speaks version {0} of the multiplexing protocol, {VERSION} is needed")]
     Version(u32),
-    /// A packet that does not belong here.
+    /// A packet that may not come now.
     #[error("an unexpected packet {0:#x} from ssh")]
     Unexpected(u32),
 }
 
-/// What a master has said.
+/// What a master has sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It speaks our version: ask for the session and pass the descriptors.
+    /// It speaks this version: ask for the session and pass the descriptors.
     Ready,
     /// The session is open, the command runs.
     Opened,
-    /// There is no session; the reason is the master's text, to be escaped before anybody sees it.
+    /// There is no session; the reason is the master's text, to be escaped before anybody reads it.
     Refused(Vec<u8>),
     /// The command has ended with this code.
     Exited(u32),
@@ -87,11 +88,11 @@ impl Session {
         }
     }
 
-    /// What the master said next; `None` until more bytes are there. Call it until then after every
+    /// What the master has sent next; `None` until more bytes are there. To be called until then after every
     /// [`Session::handle_bytes`], so that no more than a packet is held.
     ///
     /// # Errors
-    /// The master broke the protocol. Every later call says so again.
+    /// The master broke the protocol. Every later call fails likewise.
     pub fn poll_event(&mut self) -> Result<Option<Event>, Violation> {
         if let Some(violation) = self.broken {
             return Err(violation);
@@ -144,13 +145,13 @@ fn on_packet(stage: Stage, packet: &[u8]) -> Result<(Stage, Option<Event>), Viol
         (Stage::Open { session }, ty::EXIT) if number(&mut rest)? == session => {
             Ok((Stage::Over, Some(Event::Exited(number(&mut rest)?))))
         }
-        // Whatever else is said about an open session changes nothing for it.
+        // Any other packet about an open session changes nothing for it.
         (Stage::Open { .. } | Stage::Over, _) => Ok((stage, None)),
         _ => Err(Violation::Unexpected(ty)),
     }
 }
 
-/// Checks that an answer is one to our only request.
+/// Checks that an answer is one to the only request.
 fn request(rest: &mut &[u8]) -> Result<(), Violation> {
     match number(rest)? {
         REQUEST => Ok(()),

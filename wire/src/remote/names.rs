@@ -1,8 +1,8 @@
-//! Which of the far machine's names a near machine's qube has.
+//! Which name a near machine's qube has on the far machine.
 //!
-//! A link's file `sources` says it, one rule a line: `NEAR LOCAL` for one qube, `* PREFIX` for all others. The file
-//! `qubes` of the near machine has `LOCAL REMOTE`: the remote qube here, and what it is called there. Blank lines and what
-//! stands behind `#` mean nothing.
+//! A link's file `sources` says so, one rule a line: `NEAR LOCAL` for one qube, `* PREFIX` for all others. The file
+//! `qubes` of the near machine has lines `LOCAL REMOTE`: the remote qube's name here, and its name there. Blank lines
+//! and everything from a `#` on are ignored.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,13 +11,13 @@ use alloc::vec::Vec;
 /// Longest name of a qube, in bytes.
 pub const MAX_NAME: usize = 31;
 
-/// Why something is no name of a qube.
+/// Why a name is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// Nothing there, or more than Qubes allows.
+    /// No bytes, or more than Qubes allows.
     #[error("a name has 1 to {MAX_NAME} bytes")]
     Length,
-    /// A byte that no name has.
+    /// A byte that no name may have.
     #[error("a name begins with a letter and has letters, digits, _, . and - only")]
     Byte,
     /// The administrative qube is no target and no source.
@@ -63,7 +63,7 @@ pub enum BadLineKind {
     #[error("{0}")]
     Name(#[from] BadName),
     /// The same name or `*` again.
-    #[error("an earlier line says it already")]
+    #[error("an earlier line has the same name")]
     Again,
 }
 
@@ -106,7 +106,8 @@ impl Sources {
         Ok(())
     }
 
-    /// The far machine's name for a qube of the near one: whatever is claimed becomes a name of this link, or none.
+    /// The name by which the far machine knows a qube of the near one. Whatever name is claimed becomes one of this
+    /// link's, or is refused.
     #[must_use]
     pub fn local(&self, near: &str) -> Option<String> {
         if let Some((_, local)) = self.names.iter().find(|(known, _)| known == near) {
@@ -153,7 +154,7 @@ impl Remotes {
     }
 }
 
-/// The lines that say something, each with its number and its words.
+/// The lines that are not blank or comments, each with its number and its words.
 fn lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
     text.lines().enumerate().filter_map(|(index, line)| {
         let said = line.split_once('#').map_or(line, |(said, _)| said);

@@ -1,8 +1,8 @@
-//! What is asked for in a session: the far side's command, one line of text.
+//! The far side's command in a session, which says what is asked for: one line of text.
 //!
-//! Ours is `qrexec-remote 1 SOURCE TARGET SERVICE+ARGUMENT`, five words with single blanks, and frames follow. The far
-//! side also takes `qrexec-client-vm --source-qube=SOURCE TARGET SERVICE`, which a script of upstream's documentation
-//! sends, and bytes as they are follow. No shell looks at either.
+//! This project's is `qrexec-remote 1 SOURCE TARGET SERVICE+ARGUMENT`, five words with single blanks, and frames
+//! follow. The far side also accepts `qrexec-client-vm --source-qube=SOURCE TARGET SERVICE`, which a script of
+//! upstream's documentation sends, and then plain bytes follow. No shell interprets either.
 
 use alloc::format;
 use alloc::string::String;
@@ -27,13 +27,13 @@ pub enum Layout {
 /// A call for the far side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who calls, by the near machine's name.
+    /// The caller, by the near machine's name for it.
     pub source: String,
-    /// Who is called, by the far machine's name.
+    /// The qube that is called, by the far machine's name for it.
     pub target: String,
     /// The service, with `+` and an argument if there is one.
     pub service: String,
-    /// What follows.
+    /// In which form the bytes of the call follow.
     pub layout: Layout,
 }
 
@@ -42,16 +42,16 @@ pub struct Request {
 pub enum Command {
     /// A call.
     Call(Request),
-    /// Nothing now: the session waits for a call the other way.
+    /// Nothing now: the session waits for a call in the other direction.
     Accept,
-    /// Nothing but HELLO and exit code 0: the link works.
+    /// Only HELLO and exit code 0, to show that the link works.
     Check,
     /// HELLO, then one call after the other: each is asked for by a line with its command, and frames follow as in a session of its
     /// own, from HELLO to the exit code.
     Ready,
 }
 
-/// Why a command is not carried out.
+/// Why a command is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
     /// No command, or another program's.
@@ -69,7 +69,7 @@ pub enum BadRequest {
     /// A target that is no name.
     #[error("the target: {0}")]
     Target(BadName),
-    /// A service that is none.
+    /// A service name that is not accepted.
     #[error("the service has a byte that no service has, or is too long")]
     Service,
 }
@@ -99,9 +99,9 @@ impl Request {
     }
 }
 
-/// The command by which a near side sees that a link works.
+/// The command by which a near side checks that a link works.
 pub const CHECK: &str = "qrexec-remote 1 check";
-/// The command by which a near side offers a session for calls the other way.
+/// The command by which a near side offers a session for calls in the other direction.
 pub const ACCEPT: &str = "qrexec-remote 1 accept";
 
 /// The command of a session that is opened before there is a call for it.
@@ -159,7 +159,7 @@ fn check_service(service: &[u8]) -> Result<String, BadRequest> {
     let (Some(first), true) = (service.first(), service.len() <= MAX_SERVICE) else {
         return Err(BadRequest::Service);
     };
-    // A dash in front would be read as an option by whoever passes it on.
+    // A leading dash would be taken for an option by the programs that pass the name on.
     let sound = plain(first) && *first != b'-' && service.iter().all(|byte| plain(byte) || *byte == b'+');
     let text = core::str::from_utf8(service).ok().filter(|_| sound).ok_or(BadRequest::Service)?;
     Ok(String::from(text))

@@ -11,7 +11,7 @@ use super::request::{self, BadRequest, Command, Layout, Request};
 use crate::header::{Header, ty};
 use crate::stream::{Kind, Role};
 
-/// Everything that comes out, data joined by stream, however the input is cut.
+/// Everything that comes out, with the data joined by stream, however the input is cut.
 fn parse(role: Role, input: &[u8], cut: usize) -> (Vec<String>, Vec<u8>, Option<Violation>) {
     let mut parser = Parser::new(role);
     let (mut events, mut data) = (Vec::new(), Vec::new());
@@ -100,7 +100,7 @@ fn a_session_is_asked_for_and_opened() {
     session.handle_bytes(&packet(&[0x8000_0004, 8, 3]));
     session.handle_bytes(&packet(&[0x8000_0004, 9, 255]));
     assert_eq!(session.poll_event(), Ok(Some(Event::Opened)));
-    // Another session's end is nothing to us.
+    // The end of another session changes nothing.
     assert_eq!(session.poll_event(), Ok(Some(Event::Exited(255))));
     assert_eq!(session.poll_event(), Ok(None));
 }
@@ -135,7 +135,7 @@ fn a_request_is_five_words_and_comes_back() {
     assert_eq!(request::parse(request.command().as_bytes()), Ok(Command::Call(request.clone())));
     let plain = Request { layout: Layout::Plain, ..request };
     assert_eq!(request::parse(plain.command().as_bytes()), Ok(Command::Call(plain.clone())));
-    // As a script of upstream's documentation writes it, without the two dashes.
+    // As a script of upstream's documentation writes it, without `--`.
     let script = b"qrexec-client-vm --source-qube=here-work far test.Echo+a+b";
     assert_eq!(request::parse(script), Ok(Command::Call(plain)));
     assert_eq!(request::parse(request::ACCEPT.as_bytes()), Ok(Command::Accept));
@@ -180,12 +180,12 @@ fn a_claimed_name_becomes_one_of_the_link() {
     let sources = Sources::parse("# laptop\nwork here-work\n\n* laptop-  # the others\n").unwrap();
     assert_eq!(sources.local("work").as_deref(), Some("here-work"));
     assert_eq!(sources.local("mail").as_deref(), Some("laptop-mail"));
-    // Too long with its prefix.
+    // Too long once the prefix is added.
     assert_eq!(sources.local("abcdefghijklmnopqrstuvwxyz"), None);
     assert_eq!(Sources::parse("work here-work").unwrap().local("mail"), None);
     let bad = |text| Sources::parse(text).unwrap_err();
     assert_eq!(bad("a b\nc").what, BadLineKind::Words);
-    assert_eq!(bad("a b\na c").to_string(), "line 2: an earlier line says it already");
+    assert_eq!(bad("a b\na c").to_string(), "line 2: an earlier line has the same name");
     assert_eq!(bad("* b\n* c").what, BadLineKind::Again);
     assert_eq!(bad("a dom0").what, BadLineKind::Name(BadName::Dom0));
     let remotes = Remotes::parse("far work\n").unwrap();

@@ -127,7 +127,7 @@ fn a_client_has_one_stream() {
     assert!(!side.is_open(Kind::Stdin));
 }
 
-/// What a side is asked to do; what its rules forbid it must refuse, what they allow must arrive.
+/// What a side is asked to do: what its rules forbid it must refuse, what they allow must arrive.
 #[derive(Debug, Clone, Copy)]
 enum Wish {
     Send(Kind, u32),

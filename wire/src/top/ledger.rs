@@ -1,4 +1,4 @@
-//! The sums: calls that run, and what is known of those that have ended. Bounded, whatever is called.
+//! The sums of all calls that run and have run. Their memory is bounded, whatever is called.
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -8,24 +8,26 @@ use core::time::Duration;
 
 use super::{Last, Moved, Route, Row, fit};
 
-/// Routes that are remembered. Of more, the ones that were used longest ago and do not run are forgotten.
+/// Routes that are remembered. When there are more, routes without running calls are forgotten, the longest unused
+/// first.
 pub const MAX_ROUTES: usize = 256;
 
-/// Who wants to know.
+/// Whose calls the asking program may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Viewer {
-    /// Somebody who may know of everybody's calls.
+    /// Everybody's.
     Everything,
-    /// Somebody who may know of their own.
+    /// Those of this user.
     User(u32),
 }
 
-/// All calls of a machine, by `Id`s that each name one call that runs. Times are those since a moment of the caller's.
+/// All calls of a machine, by `Id`s that each name one running call. Times are durations since a moment that the
+/// caller chooses.
 #[derive(Debug)]
 pub struct Ledger<Id> {
     routes: BTreeMap<Arc<Route>, Account>,
     pub(super) running: BTreeMap<Id, Running>,
-    /// Calls whose route found no place.
+    /// Calls whose route had no room.
     homeless: u64,
 }
 
@@ -38,7 +40,7 @@ struct Account {
     refused: u64,
     moved: Option<Moved>,
     last: Option<(Option<i32>, Duration)>,
-    /// When something happened here.
+    /// When one of its calls last began or ended.
     used: Duration,
 }
 
@@ -63,7 +65,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
         self.running.insert(id, Running { route, since: now });
     }
 
-    /// It was allowed: where it goes, if that is not where it asked to go, and by which rule.
+    /// The call was allowed: where it goes, if not where it asked to go, and by which rule.
     pub fn allowed(&mut self, id: Id, to: &str, rule: Option<&str>) {
         let Some(running) = self.running.get(&id) else { return };
         let Some(account) = self.routes.get_mut(&running.route) else { return };
@@ -71,7 +73,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
         account.rule = rule.map(fit);
     }
 
-    /// It is refused.
+    /// The call was refused.
     pub fn refused(&mut self, now: Duration, id: Id, exit: i32) {
         self.over(now, id, |account| {
             account.refused = account.refused.saturating_add(1);
@@ -79,7 +81,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
         });
     }
 
-    /// It has ended: with this exit code and so many bytes, as far as that is known.
+    /// The call has ended, with this exit code and so many bytes, as far as they are known.
     pub fn ended(&mut self, now: Duration, id: Id, exit: Option<i32>, moved: Option<Moved>) {
         self.over(now, id, |account| {
             account.last = Some((exit, now));
@@ -95,7 +97,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
         then(account);
     }
 
-    /// The account of a route; `None`: there is no place for one more.
+    /// The account of a route; `None`: there is no room for another one.
     fn account(&mut self, now: Duration, route: Route) -> Option<(Arc<Route>, &mut Account)> {
         if !self.routes.contains_key(&route) {
             self.make_room();
@@ -111,7 +113,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
         Some((route, account))
     }
 
-    /// Forgets what was used longest ago, where the last place is taken.
+    /// Forgets the route that was unused longest, if there is no room for another.
     fn make_room(&mut self) {
         if self.routes.len() < MAX_ROUTES {
             return;
@@ -121,7 +123,8 @@ impl<Id: Ord + Copy> Ledger<Id> {
         oldest.iter().for_each(|route| drop(self.routes.remove(route)));
     }
 
-    /// What this viewer may see: the rows, and how many calls have none. `moved` tells what a call that runs has moved so far.
+    /// The rows that this viewer may see, and how many calls have none. `moved` tells how much a running call has
+    /// moved so far.
     #[must_use]
     pub fn rows(
         &self,
@@ -133,7 +136,7 @@ impl<Id: Ord + Copy> Ledger<Id> {
             Viewer::Everything => true,
             Viewer::User(user) => route.user == user,
         };
-        // Of the calls of a route that run: since when there are any, and what they have moved.
+        // For each route with running calls: since when there are any, and how much they have moved.
         let mut live: BTreeMap<&Route, (Duration, Option<Moved>)> = BTreeMap::new();
         for (id, running) in self.running.iter().filter(|(_, running)| sees(&running.route)) {
             let (since, so_far) = live.entry(&running.route).or_insert((running.since, None));

@@ -36,7 +36,7 @@ fn calls_of_one_route_are_one_row() {
     ledger.ended(at(6), 1, Some(7), moved(100, 1000));
     let (rows, _) = ledger.rows(at(8), Viewer::Everything, |id| moved(id, id * 10));
     let row = rows.iter().find(|row| row.route.service == "test.Add").unwrap();
-    // What has ended counts on, beside what still runs.
+    // A call that has ended still counts, together with those that run.
     assert_eq!((row.running, row.begun, row.age, row.moved), (1, 2, Some(6000), moved(102, 1020)));
     assert_eq!(row.last, Some(Last { exit: Some(7), ago: 2000 }));
 }
@@ -81,7 +81,7 @@ fn any_number_of_services_has_so_many_rows() {
     assert_eq!(rows.len(), MAX_ROUTES);
     let has = |name: &str| rows.iter().any(|row| row.route.service == name);
     assert!(has("test.Runs") && has("test.Add+1000") && !has("test.Add+1"));
-    // Where all run, one more has no place, and does no harm.
+    // If all routes have running calls, another one has no room and does no harm.
     for id in 2000..3000 {
         ledger.begins(at(id), id, route(0, &format!("test.Runs+{id}")));
     }
@@ -145,7 +145,7 @@ fn nothing_that_steers_a_terminal_and_nothing_long_is_said_or_taken() {
     assert_eq!(broken("qrexec-top 1", "qrexec-top 2"), Err(BadAnswer::Greeting));
     assert_eq!(Answer::decode(&[b'x'; MAX_ANSWER + 1]), Err(BadAnswer::TooLong));
     assert_eq!(Answer::decode(b"\xff"), Err(BadAnswer::Greeting));
-    // Any beginning of a good one is refused.
+    // An answer that is cut anywhere is refused.
     (0..good.len()).for_each(|len| assert!(Answer::decode(&good.as_bytes()[..len]).is_err(), "{len}"));
 }
 

@@ -1,15 +1,16 @@
-//! What a device says of itself: its class and those of its interfaces, as far as rules ask for it.
+//! The device's own description: its class and those of its interfaces, as far as rules need them.
 //!
-//! Only answers to GET_DESCRIPTOR for a device or a configuration are read, out of the copy that is sent on. A device that
-//! lies about its classes has drivers of these classes and no others, but for drivers that go by vendor and product.
+//! Only answers to GET_DESCRIPTOR for a device or a configuration are read, from the copy that is sent on. A device
+//! that lies about its classes gets the drivers of these classes and no others, except drivers that are chosen by
+//! vendor and product.
 
 use super::rules::{Classes, Rules};
 use super::{Field, Violation};
 
-/// A standard request to a whole device for something that comes in.
+/// The type of a standard request to a whole device whose data come in.
 const FROM_DEVICE: u8 = 0x80;
 const GET_DESCRIPTOR: u8 = 6;
-/// The type bits of a control request, those of a class, and the bits for whom it is.
+/// The type bits of a control request, those of a class, and the bits that name its recipient.
 const REQUEST_TYPE: u8 = 0x60;
 const CLASS: u8 = 0x20;
 const RECIPIENT: u8 = 0x1f;
@@ -21,7 +22,7 @@ const CONFIGURATION: u8 = 2;
 const INTERFACE_DESCRIPTOR: u8 = 4;
 const OTHER_SPEED: u8 = 7;
 
-/// What a device has instead of a class of its own: "see the interfaces", and several functions.
+/// Values in place of a device's own class: "see the interfaces", and several functions.
 const PER_INTERFACE: [u8; 2] = [0, 0xef];
 /// Class and subclass of an interface for firmware.
 const FIRMWARE: (u8, u8) = (0xfe, 1);
@@ -29,14 +30,14 @@ const FIRMWARE: (u8, u8) = (0xfe, 1);
 /// Longest answer: the length in a setup packet has 16 bits.
 pub(super) const MAX_DESCRIPTORS: u32 = 0xffff;
 
-/// Whether a request asks for descriptors that say a class.
+/// Whether a request asks for descriptors that contain a class.
 pub(super) fn are_asked_for(setup: [u8; 8]) -> bool {
     let [kind, request, _, descriptor, ..] = setup;
     (kind, request) == (FROM_DEVICE, GET_DESCRIPTOR)
         && matches!(descriptor, DEVICE | CONFIGURATION | OTHER_SPEED)
 }
 
-/// Which interfaces the device has shown.
+/// Which interfaces the device has described.
 #[derive(Debug, Default)]
 pub(super) struct Interfaces {
     known: Classes,
@@ -44,10 +45,10 @@ pub(super) struct Interfaces {
 }
 
 impl Interfaces {
-    /// Looks at an answer, which may be cut: whoever asks may ask for less than there is.
+    /// Checks an answer, which may be cut: a request may ask for fewer bytes than the device has.
     pub(super) fn see(&mut self, rules: &Rules, mut bytes: &[u8]) -> Result<(), Violation> {
         while let [length, kind, ..] = *bytes {
-            // The kernel takes nothing behind such a one either.
+            // The kernel ignores what follows such a descriptor too.
             if length < 2 {
                 return Ok(());
             }
@@ -66,7 +67,7 @@ impl Interfaces {
         Ok(())
     }
 
-    /// One whose subclass was cut off is not known yet.
+    /// Notes an interface. One whose subclass was cut off stays unknown.
     const fn shown(&mut self, number: u8, class: u8, subclass: Option<u8>) {
         let Some(subclass) = subclass else { return };
         self.known.add(number);
@@ -75,7 +76,7 @@ impl Interfaces {
         }
     }
 
-    /// A control request that rules without firmware allow.
+    /// Whether a control request is allowed by rules without firmware.
     pub(super) fn allow(&self, [kind, _, _, _, number, ..]: [u8; 8]) -> Result<(), Violation> {
         let is_class = kind & REQUEST_TYPE == CLASS && kind & RECIPIENT == INTERFACE;
         if is_class && (self.firmware.contains(number) || !self.known.contains(number)) {
@@ -85,7 +86,7 @@ impl Interfaces {
     }
 }
 
-/// An answer that says a class has no more than a setup packet can ask for.
+/// An answer that contains a class is no longer than a setup packet can ask for.
 pub(super) const fn bound(length: u32) -> Result<(), Violation> {
     if length > MAX_DESCRIPTORS { Err(Violation::Field(Field::BufferLength)) } else { Ok(()) }
 }
@@ -99,7 +100,7 @@ mod tests {
 
     const DEVICE: [u8; 18] = [18, 1, 0, 2, 0, 0, 0, 64, 9, 0x12, 0x34, 0x12, 0, 1, 1, 2, 3, 1];
 
-    /// A configuration with interfaces of these classes and subclasses, an endpoint behind each.
+    /// A configuration with interfaces of these classes and subclasses, each followed by an endpoint.
     fn configuration(interfaces: &[(u8, u8)]) -> Vec<u8> {
         let mut all = Vec::from([9, 2, 0, 0, interfaces.len() as u8, 1, 0, 0x80, 50]);
         for (number, (class, subclass)) in (0..).zip(interfaces) {
@@ -117,7 +118,7 @@ mod tests {
         pass(filter, Side::Import, &header(asked)).unwrap();
         let mut said = returned(answer(90, bytes.len() as u32));
         said.extend(bytes);
-        // Byte by byte, so that nothing is passed on early.
+        // Byte by byte, so that bytes which were passed on too early would be seen.
         let mut out = Vec::new();
         for byte in said {
             out.extend(pass(filter, Side::Export, &[byte])?);
@@ -140,13 +141,13 @@ mod tests {
         assert_eq!(ask(&mut filter(only_storage), 7, &keyboard), Err(Violation::Class));
         assert!(ask(&mut filter(rules("usbip classes=08,03")), 2, &keyboard).is_ok());
         assert!(ask(&mut filter(rules("usbip")), 2, &keyboard).is_ok());
-        // The device's own class counts where it has one.
+        // The device's own class counts if it has one.
         for (class, allowed) in [(0, true), (0xef, true), (8, true), (0xe0, false), (9, false)] {
             let mut device = DEVICE;
             device[4] = class;
             assert_eq!(ask(&mut filter(only_storage), 1, &device).is_ok(), allowed, "{class}");
         }
-        // A string is not one of these descriptors, whatever its bytes look like.
+        // A string descriptor is not checked, whatever its bytes look like.
         assert!(ask(&mut filter(only_storage), 3, &keyboard).is_ok());
     }
 
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(told("usbip no-firmware", &both, 1), Err(Violation::Firmware));
         assert_eq!(told("usbip no-firmware", &storage, 1), Err(Violation::Firmware), "not known");
         assert_eq!(told("usbip", &both, 1), Ok(()));
-        // The device itself may be asked at any time.
+        // Requests to the device itself are allowed at any time.
         let mut early = filter(rules("usbip no-firmware"));
         assert!(pass(&mut early, Side::Import, &control(5, [0xa0, 0, 0, 0, 0, 0, 0, 0])).is_ok());
     }

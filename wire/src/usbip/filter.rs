@@ -29,27 +29,26 @@ pub enum Side {
 /// What is to be done with the stream of one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Send these bytes on, in the place of as many that were taken. Then [`Filter::payload_left`] bytes go on as they
-    /// are.
+    /// Send these bytes on, in place of as many that were taken. Then [`Filter::payload_left`] bytes go on unchanged.
     Send(Vec<u8>),
-    /// The call ends. Nothing more of either side is to be sent on.
+    /// The call ends. Nothing more of either side may be sent on.
     Refused(Violation),
 }
 
-/// What one side's next bytes are.
+/// What the next bytes of one side are.
 #[derive(Debug)]
 enum State {
     Line,
     Header,
-    /// So many bytes of payload are left, then comes the rest of the message.
+    /// So many bytes of payload are left, then the rest of the message.
     Payload(u32, Tail),
     Packets(Tail),
-    /// So many bytes in all are descriptors of the device and the answer's header before them.
+    /// So many bytes in all are the answer's header and the device's descriptors behind it.
     Descriptors(u32),
     Refused,
 }
 
-/// What is known of a message whose packets are still to come; no packets for one that is not isochronous.
+/// A message whose packets have not arrived yet; without packets if it is not isochronous.
 #[derive(Debug)]
 enum Tail {
     Nothing,
@@ -71,7 +70,7 @@ impl Tail {
 #[derive(Debug)]
 struct Stream {
     state: State,
-    /// The part of a line, a header or descriptors that has come.
+    /// The part of a line, a header or descriptors that has arrived.
     partial: Vec<u8>,
     event: Option<Event>,
 }
@@ -108,7 +107,7 @@ impl Filter {
         }
     }
 
-    /// What the export has said about its device.
+    /// The export's line about its device.
     pub const fn line(&self) -> Option<AttachLine> {
         self.line
     }
@@ -118,14 +117,15 @@ impl Filter {
         self.pending.len()
     }
 
-    /// How many bytes to take at most before the next event; 0 while there is payload, an event to fetch, or a refusal.
+    /// How many bytes to take at most before the next event; 0 while there is payload to move, an event to fetch, or a
+    /// refusal.
     pub fn wanted(&self, from: Side) -> usize {
         let stream = self.stream(from);
         if stream.event.is_some() {
             return 0;
         }
         let whole = match &stream.state {
-            // The line's end is not known before it has come.
+            // Where the line ends is known only once it has ended.
             State::Line => return 1,
             State::Header => HEADER_LEN,
             State::Packets(tail) => tail.packets().saturating_mul(PACKET_LEN),
@@ -135,8 +135,8 @@ impl Filter {
         whole.saturating_sub(stream.partial.len())
     }
 
-    /// Takes bytes of one side until something is to be done about them, and says how many it took. Fetch the event
-    /// with [`Filter::poll_event`] after each; nothing is taken before that, nor while payload is to be moved.
+    /// Takes bytes of one side until there is an event, and returns how many it took. Fetch the event with
+    /// [`Filter::poll_event`] after each; nothing is taken before that, nor while payload is to be moved.
     pub fn handle_input(&mut self, from: Side, input: &[u8]) -> usize {
         let mut taken = 0;
         loop {
@@ -154,7 +154,7 @@ impl Filter {
         }
     }
 
-    /// So many bytes of payload were sent on, at most [`Filter::payload_left`].
+    /// To be called when so many bytes of payload were sent on, at most [`Filter::payload_left`].
     pub fn handle_payload(&mut self, from: Side, moved: u32) {
         let stream = self.stream_mut(from);
         if let State::Payload(left, _) = &mut stream.state {
@@ -163,7 +163,7 @@ impl Filter {
         }
     }
 
-    /// Bytes of payload that are to be sent on as they are, once the event before them was.
+    /// Bytes of payload to be sent on unchanged, after the event before them.
     pub fn payload_left(&self, from: Side) -> u32 {
         match &self.stream(from).state {
             State::Payload(left, _) => *left,
@@ -171,10 +171,10 @@ impl Filter {
         }
     }
 
-    /// One side sends no more.
+    /// To be called when one side sends no more.
     ///
     /// # Errors
-    /// [`Violation::Cut`] inside the line or a message. An export that has nothing to give ends without a line.
+    /// [`Violation::Cut`] inside the line or a message. An export without a device ends without a line.
     pub fn handle_end(&self, from: Side) -> Result<(), Violation> {
         let stream = self.stream(from);
         match stream.state {
@@ -184,11 +184,11 @@ impl Filter {
         }
     }
 
-    /// Takes bytes of one side that are in private memory, and appends what is to be sent on of them and of what was taken
-    /// before.
+    /// Takes bytes of one side from private memory, and appends to `out` what is to be sent on of them and of earlier
+    /// ones.
     ///
     /// # Errors
-    /// The call ends. What is in `out` is of messages before the one that broke the rules.
+    /// The call ends. `out` has only bytes of messages before the one that broke the rules.
     pub fn strain(&mut self, from: Side, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), Violation> {
         while !input.is_empty() {
             let payload = input.len().min(self.payload_left(from) as usize);
@@ -199,7 +199,7 @@ impl Filter {
             match self.poll_event(from) {
                 Some(Event::Send(bytes)) => out.extend(bytes),
                 Some(Event::Refused(violation)) => return Err(violation),
-                // A call that has been refused is over.
+                // The call was refused and has ended.
                 None if payload == 0 && taken == 0 => return Ok(()),
                 None => {}
             }
@@ -208,7 +208,7 @@ impl Filter {
         Ok(())
     }
 
-    /// What is to be done about the bytes that were taken.
+    /// What to do about the bytes that were taken.
     pub fn poll_event(&mut self, from: Side) -> Option<Event> {
         self.stream_mut(from).event.take()
     }
@@ -227,7 +227,7 @@ impl Filter {
         }
     }
 
-    /// Both sides are over; the one that broke the rules says why.
+    /// Ends both sides; the refusal is reported for the one that broke the rules.
     fn refuse(&mut self, from: Side, violation: Violation) {
         for side in [Side::Import, Side::Export] {
             *self.stream_mut(side) = Stream::new(State::Refused);
@@ -235,7 +235,7 @@ impl Filter {
         self.stream_mut(from).event = Some(Event::Refused(violation));
     }
 
-    /// Looks at what has come, if it is whole.
+    /// Checks what has arrived, if it is complete.
     fn look(&mut self, from: Side) -> Result<(), Violation> {
         if matches!(self.stream(from).state, State::Line) {
             return self.on_line();
@@ -270,7 +270,7 @@ impl Filter {
             return if stream.partial.len() < LINE_MAX { Ok(()) } else { Err(Violation::Line) };
         };
         let line = AttachLine::parse(text).ok_or(Violation::Line)?;
-        // Whatever else was on it, leading zeros included, is not passed on but refused.
+        // A line with anything else in it, such as leading zeros, is refused and not passed on.
         if line.text().as_bytes() != stream.partial {
             return Err(Violation::Line);
         }
@@ -314,7 +314,7 @@ impl Filter {
         Ok(())
     }
 
-    /// A control request, by its setup packet.
+    /// Checks a control request by its setup packet.
     fn control(&mut self, setup: [u8; 8]) -> Result<(), Violation> {
         let [kind, request, low, high, ..] = setup;
         if kind & REQUEST_TYPE == VENDOR && !self.rules.vendor_requests {
@@ -330,7 +330,7 @@ impl Filter {
         if self.rules.firmware { Ok(()) } else { self.interfaces.allow(setup) }
     }
 
-    /// Whether an answer is to be read as descriptors.
+    /// Whether an answer is to be read as descriptors with a class.
     fn says_a_class(&self, direction: Direction, setup: [u8; 8]) -> bool {
         self.rules.reads_descriptors() && direction == Direction::In && descriptors::are_asked_for(setup)
     }
@@ -349,7 +349,7 @@ impl Filter {
                 if payload > 0
                     && request.setup.is_some_and(|setup| self.says_a_class(request.direction, setup))
                 {
-                    // Nothing of it is sent on before all of it was looked at.
+                    // Nothing of it is sent on before all of it was checked.
                     self.export.partial = Answer::Submitted(answer).to_bytes().to_vec();
                     self.export.state = State::Descriptors(payload.saturating_add(HEADER_LEN as u32));
                     return Ok(());
@@ -389,7 +389,7 @@ impl Filter {
             sum = sum.saturating_add(packet.actual);
             sent.extend(packet.to_bytes());
         }
-        // What came in lies packed behind the header: the packets say how it is to be spread.
+        // Data that came in lie packed behind the header: the packets say where each belongs in the buffer.
         if request.direction == Direction::In && sum != answer.length {
             return Err(Violation::Field(Field::PacketActualLength));
         }
@@ -398,7 +398,7 @@ impl Filter {
     }
 }
 
-/// Where no payload is left, the packets follow, or the next header.
+/// If no payload is left, the packets come next, or the next header.
 fn settle(stream: &mut Stream) {
     if let State::Payload(0, tail) = &mut stream.state {
         let tail = mem::replace(tail, Tail::Nothing);

@@ -1,4 +1,4 @@
-//! The 48 bytes before everything.
+//! The 48 bytes before every message.
 
 use zerocopy::byteorder::big_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -11,7 +11,7 @@ pub const HEADER_LEN: usize = 48;
 pub const MAX_LENGTH: u32 = 16 << 20;
 /// Most isochronous packets of a request.
 pub const MAX_PACKETS: u32 = 1024;
-/// What some programs write for "not isochronous" where Linux writes 0.
+/// Some programs write this for "not isochronous", where Linux writes 0.
 const NO_PACKETS: u32 = u32::MAX;
 /// Errnos are below this.
 const ERRNO_MAX: i32 = 4096;
@@ -115,7 +115,7 @@ pub enum Answer {
 }
 
 impl Command {
-    /// Understands a header from the import.
+    /// Reads a header from the import.
     ///
     /// # Errors
     /// The first field that is wrong.
@@ -146,7 +146,8 @@ impl Command {
                     start_frame: c,
                     packets,
                     interval: e,
-                    // Linux sends what a driver's control request before has left in the same urb: usb-storage does.
+                    // On other endpoints Linux sends what is left there of the driver's last control request, as
+                    // usb-storage does.
                     setup: if endpoint == 0 { raw.setup } else { [0; 8] },
                 }))
             }
@@ -161,7 +162,7 @@ impl Command {
         }
     }
 
-    /// The header.
+    /// The bytes of the header.
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         match self {
             Self::Submit(submit) => zerocopy::transmute!(Raw {
@@ -182,8 +183,8 @@ impl Command {
 }
 
 impl Answer {
-    /// Understands a header from the export. Devices that are programs repeat the device, the direction and the
-    /// endpoint where Linux leaves zeros; those fields mean nothing and are not looked at.
+    /// Reads a header from the export. Devices that are programs repeat the device, the direction and the endpoint
+    /// where Linux leaves zeros; these fields have no meaning and are not checked.
     ///
     /// # Errors
     /// The first field that is wrong.
@@ -205,7 +206,7 @@ impl Answer {
         }
     }
 
-    /// The header, with zeros where nothing is said.
+    /// The bytes of the header, with zeros in fields without a meaning.
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let raw = match self {
             Self::Submitted(answer) => {
@@ -250,7 +251,7 @@ fn packets(word: u32) -> Result<u32, Violation> {
     }
 }
 
-/// A positive status is success with nothing to Linux, and to no device.
+/// Linux takes a positive status for success without a result; no device sends one.
 pub(super) fn status(word: u32, field: Field) -> Result<i32, Violation> {
     let status = word.cast_signed();
     if (-ERRNO_MAX < status) && status <= 0 { Ok(status) } else { Err(Violation::Field(field)) }

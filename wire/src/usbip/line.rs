@@ -1,4 +1,4 @@
-//! The line that says what the device is.
+//! The line that describes the device.
 
 use alloc::format;
 use alloc::string::String;
@@ -61,13 +61,13 @@ impl Speed {
         }
     }
 
-    /// Whether `vhci_hcd` has it on its SuperSpeed hub.
+    /// Whether the device belongs on the SuperSpeed hub of `vhci_hcd`.
     pub const fn is_super(self) -> bool {
         matches!(self, Self::Super | Self::SuperPlus | Self::SuperPlusBy2)
     }
 }
 
-/// What the export says before its kernel takes over.
+/// What the export sends before its kernel's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttachLine {
     /// Number of the bus in the upper half, of the device in the lower.
@@ -77,8 +77,8 @@ pub struct AttachLine {
 }
 
 impl AttachLine {
-    /// Reads the line without its newline. A third word is for programs to come: upstream's import passes it over, and
-    /// so does this; a [`Filter`](super::Filter) does not let it through.
+    /// Reads the line without its newline. A third word is left for later versions: upstream's import ignores it, and
+    /// so does this; a [`Filter`](super::Filter) refuses it.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
         let (devid, speed) = (words.next()?, words.next()?);

@@ -32,8 +32,8 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A descriptor of a request, which lies behind `end`, the end of the packet before it, and within the buffer. What
-    /// it says of its outcome is left from an earlier request and counts for nothing.
+    /// Reads a descriptor of a request. It must lie behind `end`, the end of the packet before it, and within the
+    /// buffer. Its outcome is left from an earlier request and is ignored.
     ///
     /// # Errors
     /// The field that is wrong.
@@ -49,8 +49,8 @@ impl Packet {
         Ok(Self { offset, length, actual: 0, status: 0 })
     }
 
-    /// The descriptor of the answer to a packet that was asked for. It lies where it was asked to lie, whatever the
-    /// answer says.
+    /// Reads the descriptor of the answer to the packet `asked`. Its place in the buffer is the one in the request,
+    /// whatever the answer says.
     ///
     /// # Errors
     /// The field that is wrong.

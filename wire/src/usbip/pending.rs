@@ -21,11 +21,11 @@ pub(super) struct Request {
     pub(super) direction: Direction,
     pub(super) length: u32,
     pub(super) packets: Vec<Packet>,
-    /// Of an endpoint 0.
+    /// The setup packet of a request to endpoint 0.
     pub(super) setup: Option<[u8; 8]>,
 }
 
-/// All of them, within the bounds of the rules.
+/// All commands without an answer, within the limits of the rules.
 #[derive(Debug)]
 pub(super) struct Pending {
     rules: Rules,
@@ -39,7 +39,7 @@ impl Pending {
         Self { rules, commands: SmallMap::new(), buffers: 0, packets: 0 }
     }
 
-    /// Whether a request fits, before its data and packets have come.
+    /// Whether a request is within the limits, before its data and packets have arrived.
     pub(super) fn admit(&self, submit: &Submit) -> Result<(), Violation> {
         let packets = self.packets.saturating_add(submit.packets as usize);
         let buffers = self.buffers.saturating_add(u64::from(submit.length));
@@ -59,7 +59,7 @@ impl Pending {
         }
     }
 
-    /// A request that was admitted is complete.
+    /// Adds an admitted request that has arrived completely.
     pub(super) fn add(&mut self, submit: &Submit, packets: Vec<Packet>) {
         self.buffers = self.buffers.saturating_add(u64::from(submit.length));
         self.packets = self.packets.saturating_add(packets.len());
@@ -74,7 +74,7 @@ impl Pending {
         Ok(())
     }
 
-    /// The request that is answered now.
+    /// Removes the request that is answered now.
     pub(super) fn take_request(&mut self, seqnum: u32) -> Result<Request, Violation> {
         match self.commands.remove(&seqnum) {
             Some(Asked::Request(request)) => {
@@ -85,8 +85,8 @@ impl Pending {
         }
     }
 
-    /// The cancellation that is answered now. Its target is over with it, whatever the answer says: it was caught, or
-    /// its own answer went first.
+    /// Removes the cancellation that is answered now, and its target, whatever the answer says: the target was
+    /// cancelled, or its own answer came first.
     pub(super) fn take_cancel(&mut self, seqnum: u32) -> Result<(), Violation> {
         let Some(Asked::Cancel(target)) = self.commands.remove(&seqnum) else {
             return Err(Violation::Unasked);

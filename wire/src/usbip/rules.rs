@@ -1,4 +1,4 @@
-//! What an administrator may say about a device's traffic.
+//! Which rules an administrator may set for a device's traffic.
 
 use alloc::string::String;
 
@@ -17,15 +17,15 @@ pub struct Rules {
     pub vendor_requests: bool,
     /// SET_CONFIGURATION to another configuration than the first that was set.
     pub other_configurations: bool,
-    /// Requests to interfaces for firmware updates (DFU). If they are not allowed, neither are a class's requests to an
-    /// interface that no descriptor has shown.
+    /// Requests to interfaces for firmware updates (DFU). If they are not allowed, neither are class requests to an
+    /// interface that no descriptor has described.
     pub firmware: bool,
     /// The only classes that the device and its interfaces may have.
     pub classes: Option<Classes>,
 }
 
 impl Default for Rules {
-    /// Everything that a device may do, within bounds far above what drivers of Linux were seen to need: 301 requests
+    /// Everything that a device may do, within limits far above what drivers of Linux were seen to need: 301 requests
     /// in flight, 1 MiB each.
     fn default() -> Self {
         Self {
@@ -41,8 +41,8 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Rules in words: `usbip`, then any of `no-vendor-requests`, `one-configuration`, `no-firmware` and
-    /// `classes=08,0e` with blanks between. `None` if a word is not known or is there twice.
+    /// Reads rules from words: `usbip`, then any of `no-vendor-requests`, `one-configuration`, `no-firmware` and
+    /// `classes=08,0e` with blanks between. `None` if a word is unknown or comes twice.
     pub fn from_words(text: &str) -> Option<Self> {
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         words.next().filter(|first| *first == "usbip")?;
@@ -61,7 +61,7 @@ impl Rules {
         Some(rules)
     }
 
-    /// The words, for all but the bounds.
+    /// The words for these rules, without the limits.
     pub fn words(&self) -> String {
         let off = [
             (self.vendor_requests, " no-vendor-requests"),
@@ -77,7 +77,7 @@ impl Rules {
         text
     }
 
-    /// Whether descriptors are looked at.
+    /// Whether descriptors are checked.
     pub(super) const fn reads_descriptors(&self) -> bool {
         !self.firmware || self.classes.is_some()
     }
@@ -91,7 +91,7 @@ impl Rules {
     }
 }
 
-/// A set of numbers of a byte: classes, or interfaces.
+/// A set of bytes: classes, or numbers of interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Classes([u64; 4]);
 

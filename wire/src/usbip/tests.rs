@@ -31,7 +31,7 @@ pub(super) fn control(seqnum: u32, setup: [u8; 8]) -> Vec<u8> {
     header(Submit { endpoint: 0, setup, ..submit(seqnum, Direction::Out, 0) })
 }
 
-/// A filter behind its line.
+/// A filter whose line was passed on.
 pub(super) fn filter(rules: Rules) -> Filter {
     let mut filter = Filter::new(rules);
     let line = AttachLine { devid: DEVID, speed: Speed::High }.text();
@@ -39,7 +39,7 @@ pub(super) fn filter(rules: Rules) -> Filter {
     filter
 }
 
-/// Gives all of it to the filter, and what it lets through, or why it does not.
+/// Gives all of `input` to the filter. Returns what it lets through, or why it refuses.
 pub(super) fn pass(filter: &mut Filter, from: Side, input: &[u8]) -> Result<Vec<u8>, Violation> {
     let mut out = Vec::new();
     filter.strain(from, input, &mut out).map(|()| out)
@@ -108,7 +108,7 @@ fn a_request_and_its_answer_pass_as_they_are() {
     assert_eq!((filter.pending(), filter.handle_end(Side::Import)), (0, Ok(())));
 }
 
-/// PyPI's usbip 0.7.0 and the crate usbip 0.9.0 repeat devid, direction and endpoint; some say -1 for "no packets".
+/// PyPI's usbip 0.7.0 and the crate usbip 0.9.0 repeat devid, direction and endpoint; some write -1 for "no packets".
 #[test]
 fn what_devices_repeat_is_zero_behind_the_filter() {
     let mut filter = filter(Rules::default());
@@ -165,7 +165,7 @@ fn packets_lie_where_they_were_asked_to_lie() {
     let mut filter = filter(Rules::default());
     let (mut command, mut back) = isochronous(Direction::In);
     let good = back.clone();
-    // What is left of an earlier outcome in a request, and another place and length in an answer.
+    // The remains of an earlier outcome in a request, and another place and length in an answer.
     let first = command.len() - 4 * PACKET_LEN;
     command[first + 8..first + 16].fill(0x11);
     let second = back.len() - 3 * PACKET_LEN;
@@ -182,7 +182,7 @@ fn each_wrong_field_of_a_command_is_named() {
         let mut bytes = header(submit(1, Direction::In, 8));
         bytes[at..at + 4].copy_from_slice(&word.to_be_bytes());
         assert_eq!(pass(&mut filter, Side::Import, &bytes), Err(Violation::Field(field)), "{at}");
-        // Nothing of either side passes any more.
+        // Nothing of either side passes from now on.
         assert_eq!((filter.wanted(Side::Import), filter.wanted(Side::Export)), (0, 0));
     };
     wrong(0, 3, Field::Command);
@@ -246,7 +246,7 @@ fn a_cancelled_request_is_answered_once() {
     assert_eq!(filter.pending(), 2);
     pass(&mut filter, Side::Export, &unlinked(2, -104)).unwrap();
     assert_eq!(filter.pending(), 0);
-    // One that was answered before its cancellation came is no longer there to be cancelled.
+    // A request that was answered before its cancellation came can no longer be cancelled.
     pass(&mut filter, Side::Import, &unlink(3, 1)).unwrap();
     pass(&mut filter, Side::Export, &unlinked(3, 0)).unwrap();
     assert_eq!(pass(&mut filter, Side::Export, &returned(answer(1, 0))), Err(Violation::Unasked));
@@ -272,7 +272,7 @@ fn what_is_pending_is_bounded() {
     let mut again = filter(few);
     assert_eq!(ask(&mut again, submit(1, Direction::In, 1)), Ok(()));
     assert_eq!(ask(&mut again, submit(1, Direction::In, 1)), Err(Violation::Reused));
-    // What was answered makes room.
+    // An answer makes room for another request.
     let mut free = filter(few);
     for seqnum in 1..20 {
         assert_eq!(ask(&mut free, submit(seqnum, Direction::In, 100)), Ok(()));
@@ -328,7 +328,7 @@ fn a_violation_names_a_field_and_no_bytes() {
 }
 
 proptest! {
-    /// In which pieces a stream comes makes no difference, and only whole messages are told from cut ones.
+    /// The pieces in which a stream comes make no difference, and complete messages are told from cut ones.
     #[test]
     fn pieces_do_not_matter(cuts in proptest::collection::vec(1usize..40, 1..60), export in any::<bool>()) {
         let (command, back) = isochronous(if export { Direction::In } else { Direction::Out });
@@ -351,7 +351,7 @@ proptest! {
         prop_assert_eq!(out, pass(&mut whole, side, &bytes).unwrap());
     }
 
-    /// Every header that is understood is written as it was, but for what means nothing.
+    /// Every header that is understood is written as it was, except for fields without a meaning.
     #[test]
     fn headers_are_said_again(bytes in any::<[u8; HEADER_LEN]>(), command in 1u8..=4) {
         let mut bytes = bytes;
