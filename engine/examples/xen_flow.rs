@@ -17,11 +17,11 @@ use engine::pump::{self, Call, Cost, Ending, Outcome};
 use ring::{Blocking, Channel, Sizes, Transport};
 use wire::stream::Role;
 
-/// Nothing takes longer here; what does was lost.
+/// Nothing here takes longer; what does has been lost.
 const LOST: Duration = Duration::from_secs(60);
-/// The ring of the direction in which nothing but the exit code flows.
+/// The ring of the other direction, in which only the exit code flows.
 const BACK: usize = 4096;
-/// What one `write` or `read` is given: as much as `tests/xen/peer.c` gives libxenvchan's.
+/// How much one `write` or `read` is given: as much as `tests/xen/peer.c` gives libxenvchan's.
 const PIECE: usize = 64 << 10;
 
 type Failure = Box<dyn std::error::Error>;

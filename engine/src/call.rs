@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
-//! The three steps of one call, the same for every process that has one: [`prepare`] opens everything that the call will
-//! ever need, [`Prepared::confine`] takes from the process what it does not need any more, [`Confined::run`] moves the bytes.
+//! The three steps of one call, the same for every process of a call: [`prepare`] opens everything that the call will
+//! ever need, [`Prepared::confine`] gives up everything else that the process may do, [`Confined::run`] moves the
+//! bytes.
 //!
-//! Services and local programs are started before: what is confined can start nothing, and what it has started is not
-//! confined. How the call ended is an [`Outcome`], and [`Outcome::exit`] makes the exit code of it.
+//! Services and local programs are started before: a confined process can start nothing, and what it has started is
+//! not confined. [`Outcome`] is how the call ended, and [`Outcome::exit`] derives the exit code from it.
 
 use std::io;
 
@@ -13,10 +14,10 @@ use wire::version::Version;
 use crate::confine::{Confinement, Needs};
 use crate::pump::{self, Call, Failure, NoStreams, Outcome};
 
-/// A call that has opened everything.
+/// A call that has opened everything it needs.
 pub struct Prepared(pump::Ready);
 
-/// A call whose process can do nothing else any more.
+/// A call whose process is confined.
 pub struct Confined(pump::Ready);
 
 /// Opens everything that the call will need.
@@ -28,10 +29,10 @@ pub fn prepare(channel: Channel, call: Call) -> Result<Prepared, Failure> {
 }
 
 impl Prepared {
-    /// Confines this process, which has one thread and no other duty, for good.
+    /// Confines this process for good. It must have one thread and no other duty.
     ///
     /// # Errors
-    /// It is not: nothing of the other side's must be read then.
+    /// It could not be confined: then nothing from the other side may be read.
     pub fn confine(mut self, confinement: Confinement) -> Result<Confined, Failure> {
         if confinement == Confinement::On {
             let needs = self.0.settle().map_err(io::Error::other);
@@ -49,17 +50,17 @@ impl Confined {
     }
 }
 
-/// All three steps.
+/// Both remaining steps, after [`prepare`].
 #[must_use]
 pub fn run(channel: Channel, call: Call, confinement: Confinement) -> Outcome {
     let confined = prepare(channel, call).and_then(|prepared| prepared.confine(confinement));
     confined.map_or_else(Outcome::from, Confined::run)
 }
 
-/// The end of a service side that has no streams, confined in the same way: see [`pump::report`].
+/// Ends a service side that has no streams, confined in the same way: see [`pump::report`].
 ///
 /// # Errors
-/// The link was lost before the caller could have heard the code, or the process could not be confined.
+/// The link was lost before the caller could have received the code, or the process could not be confined.
 pub fn report(
     mut channel: Channel,
     version: Version,

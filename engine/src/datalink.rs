@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! Opening the data link of one call: meet, then HELLO both ways.
+//! Opens the data link of one call: both sides meet, then each sends HELLO.
 //!
-//! Neither side waits for the other's HELLO before it sends its own: the version that holds is the
-//! lower one, whoever was first.
+//! Neither side waits for the other's HELLO before it sends its own: the lower of the two versions is used, whichever
+//! came first.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -25,16 +25,17 @@ pub const WAIT_DOM0_SERVICE: Duration = Duration::from_secs(5);
 /// How long a HELLO may take once the link is there.
 pub const WAIT_HELLO: Duration = Duration::from_secs(10);
 
-/// How long a server is looked for again after one that closed before its HELLO. It may be that of an earlier call, on
-/// its way out, on a port that the daemon has given out anew: upstream's daemon does so at once.
+/// If a server closes before its HELLO, another one is looked for this long. The first may have belonged to an earlier
+/// call that is ending, on a port that the daemon has given to a new call: upstream's daemon does so at once.
 const ANOTHER: Duration = Duration::from_secs(10);
-/// The same between processes of one machine: only ours meet there, and our daemon gives no port out anew while its last
-/// caller may still listen. So it is this call's own server that is gone; in doubt the next one comes at once.
+/// The same between processes of one machine. Only programs of this project meet there, and this project's daemon
+/// reuses no port while its last caller may still listen. So the server that is gone was most likely this call's own;
+/// if not, the next one comes at once.
 const SURELY: Duration = Duration::from_millis(500);
-/// How long to wait before that: nothing tells when the new server is there.
+/// Time until the next attempt to meet: no event tells that another server has come.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a client may still come after the promise that it will was taken back.
+/// How long a client may still come after a [`Promise`] was broken.
 const LAST_CALL: Duration = Duration::from_millis(700);
 
 /// Why there is no data link.
@@ -43,16 +44,16 @@ pub enum Error {
     /// Meeting failed, or nobody came.
     #[error(transparent)]
     Ring(#[from] ring::Error),
-    /// The peer's HELLO is not one we can live with.
+    /// The peer's HELLO is not acceptable.
     #[error(transparent)]
     Peer(#[from] PeerError),
     /// The peer left before its HELLO was complete.
     #[error("the peer closed the data link before its HELLO")]
     Closed,
-    /// The peer is there and says nothing.
+    /// The peer is there and has sent no HELLO.
     #[error("the peer sent no HELLO within {0:?}")]
     Silent(Duration),
-    /// The daemon does not expect the call any more.
+    /// The daemon no longer expects the call.
     #[error("the call can't come: it is over, or its qube's agent is gone")]
     Withdrawn,
     /// Waiting itself failed.
@@ -60,7 +61,7 @@ pub enum Error {
     Wait(#[from] rustix::io::Errno),
 }
 
-/// Serves the data link on `port` for the domain `peer`, with rings of at least `min` bytes.
+/// Opens the data link on `port` as its server, for the domain `peer`, with rings of at least `min` bytes.
 pub fn serve(
     transport: &Transport,
     peer: u32,
@@ -71,7 +72,7 @@ pub fn serve(
     serve_with(transport, peer, port, transport.rings(min)?, limit)
 }
 
-/// The same, with rings that were made before it was known who would come.
+/// As [`serve`], with rings that were prepared before it was known who would come.
 pub fn serve_with(
     transport: &Transport,
     peer: u32,
@@ -82,22 +83,22 @@ pub fn serve_with(
     let mut listener = transport.listen_with(peer, port, rings)?;
     step::reached("data link: listening");
     let link = greet(listener.wait_for_client(limit)?);
-    // Only now: taking back what led the client here may take longer than it waits for a HELLO.
+    // Only now: removing the listener's name may take longer than the client waits for a HELLO.
     drop(listener);
     link
 }
 
-/// A connection to somebody who knows when the call can't come any more.
+/// A connection to a process that knows when the call cannot come any more.
 #[derive(Debug, Clone, Copy)]
 pub enum Promise<'a> {
-    /// They close it then.
+    /// It closes the connection then.
     Open(BorrowedFd<'a>),
-    /// They say something then. That they close it means nothing.
+    /// It sends something then. If it closes the connection, that means nothing.
     Silent(BorrowedFd<'a>),
 }
 
 impl Promise<'_> {
-    /// What else comes on that connection is not ours to read, and must not keep us awake.
+    /// Other data on that connection are for another reader, and must not wake this one again and again.
     fn poll(&self) -> PollFd<'_> {
         match self {
             Self::Open(fd) => PollFd::from_borrowed_fd(*fd, PollFlags::RDHUP),
@@ -105,7 +106,7 @@ impl Promise<'_> {
         }
     }
 
-    /// Something happened on the connection: whether that was what breaks the promise.
+    /// Something happened on the connection: whether it breaks the promise.
     fn is_broken(&self) -> bool {
         match self {
             Self::Open(_) => true,
@@ -117,8 +118,8 @@ impl Promise<'_> {
     }
 }
 
-/// The same for whoever holds such a promise. That it is broken may also mean that the call is over already, and its last
-/// words are in rings which nobody has looked at: so the client is waited for a little longer.
+/// As [`serve_with`], with a promise that the client will come. A broken promise may also mean that the call is over
+/// already, with its last bytes in rings that nobody has read: so the client is waited for a little longer.
 pub fn serve_while(
     transport: &Transport,
     peer: u32,
@@ -153,7 +154,7 @@ pub fn serve_while(
     }
 }
 
-/// Sleeps until a client may be there. `true`: the promise is to be looked at.
+/// Sleeps until a client may be there. `true`: something happened on the promise's connection.
 fn wait_for_either(
     listener: &Listener,
     promise: Option<Promise<'_>>,
@@ -181,15 +182,15 @@ pub fn connect(
     found.greet(limit.saturating_sub(begun.elapsed()))
 }
 
-/// The server of a data link that is there, but has not said HELLO yet, nor perhaps shared its rings: time for what
-/// takes time, while it does.
+/// A server of a data link that was found. It has not sent HELLO yet, nor perhaps shared its rings: the caller can use
+/// the time until it does.
 pub struct Found<'a> {
     transport: &'a Transport,
     place: (u32, u32),
     met: Met,
 }
 
-/// How long another server is waited for if the one that was there is gone.
+/// How long another server is waited for if the one that was found is gone.
 #[must_use]
 pub fn next_within(transport: &Transport) -> Duration {
     match transport.kind() {
@@ -202,7 +203,7 @@ pub fn next_within(transport: &Transport) -> Duration {
 enum Met {
     There(Connector),
     Done(Channel),
-    /// It was the wrong one; look for another.
+    /// The server was not the right one: look for another.
     No,
 }
 
@@ -216,17 +217,17 @@ impl<'a> Found<'a> {
         Ok(Self { transport, place: (server, port), met })
     }
 
-    /// Takes the channel and exchanges HELLOs, with the next server if the one that was found closes before its own. That
-    /// may take as long as `limit`, however long the look for the first one took.
+    /// Takes the channel and exchanges HELLOs; if the server that was found closes before its own, with the next one.
+    /// That may take as long as `limit`, however long [`Found::look`] took.
     pub fn greet(mut self, limit: Duration) -> Result<(Channel, Version), Error> {
         let end = Instant::now() + limit;
-        // Set once a server has closed early.
+        // Set once a server has closed before its HELLO.
         let mut until: Option<Instant> = None;
         loop {
             let until_then = until.unwrap_or(end);
             let left = until_then.saturating_duration_since(Instant::now());
             match self.meet(left) {
-                // What there was says more than that nothing came after it.
+                // That a server closed tells more than that no other one came.
                 Err(_) if until.is_some() => return Err(Error::Closed),
                 met => match greet(met?) {
                     Err(Error::Closed | Error::Ring(ring::Error::Closed))
@@ -235,6 +236,7 @@ impl<'a> Found<'a> {
                 },
             }
             until.get_or_insert_with(|| end.min(Instant::now() + next_within(self.transport)));
+            // No event tells when the next server listens, and one that closes at once must not make this a busy loop.
             std::thread::sleep(PAUSE);
         }
     }
@@ -248,12 +250,12 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Exchanges HELLOs on a fresh channel.
+/// Exchanges HELLOs on a new channel.
 pub fn greet(channel: Channel) -> Result<(Channel, Version), Error> {
     greet_as(channel, Version::OURS, WAIT_HELLO)
 }
 
-/// The same as a program of this version, that waits this long.
+/// As [`greet`], as a program of version `ours` that waits for `limit`.
 pub fn greet_as(mut channel: Channel, ours: Version, limit: Duration) -> Result<(Channel, Version), Error> {
     step::reached("data link: met");
     let mut handshake = Handshake::new(ours);

@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
-//! The data link of a call for work that is done in the call's own process: a service that is built in, or a command that
-//! makes its call itself. No program, no pipe: bytes are copied between the ring and this process's memory, once.
+//! The data link of a call whose work is done in the call's own process: a built-in service, or a command that makes
+//! its call itself. There is no program and no pipe: bytes are copied once, between the ring and this process's
+//! memory.
 //!
-//! One thread, and whoever finds nothing or no room waits, by the same rules as the pump: look a few times, ask to be
-//! woken, sleep.
+//! There is one thread. If it finds no data or no room it waits by the same rules as the pump: look a few times, ask
+//! to be woken, sleep.
 
 mod client;
 mod service;
@@ -24,10 +25,10 @@ use crate::pump::Lost;
 pub use client::DirectClient;
 pub use service::DirectService;
 
-/// Error output that is taken at once.
+/// How much error output is taken at once.
 const LINE: usize = 4096;
 
-/// What the bytes are that come next.
+/// What the next bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
     /// A header.
@@ -38,12 +39,12 @@ enum Head {
     Skip(usize),
 }
 
-/// What looking at the link gave.
+/// The result of looking at the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     /// So many bytes of the main stream are there, at least one.
     Main(usize),
-    /// Nothing to be done, beyond these bytes that are too few to mean something.
+    /// Nothing can be done yet; so many bytes are there, too few to be a header.
     Nothing(usize),
 }
 
@@ -56,7 +57,7 @@ struct Direct {
     incoming: Incoming,
     outgoing: Outgoing,
     head: Head,
-    /// Error output that has come and nobody has fetched: one line's worth.
+    /// Error output that has arrived and was not fetched: at most [`LINE`] bytes.
     errors: Vec<u8>,
     spin: Spin,
     bytes_in: u64,
@@ -84,7 +85,7 @@ impl Direct {
         }
     }
 
-    /// Confines this process to the link, and to what it does with files below these places.
+    /// Confines this process to the link, and to certain actions on files below these places.
     fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
         if how == Confinement::Off {
             return Ok(());
@@ -95,8 +96,8 @@ impl Direct {
         how.close_around(Needs { watches, ioctls, unknown, files, ..Needs::default() }, places)
     }
 
-    /// Goes through headers and what is not the main stream, as far as it has come. Stops at error output, which is to be
-    /// fetched first.
+    /// Processes headers, and everything but the main stream, as far as it has arrived. Stops at error output, which
+    /// is to be fetched first.
     fn look(&mut self) -> Result<Seen, Lost> {
         loop {
             let ready = self.channel.readable()?;
@@ -146,19 +147,19 @@ impl Direct {
         self.head = if len > have { Head::Skip(len.saturating_sub(have)) } else { Head::None };
     }
 
-    /// Done with `now` bytes of `left`.
+    /// Notes that `now` of the `left` bytes were used.
     fn step(&mut self, now: usize, left: usize, rest: fn(usize) -> Head) {
         self.channel.release(now);
         let left = left.saturating_sub(now);
         self.head = if left == 0 { Head::None } else { rest(left) };
     }
 
-    /// Whether no more can come of the main stream.
+    /// Whether the main stream has ended, with nothing left to read.
     fn has_ended(&self) -> bool {
         self.head == Head::None && !self.incoming.is_open(self.role.receives())
     }
 
-    /// Takes what has come of the main stream, without waiting.
+    /// Takes bytes of the main stream that have arrived, without waiting.
     fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Lost> {
         let mut taken = 0;
         while let (Some(room), Seen::Main(ready)) =
@@ -181,13 +182,13 @@ impl Direct {
         Ok(taken)
     }
 
-    /// Room below this is not worth a header, nor being woken for.
+    /// Less room than this is not worth a header, nor being woken for.
     fn useful_room(&mut self, wanted: usize) -> usize {
         (self.channel.tx().size() / 4).min(16 << 10).min(wanted.saturating_add(HEADER_LEN))
     }
 
-    /// Gives the ring what it has room for, without waiting; tells the other side of it where that is a good part of the
-    /// ring, or all.
+    /// Puts as many bytes into the ring as it has room for, without waiting. The other side is told when they are a
+    /// good part of the ring, or all.
     fn give(&mut self, kind: Kind, bytes: &[u8]) -> Result<usize, Lost> {
         let useful = self.useful_room(bytes.len());
         let mut room = self.channel.writable()?;

@@ -2,8 +2,8 @@
 //! configuration says, in which environment and as whom it runs.
 //!
 //! Both sides use it: the agent for the calls that its daemon allows, dom0 for the services that
-//! VMs call there. The order is always the same: [`Services::config`] (it may postpone the call),
-//! [`Services::prepare`] (lookup only, nothing runs), [`Services::start`] or
+//! Both sides use it: the agent for the calls that its daemon allows, and dom0 for the services that VMs call there.
+//! The order is always the same: [`Services::config`] (which may postpone the call),
 //! [`Services::start_detached`].
 //!
 //! Starting costs one `posix_spawn(3)` and no shell as long as the service runs as our own user.
@@ -51,18 +51,18 @@ pub const EXIT_NOT_FOUND: i32 = 127;
 /// Why a command or service could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// No file in any folder.
+    /// There is no such file in any folder.
     #[error("there is no service {0}")]
     NotFound(ServiceName),
     /// No file can have this name.
     #[error("a service name of {0} bytes, without its argument: at most {MAX_FILE_NAME} are possible")]
     NameTooLong(usize),
-    /// Something in the way of the search.
+    /// A file or folder that cannot be examined.
     #[error("{}: {source}", path.display())]
     Unreadable {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
     /// A configuration file that cannot be used.
@@ -81,15 +81,15 @@ pub enum ExecError {
         /// What is wrong with it.
         source: TcpError,
     },
-    /// Neither a program, nor text, nor a socket; or not reached by an absolute path.
+    /// Neither a program, nor text, nor a socket; or not found by an absolute path.
     #[error("{}: neither a program nor a socket under an absolute path", .0.display())]
     NoService(PathBuf),
-    /// A socket service that does not answer.
+    /// A socket service that does not accept the connection.
     #[error("cannot connect to {to}: {source}")]
     Connect {
         /// Path or address.
         to: String,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
     /// A program that does not start.
@@ -97,29 +97,29 @@ pub enum ExecError {
     Spawn {
         /// The program.
         file: PathBuf,
-        /// What the system said.
+        /// The system's reason.
         source: io::Error,
     },
-    /// A program that is there, and not what it is to be started by.
+    /// A program whose interpreter or loader does not exist.
     #[error("cannot start {}: its interpreter {interpreter} is missing", file.display())]
     NoInterpreter {
         /// The program.
         file: PathBuf,
-        /// What it names in its first line, or what its format needs.
+        /// The interpreter in its first line, or the loader that its format needs.
         interpreter: String,
     },
-    /// A user whom this machine does not know, or who is not us while we cannot become another.
+    /// A user whom this machine does not know, or another user than this process's, which cannot become another.
     #[error("cannot run as user {wanted}: {reason}")]
     User {
         /// The name that was asked for.
         wanted: String,
-        /// Why not.
+        /// The reason.
         reason: &'static str,
     },
-    /// More calls wait for a session than may.
+    /// No more calls may wait for a session.
     #[error("too many calls wait for a session already")]
     TooManyCalls,
-    /// A command line without sense.
+    /// A command line that is not understood.
     #[error("bad command line: {0}")]
     Command(#[from] CommandError),
     /// No descriptors for the streams.
@@ -137,8 +137,7 @@ impl ExecError {
         }
     }
 
-    /// The exit code that the caller gets: 127 if the service (or the interpreter that it names) is
-    /// not there, 125 for everything else.
+    /// The exit code for the caller: 127 if the service (or its interpreter) does not exist, 125 for everything else.
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
@@ -158,8 +157,8 @@ pub struct Services {
     pub configs: SearchPath,
     /// As whom calls run.
     pub users: Users,
-    /// What this is a part of: services of a lab see the variables by which we were told of it, so that they can make
-    /// calls themselves.
+    /// What this is a part of: services of a lab keep the variables that lead to the lab, so that they can make calls
+    /// themselves.
     pub installation: Installation,
 }
 
@@ -174,7 +173,7 @@ pub enum Prepared {
     Tcp(SocketAddr, SocketOptions),
 }
 
-/// A program with what it is told.
+/// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executable {
     /// What is executed.
@@ -185,9 +184,9 @@ pub struct Executable {
     pub splice: bool,
     /// Its stdin and stdout are pipes.
     pub pipes: bool,
-    /// The call's own process is the service, where it can be one: then nothing is executed.
+    /// The call's own process does the work, if the setting and the kind of call allow it: then nothing is executed.
     pub builtin: Option<Builtin>,
-    /// What passes of its two streams, if they are USB over IP.
+    /// The filter for its two streams, if they are USB over IP.
     pub filter: Option<Rules>,
 }
 
@@ -203,7 +202,7 @@ pub enum Image {
 }
 
 impl Image {
-    /// The file, as far as there is one.
+    /// The file, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -218,16 +217,16 @@ impl Image {
 pub struct SocketOptions {
     /// Bytes that the service gets before the caller's, usually the call's description with a NUL.
     pub prefix: Vec<u8>,
-    /// The call ends as soon as the caller sends no more.
+    /// The call ends as soon as the caller's data end.
     pub exit_on_client_eof: bool,
-    /// The call ends as soon as the service sends no more.
+    /// The call ends as soon as the service's data end.
     pub exit_on_service_eof: bool,
-    /// What passes of its two streams, if they are USB over IP.
+    /// The filter for its two streams, if they are USB over IP.
     pub filter: Option<Rules>,
 }
 
 impl Services {
-    /// What the environment says about folders, with the given manner of running.
+    /// The folders that the environment names, with these users.
     #[must_use]
     pub fn from_env(users: Users, installation: Installation) -> Self {
         Self { folders: SearchPath::services(), configs: SearchPath::configs(), users, installation }
@@ -236,18 +235,20 @@ impl Services {
     /// The configuration of a service.
     ///
     /// # Errors
-    /// A file that is there and cannot be used: the call must fail.
+    /// A file that exists and cannot be used: the call must fail.
     pub fn config(&self, service: &ServiceName) -> Result<ServiceConfig, ExecError> {
         ServiceConfig::load(&self.configs, &service.with_plus(), service.name())
     }
 
-    /// Finds what a command line asks for. Nothing runs and nothing is connected yet.
+    /// Finds what a command line asks for. Nothing is started or connected yet.
     ///
     /// # Errors
     /// No such service, or one that cannot be used.
     pub fn prepare(&self, kind: &CommandKind, config: &ServiceConfig) -> Result<Prepared, ExecError> {
         if let (Users::Any, Some(user)) = (&self.users, &config.force_user) {
-            tracing::warn!("force-user={user:?} is ignored: services in dom0 run as whoever runs them");
+            tracing::warn!(
+                "force-user={user:?} is ignored: services in dom0 run as the user who started qrexec there"
+            );
         }
         let call = match kind {
             CommandKind::Service(call) => call,

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! Doors for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
+//! Access for the fuzz targets in `tests/fuzz`; only in builds with `--cfg fuzzing`.
 
 use crate::exec::{ConfigError, ServiceConfig, config};
 
-/// Reads the text of a service's configuration: the settings, and how many unknown keys were passed over.
+/// Reads the text of a service's configuration. Returns the settings, and how many keys were unknown.
 ///
 /// # Errors
 /// The first line that is wrong, or settings that do not go together.

@@ -1,9 +1,9 @@
-//! Command lines as `getopt_long` takes them, for the programs that have a C namesake; clap reads the result, but not in
-//! the two programs that every call starts or forks: see [`Program`].
+//! Command lines as `getopt_long` reads them, for the programs that upstream has as C programs. clap reads the result,
+//! except in the two programs that every call starts or forks: see [`Program`].
 //!
-//! clap differs in small things that scripts rely on: it cuts a `=` off in front of a short option's value, takes what
-//! begins with `-` for an option where a value has to come, and every long option that only ours have makes an
-//! abbreviation ambiguous that was none.
+//! clap differs in details that scripts rely on: it removes a `=` before a short option's value, it takes a word that
+//! begins with `-` for an option where a value must come, and an abbreviation becomes ambiguous by any long option
+//! that only this project's programs have.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +25,7 @@ pub fn matches(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap
     let Some(style) = Style::of(command.get_name()) else {
         return command.try_get_matches_from(args);
     };
-    // A value may look like an option.
+    // A value may begin with a dash.
     let takes_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
     let with_any_value = |arg: Arg| if takes_value(&arg) { arg.allow_hyphen_values(true) } else { arg };
     let mut command = command.mut_args(with_any_value);
@@ -34,8 +34,8 @@ pub fn matches(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap
     command.try_get_matches_from(args)
 }
 
-/// The same command line in a form that leaves nothing to guess: each option a word of its own with its whole name, its
-/// value the next one, then `--` and everything else. What is wrong is left as it is, for clap to say so.
+/// Brings the command line into a form that is read in one way only: each option is a word with its whole name, its
+/// value the next word, then `--` and all other words. Errors are left as they are, for clap to report.
 fn canonical(command: &Command, style: &Style, args: Vec<OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
     let mut line: Vec<OsString> = args.next().into_iter().collect();
@@ -43,7 +43,7 @@ fn canonical(command: &Command, style: &Style, args: Vec<OsString>) -> Vec<OsStr
     let Cut { options, mut words } = cut(&options, style, args);
     for said in options {
         match said {
-            // Its value may be left out: the next word is none.
+            // Without a value behind `=` there is none: the next word is another one.
             Said::Known(option @ Opt { value: Value::Optional, .. }, Some(value)) => {
                 line.push(word(&[option.word().as_bytes(), b"=", value.as_bytes()]));
             }
@@ -58,7 +58,7 @@ fn canonical(command: &Command, style: &Style, args: Vec<OsString>) -> Vec<OsStr
     line
 }
 
-/// Itself as cutting needs it; `None` for a word.
+/// The option as the cutting needs it; `None` for a positional argument.
 fn option_of(arg: &Arg) -> Option<Opt<'_>> {
     let value = match arg.get_action().takes_values() {
         false => Value::Nothing,
@@ -88,7 +88,7 @@ mod tests {
             .arg(Arg::new("words").num_args(0..).action(ArgAction::Append))
     }
 
-    /// What is set, in the order of the definition, and the words behind it.
+    /// The options that are set, in the order of the definition, and then the words.
     fn read(name: &'static str, args: &[&str]) -> Option<String> {
         let args = std::iter::once(&name).chain(args).map(OsString::from).collect();
         let found = matches(command(name), args).ok()?;
@@ -127,7 +127,7 @@ mod tests {
             (&["--prefix-data=-x=y"], "prefix=<-x=y>"),
             (&["--pre", "--no"], "prefix=<--no>"),
             (&["--prefix="], "prefix=<>"),
-            // The C program has one option that begins with an s, ours three.
+            // The C program has one long option that begins with s, this project's has three.
             (&["--s", "/x"], "socket=</x>"),
             (&["--spl"], "splice"),
         ] {

@@ -1,23 +1,24 @@
 #![forbid(unsafe_code)]
-//! What this program is a part of. It is stated at the start, checked against what is there, and passed down: who may
-//! become whom follows from it, and from nothing that is found by chance, such as what carries the bytes.
+//! What this program is a part of. It is stated at the start, checked against what the machine shows, and passed down.
+//! Who may become whom follows from this statement, and from nothing that is found by chance, such as the kind of
+//! transport.
 
 use std::ffi::{OsStr, OsString};
 
 use ring::Kind;
 
-/// States what this is: `system`, which holds if nothing is stated, or `lab`.
+/// The environment variable with the statement: `system`, which is the default, or `lab`.
 const STATEMENT: &str = "QREXEC_INSTALLATION";
 
-/// Every process of a lab has it.
+/// An environment variable that every process of a lab has.
 const LABS_MARK: &str = "QUBES_LAB";
 
 /// What this program is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Installation {
-    /// A machine of its own with users, login sessions, a journal.
+    /// A machine with users, login sessions and a journal.
     System,
-    /// One of the folders that play machines on a system of somebody else's: it runs for whoever started it, logs nothing
+    /// One of the folders that stand for machines on another system: it runs as the user who started it, logs nothing
     /// into that system's journal, and serves no other part of that system.
     Lab,
 }
@@ -25,22 +26,22 @@ pub enum Installation {
 /// A statement that cannot be true.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Disagreement {
-    /// It is no word of ours.
+    /// A word that is neither `system` nor `lab`.
     #[error("{STATEMENT}={0:?}: expected system or lab")]
     Unknown(OsString),
-    /// Qubes have a system each.
+    /// Calls go over Xen, where every qube has a system of its own.
     #[error("{STATEMENT}=lab, but calls go over Xen, and no lab has qubes")]
     LabOfQubes,
-    /// Somebody has lost the statement on the way.
+    /// The statement was lost on the way to this process.
     #[error("this is part of a lab ({LABS_MARK} is set), and {STATEMENT}=lab is missing")]
     SystemInALab,
 }
 
 impl Installation {
-    /// What the environment states, if it can be true of a machine where calls go this way.
+    /// What the environment states, if that can be true on a machine where calls use this transport.
     ///
     /// # Errors
-    /// It cannot. Nothing must be started then.
+    /// The statement cannot be true. Then nothing may be started.
     pub fn stated(transport: Kind) -> Result<Self, Disagreement> {
         let mark = std::env::var_os(LABS_MARK);
         Self::check(std::env::var_os(STATEMENT).as_deref(), mark.is_some(), transport)

@@ -10,13 +10,13 @@
 //! | [`exec`] | service lookup, configuration, environment, start |
 //! | [`installation`] | what this program is a part of: a system, or a lab |
 //! | [`getopt`] | command lines as the C programs take them |
-//! | [`say`] | lines on stderr and stdout that never end a program |
-//! | [`step`] | what `qrexec-bench --profile` shows of a call's way |
-//! | [`log_source`] | for which source a thread speaks in the log |
+//! | [`say`] | lines on stderr and stdout whose failure never ends a program |
+//! | [`step`] | log lines for `qrexec-bench --profile`, with the time of each step of a call |
+//! | [`log_source`] | which source a thread's log lines are about |
 //! | [`link`] | the framed control links of agent and daemon |
 //!
-//! What is below, in the crate `sys`, goes by its names here, too.
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
+//! The modules of the crate `sys`, which is below this one, can be used by their names here, too.
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end the program when its output is closed
 
 pub mod call;
 pub mod datalink;

@@ -13,14 +13,14 @@ use wire::error::PeerError;
 use wire::frame::{Decoder, Frame};
 use wire::header::HEADER_LEN;
 
-/// Bytes that may wait in a link's out-queue. A peer that reads nothing costs this much and then
-/// its link; the longest control message there is fits many times.
+/// Bytes that may wait in a link's out-queue. A peer that does not read loses its link beyond this; the longest
+/// control message fits many times.
 pub const MAX_QUEUED: usize = 1 << 20;
 
 /// Bytes taken from the transport at once: one full control ring of upstream.
 const READ_SIZE: usize = 4096;
 
-/// Why a link is no longer of use. Each of them ends the link.
+/// Why a link cannot be used any more. Each of these ends the link.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The peer broke the protocol.
@@ -39,8 +39,8 @@ pub enum LinkError {
 
 /// A non-blocking stream of bytes with a descriptor to sleep on.
 pub trait ByteLink: AsFd {
-    /// Copies what is there, at most `buffer.len()` bytes. 0 means nothing now; whether ever again,
-    /// [`is_open`](Self::is_open) tells.
+    /// Copies the bytes that are there, at most `buffer.len()`. 0: none now; [`is_open`](Self::is_open) tells whether
+    /// more can come.
     ///
     /// # Errors
     /// The link is broken for good.
@@ -50,12 +50,12 @@ pub trait ByteLink: AsFd {
     /// # Errors
     /// The link is broken for good.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkError>;
-    /// Lets the peer know of what was written.
+    /// Tells the peer about the bytes that were written.
     ///
     /// # Errors
     /// The link is broken for good.
     fn flush(&mut self) -> Result<(), LinkError>;
-    /// Bytes that [`write`](Self::write) would take in one piece now, as far as is known.
+    /// Bytes that [`write`](Self::write) would take at once now, as far as is known.
     ///
     /// # Errors
     /// The link is broken for good.
@@ -65,8 +65,8 @@ pub trait ByteLink: AsFd {
     /// # Errors
     /// The link is broken for good.
     fn on_ready(&mut self) -> Result<(), LinkError>;
-    /// To be called before sleeping: whether data is waited for, and how many bytes of room (0: none).
-    /// `true`: it is there already, do not sleep.
+    /// To be called before sleeping: whether data are waited for, and how many bytes of room (0: none). `true`: they
+    /// are there already, do not sleep.
     ///
     /// # Errors
     /// The link is broken for good.
@@ -111,8 +111,8 @@ impl ByteLink for ring::Channel {
     }
 }
 
-/// No room where there is no peer: that it went is noticed by the read that finds nothing more, since
-/// what it said before may still be waiting there.
+/// Room is 0 if the peer has closed. The read that finds no more bytes reports the close, since bytes from before may
+/// still be waiting.
 fn none_if_closed(result: Result<usize, ring::Error>) -> Result<usize, LinkError> {
     match result {
         Err(ring::Error::Closed) => Ok(0),
@@ -171,7 +171,7 @@ impl ByteLink for UnixLink {
         loop {
             match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => return Ok(count),
-                // No room; a peer that went is noticed by the read, as on a vchan.
+                // No room. If the peer is gone, the read reports it, as on a vchan.
                 Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return Ok(0),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -184,7 +184,7 @@ impl ByteLink for UnixLink {
     }
 
     fn room(&mut self) -> Result<usize, LinkError> {
-        // A stream socket does not tell; a short write is handled wherever it happens.
+        // A stream socket does not tell its room; the caller handles short writes.
         Ok(usize::MAX)
     }
 
@@ -212,7 +212,7 @@ pub struct Framed<T> {
     link: T,
     decoder: Decoder,
     out: VecDeque<Vec<u8>>,
-    /// Bytes of the first queued message that are sent already.
+    /// How many bytes of the first queued message are sent already.
     sent: usize,
     queued: usize,
     ended: bool,
@@ -243,14 +243,14 @@ impl<T: ByteLink> Framed<T> {
         Ok(())
     }
 
-    /// Writes what there is room for and tells the peer.
+    /// Writes as much as there is room for, and tells the peer.
     ///
     /// # Errors
     /// The link is broken for good.
     pub fn flush(&mut self) -> Result<(), LinkError> {
         let mut wrote = false;
         while let Some(message) = self.out.front() {
-            // A header is written in one piece: upstream's readers take it as one.
+            // A header is written in one piece, because upstream's programs read it in one piece.
             if self.sent == 0 && self.link.room()? < HEADER_LEN.min(message.len()) {
                 break;
             }
@@ -288,17 +288,17 @@ impl<T: ByteLink> Framed<T> {
     pub fn next(&mut self) -> Result<Option<Frame>, LinkError> {
         let mut buffer = [0_u8; READ_SIZE];
         loop {
-            // Bytes are taken from the transport only when no whole message is left over, so that
-            // memory is bounded by one message and one read.
+            // Bytes are read only when no whole message is left over, so that at most one message and one read are in
+            // memory.
             if let Some(frame) = self.decoder.next()? {
                 return Ok(Some(frame));
             }
-            // Asked before reading: what the peer wrote before it went must not be missed.
+            // Asked before reading: bytes that the peer wrote before it closed must not be missed.
             let open = self.link.is_open();
             let count = self.link.read(&mut buffer)?;
             if count == 0 {
                 if open && !self.link.is_open() {
-                    // It went between the two looks, and may have written before it did.
+                    // It closed after `is_open` was asked, and may have written before that.
                     continue;
                 }
                 self.ended |= !open;
@@ -308,8 +308,7 @@ impl<T: ByteLink> Framed<T> {
         }
     }
 
-    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already, so
-    /// the sleep must have no length.
+    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already, do not sleep.
     ///
     /// # Errors
     /// The link is broken for good.
@@ -318,7 +317,7 @@ impl<T: ByteLink> Framed<T> {
         if self.ended {
             return Ok(false);
         }
-        // Less than a header is not worth waking for at the start of a message.
+        // At the start of a message, less room than a header is not worth waking for.
         let room = match self.out.front() {
             None => 0,
             Some(message) if self.sent == 0 => HEADER_LEN.min(message.len()),
@@ -339,7 +338,7 @@ impl<T: ByteLink> Framed<T> {
         !self.ended
     }
 
-    /// Whether the peer has begun a message that is not complete: the clock for that starts here.
+    /// Whether the peer has begun a message that is not complete, from when on it has a limited time.
     #[must_use]
     pub fn is_mid_message(&self) -> bool {
         self.decoder.is_mid_message()

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
-//! Local descriptors: pipes, sockets, terminals and files that somebody else may share with us.
+//! Local descriptors: pipes, sockets, terminals and files that other processes may share.
 //!
-//! An inherited open file description belongs to the caller's shell as well: its flags are never
-//! changed. A pipe or terminal is reopened through `/proc/self/fd/N`, which gives a description of our
-//! own that can be non-blocking; a socket is used with `MSG_DONTWAIT`; a file never waits. What cannot
-//! be reopened is used with care, a terminal as described here: read once after `POLLIN`, written at most so much after `POLLOUT`
-//! that it does not wait. Pipes have ways of their own, see [`shared`].
+//! An inherited open file description belongs to the caller's shell as well, so its flags are never changed. A pipe or
+//! terminal is reopened through `/proc/self/fd/N`, which gives this process a description of its own that can be
+//! non-blocking; a socket is used with `MSG_DONTWAIT`; a file never waits. A descriptor that cannot be reopened is
+//! used with care: it is read once after `POLLIN`, and after `POLLOUT` so little is written that the write does not
+//! wait. Pipes have other ways as well, see [`shared`].
 
 mod shared;
 
@@ -22,34 +22,34 @@ use shared::Shared;
 /// `PIPE_BUF` of Linux: a pipe that polls writable takes this much without blocking.
 const PIPE_BUF: usize = 4096;
 
-/// A terminal that polls writable takes this much without blocking, and not always more. Whoever waits in such a write
-/// is not woken when there is room again.
+/// A terminal that polls writable takes this much without blocking, but not always more. A process that waits in such
+/// a write is not woken when there is room again.
 const TERMINAL_BUF: usize = 1024;
 
-/// The offset of `preadv2` and `pwritev2` that means none.
+/// The offset for `preadv2` and `pwritev2` that means the descriptor's own position.
 const HERE: u64 = u64::MAX;
 
-/// Which way bytes go.
+/// The direction of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
-    /// We read from it.
+    /// This process reads.
     In,
-    /// We write to it.
+    /// This process writes.
     Out,
 }
 
-/// How to treat a descriptor so that it never blocks this process.
+/// How a descriptor is used so that it never blocks this process.
 #[derive(Debug)]
 enum Kind {
-    /// A description of our own, non-blocking.
+    /// A non-blocking description of this process's own.
     Own,
     /// Any socket.
     Socket,
-    /// A regular file or a memory device: never waits for anybody.
+    /// A regular file or a memory device, which never waits.
     File,
-    /// A pipe, shared and blocking.
+    /// A pipe whose description is shared and blocking.
     Shared(Shared),
-    /// Anything else that is.
+    /// Anything else whose description is shared and blocking.
     Careful,
 }
 
@@ -64,9 +64,9 @@ pub struct LocalFd {
 /// The two sides of a terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
-    /// Where programs are, some of them in the background.
+    /// The side of programs, some of them in the background.
     Programs,
-    /// Where a program plays the terminal for others.
+    /// The side of the program that emulates the terminal.
     Master,
 }
 
@@ -98,7 +98,7 @@ impl LocalFd {
         match fs::open(own_path(&fd), flags, Mode::empty()) {
             Ok(own) => Ok(LocalFd { fd: own, kind: Kind::Own, terminal }),
             Err(rustix::io::Errno::NXIO) => Err(io::ErrorKind::BrokenPipe.into()),
-            // Somebody else's pipe or terminal, or no /proc: use what we were given.
+            // Another user's pipe or terminal, or there is no /proc: use the descriptor as it was given.
             Err(_) if terminal.is_some() => Ok(LocalFd { fd, kind: Kind::Careful, terminal }),
             Err(_) => {
                 let kind = Kind::Shared(Shared::new(fd.as_fd(), direction));
@@ -116,19 +116,20 @@ impl LocalFd {
         }
     }
 
-    /// The same for a read. Not from a terminal: a program in its background that asks for input is stopped, whether
-    /// there is any or not.
+    /// The same for a read. Not on a terminal: a program in its background that reads is stopped, even if there is no
+    /// input.
     pub fn may_try_reading(&self) -> bool {
         self.may_try() && self.terminal.is_none()
     }
 
-    /// Whether a read would stop this process: it is in the background of the terminal, whose input is for others.
+    /// Whether a read would stop this process, because it is in the background of the terminal and the input is for
+    /// other programs.
     pub fn is_in_background(&self) -> bool {
         self.terminal == Some(Side::Programs)
             && rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|front| front != rustix::process::getpgrp())
     }
 
-    /// Whether it never makes anybody wait, so that polling it means nothing: files.
+    /// Whether the descriptor never waits, as a file's, so that polling it is useless.
     pub fn is_always_ready(&self) -> bool {
         matches!(self.kind, Kind::File)
     }
@@ -143,13 +144,13 @@ impl LocalFd {
         }
     }
 
-    /// How the ring's spans are to be moved.
+    /// How the ring's spans are to be transferred.
     fn access(&self) -> Access {
         if matches!(self.kind, Kind::Socket) { Access::Socket } else { Access::File }
     }
 
-    /// Gives a pipe that carries much as much room as the ring, so that each turn moves more. What the
-    /// user's limits do not allow stays as it is; content and flags never change.
+    /// Gives the pipe of a call that moves much as much room as the ring has, so that each turn moves more. What the
+    /// user's limits forbid stays as it is; content and flags never change.
     pub fn grow(&self, bytes: usize) {
         if let Kind::Shared(shared) = &self.kind {
             return shared.grow(self.fd.as_fd(), bytes);
@@ -161,14 +162,14 @@ impl LocalFd {
         }
     }
 
-    /// Makes a pipe of our own hold `bytes`, no more and no less; whether that worked.
+    /// Makes a pipe of this process's own hold exactly `bytes`. Returns whether that was possible.
     pub fn set_pipe_size(&self, bytes: usize) -> bool {
         matches!(self.kind, Kind::Own)
             && rustix::pipe::fcntl_setpipe_size(&self.fd, bytes).is_ok_and(|now| now == bytes)
     }
 
-    /// The name of a pipe of our own, so to speak: with it [`Left::held`] tells what is unread after we have closed
-    /// ours. It keeps neither the pipe nor what is in it.
+    /// A reference to a pipe of this process's own by which [`Left::held`] tells what is unread after the descriptor
+    /// was closed. It keeps neither the pipe nor its content alive.
     pub fn left(&self) -> Option<Left> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let path = fs::open(own_path(&self.fd), flags, Mode::empty()).ok()?;
@@ -212,8 +213,8 @@ impl LocalFd {
         })
     }
 
-    /// A connection that was reset has ended, and so has a terminal whose other side was closed. From anything else, a
-    /// disk say, the same error means that there is more, and that it cannot be read.
+    /// A connection that was reset has ended, and so has a terminal whose other side was closed. On anything else,
+    /// such as a disk, the same error means that there are more bytes which cannot be read.
     fn eof_if_gone(&self, result: io::Result<usize>) -> io::Result<usize> {
         let hung_up = |e: &io::Error| {
             self.terminal.is_some() && e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
@@ -243,15 +244,15 @@ impl LocalFd {
         })
     }
 
-    /// Ends one direction. A socket that is ours to end is shut down, since its other direction, or a
-    /// copy of it in this process, may live on; everything else just closes.
+    /// Ends one direction. A socket of this process's own is shut down, since its other direction or a copy of it may
+    /// stay open; everything else is just closed.
     pub fn finish(self, direction: Direction, shut_sockets: bool) {
         if matches!(self.kind, Kind::Socket) && shut_sockets {
             let how = match direction {
                 Direction::In => Shutdown::Read,
                 Direction::Out => Shutdown::Write,
             };
-            // A peer that is already gone has ended it for us.
+            // If the peer is gone already, the direction has ended anyway.
             let _ = rustix::net::shutdown(&self.fd, how);
         }
     }
@@ -263,30 +264,30 @@ impl AsFd for LocalFd {
     }
 }
 
-/// A pipe that we have closed and whose reader may still read.
+/// A pipe that was closed here and whose reader may still read.
 #[derive(Debug)]
 pub struct Left(OwnedFd);
 
 impl Left {
-    /// Bytes that nobody has read yet: none once its reader has gone too, since the kernel has emptied it then.
+    /// Bytes that were not read yet. None once the reader is gone too, since the kernel frees them then.
     #[must_use]
     pub fn held(&self) -> usize {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match fs::open(own_path(&self.0), flags, Mode::empty()) {
             Ok(pipe) => held(&pipe),
             Err(rustix::io::Errno::NXIO) => 0,
-            // Later, perhaps: there is no descriptor left.
+            // No descriptor is free to look with: assume that bytes are left.
             Err(_) => usize::MAX,
         }
     }
 }
 
-/// Where a descriptor of ours can be opened anew.
+/// A path by which a descriptor of this process can be opened anew.
 fn own_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Bytes written to a pipe that nobody has read yet. As many as can be if the pipe does not tell.
+/// Bytes in a pipe that were not read yet. If the pipe does not tell, the largest number.
 pub fn held(pipe: impl AsFd) -> usize {
     rustix::io::ioctl_fionread(pipe).map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
@@ -300,36 +301,37 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 fn is_terminal(fd: &OwnedFd) -> bool {
-    // One that was hung up says nothing but that.
+    // EIO comes from a terminal that was hung up.
     matches!(rustix::termios::tcgetattr(fd), Ok(_) | Err(rustix::io::Errno::IO))
 }
 
-/// Whether this is the side of a terminal that a program plays for another.
+/// Whether this is the side of a terminal that the program emulating it holds.
 fn is_master(fd: &OwnedFd) -> bool {
     rustix::pty::ptsname(fd, Vec::new()).is_ok()
 }
 
-/// `/dev/null`, `/dev/zero` and their kin: major 1.
+/// `/dev/null`, `/dev/zero` and similar devices: major number 1.
 fn is_memory_device(rdev: u64) -> bool {
     rustix::fs::major(rdev) == 1
 }
 
-/// What a local process's stdin or stdout holds before its writer waits: two transfers of the pump.
+/// How much the socket of a local process's stdin or stdout holds before the writer waits: two transfers of the pump.
 const SOCKET_BUFFER: usize = 256 << 10;
 
-/// Two connected sockets for a local process's stdin or stdout: sockets and not pipes, because a process
-/// may ask for one of them to carry both directions.
+/// Two connected sockets for a local process's stdin or stdout. They are sockets and not pipes, because a process may
+/// ask for one of them to carry both directions.
 pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
     let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     for end in [&pair.0, &pair.1] {
-        // The system's limit holds; less only means more wake-ups.
+        // The system may limit it; a smaller buffer only means more wake-ups.
         let _ = sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
     }
     Ok(pair)
 }
 
-/// What a socket of a USB device holds before its writer waits: the longest request that Linux makes of a disk, and its header.
+/// How much the socket of a USB device holds before the writer waits: the longest request that Linux makes of a disk,
+/// and its header.
 const URB: usize = (1 << 20) + 48;
 
 /// Lets a socket take a whole request of a USB device, as far as the system or the caller's rights allow.
@@ -340,8 +342,8 @@ pub fn widen_for_urbs(socket: impl AsFd) {
     }
 }
 
-/// Takes this process's own stdin and stdout, leaving `/dev/null` in their places, so that whoever is
-/// at their other ends sees it at once when we close them.
+/// Takes this process's stdin and stdout and leaves `/dev/null` in their places, so that the processes at their other
+/// ends see at once when they are closed.
 pub fn take_stdin_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
     let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;

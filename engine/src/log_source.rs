@@ -1,5 +1,6 @@
 #![forbid(unsafe_code)]
-//! For which source a thread speaks in the log: where sources share one, each has a bucket of lines of its own.
+//! Which source a thread's log lines are about. Where sources share a log, each may write only so many lines in a
+//! time.
 
 use std::cell::RefCell;
 
@@ -7,23 +8,23 @@ thread_local! {
     static SOURCE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// All that this thread logs from now on is about `source`: in the process or thread of one call.
+/// Everything that this thread logs from now on is about `source`: in the process or thread of one call.
 pub fn speak_for(source: &str) {
     SOURCE.with(|current| source.clone_into(&mut current.borrow_mut()));
 }
 
-/// What this thread logs while it does `work` is about `source`.
+/// What this thread logs during `work` is about `source`.
 pub fn speaking_for<T>(source: &str, work: impl FnOnce() -> T) -> T {
     let _before = Before(SOURCE.with(|current| current.replace(source.to_owned())));
     work()
 }
 
-/// Looks at the source of this thread; empty, it speaks for itself.
+/// Passes this thread's source to `look`; an empty one if it logs for itself.
 pub fn source<T>(look: impl FnOnce(&str) -> T) -> T {
     SOURCE.with(|current| look(&current.borrow()))
 }
 
-/// Speaks for whom it was before, whatever happened meanwhile.
+/// Restores the previous source when it is dropped, after a panic too.
 struct Before(String);
 
 impl Drop for Before {

@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
-//! Bytes of calls, counted by the processes that move them and read by whoever forked those, with no system call on either
-//! side: words of memory that all of them share.
+//! Byte counts of calls, written by the processes that move the bytes and read by the process that forked them,
+//! without a system call on either side: they are words of memory that all of them share.
 //!
-//! Nothing is decided by these numbers. A call's process that a hostile peer has taken over may write any into its own and
-//! into those of its neighbours, and read those: it sees how much other calls of the same agent or daemon move.
+//! Nothing is decided by these numbers. If a hostile peer takes over a call's process, that process can write any
+//! numbers into its own meter and into those of other calls, and can read those: it sees how much other calls of the
+//! same agent or daemon move.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,21 +12,21 @@ use wire::top::Moved;
 
 use crate::process::words_for_all_forks;
 
-/// Calls that are counted at once; of more, nobody knows the bytes.
+/// Calls that are counted at the same time; for further calls the bytes are unknown.
 const METERS: usize = 1024;
-/// Words from one meter to the next: a line of the processor's cache, so that two calls do not wait for each other.
+/// Words from one meter to the next: a cache line, so that two calls do not slow each other down.
 const APART: usize = 8;
 const WORDS: usize = METERS * APART;
-/// Nothing was shown yet: no call moves as much.
+/// The call has shown nothing yet: no call moves as much as this.
 const NOTHING: u64 = u64::MAX;
 
 /// The meters of one agent or daemon.
 #[derive(Debug)]
 pub struct Meters {
     words: &'static [AtomicU64; WORDS],
-    /// Never taken so far: these and all behind them.
+    /// The first meter that was never taken; all after it were not either.
     fresh: usize,
-    /// Taken once and given back; the last one first, so that few pages are ever touched.
+    /// Meters that were given back; the last one is used first, so that few pages are ever touched.
     free: Vec<usize>,
 }
 
@@ -37,14 +38,15 @@ pub struct Meter {
 }
 
 impl Default for Meters {
-    /// To be made before the first of the processes is forked.
+    /// To be called before the first of the processes is forked.
     fn default() -> Self {
         Self { words: words_for_all_forks(), fresh: 0, free: Vec::new() }
     }
 }
 
 impl Meters {
-    /// A meter that shows nothing, to be given back when no process writes to it any more. `None`: all are taken.
+    /// Takes a meter that shows nothing. It is to be given back when no process writes to it any more. `None`: all are
+    /// taken.
     pub fn take(&mut self) -> Option<Meter> {
         let at = self.free.pop().or_else(|| {
             let at = self.fresh;
@@ -56,14 +58,14 @@ impl Meters {
         Some(meter)
     }
 
-    /// Nobody writes to this one any more.
+    /// Gives a meter back to which no process writes any more.
     pub fn give_back(&mut self, meter: Meter) {
         self.free.push(meter.at);
     }
 }
 
 impl Meter {
-    /// Shows what a service's side has moved so far: bytes of its caller, and bytes for it.
+    /// Shows how much a service's side has moved so far: bytes from its caller, and bytes for it.
     #[inline]
     pub fn show(self, bytes_in: u64, bytes_out: u64) {
         let at = self.at * APART;
@@ -73,7 +75,7 @@ impl Meter {
         }
     }
 
-    /// What is shown; `None`: nothing yet. Both numbers are true, but not of the same moment.
+    /// The numbers that are shown; `None`: none yet. Both are correct, but may not be of the same moment.
     #[must_use]
     pub fn read(self) -> Option<Moved> {
         let at = self.at * APART;

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Protocol 1 over a vchan: what the drivers of both ends share.
+//! Protocol 1 over a vchan: what the drivers of both ends have in common.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,22 +8,22 @@ use wire::r2::{AgentMux, Breach, DaemonMux, HEADER_LEN};
 
 use crate::link::{ByteLink, LinkError};
 
-/// Bytes taken from the link before somebody else has a turn. A ring holds no more.
+/// Most bytes taken from the link before other descriptors are handled. A ring holds no more.
 const BATCH: usize = 4096;
 
-/// Least room for data for which the streams of local programs are read: less makes many small messages.
+/// Local programs are read only if there is at least this much room: with less there would be many small messages.
 const WORTH: usize = 256;
 
-/// One end, without I/O.
+/// One end of the protocol, without I/O.
 pub trait End {
-    /// Bytes came.
+    /// Handles bytes from the link.
     ///
     /// # Errors
     /// The other side broke the protocol.
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), Breach>;
-    /// Bytes to be sent.
+    /// The bytes to be sent.
     fn outgoing(&self) -> &[u8];
-    /// So many were.
+    /// So many of them were sent.
     fn sent(&mut self, n: usize);
 }
 
@@ -44,7 +44,7 @@ macro_rules! end {
 }
 end!(AgentMux, DaemonMux);
 
-/// Why a link is over.
+/// Why a link cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub enum Over {
     /// The other side broke the protocol.
@@ -58,10 +58,10 @@ pub enum Over {
     Closed,
 }
 
-/// A link with the end that is spoken on it.
+/// A link, with the end that is spoken on it.
 #[derive(Debug)]
 pub struct Muxed<E> {
-    /// The end.
+    /// The end on this side.
     pub end: E,
     link: Channel,
 }
@@ -80,12 +80,12 @@ impl<E: End> Muxed<E> {
         Ok(ByteLink::on_ready(&mut self.link)?)
     }
 
-    /// Takes what has come, as much of it as one turn may. `true`: there may be more.
+    /// Takes what has arrived, as much of it as one turn may take. `true`: there may be more.
     ///
     /// # Errors
-    /// The link is over. What came before that is told already.
+    /// The link has ended. What came before that was handled already.
     pub fn receive(&mut self) -> Result<bool, Over> {
-        // Asked before reading: what was written before the other side went must not be missed.
+        // Asked before reading: bytes that the other side wrote before it closed must not be missed.
         let open = ByteLink::is_open(&self.link);
         let mut buffer = [0_u8; BATCH];
         let count = ByteLink::read(&mut self.link, &mut buffer)?;
@@ -96,7 +96,7 @@ impl<E: End> Muxed<E> {
         Ok(true)
     }
 
-    /// Sends what there is room for.
+    /// Sends as much as there is room for.
     ///
     /// # Errors
     /// The link is over.
@@ -115,7 +115,7 @@ impl<E: End> Muxed<E> {
         Ok(ByteLink::flush(&mut self.link)?)
     }
 
-    /// How much data the next message may have: none while something waits, or if there is no room that is worth it.
+    /// How many data the next message may have: 0 while other bytes wait to be sent, or if there is too little room.
     ///
     /// # Errors
     /// The link is over.
@@ -127,7 +127,7 @@ impl<E: End> Muxed<E> {
         Ok(if room < WORTH { 0 } else { room.min(most) })
     }
 
-    /// Sends what can be sent and prepares to sleep; `waits`: there is data that waits for room. `true`: do not sleep.
+    /// Sends what can be sent and prepares to sleep; `waits`: there are data that wait for room. `true`: do not sleep.
     ///
     /// # Errors
     /// The link is over.

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Lines for whoever started a program. What cannot be written any more (a full disk, a closed pipe) wants nobody's
-//! attention: a program ends with the status that it has, where `println!` and `eprintln!` would end it with another.
+//! Lines for the user who started a program. If a line cannot be written (a full disk, a closed pipe) that is ignored:
+//! the program keeps its exit status, where `println!` and `eprintln!` would end it with another.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ pub fn output(line: impl Display) {
     let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
 }
 
-/// A question on standard error, behind which the answer is typed.
+/// A question on standard error; the answer is typed after it.
 pub fn question(text: impl Display) {
     let _ = io::stderr().write_all(text.to_string().as_bytes());
 }

@@ -1,12 +1,12 @@
 #![forbid(unsafe_code)]
-//! Steps of a call on its way, for `qrexec-bench --profile`: a log line with the time of each, if the log asks for them.
+//! Steps of a call, for `qrexec-bench --profile`: a log line with the time of each, if the log's filter shows them.
 
 use rustix::time::{ClockId, clock_gettime};
 
 /// The target of these lines: `QREXEC_LOG=step=trace` shows them and nothing else.
 pub const TARGET: &str = "step";
 
-/// A call has come so far. Costs a comparison unless somebody wants to know.
+/// Logs that a call has reached this step. Costs a comparison unless these lines are shown.
 pub fn reached(step: &'static str) {
     tracing::trace!(target: TARGET, at = now(), "step: {step}");
 }

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! The socket on which an agent or a daemon tells `qrexec-top` who talks to whom.
+//! The socket on which an agent or a daemon tells `qrexec-top` which calls there are.
 //!
-//! Whoever connects gets one answer, in one piece, and the end of the connection. Nothing is read from them, nothing waits
-//! for them, and nothing of them is kept but when a user last had an answer.
+//! Each connection gets one answer, at once, and is closed. Nothing is read from it and it is never waited for; only
+//! the time of each user's last answer is kept.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,40 +18,41 @@ use wire::top::Viewer;
 use crate::reactor::{Interest, Reactor, Token};
 use crate::unix::{Bound, peer_uid};
 
-/// Connections answered before everybody else has a turn.
+/// How many connections are answered before other descriptors are handled.
 const BATCH: usize = 8;
-/// How long a user who sees only a part waits for the next answer: they cannot keep the program busy.
+/// How long a user who sees only a part must wait for the next answer, so that they cannot keep the program busy.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Users of whom that is remembered; more have to wait.
+/// For how many users that time is kept; further ones have to wait.
 const USERS: usize = 64;
 
-/// Who may see what.
+/// Who may see which calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Whoever can connect sees everything: the folder or the file's group says who that is.
+    /// Everybody who can connect sees everything: the folder, or the file's group, decides who can.
     WhoeverConnects,
-    /// Root and our own user see everything, others what is theirs.
+    /// Root and this process's user see everything, others see their own calls.
     EachTheirOwn,
 }
 
 /// The listening socket.
 #[derive(Debug)]
 pub struct TopSocket {
-    /// `None` from when even the spare descriptor was not enough to take connections.
+    /// `None` once no connection could be taken even with the spare descriptor.
     socket: Option<Bound>,
-    /// Given up to take a connection, and close it, where no descriptor is left: it would wake us for ever.
+    /// Closed to make room for a connection when no descriptor is left, which is then taken and closed: otherwise it
+    /// would wake this process for ever.
     spare: Option<OwnedFd>,
     audience: Audience,
-    /// When others than root were last answered.
+    /// When users other than root were last answered.
     answered: BTreeMap<u32, Instant>,
 }
 
 impl TopSocket {
-    /// Listens at `path`, for everybody on the machine, or for our user and this group. `reactor` watches it under `token`
-    /// for as long as it is there.
+    /// Listens at `path`, for everybody on the machine, or for this process's user and this group. `reactor` watches
+    /// the socket under `token` for as long as it exists.
     ///
     /// # Errors
-    /// The folder is missing or not ours to write in.
+    /// The folder does not exist, or may not be written.
     pub fn open<T: Token>(
         path: &Path,
         group: Option<Gid>,
@@ -77,7 +78,7 @@ impl TopSocket {
         }
     }
 
-    /// The next connection. One that has no descriptor is closed.
+    /// The next connection. If no descriptor is left for it, it is closed.
     fn accept(&mut self) -> Option<OwnedFd> {
         let socket = self.socket.as_ref()?;
         let error = match socket.accept() {
@@ -94,7 +95,7 @@ impl TopSocket {
         None
     }
 
-    /// What this one may see; `None`: nothing now.
+    /// What this user may see; `None`: nothing at the moment.
     fn viewer(&mut self, peer: &OwnedFd, now: Instant) -> Option<Viewer> {
         let user = peer_uid(peer).ok()?;
         let own = rustix::process::geteuid().as_raw();
@@ -118,7 +119,8 @@ fn spare() -> Option<OwnedFd> {
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
-/// An answer is no longer than a fresh socket's buffer; one that does not fit all the same is cut, which its reader sees.
+/// Sends an answer, which is no longer than a new socket's buffer. If it does not fit all the same it is cut, which
+/// the reader notices.
 fn tell(peer: &OwnedFd, mut text: &[u8]) {
     while !text.is_empty() {
         match send(peer, text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {

@@ -1,7 +1,7 @@
-//! A hostile build of a call's last step: it confines itself just as every call does and then tries everything that it
-//! must not be able to do. Each attempt is made unconfined, too, so that none fails for another reason.
+//! A hostile version of a call's last step: it confines itself as every call does, and then tries everything that it
+//! must not be able to do. Each attempt is also made unconfined, to show that it does not fail for another reason.
 //!
-//! Without the usual harness, which has threads: what is confined is a process of its own for each attempt.
+//! Without the usual harness, which has threads: for each attempt a process of its own is confined.
 #![allow(unsafe_code)] // ptrace, fork and executable memory have no safe equivalent.
 
 use std::fs::File;
@@ -25,9 +25,9 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use wire::stream::Role;
 use wire::version::Version;
 
-/// The kernel's answer to what only an attacker does.
+/// The kernel's answer to system calls that only an attacker makes.
 const KILLED: i32 = 128 + libc::SIGSYS;
-/// Exit codes of an attempt are errors of the system, but these.
+/// The exit code of an attempt that succeeded; all others are error numbers.
 const DONE: i32 = 0;
 const NOT_HERE: i32 = 200;
 
@@ -42,12 +42,12 @@ struct Before {
     child: std::process::Child,
 }
 
-/// Everything is in here, and removed by who can.
+/// The folder of all files of this test, so that a process that may still do so can remove them.
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
 type Attempt = fn(&mut Before) -> io::Result<()>;
 
-/// Each with what becomes of it, one of these.
+/// Each attempt with its possible results.
 const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
     ("reads a file by an absolute path", |_| File::open("/etc/passwd").map(drop), &[libc::EPERM]),
     ("reads a file of its own", |_| File::open("/proc/self/environ").map(drop), &[libc::EPERM]),
@@ -78,7 +78,7 @@ const ATTEMPTS: &[(&str, Attempt, &[i32])] = &[
     ("moves bytes to another place in a file", splices_elsewhere, &[libc::EPERM]),
 ];
 
-/// What it has open it may write behind what is there, and nowhere else.
+/// A confined process may append to an open file, and write nowhere else in it.
 fn writes_elsewhere(before: &mut Before) -> io::Result<()> {
     let bytes = [io::IoSlice::new(b"x")];
     rustix::io::pwritev2(&before.file, &bytes, 0, ReadWriteFlags::NOWAIT)
@@ -150,7 +150,7 @@ fn what_is_forbidden_fails() {
     }
 }
 
-/// Whoever lends pages to a pipe may open something: Landlock leaves nothing but that pipe.
+/// A process that lends pages to a pipe must be able to open it: Landlock forbids everything but that pipe.
 fn the_second_door_holds_where_the_first_is_open() {
     let reads: Attempt = |_| File::open("/etc/passwd").map(drop);
     let status = status(Confinement::On, true, reads);
@@ -158,7 +158,7 @@ fn the_second_door_holds_where_the_first_is_open() {
     println!("reads a file where pages are lent: {status} ... ok");
 }
 
-/// It reads a file and starts a program after its parent has been confined.
+/// A service reads a file and starts a program after its parent was confined.
 fn a_service_that_was_started_before_is_free() {
     let mut child = fork_pump(|| {
         let mut service = before().child;
@@ -173,7 +173,8 @@ fn a_service_that_was_started_before_is_free() {
     println!("what was started before is free ... ok");
 }
 
-/// In both ways: asked not to wait, and through a pipe of our own once somebody has spliced into it.
+/// In both ways: by asking not to wait, and through a pipe of this process's own after somebody has spliced into the
+/// shared one.
 fn a_pipe_that_others_share_is_written_behind_the_door() {
     let mut child = fork_pump(|| {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
@@ -196,14 +197,14 @@ fn a_pipe_that_others_share_is_written_behind_the_door() {
     println!("a pipe that others share is written ... ok");
 }
 
-/// Nothing may be opened any more that its mode forbids.
+/// Gives up the right to open files whose mode forbids it.
 fn without_overriding() {
     let mut sets = capabilities(None).expect("capabilities");
     sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
     set_capabilities(None, sets).expect("fewer");
 }
 
-/// The exit status of a process that tries this.
+/// The exit status of a process that makes this attempt.
 fn status(confinement: Confinement, lends: bool, attempt: Attempt) -> i32 {
     let mut child = fork_pump(|| {
         let mut before = before();
@@ -245,7 +246,7 @@ fn close(confinement: Confinement, lends: bool) {
     call.splice = lends;
     let prepared = call::prepare(ours, call).expect("prepared");
     let confined = prepared.confine(confinement).expect("confined");
-    // What would be closed with them stays.
+    // Dropping these would close or remove what the attempts use.
     std::mem::forget((confined, theirs, service, folder));
 }
 

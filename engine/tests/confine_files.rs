@@ -1,8 +1,8 @@
-//! Hostile builds of the ends of a file copy, which have more to do with files than other calls: a receiver, a sender, and
-//! one that moves. Each confines itself as the real one does, and tries what it must not, and what it has to be able to do.
-//! Each attempt is made unconfined, too, so that none fails for another reason.
+//! Hostile versions of the ends of a file copy, which use more files than other calls: a receiver, a sender, and a
+//! sender that moves. Each confines itself as the real one does, and then tries what it must not be able to do, and
+//! what it must. Each attempt is also made unconfined, to show that it does not fail for another reason.
 //!
-//! Without the usual harness, which has threads: what is confined is a process of its own for each attempt.
+//! Without the usual harness, which has threads: for each attempt a process of its own is confined.
 #![allow(unsafe_code)] // fork, ptrace and numbers of system calls have no safe equivalent.
 
 use std::fs::{self, File};
@@ -17,18 +17,18 @@ use engine::confine::{Confinement, Files, May, Needs, Place};
 use engine::process::fork_pump;
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, mkdirat, openat, symlinkat, unlinkat};
 
-/// The kernel's answer to what only an attacker does.
+/// The kernel's answer to system calls that only an attacker makes.
 const KILLED: i32 = 128 + libc::SIGSYS;
-/// Exit codes of an attempt are errors of the system, but these.
+/// The exit code of an attempt that succeeded; all others are error numbers.
 const DONE: i32 = 0;
 const NOT_HERE: i32 = 200;
-/// Landlock's answer, and that of the list of system calls.
+/// Landlock's answer, and below it that of the list of system calls.
 const ELSEWHERE: &[i32] = &[libc::EACCES];
 const NEVER: &[i32] = &[libc::EPERM];
 const DEADLY: &[i32] = &[KILLED];
 const FREE: &[i32] = &[DONE];
 
-/// Where an attempt is made: `inside` is the folder of the copy, which holds a file `old`, as `outside` does.
+/// Where attempts are made: `inside` is the folder of the copy, which contains a file `old`; so does `outside`.
 struct Ground {
     inside: File,
     outside: File,
@@ -37,9 +37,9 @@ struct Ground {
 
 type Attempt = fn(&Ground) -> io::Result<()>;
 
-/// Each with what becomes of it in a receiver, a sender, and a sender that moves.
+/// Each attempt with its possible results in a receiver, a sender, and a sender that moves.
 const ATTEMPTS: &[(&str, Attempt, [&[i32]; 3])] = &[
-    // What they are for.
+    // What these processes have to do.
     ("makes a file without a name and gives it one", |it| made(&it.inside), [FREE, NEVER, NEVER]),
     ("makes a folder", |it| Ok(mkdirat(&it.inside, "d", Mode::RWXU)?), [FREE, NEVER, NEVER]),
     ("makes a link", |it| Ok(symlinkat("old", &it.inside, "l")?), [FREE, NEVER, NEVER]),
@@ -47,7 +47,7 @@ const ATTEMPTS: &[(&str, Attempt, [&[i32]; 3])] = &[
     ("reads a file", |it| reads(&it.inside), [FREE, FREE, FREE]),
     ("lists a folder", |it| lists(&it.inside), [FREE, FREE, FREE]),
     ("removes a file", |it| Ok(unlinkat(&it.inside, "old", AtFlags::empty())?), [FREE, NEVER, FREE]),
-    // The same where it is none of their business.
+    // The same in a folder that is not the copy's.
     ("makes a file elsewhere", |it| made(&it.outside), [ELSEWHERE, NEVER, NEVER]),
     ("makes a folder elsewhere", |it| Ok(mkdirat(&it.outside, "d", Mode::RWXU)?), [ELSEWHERE, NEVER, NEVER]),
     ("makes a link elsewhere", |it| Ok(symlinkat("old", &it.outside, "l")?), [ELSEWHERE, NEVER, NEVER]),
@@ -60,7 +60,7 @@ const ATTEMPTS: &[(&str, Attempt, [&[i32]; 3])] = &[
         |it| Ok(unlinkat(&it.outside, "old", AtFlags::empty())?),
         [ELSEWHERE, NEVER, ELSEWHERE],
     ),
-    // What none of them ever does, wherever it is.
+    // What none of them may do anywhere.
     ("empties a file", |it| opens(it, OFlags::WRONLY | OFlags::TRUNC), [NEVER, NEVER, NEVER]),
     ("writes behind a file", |it| opens(it, OFlags::WRONLY | OFlags::APPEND), [NEVER, NEVER, NEVER]),
     ("reads and writes a file", |it| opens(it, OFlags::RDWR), [NEVER, NEVER, NEVER]),
@@ -126,7 +126,7 @@ fn forks() -> io::Result<()> {
 
 fn traces() -> io::Result<()> {
     let null = std::ptr::null_mut::<libc::c_void>();
-    // Unconfined there is no such process.
+    // Unconfined, the error is that there is no such process.
     // SAFETY: this request takes no pointer.
     match unsafe { libc::ptrace(libc::PTRACE_SEIZE, 0, null, null) } {
         -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -135,7 +135,7 @@ fn traces() -> io::Result<()> {
     }
 }
 
-/// Whether this kernel has Landlock: the version of its rules.
+/// Whether this kernel has Landlock, by the version of its rules.
 fn has_landlock() -> bool {
     const VERSION: libc::c_long = 1;
     let (null, nothing): (libc::c_long, libc::c_long) = (0, 0);
@@ -167,7 +167,7 @@ fn main() {
     }
 }
 
-/// The exit status of a process that tries this.
+/// The exit status of a process that makes this attempt.
 fn status(files: Option<Files>, attempt: Attempt) -> i32 {
     let (inside, outside) = (folder(), folder());
     symlink(outside.path(), inside.path().join("way out")).expect("a link");

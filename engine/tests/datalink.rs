@@ -1,4 +1,4 @@
-//! Opening a data link: who is met, and how long one waits.
+//! Opening a data link: which server is met, and how long is waited.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn transports(kind: Kind, dir: &std::path::Path) -> (Transport, Transport) {
     (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir))
 }
 
-/// Upstream's daemon gives a port out anew while the client of its last call is still there: whoever connects finds
+/// Upstream's daemon reuses a port while the client of its last call is still there: a connecting service first finds
 /// that one, which closes, and then the right one.
 #[test]
 fn a_server_on_its_way_out_is_not_the_one() {
@@ -41,8 +41,8 @@ fn a_server_that_closes_and_has_no_successor_ends_the_wait_with_that_reason() {
     }
 }
 
-/// Where only ours meet, a server that is killed is no reason to wait for another one: not before it has shared its
-/// memory, and not after.
+/// Where only programs of this project meet, no other server is waited for after one was killed: neither before it has
+/// shared its memory, nor after.
 #[test]
 fn a_server_that_is_gone_ends_the_wait_within_a_second() {
     let begun = Instant::now();
@@ -74,7 +74,7 @@ fn nobody_is_waited_for_longer_than_said() {
     }
 }
 
-/// What others rely on: whoever waits less gives a call up that they still prepare.
+/// Other programs rely on these times: with shorter ones, a call would be given up that is still being prepared.
 #[test]
 fn the_limits_are_the_fields() {
     let seconds =
@@ -83,7 +83,7 @@ fn the_limits_are_the_fields() {
     assert_eq!(seconds, [120, 10, 5, 10]);
 }
 
-/// Somebody who is there and says nothing, or not all of a HELLO.
+/// A peer that is there and sends nothing, or only a part of a HELLO.
 #[test]
 fn a_hello_may_not_take_for_ever() {
     for kind in KINDS {

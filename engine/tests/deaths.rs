@@ -1,4 +1,4 @@
-//! The peer dies between any two bytes: the pump ends at once, and says so unless everything had been said.
+//! The peer dies between any two bytes: the pump ends at once, and reports a loss unless everything had been sent.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +14,7 @@ use wire::version::Version;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The pump's end of a link, and a peer that is nothing but a channel.
+/// The pump's end of a link, and a peer that is only a channel.
 fn link(kind: Kind, dir: &std::path::Path) -> ((Channel, Version), Channel) {
     let (server, client) = (Transport::new(kind, 1, dir), Transport::new(kind, 2, dir));
     let other = std::thread::spawn(move || datalink::connect(&client, 1, 513, LIMIT).unwrap());
@@ -27,7 +27,7 @@ fn message(ty: u32, body: &[u8]) -> Vec<u8> {
     [&ty.to_le_bytes()[..], &len.to_le_bytes(), body].concat()
 }
 
-/// Pumps against a peer that says `words` and dies; what came of it, and what the local side got.
+/// Pumps against a peer that sends `words` and dies. Returns the outcome, and what the local side got.
 fn against(kind: Kind, role: Role, words: &[u8]) -> (Outcome, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let ((channel, version), mut peer) = link(kind, dir.path());
@@ -47,7 +47,7 @@ fn against(kind: Kind, role: Role, words: &[u8]) -> (Outcome, Vec<u8>) {
     (outcome, got)
 }
 
-/// Every cut of a service's last words, as its client sees them.
+/// A service's last bytes, cut at every place, as its client sees them.
 #[test]
 fn a_service_that_dies_is_lost_until_its_exit_code_is_whole() {
     let words = [
@@ -70,7 +70,7 @@ fn a_service_that_dies_is_lost_until_its_exit_code_is_whole() {
     }
 }
 
-/// Every cut of a client's words. The service, which has ended already, sees only what it was sent.
+/// A client's bytes, cut at every place. The service has ended already, and sees only what it was sent.
 #[test]
 fn a_client_that_dies_ends_the_service_side() {
     let words = [message(0x190, b"in"), message(0x190, b"more"), message(0x190, b"")].concat();

@@ -1,4 +1,4 @@
-//! Local descriptors, in a program of their own: a process that another test starts would hold copies of these pipes.
+//! Local descriptors, in a program of their own: processes that another test starts would hold copies of these pipes.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,7 +51,7 @@ fn a_socket_is_used_without_touching_its_flags() {
     assert_eq!(ours.read(&mut [0; 4]).unwrap(), 0);
 }
 
-/// Opening the master anew would make another terminal, which nobody reads.
+/// Opening the master anew would make another terminal, which has no reader.
 #[test]
 fn the_master_of_a_terminal_is_used_as_it_is() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -78,7 +78,7 @@ fn terminal() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
     (master, side)
 }
 
-/// The same error is the end of a terminal, and a failure of everything else.
+/// The same error means the end of a terminal, and a failure of everything else.
 #[test]
 fn a_read_error_is_an_end_on_a_terminal_only() {
     let eio = Some(rustix::io::Errno::IO.raw_os_error());
@@ -97,19 +97,19 @@ fn a_read_error_is_an_end_on_a_terminal_only() {
     assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0);
 }
 
-/// Whoever is in the background of a terminal is stopped by a read, even if there is nothing to read.
+/// A process in the background of a terminal is stopped by a read, even if there is nothing to read.
 #[test]
 fn a_terminal_is_not_read_before_it_is_readable() {
     let (_master, side) = terminal();
     let ours = LocalFd::adopt(side, Direction::In).unwrap();
     assert!(ours.may_try() && !ours.may_try_reading());
-    // It controls nobody, so nobody is in its background.
+    // This terminal controls no session, so no process is in its background.
     assert!(!ours.is_in_background());
     let (pipe, _writer) = rustix::pipe::pipe().unwrap();
     assert!(LocalFd::adopt(pipe, Direction::In).unwrap().may_try_reading());
 }
 
-/// More than this may wait in a terminal's write, without ever being woken.
+/// A larger write to a terminal could wait without ever being woken.
 #[test]
 fn a_terminal_that_may_block_is_written_little_at_a_time() {
     let (master, _side) = terminal();
@@ -118,7 +118,8 @@ fn a_terminal_that_may_block_is_written_little_at_a_time() {
     assert_eq!((ours.write_limit(), ours.write(&[b'x'; 2000]).unwrap()), (1024, 1024));
 }
 
-/// What a pipe holds after we have closed it: what its reader has not read, and nothing once that has gone.
+/// What a pipe holds after its write end was closed: what its reader has not read, and nothing once the reader is
+/// gone.
 #[test]
 fn what_is_left_in_a_closed_pipe_is_known() {
     let (r, w) = rustix::pipe::pipe().unwrap();
@@ -144,7 +145,7 @@ fn foreign_pipe() -> (OwnedFd, OwnedFd) {
     (reader, writer)
 }
 
-/// Takes away what lets a pipe be asked not to wait.
+/// After a splice the pipe can no longer be asked not to wait.
 fn spliced_into(writer: &OwnedFd) {
     let (from, to) = rustix::pipe::pipe().unwrap();
     rustix::io::write(&to, b"x").unwrap();
@@ -167,7 +168,7 @@ fn a_pipe_of_another_user_is_written_in_large_pieces_without_waiting() {
     assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
 
-/// Every byte once, and in order, whatever the reader takes at a time and wherever the way changes.
+/// Every byte arrives once and in order, however much the reader takes at a time and wherever the way changes.
 #[test]
 fn a_pipe_that_others_splice_into_goes_on_in_large_pieces() {
     let (reader, writer) = foreign_pipe();
@@ -200,7 +201,7 @@ fn a_pipe_that_others_splice_into_goes_on_in_large_pieces() {
     assert_eq!(ours.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
 
-/// No FIFO can be asked not to wait.
+/// A FIFO can never be asked not to wait.
 #[test]
 fn a_fifo_of_another_user_is_written_in_large_pieces() {
     let dir = tempfile::tempdir().unwrap();
@@ -227,7 +228,7 @@ fn a_pipe_of_another_user_is_read_without_waiting_until_others_splice() {
     let (from, to) = rustix::pipe::pipe().unwrap();
     assert_eq!(splice(&reader, None, &to, None, 1, SpliceFlags::empty()), Ok(1));
     drop((from, to));
-    // Perhaps it cannot be asked any more: then it is read once it is said to be ready.
+    // If it can no longer be asked, it is read once it is reported ready.
     let read = ours.read(&mut buffer).or_else(|error| {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(!ours.may_try());

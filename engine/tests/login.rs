@@ -1,7 +1,7 @@
-//! Root's way to run a call. Becoming another user forks, which needs a process with one thread, so
-//! this test is a program of its own; without root there is nothing to test. With the feature `pam` the program starts
-//! itself again where PAM has a configuration that is installed, and what that includes keeps a record: once with Debian's
-//! `common-session`, once with `system-auth` and `postlogin`.
+//! How root runs a call. Becoming another user forks, which needs a process with one thread, so this test is a program
+//! of its own; without root there is nothing to test. With the feature `pam` the program starts itself again in a
+//! place where `/etc/pam.d` has the configuration that is installed, and the files that it includes record what
+//! happens: once with Debian's `common-session`, once with `system-auth` and `postlogin`.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -46,15 +46,15 @@ fn main() {
     }
 }
 
-/// Set where `/etc/pam.d` is the test's own: the files that PAM's service includes.
+/// Set where `/etc/pam.d` is the test's own. The value: the files that PAM's service includes.
 const PRIVATE: &str = "QREXEC_TEST_PAM";
 
-/// The files for PAM's service, of which one is installed, with what each of them includes.
+/// The two versions of the file for PAM's service, of which one is installed, with the files that each includes.
 const FILES: [(&str, &str); 2] =
     [("qrexec", "common-session"), ("qrexec.system-auth", "system-auth postlogin")];
 
-/// A folder of PAM's configuration that nobody else sees. `pam_exec` records what happens to sessions, `pam_env` gives
-/// them a variable.
+/// A private folder of PAM's configuration. `pam_exec` records what happens to sessions, `pam_env` gives them a
+/// variable.
 const PRIVATE_PAM: &str = "
 mount -t tmpfs none /etc/pam.d && cp \"$1\" /etc/pam.d/qrexec || exit 77
 for name in $QREXEC_TEST_PAM; do
@@ -109,7 +109,7 @@ fn service(dir: &tempfile::TempDir, name: &str, text: &str) -> std::path::PathBu
     path
 }
 
-/// Output and exit code.
+/// Returns output and exit code.
 fn call(services: &Services, cmdline: &str) -> (String, i32) {
     let command = Command::parse(cmdline.as_bytes()).expect(cmdline);
     let prepared = services.prepare(&command.kind, &ServiceConfig::default()).expect("there");
@@ -131,8 +131,8 @@ fn exit_codes_come_through(services: &Services) {
     assert_eq!(call(services, "nobody:QUBESRPC test.Code work").1, 9);
 }
 
-/// A program of another machine is none, and what we have to say about it is not for the caller. What is a program is
-/// given streams that its user can open.
+/// A program for another machine is refused, and the error message of this program does not reach the caller. A real
+/// program gets streams that its user can open.
 fn what_a_login_shell_would_misread_is_refused(services: &Services) {
     let start = |line: &[u8], config: &ServiceConfig| {
         let command = Command::parse(line).expect("a call");

@@ -1,5 +1,5 @@
-//! Two pumps against each other over every transport, with every driver's choice left to the
-//! environment (`QREXEC_ENGINE`), so that the same tests prove poll and io_uring.
+//! Two pumps against each other over every transport. The environment (`QREXEC_ENGINE`) chooses the driver, so that
+//! the same tests are run with poll and with io_uring.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ use common::link;
 
 const KINDS: [Kind; 2] = [Kind::Shm, Kind::Socket];
 
-/// The far ends of the descriptors that a side of the call pumps.
+/// The other ends of the descriptors that one side of the call pumps.
 struct Local {
     call: Call,
     /// What the call reads and sends.
@@ -80,7 +80,7 @@ fn drain(mut from: File) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// A whole call: both streams full of noise, stderr too, at every ring size and on every transport.
+/// A whole call: both streams full of noise, stderr too, with every size of ring and on every transport.
 #[test]
 fn every_byte_arrives_both_ways_at_once() {
     for kind in KINDS {
@@ -110,7 +110,7 @@ fn every_byte_arrives_both_ways_at_once() {
     }
 }
 
-/// The link dies in the middle: what had arrived is delivered, and the loss is said.
+/// The link breaks in the middle: what had arrived is delivered, and the loss is reported.
 #[test]
 fn a_lost_link_is_never_a_silent_success() {
     for kind in KINDS {
@@ -124,7 +124,7 @@ fn a_lost_link_is_never_a_silent_success() {
     }
 }
 
-/// stderr that nobody reads waits in the spill; stdout goes on past it.
+/// stderr without a reader waits in the spill; stdout continues.
 #[test]
 fn unread_stderr_does_not_stop_stdout() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ fn unread_stderr_does_not_stop_stdout() {
     let mut c = local(Role::Client, client.1);
     let mut s = local(Role::Service, service.1);
     let running = [start(client.0, c.call), start(service.0, s.call)];
-    // More than a pipe holds, less than pipe and spill.
+    // More than a pipe holds, less than pipe and spill together.
     let err = noise(200_000, 7);
     feed(s.err.take().unwrap(), err.clone()).join().unwrap();
     let down = noise(1 << 20, 8);
@@ -146,7 +146,7 @@ fn unread_stderr_does_not_stop_stdout() {
     assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
 }
 
-/// A service that closes its stdin has ended that stream, not the call.
+/// A service that closes its stdin has ended that stream, but not the call.
 #[test]
 fn a_closed_reader_discards_and_the_exit_code_still_comes() {
     for kind in KINDS {
@@ -165,7 +165,7 @@ fn a_closed_reader_discards_and_the_exit_code_still_comes() {
     }
 }
 
-/// A caller that nobody reads any more ends the call, and with it the service.
+/// A caller whose output has no reader any more ends the call, and with it the service.
 #[test]
 fn a_caller_without_a_reader_ends_an_endless_service() {
     for kind in KINDS {
@@ -222,7 +222,7 @@ fn the_terminal_filter_replaces_and_keeps_the_length() {
     assert_eq!(running.map(|t| t.join().unwrap())[0].remote, Some(0));
 }
 
-/// Half a header, then silence: the pump sleeps (it does not spin) until the link closes.
+/// Half a header, then silence: the pump sleeps (and does not spin) until the link closes.
 #[test]
 fn half_a_header_costs_no_cpu_and_ends_with_the_link() {
     let dir = tempfile::tempdir().unwrap();
@@ -231,7 +231,7 @@ fn half_a_header_costs_no_cpu_and_ends_with_the_link() {
     let running = start(client.0, c.call);
     service.0.write(&[0x91, 1, 0]).unwrap();
     service.0.flush().unwrap();
-    // The pump has taken the wake-up once it asks to be rung again.
+    // The pump has answered the doorbell once it asks to be rung again.
     while service.0.arm(true, false).unwrap() {}
     drop(service);
     let outcome = running.join().unwrap();
@@ -259,7 +259,7 @@ fn files_as_source_and_sinks() {
     assert!(std::fs::read(path("out")).unwrap() == down && std::fs::read(path("err")).unwrap() == err);
 }
 
-/// A call that moved much and then rests gives its ring's memory back, and goes on as if it had not.
+/// A call that moved much and is then quiet returns its ring's memory, and continues normally afterwards.
 #[test]
 fn an_idle_call_rests_and_wakes() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,7 +276,7 @@ fn an_idle_call_rests_and_wakes() {
         s.out.read_exact(&mut got).unwrap();
         writing.join().unwrap();
         assert!(got == up);
-        // Longer than the pump calls idle; there is no event for "nothing happened".
+        // Longer than the time after which the pump counts as idle: no event tells that nothing has happened.
         thread::sleep(Duration::from_millis(1300));
     }
     feed_end.write_all(b"end").unwrap();
@@ -319,7 +319,7 @@ fn what_came_before_a_breach_counts() {
     assert!(outcome.lost().is_none(), "{outcome:?}");
 }
 
-/// Does something when the pump says that it has looked at one of the two: whether the peer is there, what it has left.
+/// Does something between the pump's two looks: whether the peer is there, and what has arrived.
 struct BetweenTwoLooks(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl tracing::Subscriber for BetweenTwoLooks {
@@ -343,7 +343,7 @@ impl tracing::Subscriber for BetweenTwoLooks {
     fn exit(&self, _: &Id) {}
 }
 
-/// A peer says its last words and goes just while the other side is about to sleep: that is no end without words.
+/// A peer sends its last bytes and closes just when the other side is about to sleep: the bytes must not be lost.
 #[test]
 fn last_words_between_two_looks_are_heard() {
     let dir = tempfile::tempdir().unwrap();
@@ -356,10 +356,10 @@ fn last_words_between_two_looks_are_heard() {
         drop(theirs);
         spoken.send(()).unwrap();
     };
-    // Nothing local: with the peer gone there is nothing else to wait for.
+    // Without local descriptors: once the peer is gone there is nothing else to wait for.
     let call = Call::new(Role::Client, version);
-    // While there is one subscriber only, an event that another test's thread comes to first is off for good: that thread
-    // has none. With two, all of them are asked.
+    // While there is only one subscriber, an event that another test's thread reaches first is switched off for good,
+    // since that thread has no subscriber. With two of them, tracing asks each time.
     let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let between = BetweenTwoLooks(Mutex::new(Some(Box::new(speak))));
     let outcome = tracing::subscriber::with_default(between, || run(ours, call));
@@ -368,7 +368,7 @@ fn last_words_between_two_looks_are_heard() {
     assert!(outcome.lost().is_none(), "{outcome:?}");
 }
 
-/// Error output without end, more than its pipe holds at any time: stdout comes through all the same.
+/// Endless error output, always more than its pipe holds: stdout arrives all the same.
 #[test]
 fn a_flood_of_error_output_does_not_starve_stdout() {
     for logged in [false, true] {

@@ -1,5 +1,5 @@
-//! The filter of USB over IP in the pump: two kernels talk through two pumps. Valid traffic passes as it is, and each kind
-//! of violation by a peer at either end ends the call before the kernel there sees any of it.
+//! The filter for USB over IP in the pump: two kernels talk through two pumps. Valid traffic passes unchanged, and
+//! each kind of violation by a peer at either end ends the call before the kernel there sees any of it.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -49,7 +49,7 @@ fn attached(kind: Kind, size: usize, import: Option<Rules>, export: Option<Rules
     Attached { import, export, client, service, _dir: dir }
 }
 
-/// Sends bytes from one end and takes them at the other.
+/// Sends bytes at one end and receives them at the other.
 fn passes(from: &UnixStream, to: &UnixStream, bytes: &[u8]) {
     thread::scope(|scope| {
         scope.spawn(|| (&*from).write_all(bytes).unwrap());
@@ -119,7 +119,7 @@ fn valid_traffic_passes_as_it_is() {
     for (kind, size) in [(Kind::Shm, 4096), (Kind::Shm, 1 << 20), (Kind::Socket, 65_536)] {
         let call = attached(kind, size, Some(Rules::default()), Some(Rules::default()));
         let (import, export) = (&call.import, &call.export);
-        // Byte by byte; nothing of it passes before the last.
+        // Byte by byte: nothing of the line passes before its last byte.
         line().iter().for_each(|byte| (&*export).write_all(&[*byte]).unwrap());
         let mut first = vec![0; line().len()];
         (&*import).read_exact(&mut first).unwrap();
@@ -135,7 +135,7 @@ fn valid_traffic_passes_as_it_is() {
             }
         }
         for (direction, packets) in [(Direction::In, 32), (Direction::Out, 6), (Direction::In, 1024)] {
-            // Several are under way, and are answered in one go.
+            // Several requests are pending, and are answered together.
             let all: Vec<_> = (0..4).map(|n| isochronous(seqnum + n, direction, packets)).collect();
             let (ask, answer): (Vec<_>, Vec<_>) = all.into_iter().unzip();
             passes(import, export, &ask.concat());
@@ -155,7 +155,7 @@ fn valid_traffic_passes_as_it_is() {
     }
 }
 
-/// Without the filter nothing is understood or changed.
+/// Without the filter no byte is checked or changed.
 #[test]
 fn a_call_without_the_filter_takes_anything() {
     let call = attached(Kind::Shm, 65_536, None, None);
@@ -163,9 +163,9 @@ fn a_call_without_the_filter_takes_anything() {
     passes(&call.import, &call.export, &noise(100_000));
 }
 
-/// What one side sends after what is valid, and the field that the other side names.
+/// What one side sends after valid messages, and the field that the other side's error names.
 struct Wrong {
-    /// What comes before, from the import and the export.
+    /// The valid messages before it, from import and export.
     before: [Vec<u8>; 2],
     bytes: Vec<u8>,
     named: &'static str,
@@ -176,7 +176,7 @@ fn with_word(mut bytes: Vec<u8>, at: usize, word: u32) -> Vec<u8> {
     bytes
 }
 
-/// Every check of what an import sends.
+/// A violation for every check of an import's messages.
 fn wrong_commands() -> Vec<Wrong> {
     let header = asked(submit(1, Direction::In, 8));
     let (iso, _) = isochronous(1, Direction::In, 4);
@@ -206,7 +206,7 @@ fn wrong_commands() -> Vec<Wrong> {
     all
 }
 
-/// Every check of what an export sends.
+/// A violation for every check of an export's messages.
 fn wrong_answers() -> Vec<Wrong> {
     let header = asked(submit(1, Direction::In, 8));
     let said = [answered(1, 8, 0), noise(8)].concat();
@@ -243,13 +243,13 @@ fn wrong_answers() -> Vec<Wrong> {
     all
 }
 
-/// Sends what is valid and then what is wrong, and looks at what came of it: `behind` is the side whose filter must act.
+/// Sends valid messages and then the violation, and checks the result: `behind` is the side whose filter must act.
 fn refuse(kind: Kind, from_import: bool, behind: Role, wrong: Wrong) {
     let filters = |role| (behind == role).then(Rules::default);
     let call = attached(kind, 65_536, filters(Role::Client), filters(Role::Service));
     let (import, export) = (&call.import, &call.export);
     let [commands, answers] = &wrong.before;
-    // The line comes first, then commands, then answers to them.
+    // The line comes first, then commands, then their answers.
     let (first, answers) = answers.split_at(answers.len().min(line().len()));
     passes(export, import, first);
     passes(import, export, commands);
@@ -258,7 +258,7 @@ fn refuse(kind: Kind, from_import: bool, behind: Role, wrong: Wrong) {
     (&*from).write_all(&wrong.bytes).unwrap();
     let mut seen = Vec::new();
     (&*to).read_to_end(&mut seen).unwrap();
-    // A header may be right where its packets are not: they alone are held back.
+    // If a header is valid and its packets are not, only the packets are held back.
     assert!(seen.is_empty() || seen.len() < wrong.bytes.len() - 3 * PACKET_LEN, "{}: {seen:?}", wrong.named);
     call.import.shutdown(Shutdown::Both).unwrap();
     call.export.shutdown(Shutdown::Both).unwrap();
@@ -301,7 +301,7 @@ fn each_wrong_answer_is_refused_at_either_end() {
     }
 }
 
-/// However the bytes arrive, what was right before a violation is sent on.
+/// However the bytes arrive, everything before a violation is sent on.
 #[test]
 fn what_came_before_a_violation_counts() {
     for behind in [Role::Client, Role::Service] {
@@ -318,7 +318,7 @@ fn what_came_before_a_violation_counts() {
     }
 }
 
-/// What a local side says before it hands over its socket counts like everything else.
+/// What a local side has sent before it hands over its socket is checked like everything else.
 #[test]
 fn a_prefix_passes_through_the_filter_too() {
     for (prefix, passes) in [(line(), true), (b"no line\n".to_vec(), false)] {

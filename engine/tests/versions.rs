@@ -51,7 +51,7 @@ fn start(channel: Channel, call: Call) -> JoinHandle<Outcome> {
     thread::spawn(move || run(channel, call))
 }
 
-/// A whole call between two pumps: what is sent both ways, and the code.
+/// A whole call between two pumps: the bytes of both directions, and the code.
 #[test]
 fn every_mixture_of_versions_carries_a_call() {
     for kind in KINDS {
@@ -87,7 +87,7 @@ fn every_mixture_of_versions_carries_a_call() {
     }
 }
 
-/// Fails if this does not come in time; gives what has come.
+/// Fails if the event does not come in time. Returns what has come.
 fn wait(fd: &impl std::os::fd::AsFd, event: PollFlags) -> PollFlags {
     let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
     let mut fds = [PollFd::new(fd, event)];
@@ -95,7 +95,7 @@ fn wait(fd: &impl std::os::fd::AsFd, event: PollFlags) -> PollFlags {
     fds[0].revents()
 }
 
-/// A peer that is nothing but a channel.
+/// A peer that is only a channel.
 struct Raw {
     channel: Channel,
     bytes: Vec<u8>,
@@ -133,7 +133,7 @@ impl Raw {
         }
     }
 
-    /// Everything up to the exit code: how long each chunk of stdout was, and the code.
+    /// Reads everything up to the exit code. Returns the length of each chunk of stdout, and the code.
     fn until_the_end(&mut self) -> (Vec<usize>, i32) {
         let mut chunks = Vec::new();
         loop {
@@ -191,7 +191,7 @@ fn on_socket(change: impl FnOnce(&mut Call)) -> (UnixStream, Raw, JoinHandle<Out
     (ours, raw, running)
 }
 
-/// What has no error output says so before anything else.
+/// A service without error output sends the end of it first.
 #[test]
 fn a_socket_service_ends_its_error_output_first() {
     let (service, mut raw, running) = on_socket(|_| ());
@@ -199,7 +199,7 @@ fn a_socket_service_ends_its_error_output_first() {
     (&service).write_all(b"word").unwrap();
     assert_eq!(raw.next(), Some((ty::DATA_STDOUT, b"word".to_vec())));
     raw.say(ty::DATA_STDIN, b"");
-    // The caller's end is half an end: there is an answer to it.
+    // The caller has ended only its own direction, so the service can still answer.
     assert_eq!((&service).read(&mut [0; 9]).unwrap(), 0);
     (&service).write_all(b"last").unwrap();
     assert_eq!(raw.next(), Some((ty::DATA_STDOUT, b"last".to_vec())));
@@ -208,7 +208,7 @@ fn a_socket_service_ends_its_error_output_first() {
     assert!(running.join().unwrap().lost().is_none());
 }
 
-/// Even if all that the caller has to say is there already.
+/// Even if all of the caller's data are there already.
 #[test]
 fn it_does_so_before_it_hears_anything() {
     for kind in KINDS {
@@ -231,7 +231,7 @@ fn it_does_so_before_it_hears_anything() {
     }
 }
 
-/// What could not be started: the order of its ends, and a caller who has not heard of it yet.
+/// A service that could not be started: the order of its messages, with a caller that does not know yet.
 #[test]
 fn a_failed_start_ends_in_the_order_of_its_place_and_takes_late_words() {
     let (out, err, code) = (ty::DATA_STDOUT, ty::DATA_STDERR, ty::DATA_EXIT_CODE);
@@ -259,7 +259,8 @@ fn a_failed_start_ends_in_the_order_of_its_place_and_takes_late_words() {
     }
 }
 
-/// The end of a process closes its stdin, and others that share it may answer: what the process said comes before.
+/// When a process ends its stdin is closed, and others that share it may answer: what the process has sent comes
+/// before.
 #[test]
 fn the_words_of_a_process_come_before_the_end_of_its_stdin() {
     for _ in 0..50 {
@@ -317,7 +318,7 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
     for kind in KINDS {
         let (mut raw, running) = service(kind, LATEST, |version| Call::new(Role::Service, version));
         assert_eq!(raw.until_the_end(), (vec![0], 0), "{kind:?}");
-        // `say` fails if the service side has closed: it waits for whoever was about to speak.
+        // `say` fails if the service side has closed: it waits for a caller that was about to send something.
         raw.say(ty::DATA_STDIN, b"late");
         raw.say(ty::DATA_STDIN, b"");
         drop(raw);
@@ -326,8 +327,8 @@ fn an_end_of_stdin_after_the_exit_code_is_no_breach() {
     }
 }
 
-/// The C programs read a header at once: whoever looks at any moment finds it whole or not at all, however
-/// little room there is. `payload` bytes and what is around them fill a small ring to its last bytes.
+/// The C programs read a header at once: at any moment it must be there as a whole or not at all, however little room
+/// there is. `payload` bytes and the messages around them fill a small ring to its last bytes.
 #[test]
 fn a_header_is_written_in_one_piece() {
     for payload in 4060..=4084 {
@@ -378,7 +379,7 @@ fn a_header_is_written_in_one_piece() {
     }
 }
 
-/// A client that has the exit code, but error output that nobody takes yet.
+/// A client that has received the exit code, with error output that is not read yet.
 #[test]
 fn after_the_exit_code_nothing_more_is_sent() {
     for kind in KINDS {
@@ -395,7 +396,7 @@ fn after_the_exit_code_nothing_more_is_sent() {
         assert_eq!(raw.next(), Some((ty::DATA_STDIN, b"before".to_vec())));
         raw.say(ty::DATA_STDERR, b"last words");
         raw.say(ty::DATA_EXIT_CODE, &3_i32.to_le_bytes());
-        // Nothing is taken any more from whoever would go on.
+        // Nothing more is read from a process that would go on.
         assert!(wait(&feed, PollFlags::empty()).contains(PollFlags::ERR), "{kind:?}");
         assert_eq!(rustix::io::write(&feed, b"after"), Err(rustix::io::Errno::PIPE));
         assert!(!running.is_finished());

@@ -7,13 +7,13 @@ use rustix::io::{Errno, dup};
 
 /// Longest part of a path that is given to the kernel at once; its own limit is 4,095.
 const PIECE: usize = 4_000;
-/// How often a resolution is tried again that a rename somewhere else has disturbed.
+/// How often a resolution is tried again after a rename elsewhere has disturbed it.
 const TRIES: u32 = 64;
 
 /// Opens the folder `path`, which passed [`wire::filecopy::check_name`] or is empty, below `root`.
 ///
 /// # Errors
-/// `ENOTDIR` where something on the way is a link or a file, `ENOENT` where it is missing or is moved all the time.
+/// `ENOTDIR` where a component is a link or a file, `ENOENT` where one is missing or is moved again and again.
 pub fn open(root: BorrowedFd<'_>, path: &[u8], last: OFlags) -> Result<OwnedFd, Errno> {
     let last = last | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if path.is_empty() {
@@ -33,7 +33,7 @@ pub fn open(root: BorrowedFd<'_>, path: &[u8], last: OFlags) -> Result<OwnedFd, 
     }
 }
 
-/// Cuts a path at its last `/` that leaves a piece the kernel takes; a component is never longer.
+/// Cuts a path at a `/` so that the first piece is as long as the kernel accepts; no component is longer than that.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     if path.len() <= PIECE {
         return (path, &[]);
@@ -76,7 +76,7 @@ fn by_components(from: BorrowedFd<'_>, piece: &[u8], flags: OFlags) -> Result<Ow
     Ok(at)
 }
 
-/// The path of the folder that holds `path`, and the last component.
+/// The path of the folder that contains `path`, and the last component.
 pub fn parent(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => {

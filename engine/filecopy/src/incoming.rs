@@ -16,15 +16,15 @@ use crate::shown::Name;
 /// Why there is no folder to receive into. The text is the line for stderr.
 #[derive(Debug, thiserror::Error)]
 pub enum NoFolder {
-    /// Nobody has that name.
+    /// No qube can have that name.
     #[error("{} cannot be the name of a qube", Name(.0))]
     Source(Vec<u8>),
-    /// It is not there and cannot be made.
+    /// It does not exist and cannot be made.
     #[error("cannot make {}: {error}", shown(path))]
     Make {
         /// The folder.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         error: io::Error,
     },
     /// It cannot be opened.
@@ -32,23 +32,23 @@ pub enum NoFolder {
     Open {
         /// The folder.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         error: Errno,
     },
-    /// Nobody knows whose it is.
+    /// Its owner cannot be found out.
     #[error("{0}")]
     Owner(#[from] Errno),
-    /// It is somebody else's.
+    /// It belongs to another user.
     #[error("{} belongs to user {user}", shown(path))]
     Foreign {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner.
         user: u32,
     },
 }
 
-/// The folder for files of `source` in this home, made if need be.
+/// The folder for files of `source` in this home, made if it is missing.
 ///
 /// # Errors
 /// There is none, and none can be made.
@@ -74,7 +74,7 @@ pub fn incoming(source: &[u8], home: &Path) -> Result<OwnedFd, NoFolder> {
     Ok(root)
 }
 
-/// Whether this is a qube's name: what else becomes a folder's name was not told by qrexec.
+/// Whether this can be a qube's name: any other name was not given by qrexec and must not become a folder's.
 fn is_qube(name: &[u8]) -> bool {
     let first = name.first().is_some_and(u8::is_ascii_alphabetic);
     first && name.len() <= 31 && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte))
@@ -83,7 +83,7 @@ fn is_qube(name: &[u8]) -> bool {
 /// Opens a folder to receive into.
 ///
 /// # Errors
-/// It is not there, is no folder, or is not ours to read.
+/// It does not exist, is no folder, or may not be read.
 pub fn open(folder: &Path) -> Result<OwnedFd, NoFolder> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(CWD, folder, flags, Mode::empty());

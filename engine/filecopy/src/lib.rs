@@ -9,7 +9,7 @@
 //! | [`beneath`] | folders below a folder |
 //! | [`sum`], [`shown`] | the checksum; names and sizes for people |
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end the program when its output is closed
 
 pub mod beneath;
 pub mod incoming;

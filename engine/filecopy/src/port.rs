@@ -8,27 +8,27 @@ use engine::say;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How much is read at once: what fits into a processor's second cache is summed and written from there.
+/// How much is read at once: what fits into a processor's second-level cache is summed and written from there.
 pub const BUFFER: usize = 256 << 10;
 
 /// Where a receiver's bytes come from and where its answer goes.
 pub trait Port {
-    /// Reads what there is, waiting for the first byte; 0 at the end, which a sender that is gone is as well.
+    /// Reads what there is, waiting for the first byte. 0: the end, which also comes when the sender is gone.
     ///
     /// # Errors
     /// The system failed.
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno>;
 
-    /// Nothing more will be read.
+    /// Called when nothing more will be read.
     fn end_input(&mut self);
 
-    /// Gives the sender its answer, if it is still there.
+    /// Sends the answer to the sender, if it is still there.
     fn answer(&mut self, bytes: &[u8]);
 
-    /// A line for people.
+    /// Shows a line to people.
     fn say(&mut self, line: &str);
 
-    /// Whether the sender is gone; looks for so long.
+    /// Whether the sender is gone; waits at most this long for that.
     ///
     /// # Errors
     /// The system failed.
@@ -43,7 +43,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Takes them over.
+    /// Takes the two descriptors over.
     pub fn new(input: OwnedFd, output: OwnedFd) -> Self {
         let _ = rustix::pipe::fcntl_setpipe_size(&input, BUFFER);
         Self { input: Some(input), output }
@@ -56,7 +56,7 @@ impl Port for Streams {
         loop {
             match rustix::io::read(input, &mut *buffer) {
                 Err(Errno::INTR) => {}
-                // Whatever flags it came with.
+                // The descriptor may be non-blocking: its flags are the caller's.
                 Err(Errno::AGAIN) => wait(input, PollFlags::IN)?,
                 other => return other,
             }

@@ -1,4 +1,4 @@
-//! A stream into a folder, and nowhere else: without root, set-user-id or mounts.
+//! Receives a stream into a folder, and writes nowhere else: without root, set-user-id or mounts.
 
 mod batch;
 mod existing;
@@ -26,15 +26,15 @@ pub use space::Patience;
 /// How to receive.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// What is taken.
+    /// What is accepted.
     pub limits: Limits,
     /// Name each finished file and link on stderr.
     pub verbose: bool,
-    /// Wait until there is room for each file and so much more.
+    /// Wait until there is room for each file and for so much more.
     pub wait: Option<Patience>,
-    /// What to do about names that are there already.
+    /// What to do about names that exist already.
     pub existing: Existing,
-    /// Files are made at their final places, as where the file system has no unnamed ones.
+    /// Make files at their final places, as where the file system has no unnamed files.
     pub in_place: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub(crate) struct Trouble {
     pub(crate) code: Code,
-    /// What more there is to say on stderr.
+    /// A further line for stderr.
     pub(crate) more: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl From<Errno> for Trouble {
 
 /// Receives a stream into `root`, which was opened for reading before anything was written, and answers it.
 pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code {
-    // Modes are the sender's.
+    // Modes are set as the sender says, so the umask must not change them.
     rustix::process::umask(Mode::empty());
     let (root, fresh) = match settings.existing {
         Existing::NewFolder => match Fresh::make(root) {
@@ -80,10 +80,10 @@ pub fn receive(root: OwnedFd, port: &mut dyn Port, settings: &Settings) -> Code 
         port,
     };
     let answer = session.run();
-    // Whoever still writes is to see at once that nobody reads.
+    // A sender that still writes must find out at once that nothing more is read.
     session.port.end_input();
     session.explain(&answer);
-    // The sender may be gone; the exit status tells the rest.
+    // If the sender is gone, the exit status still tells the result.
     session.port.answer(&answer.to_bytes());
     fresh.into_iter().for_each(Fresh::end);
     answer.code
@@ -94,9 +94,9 @@ struct Session<'a> {
     names: Names,
     folder: Folder,
     sum: Sum,
-    /// Small files that are to be made.
+    /// Small files that are to be made together.
     batch: Batch,
-    /// The file in hand is one of them.
+    /// The current file is one of them.
     collecting: bool,
     settings: &'a Settings,
     port: &'a mut dyn Port,
@@ -114,7 +114,7 @@ impl Session<'_> {
                 }
                 Ok(len) => buffer.get(..len).unwrap_or_default(),
             };
-            // Folders may have been moved since: nothing is made in what is not below any more.
+            // Folders may have been moved meanwhile: nothing is made in one that is no longer below the root.
             self.folder.forget();
             if let Some(answer) = self.take(bytes) {
                 return answer;
@@ -122,7 +122,7 @@ impl Session<'_> {
         }
     }
 
-    /// Takes what came, and does all that it asks for.
+    /// Takes the bytes that came, and does everything that they ask for.
     fn take(&mut self, bytes: &[u8]) -> Option<Answer> {
         let mut at = 0_usize;
         loop {
@@ -130,7 +130,7 @@ impl Session<'_> {
             at = at.saturating_add(self.machine.handle_input(rest));
             let Some(event) = self.machine.poll_event() else { break };
             if matches!(event, Event::End | Event::Refused(_)) {
-                // One pass over each whole buffer is enough, but what follows the end is not in the sum.
+                // The whole buffer is summed in one pass. Bytes after the end of the stream are not part of the sum.
                 self.sum.update(bytes.get(..at).unwrap_or_default());
             }
             if self.collect(&event, bytes, at) {
@@ -148,8 +148,8 @@ impl Session<'_> {
         answer
     }
 
-    /// Keeps a small file for later, whose content begins at `at` and ends in this buffer. Not so where anything else has to
-    /// be known about it.
+    /// Keeps a small file for later if its content begins at `at` and ends in this buffer. Does not if something must
+    /// be done about it at once.
     fn collect(&mut self, event: &Event, bytes: &[u8], at: usize) -> bool {
         let (mode, len, times) = match event {
             Event::File { mode, len, times } => (*mode, *len, *times),
@@ -185,7 +185,7 @@ impl Session<'_> {
         Some(Answer { code, checksum: self.sum.value(), last_name: Some(failed.path) })
     }
 
-    /// Does what an event asks for; an answer ends it all.
+    /// Does what an event asks for. An answer ends the copy.
     fn react(&mut self, event: Option<Event>, bytes: &[u8]) -> Option<Answer> {
         let event = event?;
         if let Err(trouble) = self.place(&event) {
@@ -219,7 +219,7 @@ impl Session<'_> {
         }
     }
 
-    /// Where a new entry is to be.
+    /// Decides where a new entry is to be made.
     fn place(&mut self, event: &Event) -> Result<(), Trouble> {
         let folder = match event {
             Event::File { .. } | Event::Link(_) => false,
@@ -253,7 +253,7 @@ impl Session<'_> {
         self.answer(refusal.code, refusal.has_name)
     }
 
-    /// All is there; now onto the disk.
+    /// Everything has come: waits until the disk has it.
     fn end(&mut self) -> Answer {
         match self.folder.sync() {
             Ok(()) => self.answer(Code::GOOD, true),
@@ -266,7 +266,7 @@ impl Session<'_> {
         Answer { code, checksum: self.sum.value(), last_name }
     }
 
-    /// Says on stderr what went wrong.
+    /// Explains on stderr what went wrong.
     fn explain(&mut self, answer: &Answer) {
         let code = answer.code;
         if code.is_good() || code == Code::CUT && answer.last_name.as_ref().is_some_and(Vec::is_empty) {
@@ -283,7 +283,7 @@ impl Session<'_> {
     }
 }
 
-/// Names an entry for whoever reads the list: as it is, unless it might steer a terminal or end the line.
+/// A name for the list of entries: unchanged, unless it could control a terminal or end the line.
 fn told(name: &[u8]) -> String {
     match std::str::from_utf8(name) {
         Ok(text) if is_plain(name) => text.to_owned(),
@@ -291,7 +291,7 @@ fn told(name: &[u8]) -> String {
     }
 }
 
-/// What an answer means, said by the receiver itself.
+/// The meaning of an answer, in the receiver's own words.
 fn explained(code: Code) -> impl fmt::Display {
     let known = match code {
         Code::EXISTS => "something of that name is already there",
@@ -303,7 +303,7 @@ fn explained(code: Code) -> impl fmt::Display {
     if known.is_empty() { code.to_string() } else { known.to_owned() }
 }
 
-/// How much is missing, in a person's words.
+/// How much space is missing, for people.
 pub(crate) fn no_room(name: &[u8], needed: u64, free: u64) -> String {
     format!("{}: needs {}, there are {} free", Name(name), Size(needed), Size(free))
 }

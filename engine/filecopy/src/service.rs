@@ -1,4 +1,4 @@
-//! `qubes.Filecopy` in the call's own process: the ring and one folder are its only ends.
+//! `qubes.Filecopy` in the call's own process, which is connected to the ring and one folder only.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -16,23 +16,24 @@ use crate::shown::Name;
 /// A call of the service.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// Who has called.
+    /// The calling qube.
     pub source: &'a str,
     /// The service's argument.
     pub argument: Option<&'a str>,
-    /// Who receives; `None` for whoever we are.
+    /// The user who receives; `None` for the user of this process.
     pub account: Option<&'a Account>,
-    /// What to do about names that are there already.
+    /// What to do about names that exist already.
     pub existing: Existing,
     /// Whether this process is confined to the call and to the folder.
     pub confinement: Confinement,
 }
 
-/// Serves a call to its end; its exit code. This process becomes the user who receives and can do nothing but that
-/// afterwards.
+/// Serves a call to its end. Returns its exit code. This process becomes the user who receives, and can do nothing
+/// else afterwards.
 pub fn receive_files(call: &mut DirectService, request: &Request<'_>) -> i32 {
     let prepared = prepare(request).and_then(|(root, settings)| {
-        // Before a file is opened: one that was opened by other credentials cannot be given a name by `AT_EMPTY_PATH`.
+        // Before a file is opened: one that was opened with other credentials cannot be given a name by
+        // `AT_EMPTY_PATH`.
         let places = [Place { at: root.as_fd(), may: May::Make }];
         call.confine(request.confinement, Files::Make, &places).map_err(CannotReceive::Unconfined)?;
         Ok((root, settings))
@@ -46,7 +47,7 @@ pub fn receive_files(call: &mut DirectService, request: &Request<'_>) -> i32 {
     }
 }
 
-/// Why a call of the service begins with its end.
+/// Why a call of the service cannot be served.
 #[derive(Debug, thiserror::Error)]
 enum CannotReceive {
     #[error("unknown argument {}", Name(.0.as_bytes()))]
@@ -79,7 +80,7 @@ fn prepare(request: &Request<'_>) -> Result<(std::os::fd::OwnedFd, Settings), Ca
     Ok((incoming(request.source.as_bytes(), &home)?, settings))
 }
 
-/// A lab's machines have homes of their own.
+/// Qubes of a lab have homes of their own.
 fn own_home() -> Option<PathBuf> {
     let told = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     told.or_else(|| Account::by_uid(getuid()).map(|account| account.home))

@@ -1,12 +1,12 @@
-//! Names and sizes where a person reads them.
+//! Names and sizes as people read them.
 
 use std::fmt::{self, Display, Write};
 
 /// Most characters of one name in a message.
 const MOST: usize = 300;
 
-/// A name in double quotes: readable characters as they are, all else escaped so that the name can be told, and cannot
-/// steer a terminal.
+/// A name in double quotes: readable characters unchanged, all others escaped so that the name stays unambiguous and
+/// cannot control a terminal.
 #[derive(Clone, Copy)]
 pub struct Name<'a>(pub &'a [u8]);
 

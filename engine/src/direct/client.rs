@@ -1,4 +1,4 @@
-//! The caller's end of a call that its own process makes.
+//! The client's end of a call that its own process makes.
 
 use std::io;
 use std::time::Duration;
@@ -13,30 +13,31 @@ use super::{Direct, Lost, Seen};
 use crate::confine::{Confinement, Files, Place};
 use crate::pump::{Ending, Outcome};
 
-/// A command's own call: writes what the service reads, reads what it answers. What the service says on its error output
-/// goes to ours, made harmless for a terminal.
+/// A call that a command makes itself: it writes what the service reads, and reads what it answers. The service's
+/// error output goes to this process's stderr, made safe for a terminal.
 #[derive(Debug)]
 pub struct DirectClient {
     direct: Direct,
-    /// Looked at in vain, with so many bytes there.
+    /// How many bytes were there at the last look, too few to be used.
     have: usize,
 }
 
 impl DirectClient {
-    /// Makes the call at this link.
+    /// Makes the call on this link.
     pub fn new(channel: Channel, version: Version) -> Self {
         Self { direct: Direct::new(channel, version, Role::Client), have: 0 }
     }
 
-    /// Confines this process, which has one thread, to this call and to what it does with files below these places, for good.
+    /// Confines this process, which has one thread, to this call and to certain actions on files below these places,
+    /// for good.
     ///
     /// # Errors
-    /// It is not: nothing of the other side's must be read then.
+    /// It could not be confined: then nothing from the other side may be read.
     pub fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
         self.direct.confine(how, files, places)
     }
 
-    /// Gives the service what there is room for, without waiting.
+    /// Sends as many bytes as there is room for, without waiting.
     ///
     /// # Errors
     /// The service is gone. What it sent before can still be read.
@@ -44,7 +45,7 @@ impl DirectClient {
         self.direct.give(Kind::Stdin, bytes)
     }
 
-    /// Takes what has come, without waiting; 0 for nothing.
+    /// Takes what has arrived, without waiting; 0 if nothing has.
     ///
     /// # Errors
     /// The service is gone.
@@ -78,7 +79,7 @@ impl DirectClient {
                 Err(Errno::AGAIN) => {
                     let _ = poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], None);
                 }
-                // Nobody reads it.
+                // Stderr is closed: nobody reads it.
                 Err(_) => return,
             }
         }
@@ -87,18 +88,18 @@ impl DirectClient {
     /// Whether nothing more can be read: the service has ended its stream, or is gone.
     ///
     /// # Errors
-    /// It is gone, and in bad ways.
+    /// The link was lost before the service had sent everything.
     pub fn has_ended(&mut self) -> Result<bool, Lost> {
         if self.direct.has_ended() {
             return Ok(true);
         }
-        // In this order: it may have written before it went.
+        // In this order: the service may have written just before it went.
         let open = self.direct.channel.is_open();
         Ok(!open && matches!(self.direct.look()?, Seen::Nothing(_)) && self.direct.errors.is_empty())
     }
 
-    /// Waits until something can be read, or this many bytes (or any, if there can't be so many) can be written, or the
-    /// service is gone; at most so long. `false`: nothing of that.
+    /// Waits until something can be read, or this many bytes can be written (or any, if the ring has less room), or
+    /// the service is gone; at most this long. `false`: none of that has happened.
     ///
     /// # Errors
     /// The link is broken.
@@ -107,7 +108,7 @@ impl DirectClient {
         self.direct.wait(Some(self.have), room, limit)
     }
 
-    /// Ends what the service reads; its answer can still be read.
+    /// Ends the service's input; its answer can still be read.
     ///
     /// # Errors
     /// The service is gone.
@@ -115,7 +116,7 @@ impl DirectClient {
         self.direct.end(Kind::Stdin)
     }
 
-    /// Ends what the service reads and waits for its exit code.
+    /// Ends the service's input and waits for its exit code.
     pub fn finish(mut self) -> Outcome {
         let heard = self.last_words();
         let remote = self.direct.incoming.exit_code();
@@ -129,7 +130,7 @@ impl DirectClient {
     }
 
     fn last_words(&mut self) -> Result<(), Lost> {
-        // It may be gone already, with its code in the ring.
+        // The service may be gone already, with its code in the ring.
         let _ = self.direct.end(Kind::Stdin);
         let mut unread = [0; 4096];
         while self.direct.incoming.exit_code().is_none() {

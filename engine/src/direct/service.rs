@@ -12,7 +12,7 @@ use crate::confine::{Confinement, Files, Place};
 use crate::meter::Meter;
 use crate::pump::{Ending, NoStreams, Outcome, StderrCopy, report};
 
-/// A service that is built in: reads what the caller sends, writes what it gets.
+/// A built-in service: reads what the caller sends, and writes what the caller gets.
 #[derive(Debug)]
 pub struct DirectService {
     direct: Direct,
@@ -20,22 +20,23 @@ pub struct DirectService {
 }
 
 impl DirectService {
-    /// Serves the call at this link; what it says on its error output goes to `log` as well.
+    /// Serves the call on this link; error output goes to `log` as well.
     pub fn new(channel: Channel, version: Version, log: Option<StderrCopy>) -> Self {
         Self { direct: Direct::new(channel, version, Role::Service), log }
     }
 
-    /// Lets others see how much is moved.
+    /// Shows in `meter` how much is moved.
     #[must_use]
     pub fn metered(mut self, meter: Option<Meter>) -> Self {
         self.direct.meter = meter;
         self
     }
 
-    /// Confines this process, which has one thread, to this call and to what it does with files below these places, for good.
+    /// Confines this process, which has one thread, to this call and to certain actions on files below these places,
+    /// for good.
     ///
     /// # Errors
-    /// It is not: nothing of the other side's must be read then.
+    /// It could not be confined: then nothing from the other side may be read.
     pub fn confine(&mut self, how: Confinement, files: Files, places: &[Place<'_>]) -> io::Result<()> {
         self.direct.confine(how, files, places)
     }
@@ -58,13 +59,14 @@ impl DirectService {
         }
     }
 
-    /// The peer is gone, and what it has left can never be made sense of. Asked in this order, see [`Channel::ended`].
+    /// Whether the peer is gone and what is left in the ring is no complete message. Asked in this order, see
+    /// [`Channel::ended`].
     fn is_over(&mut self) -> Result<bool, Lost> {
         let open = self.direct.channel.is_open();
         Ok(!open && matches!(self.direct.look()?, Seen::Nothing(_)))
     }
 
-    /// Writes for the caller's stdout.
+    /// Writes to the caller's stdout.
     ///
     /// # Errors
     /// The caller is gone.
@@ -72,10 +74,10 @@ impl DirectService {
         self.send(Kind::Stdout, bytes)
     }
 
-    /// A line for the caller's error output, and for the log.
+    /// Writes a line to the caller's error output, and to the log.
     ///
     /// # Errors
-    /// The caller is gone; the log has the line.
+    /// The caller is gone; the log has the line all the same.
     pub fn say(&mut self, line: &str) -> Result<(), Lost> {
         let line = format!("{line}\n");
         if let Some(log) = &mut self.log {
@@ -96,10 +98,10 @@ impl DirectService {
         Ok(())
     }
 
-    /// Whether the caller is gone; looks for so long.
+    /// Whether the caller is gone; waits at most this long for that.
     ///
     /// # Errors
-    /// It is, and in bad ways.
+    /// The link was lost before the caller had ended the call properly.
     pub fn is_alone(&mut self, limit: Duration) -> Result<bool, Lost> {
         if self.direct.channel.is_open() {
             self.direct.wait(None, 0, Some(limit))?;
@@ -107,7 +109,8 @@ impl DirectService {
         Ok(!self.direct.channel.is_open())
     }
 
-    /// Ends the call with this exit code: ends of streams, code, and what the caller still says.
+    /// Ends the call with this exit code: sends the ends of the streams and the code, then reads what the caller still
+    /// sends.
     pub fn finish(self, code: i32) -> Outcome {
         let Direct { channel, version, bytes_in, bytes_out, .. } = self.direct;
         let told = report(channel, version, code, NoStreams::FailedInVm);

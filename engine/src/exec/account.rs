@@ -19,23 +19,22 @@ const MAX_GROUPS: usize = 65_536;
 /// As whom calls run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Users {
-    /// As this process's own user, whose name this is; a call for any other fails.
+    /// As this process's own user, who has this name; a call for any other user fails.
     Own(String),
     /// As this process's own user, whatever the command line says: services in dom0.
     Any,
-    /// As this process's own user, in whose login session it is; commands run under this shell.
+    /// As this process's own user, in whose login session it runs; commands run under this shell.
     Session(PathBuf),
     /// As the user that the call names, with their login shell. Only root can do that.
     Login {
-        /// Calls for this user, our own, run as we are and without a login: in a lab there is no
-        /// session to open, and root's calls are like anybody's.
+        /// Calls for this user, the process's own, run as they are and without a login: in a lab there is no session
+        /// to open, and root's calls are like any other user's.
         direct: Option<String>,
     },
 }
 
 impl Users {
-    /// Root gives every user a login, in a lab every other user; anybody else
-    /// runs calls for themselves alone.
+    /// Root gives every user a login, in a lab every user but itself; any other user runs its own calls only.
     #[must_use]
     pub fn by_privilege(installation: Installation) -> Self {
         match rustix::process::geteuid().is_root() {
@@ -44,14 +43,14 @@ impl Users {
         }
     }
 
-    /// As we are, in this login session and under its shell.
+    /// As this process's user, in its login session and under its shell.
     #[must_use]
     pub fn session() -> Self {
         let shell = std::env::var_os("SHELL").map(PathBuf::from).filter(|shell| shell.is_absolute());
         Self::Session(shell.unwrap_or_else(|| "/bin/sh".into()))
     }
 
-    /// The shell for commands that run as we are.
+    /// The shell for commands that run as this process's user.
     #[must_use]
     pub fn shell(&self) -> &Path {
         match self {
@@ -60,10 +59,10 @@ impl Users {
         }
     }
 
-    /// The account to log in as; `None` to run as we are.
+    /// The account to log in as; `None` to run as this process's user.
     ///
     /// # Errors
-    /// A user who does not exist or is not us.
+    /// A user who does not exist, or whom this process cannot become.
     pub fn account(&self, wanted: Option<&str>) -> Result<Option<Account>, ExecError> {
         let refuse = |reason| Err(ExecError::User { wanted: wanted.unwrap_or_default().to_owned(), reason });
         match self {
@@ -78,7 +77,7 @@ impl Users {
     }
 }
 
-/// The name of our own user. A user without an entry goes by their number.
+/// The name of this process's user. A user without an entry is named by its number.
 pub(super) fn own_name() -> String {
     let uid = rustix::process::geteuid();
     Account::by_uid(uid).map_or_else(|| uid.as_raw().to_string(), |account| account.name)
@@ -100,7 +99,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Looks a user up by name. No user, no home and a database that cannot be read are all `None`.
+    /// Looks a user up by name. No such user, no home and a database that cannot be read are all `None`.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         let name = CString::new(name).ok()?;
@@ -123,7 +122,7 @@ impl Account {
     /// Makes this process, which has one thread and is root, that user's for good.
     ///
     /// # Errors
-    /// It cannot; what it has become by then is to be left at once.
+    /// It could not; the process must then end at once, since it may have changed in part.
     pub fn become_it(&self) -> std::io::Result<()> {
         use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
         let groups =

@@ -1,4 +1,4 @@
-//! The words that a service is started with, as the kernel takes them.
+//! The arguments with which a service is started, as the kernel takes them.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -10,7 +10,7 @@ use super::Executable;
 /// The shell for texts.
 pub(super) const SHELL: &CStr = c"/bin/sh";
 
-/// The argument of the call as a program gets it: none if it is empty.
+/// The argument of the call as a program gets it: no argument if it is empty.
 pub(super) fn argument(what: &Executable) -> io::Result<Vec<CString>> {
     let argument = what.call.as_ref().and_then(|call| call.service.argument());
     let argument = argument.filter(|argument| !argument.is_empty());

@@ -1,9 +1,9 @@
-//! What an administrator may say about a service: `key = value` lines in a file named like it.
+//! What an administrator may set for a service: `key = value` lines in a file with the service's name.
 //!
-//! The language is the small part of TOML that the C programs read: bare keys, booleans,
-//! decimal integers, single-quoted strings, `#` comments. Whatever is not understood fails the
-//! call, because a line that was meant to restrict something must never be dropped silently; only
-//! whole unknown keys are passed over, so that newer files work with older programs.
+//! The language is the small part of TOML that the C programs read: bare keys, booleans, decimal integers,
+//! single-quoted strings, `#` comments. A line that is not understood fails the call, because a line that was meant to
+//! restrict something must never be ignored silently. Only unknown keys are ignored as a whole, so that newer files
+//! work with older programs.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ use wire::usbip::Rules;
 use super::ExecError;
 use super::paths::SearchPath;
 
-/// Bytes of a file; the settings that there are take a few hundred.
+/// Longest file in bytes; all settings together take a few hundred.
 const MAX_FILE: u64 = 64 << 10;
 
 /// The settings of one service.
@@ -23,32 +23,32 @@ const MAX_FILE: u64 = 64 << 10;
 pub struct ServiceConfig {
     /// `wait-for-session`: start only when the user's graphical session is there.
     pub wait_for_session: bool,
-    /// `skip-service-descriptor`: a socket service does not get the line that says what is called.
+    /// `skip-service-descriptor`: a socket service does not get the line that describes the call.
     pub skip_service_descriptor: bool,
-    /// `exit-on-client-eof`: the call ends with code 0 as soon as the caller sends no more.
+    /// `exit-on-client-eof`: the call ends with code 0 as soon as the caller's data end.
     pub exit_on_client_eof: bool,
-    /// `exit-on-service-eof`: the call ends with code 0 as soon as the service sends no more.
+    /// `exit-on-service-eof`: the call ends with code 0 as soon as the service's data end.
     pub exit_on_service_eof: bool,
-    /// `splice`: ring pages are lent to the service's stdin, a pipe then, instead of copied. Only for a program that
-    /// copies what it reads; one that passes pages on to another pipe would see them change.
+    /// `splice`: ring pages are lent to the service's stdin, which is then a pipe, instead of copied. Only for a
+    /// program that copies what it reads: if it passed the pages on to another pipe, they could change there.
     pub splice: bool,
-    /// `pipes`: the service's stdin and stdout are pipes, which it can open by name, `/dev/stdin` and `/dev/stdout`.
-    /// Sockets cannot be opened, but only one of them can carry both directions, for which a service may ask.
+    /// `pipes`: the service's stdin and stdout are pipes, which it can open by name (`/dev/stdin`, `/dev/stdout`).
+    /// Sockets cannot be opened, but only a socket can carry both directions, which some services need.
     pub pipes: bool,
-    /// `builtin`: the call's own process is the service; what the service's file holds is not run.
+    /// `builtin`: the call's own process does the work; the service's file is not run.
     pub builtin: Option<Builtin>,
-    /// `existing`: what the built-in service does about names that are there already.
+    /// `existing`: what the built-in service does about names that exist already.
     pub existing: Existing,
     /// `filter`: the service's two streams are USB over IP, and only what these rules allow passes.
     pub filter: Option<Rules>,
-    /// `force-user`: run as this user, whatever the caller's side said.
+    /// `force-user`: run as this user, whatever user the call names.
     pub force_user: Option<String>,
 }
 
-/// A service that a call's own process can be.
+/// A service that a call's own process can perform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Builtin {
-    /// `filecopy`: bulk file copy, the receiver.
+    /// `filecopy`: the receiver of bulk file copy.
     Filecopy,
 }
 
@@ -58,13 +58,13 @@ impl Builtin {
     }
 }
 
-/// What a receiver of files does about a name that is there already.
+/// What a receiver of files does about a name that exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Existing {
     /// `fail`: the copy ends.
     #[default]
     Fail,
-    /// `rename`: what comes gets another name, `NAME (2)`.
+    /// `rename`: the new entry gets another name, `NAME (2)`.
     Rename,
     /// `new-folder`: each copy goes into a folder of its own, named by the time.
     NewFolder,
@@ -73,7 +73,7 @@ pub enum Existing {
 }
 
 impl Existing {
-    /// The rule of this name.
+    /// The rule with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -97,10 +97,10 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: Problem,
     },
-    /// Settings that cannot hold together.
+    /// Settings that exclude each other.
     #[error("force-user does not go with {0}=true")]
     ForceUserWith(&'static str),
-    /// The same.
+    /// Settings that exclude each other.
     #[error("filter does not go with {0}")]
     FilterWith(&'static str),
 }
@@ -123,7 +123,7 @@ pub enum Problem {
     /// No `=` after the key.
     #[error("there is no '=' after the key")]
     NoEquals,
-    /// A value of no kind that is known here.
+    /// A value of an unknown kind.
     #[error("the value is neither true, false, a decimal number nor a 'string'")]
     Value,
     /// A double-quoted or triple-quoted string.
@@ -132,24 +132,24 @@ pub enum Problem {
     /// A string without an end, or one that is not text.
     #[error("the string has no end or is not UTF-8")]
     String,
-    /// Something behind the value that is no comment.
+    /// Something other than a comment after the value.
     #[error("there is more behind the value")]
     Trailing,
     /// A value of another type than the key takes.
     #[error("the value has the wrong type for this key")]
     Type,
-    /// A word that this key does not know.
-    #[error("this key does not know that word")]
+    /// A word that this key does not accept.
+    #[error("this key does not accept that word")]
     Word,
     /// A key for the second time.
     #[error("this key was there before")]
     Duplicate,
 }
 
-/// A parsed file: the settings, and the keys that were passed over with their lines.
+/// A file that was read: the settings, and the unknown keys with their lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Parsed {
-    /// What the known keys said.
+    /// The settings of the known keys.
     pub(crate) config: ServiceConfig,
     /// Unknown keys: line number and key.
     pub(crate) unknown: Vec<(usize, String)>,
@@ -176,27 +176,28 @@ impl ServiceConfig {
         Ok(parsed.config)
     }
 
-    /// Reads a file's text, and the keys in it that nobody knows, each with its line.
+    /// Reads a file's text. Also returns its unknown keys, each with its line.
     ///
     /// # Errors
-    /// What would fail every call of the service.
+    /// An error that would fail every call of the service.
     pub fn check(text: &[u8]) -> Result<(Self, Vec<(usize, String)>), ConfigError> {
         parse(text).map(|parsed| (parsed.config, parsed.unknown))
     }
 
-    /// Whether a fork server may run such a service: it does not know these settings.
+    /// Whether a fork server may run such a service: a fork server does not know the other settings.
     #[must_use]
     pub fn allows_fork_server(&self) -> bool {
         let for_sockets = self.skip_service_descriptor || self.exit_on_client_eof || self.exit_on_service_eof;
         !for_sockets && !self.splice && !self.pipes && self.builtin.is_none() && self.filter.is_none()
     }
 
-    /// Whether the settings can all hold.
+    /// Whether no two settings exclude each other.
     fn go_together(&self) -> Result<(), ConfigError> {
         if let (Some(_), Some(key)) = (&self.force_user, self.socket_only_key()) {
             return Err(ConfigError::ForceUserWith(key));
         }
-        // What was checked cannot be lent, and what the call's own process does is no stream.
+        // Checked bytes are in private memory and cannot be lent, and a built-in service has no streams to be
+        // filtered.
         let unfiltered = [(self.splice, "splice"), (self.builtin.is_some(), "builtin")];
         match unfiltered.into_iter().find(|(set, _)| *set && self.filter.is_some()) {
             Some((_, key)) => Err(ConfigError::FilterWith(key)),
@@ -217,12 +218,13 @@ impl ServiceConfig {
     }
 }
 
-/// The bytes of a file. Whoever waits for a pipe, or reads a device without end, serves no other call meanwhile.
+/// The content of a regular file. Waiting for a pipe, or reading a device without end, would keep all other calls
+/// waiting.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a configuration is a file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a configuration must be a regular file"));
     }
     let mut text = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut text)?;
@@ -271,7 +273,7 @@ enum Value<'a> {
 }
 
 impl ServiceConfig {
-    /// Takes one setting; `false` if the key is unknown.
+    /// Applies one setting; `false` if the key is unknown.
     fn set(&mut self, key: &str, value: Value<'_>) -> Result<bool, Problem> {
         match key {
             "wait-for-session" => self.wait_for_session = value.bool_or_digit()?,
@@ -298,7 +300,7 @@ impl Value<'_> {
         }
     }
 
-    /// The key from the oldest files also takes 0 and 1.
+    /// The key from the oldest files also accepts 0 and 1.
     fn bool_or_digit(self) -> Result<bool, Problem> {
         match self {
             Self::Integer(0) => Ok(false),

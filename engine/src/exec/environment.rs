@@ -1,4 +1,4 @@
-//! The environment of what we start.
+//! The environment of the programs that are started.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,8 +7,8 @@ use wire::command::ServiceCall;
 
 use crate::Installation;
 
-/// Our own prefix: such variables mean something to qrexec's programs, so that one which leaked
-/// into a service could make it believe that somebody else called it.
+/// The prefix of qrexec's own variables. If one of them were passed on to a service, the service could believe that
+/// another qube had called it.
 const PREFIX: &[u8] = b"QREXEC";
 
 /// Variables with that prefix which a service may see.
@@ -24,7 +24,7 @@ const KEPT_IN_A_LAB: [&[u8]; 6] = [
     b"QREXEC_ENGINE",
 ];
 
-/// Means the one service manager of the process that got it.
+/// Names the service manager of the process that was given it, and of no other.
 const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET";
 
 /// Variables, each name once.
@@ -32,7 +32,7 @@ const NOTIFY_SOCKET: &[u8] = b"NOTIFY_SOCKET";
 pub struct Environment(Vec<(OsString, OsString)>);
 
 impl Environment {
-    /// What a started program inherits of this process's environment.
+    /// The part of this process's environment that a started program inherits.
     #[must_use]
     pub fn inherited(installation: Installation) -> Self {
         Self::filtered(std::env::vars_os(), installation)
@@ -54,7 +54,7 @@ impl Environment {
         self.0.retain(|(old, _)| old != name.as_ref());
     }
 
-    /// Leaves nothing but our own variables: a session brings the others.
+    /// Removes all but qrexec's own variables: the session sets the others.
     #[cfg(feature = "pam")]
     pub(super) fn keep_own(&mut self) {
         self.0.retain(|(name, _)| name.as_bytes().starts_with(PREFIX));
@@ -72,7 +72,7 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
-    /// `NAME=value` for exec. What contains a NUL cannot come from an environment and is left out.
+    /// `NAME=value` strings for exec. A string with a NUL cannot be passed, and is left out.
     #[must_use]
     pub fn to_strings(&self) -> Vec<CString> {
         let pairs = self.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
@@ -88,8 +88,7 @@ fn may_pass(name: &[u8], installation: Installation) -> bool {
     }
 }
 
-/// Every variable that [`description`] may set: what a login shell's start-up files must not
-/// decide.
+/// Every variable that [`description`] may set: a login shell's start-up files must not decide their values.
 pub(super) const DESCRIPTION: [&str; 6] = [
     "QREXEC_REMOTE_DOMAIN",
     "QREXEC_SERVICE_FULL_NAME",

@@ -1,4 +1,4 @@
-//! What a file is that the kernel does not execute, or may not: by its first bytes.
+//! What kind of file it is that the kernel did not execute, or might not execute: judged by its first bytes.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -9,13 +9,14 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-/// Bytes that are looked at: what shells look at.
+/// How many bytes are looked at: as many as shells look at.
 const HEAD: usize = 80;
 
 /// What every ELF file begins with.
 const ELF: &[u8] = b"\x7fELF";
 
-/// Fails for a file that is no text: a shell would take the bytes of a program, for another machine say, for commands.
+/// Fails for a file that is no text: a shell would execute the bytes of a program, for another machine for example, as
+/// commands.
 ///
 /// # Errors
 /// `ENOEXEC`, or the file cannot be read.
@@ -23,14 +24,14 @@ pub(super) fn check_text(path: &Path) -> io::Result<()> {
     if is_binary(&head(path)?) { Err(Errno::NOEXEC.into()) } else { Ok(()) }
 }
 
-/// Whether the kernel must decide about this file, and no shell: it is no text, and nothing that this machine surely
-/// executes by itself.
+/// Whether the kernel must decide about this file, and no shell: it is no text, and no program that this machine
+/// certainly executes.
 pub(super) fn is_odd(path: &Path) -> bool {
-    // What we may not read no shell of the user's reads for commands either.
+    // If this process may not read the file, the user's shell cannot read it for commands either.
     head(path).is_ok_and(|bytes| is_binary(&bytes) && !is_native(path, &bytes))
 }
 
-/// A NUL in the first line, or ELF's magic.
+/// Whether there is a NUL in the first line, or ELF's magic number.
 fn is_binary(head: &[u8]) -> bool {
     head.starts_with(ELF) || head.split(|byte| *byte == b'\n').next().is_some_and(|line| line.contains(&0))
 }
@@ -44,7 +45,7 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// By what a file is to be started that is there: what the kernel did not find, if it says that there is no file.
+/// The interpreter or loader of a file that exists. If the kernel says that a file is missing, it means this one.
 pub(super) fn interpreter(path: &Path) -> Option<String> {
     let head = head(path).ok()?;
     let Some(line) = head.strip_prefix(b"#!") else {
@@ -57,10 +58,10 @@ pub(super) fn interpreter(path: &Path) -> Option<String> {
     Some(wire::escape::Escaped::new(word).to_string())
 }
 
-/// Whether these are the first bytes of a whole ELF program for the kind of machine that we are made for.
+/// Whether these are the first bytes of a complete ELF program for this program's kind of machine.
 fn is_native(path: &Path, head: &[u8]) -> bool {
     let Ok(own) = self::head(Path::new("/proc/self/exe")) else { return false };
-    // Class, order of bytes; machine.
+    // The class and byte order, and the machine.
     let same = [4..6, 18..20].iter().all(|place| head.get(place.clone()) == own.get(place.clone()));
     let Some(half) = head.get(16..18) else { return false };
     let is_program = matches!(half, [2 | 3, 0] | [0, 2 | 3]);
@@ -77,7 +78,7 @@ fn is_whole(path: &Path, head: &[u8]) -> bool {
     let (Some(table), Some(size), Some(count)) = (table, word(sizes), word(sizes + 2)) else { return false };
     let end = table.checked_add(u64::from(size) * u64::from(count));
     let last = end.and_then(|end| end.checked_sub(1));
-    // One byte more would be the next program's affair.
+    // Only the table must be complete: if the segments are not, the kernel and the program have to deal with it.
     count > 0 && last.is_some_and(|last| has_byte(path, last))
 }
 
@@ -85,7 +86,7 @@ fn has_byte(path: &Path, at: u64) -> bool {
     File::open(path).and_then(|file| file.read_at(&mut [0], at)).is_ok_and(|count| count == 1)
 }
 
-/// The words that start `path` as a text for the shell.
+/// The arguments that run `path` as a text for the shell.
 pub(super) fn by_shell(path: &Path) -> io::Result<Vec<CString>> {
     check_text(path)?;
     Ok(vec![super::argv::SHELL.to_owned(), super::argv::c_path(path)?])

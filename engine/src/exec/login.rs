@@ -1,4 +1,4 @@
-//! Root's way to run a call: as the user it names, in their login shell.
+//! How root runs a call: as the user it names, in their login shell.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -16,10 +16,10 @@ use super::image::{check_text, is_odd};
 use super::{Account, EXIT_NOT_FOUND, Environment, Executable, Image};
 use crate::process::{Child, EXIT_TROUBLE, fork_keeping, replace};
 
-/// Variables that mean the session of whoever started the agent.
+/// Variables that belong to the session of the user who started the agent.
 const OF_A_SESSION: [&str; 3] = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "MAIL"];
 
-/// Starts `what` as the user: in a session of its own, in their home folder if that can be entered.
+/// Starts `what` as the user: in a session of its own, in their home folder if it can be entered.
 ///
 /// A service runs under `/bin/sh -lc` with nothing but literals in the script; a command runs under
 /// the user's own shell, as a login shell. With the feature `pam` there is a PAM session around it,
@@ -36,7 +36,7 @@ pub(super) fn start(
 ) -> io::Result<Child> {
     let groups = account.groups().ok_or_else(|| io::Error::other("cannot read the user's groups"))?;
     let command = match &what.image {
-        // A login shell might take it for commands.
+        // A login shell could execute its bytes as commands.
         Image::Program(path) if is_odd(path) => Start::Direct(what.call.clone(), words(what)?),
         Image::Text(path) => check_text(path).and_then(|()| Ok(Start::Shell(command(account, what)?)))?,
         _ => Start::Shell(command(account, what)?),
@@ -49,7 +49,7 @@ pub(super) fn start(
 enum Start {
     /// A shell, with the variables of the user's login, and through it the program.
     Shell(Command),
-    /// The program itself, for the kernel to say whether it is one.
+    /// The program itself; the kernel decides whether it is one.
     Direct(Option<ServiceCall>, Vec<CString>),
 }
 
@@ -61,7 +61,7 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
-    /// In the new process: becomes the program.
+    /// In the new process: executes the program.
     #[cfg(not(feature = "pam"))]
     fn run(&self, start: Start, mut environment: Environment) -> i32 {
         describe_user(self.account, &mut environment);
@@ -84,8 +84,8 @@ impl Login<'_> {
     #[cfg(feature = "pam")]
     fn attend(&self, start: Start, mut environment: Environment) -> io::Result<i32> {
         use std::os::fd::{AsFd, OwnedFd};
-        // Copies that this process can close: the call would else wait for the end of its streams
-        // until the session is closed. PAM's modules open what they need after that.
+        // Copies that this process can close. Otherwise the call would wait for the end of its streams until the
+        // session is closed. PAM's modules open files of their own after that.
         let [stdin, stdout, stderr] = self.streams;
         let copy = |stream: BorrowedFd<'_>| -> io::Result<OwnedFd> { stream.try_clone_to_owned() };
         let streams = [copy(stdin)?, copy(stdout)?, copy(stderr)?];
@@ -116,8 +116,8 @@ impl Login<'_> {
 }
 
 impl Login<'_> {
-    /// Returns only if it failed, and then with the error output that was there before: what we have to say is not for
-    /// the caller.
+    /// Returns only if it failed, and then with the previous stderr in place: error messages of this program are not
+    /// for the caller.
     fn become_program(&self, start: Start, environment: Environment) -> io::Error {
         let log = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3) {
             Ok(log) => log,
@@ -165,14 +165,14 @@ fn enter(account: &Account, groups: &[Gid], streams: [BorrowedFd<'_>; 3]) -> io:
     rustix::stdio::dup2_stdin(stdin)?;
     rustix::stdio::dup2_stdout(stdout)?;
     rustix::process::setsid()?;
-    // This process has one thread, so what is set for the thread is set for the process.
+    // This process has one thread, so settings of the thread are those of the process.
     rustix::thread::set_thread_groups(groups)?;
     rustix::thread::set_thread_res_gid(account.gid, account.gid, account.gid)?;
     rustix::thread::set_thread_res_uid(account.uid, account.uid, account.uid)?;
     if let Err(error) = rustix::process::chdir(&account.home) {
         tracing::warn!("{}: {error}", account.home.display());
     }
-    // Last: what is said before is not for the caller.
+    // Last of all: messages before this are not for the caller.
     Ok(rustix::stdio::dup2_stderr(stderr)?)
 }
 
@@ -194,12 +194,11 @@ fn command(account: &Account, what: &Executable) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Ends the variables among the script's arguments; none of them looks like it.
+/// Ends the variables among the script's arguments; no variable looks like it.
 const END_OF_VARIABLES: &str = ":";
 
-/// What the login shell does: its start-up files may have touched our variables, so they are set
-/// after those, from the arguments; then the rest of the arguments is executed. It contains no byte
-/// of any call.
+/// What the login shell does: it sets the variables of the call again from its arguments, since its start-up files may
+/// have changed them, and then executes the remaining arguments. The script contains no byte of any call.
 fn script() -> String {
     format!(
         "unset {names}; \

@@ -17,7 +17,7 @@ use super::tcp;
 pub enum Provider {
     /// A program.
     Program(PathBuf),
-    /// A text without the executable bit, as R2 and R3 have them: `/bin/sh` runs it.
+    /// A text without the executable bit, as some services of R2 and R3 are: `/bin/sh` runs it.
     Text(PathBuf),
     /// A unix stream socket.
     Socket(PathBuf),
@@ -25,11 +25,11 @@ pub enum Provider {
     Tcp(SocketAddr),
 }
 
-/// Finds what provides a service: a file `SERVICE+ARG` in any folder (`SERVICE+` without an
-/// argument), else one named `SERVICE`. Empty files are passed over.
+/// Finds what provides a service: a file `SERVICE+ARG` in any folder (`SERVICE+` without an argument), else one named
+/// `SERVICE`. Empty files are ignored.
 ///
 /// # Errors
-/// [`ExecError::NotFound`], or what makes the file that was found unusable.
+/// [`ExecError::NotFound`], or why the file that was found cannot be used.
 pub(super) fn find(folders: &SearchPath, service: &ServiceName) -> Result<Provider, ExecError> {
     let (full, name) = (service.with_plus(), service.name());
     if name.len() > MAX_FILE_NAME {
@@ -70,7 +70,7 @@ fn file(path: PathBuf, metadata: &Metadata) -> Result<Provider, ExecError> {
     }
 }
 
-/// Whether this process, as it is, may execute the file.
+/// Whether this process, with its present rights, may execute the file.
 fn is_executable(path: &Path) -> bool {
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }

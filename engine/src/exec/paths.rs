@@ -1,4 +1,4 @@
-//! Colon-separated folders, and finding a file by name in them.
+//! Lists of folders with colons between, and finding a file by name in them.
 
 use std::ffi::OsStr;
 use std::fs::Metadata;
@@ -11,14 +11,14 @@ use super::ExecError;
 /// Longest name of a file, in bytes (Linux's `NAME_MAX`).
 pub const MAX_FILE_NAME: usize = 255;
 
-/// Where a symbolic link leads that stands for a TCP connection; there is no such file.
+/// Where a symbolic link leads that stands for a TCP connection; no such file exists.
 const TCP: &[u8] = b"/dev/tcp";
 
-/// Where services are, if nothing else is said.
+/// The folders of services, unless the environment names others.
 const SERVICES: &str = "/run/qubes-rpc:/usr/local/etc/qubes-rpc:/etc/qubes-rpc:/etc/qubes_rpc";
-/// The name that the last of them had in R1: what is found there is named in the log.
+/// The name of the last of them in R1: a service that is found there is named in the log.
 const OLDEST: &str = "qubes_rpc";
-/// Where their configuration is, if nothing else is said.
+/// The folders of their configuration, unless the environment names others.
 const CONFIGS: &str = "/run/qubes/rpc-config:/usr/local/etc/qubes/rpc-config:/etc/qubes/rpc-config";
 
 /// Folders to be searched, in this order.
@@ -28,13 +28,13 @@ pub struct SearchPath(Vec<PathBuf>);
 /// A file that was found.
 #[derive(Debug)]
 pub struct FoundFile {
-    /// The folder of the search path with the name behind it.
+    /// The folder of the search path, with the name.
     pub path: PathBuf,
-    /// What is there.
+    /// What was found there.
     pub what: Found,
 }
 
-/// What a name in a folder stands for.
+/// What a name in a folder leads to.
 #[derive(Debug)]
 pub enum Found {
     /// A file of any kind, after all links.
@@ -44,7 +44,7 @@ pub enum Found {
 }
 
 impl SearchPath {
-    /// Takes a colon-separated list; empty parts mean nothing.
+    /// Reads a list with colons between the folders; empty parts are ignored.
     #[must_use]
     pub fn new(list: &OsStr) -> Self {
         let parts = list.as_bytes().split(|&byte| byte == b':').filter(|part| !part.is_empty());
@@ -67,17 +67,17 @@ impl SearchPath {
         Self::new(std::env::var_os(variable).as_deref().unwrap_or(OsStr::new(default)))
     }
 
-    /// The first folder's file with this name. A name that no file can have is in none of them; a
-    /// dangling link counts as absent.
+    /// The file with this name in the first folder that has one. A name that no file can have is found nowhere; a link
+    /// that leads nowhere counts as no file.
     ///
     /// # Errors
-    /// Anything but "no such file": what cannot be looked at might forbid or replace what is found
-    /// later, so the search does not go on.
+    /// Any error but "no such file": a file that cannot be examined might forbid or replace one that is found later,
+    /// so the search ends.
     pub fn find(&self, name: &str) -> Result<Option<FoundFile>, ExecError> {
         self.find_if(name, |_| true)
     }
 
-    /// [`find`](Self::find), passing over what `wanted` does not like.
+    /// [`find`](Self::find), ignoring files that `wanted` rejects.
     ///
     /// # Errors
     /// As for [`find`](Self::find).
@@ -94,7 +94,7 @@ impl SearchPath {
             match look(&path) {
                 Ok(Some(what)) if wanted(&what) => {
                     if folder.file_name() == Some(OsStr::new(OLDEST)) {
-                        tracing::warn!("{}: the folder's name is qubes-rpc now", path.display());
+                        tracing::warn!("{}: this folder's name is outdated, use qubes-rpc", path.display());
                     }
                     return Ok(Some(FoundFile { path, what }));
                 }
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_usual_folders_in_their_order() {
-        // Under a name that nobody sets.
+        // A name that no environment has.
         let folders = |default| SearchPath::from_variable("QREXEC_TEST_NOTHING", default).0;
         let services = ["/run/qubes-rpc", "/usr/local/etc/qubes-rpc", "/etc/qubes-rpc", "/etc/qubes_rpc"]
             .map(PathBuf::from);

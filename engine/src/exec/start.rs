@@ -1,4 +1,4 @@
-//! Starting what was prepared.
+//! Starting a command or service that was found.
 
 use std::ffi::CString;
 use std::io;
@@ -19,48 +19,48 @@ use super::image::by_shell;
 use super::{Account, Environment, ExecError, Executable, Image, Prepared, Services, SocketOptions, login};
 use crate::process::{self, Child, Program};
 
-/// Bytes of a path that fit a socket address on every system.
+/// Longest path in bytes that fits a socket address on every system.
 const SHORT_PATH: usize = 100;
 
-/// How long a service may take to accept a connection and what comes first on it: a call must end some time, whoever
-/// does not serve it.
+/// How long a service may take to accept a connection and the first bytes on it: a call must end even if its service
+/// never answers.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the standard error of a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stderr {
-    /// Into a pipe whose other end [`Started::stderr`] is.
+    /// Into a pipe whose other end is [`Started::stderr`].
     Piped,
-    /// Wherever ours goes: services in dom0.
+    /// To this process's stderr: services in dom0.
     Ours,
 }
 
-/// A running command or service, seen from our side.
+/// A running command or service, with this process's ends of its streams.
 #[derive(Debug)]
 pub struct Started {
-    /// Takes what the caller sends. One end of a socket pair, unless `one_socket` is not set; for a socket service it
-    /// is the same connection as `stdout`, so that the end of the data needs a `shutdown(2)`.
+    /// For the caller's bytes. One end of a socket pair if `one_socket` is set; for a socket service the same
+    /// connection as `stdout`, so that the end of the data needs a `shutdown(2)`.
     pub stdin: OwnedFd,
-    /// Gives what the caller gets.
+    /// The bytes for the caller.
     pub stdout: OwnedFd,
-    /// Gives the error output; socket services have none.
+    /// The error output; socket services have none.
     pub stderr: Option<OwnedFd>,
     /// The process; socket services have none and end with code 0.
     pub child: Option<Child>,
     /// `stdin` is a pipe, to which ring pages may be lent.
     pub splice: bool,
-    /// The process may ask for `stdin` to carry both directions, which a pipe cannot.
+    /// The process may ask for `stdin` to carry both directions, which a pipe cannot do.
     pub one_socket: bool,
-    /// The call ends as soon as the caller sends no more.
+    /// The call ends as soon as the caller's data end.
     pub exit_on_client_eof: bool,
-    /// The call ends as soon as the service sends no more.
+    /// The call ends as soon as the service's data end.
     pub exit_on_service_eof: bool,
-    /// What passes of the two streams, if they are USB over IP.
+    /// The filter for the two streams, if they are USB over IP.
     pub filter: Option<Rules>,
 }
 
 impl Services {
-    /// Starts it with streams to us. `user` is the one from the command line or the configuration.
+    /// Starts it, with streams to this process. `user` comes from the command line or the configuration.
     ///
     /// # Errors
     /// Nothing runs then, and [`ExecError::code`] is the exit code of the call.
@@ -81,7 +81,7 @@ impl Services {
         let their_stderr = errors.as_ref().map_or(ours, |(_, theirs)| theirs.as_fd());
         let account = self.users.account(user)?;
         if let Some(account) = &account {
-            // A pipe can be opened by its owner only.
+            // Only its owner can open a pipe by name.
             let theirs = errors.as_ref().map(|(_, theirs)| theirs);
             for stream in [&their_stdin, &their_stdout].into_iter().chain(theirs) {
                 rustix::fs::fchown(stream, Some(account.uid), Some(account.gid)).map_err(streams)?;
@@ -102,8 +102,8 @@ impl Services {
         })
     }
 
-    /// Starts it without streams and leaves it alone. A program gets `/dev/null`, its error output
-    /// goes to `log` if there is one; a socket service gets its description and no more.
+    /// Starts it without streams and does not wait for it. A program gets `/dev/null`, and its error output goes to
+    /// `log` if there is one; a socket service gets the description of the call and nothing else.
     ///
     /// # Errors
     /// Nothing runs then, and [`ExecError::code`] is the exit code of the call.
@@ -118,7 +118,7 @@ impl Services {
                 let flags = OFlags::RDWR | OFlags::CLOEXEC;
                 let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(streams)?;
                 let null = null.as_fd();
-                // Nobody waits for it: it becomes somebody else's child when this process ends.
+                // It is not waited for: when this process ends, another one becomes its parent.
                 let account = self.users.account(user)?;
                 self.run(executable, account, [null, null, log.unwrap_or(null)]).map(drop)
             }
@@ -127,8 +127,8 @@ impl Services {
         }
     }
 
-    /// Starts a program on streams that are there already, for a call whose data another process
-    /// moves: `QREXEC_AGENT_PID` stays what it was.
+    /// Starts a program on existing streams, for a call whose data another process moves: `QREXEC_AGENT_PID` stays as
+    /// it is.
     ///
     /// # Errors
     /// Nothing runs then, and [`ExecError::code`] is the exit code of the call. A socket service
@@ -144,7 +144,8 @@ impl Services {
         }
     }
 
-    /// Becomes the program, on our own streams: `QREXEC_AGENT_PID` stays what it was. Returns only if that failed.
+    /// Executes the program in this process, on its own streams: `QREXEC_AGENT_PID` stays as it is. Returns only if
+    /// that failed.
     pub fn replace(&self, what: &Executable) -> ExecError {
         let mut environment = Environment::inherited(self.installation);
         if let Some(call) = &what.call {
@@ -190,7 +191,7 @@ impl Services {
     }
 }
 
-/// Starts a program as we are, without any shell unless it is a text.
+/// Starts a program as this process's user, without a shell unless it is a text.
 fn spawn(
     what: &Executable,
     shell: &Path,
@@ -214,7 +215,8 @@ fn by_kernel_or_shell<T>(
         Image::Shell(command) => start(vec![c_path(shell)?, c"-c".to_owned(), command.clone()]),
         Image::Text(path) => start([by_shell(path)?, argument].concat()),
         Image::Program(path) => match start([vec![c_path(path)?], argument.clone()].concat()) {
-            // Executable, but with no first line that names its interpreter: a text for the shell, or no program of ours.
+            // The file is executable, but its first line names no interpreter: a text for the shell, or a program for
+            // another machine.
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
                 start([by_shell(path)?, argument].concat())
             }
@@ -227,7 +229,7 @@ fn streams(error: Errno) -> ExecError {
     ExecError::Streams(error.into())
 }
 
-/// A pipe for a service's stdin: our end, theirs.
+/// A pipe for a service's stdin: this process's end, and the service's.
 fn pipe() -> Result<(OwnedFd, OwnedFd), ExecError> {
     let (theirs, ours) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(streams)?;
     Ok((ours, theirs))
@@ -238,14 +240,14 @@ fn pair() -> Result<(OwnedFd, OwnedFd), ExecError> {
     crate::localfd::socket_pair().map_err(ExecError::Streams)
 }
 
-/// Connects to a unix socket and tells it what is called.
+/// Connects to a unix socket and sends the description of the call.
 fn unix(path: &Path, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
     connect_unix(path)
         .and_then(|socket| told(socket, options))
         .map_err(|source| ExecError::Connect { to: path.display().to_string(), source })
 }
 
-/// Connects to a socket however long its path and its name are.
+/// Connects to a socket, however long its path and its name are.
 fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     if path.as_os_str().len() <= SHORT_PATH {
         return crate::unix::connect_within(path, PATIENCE);
@@ -254,12 +256,12 @@ fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
     crate::unix::connect_within(Path::new(&format!("/proc/self/fd/{}", socket.as_raw_fd())), PATIENCE)
 }
 
-/// Connects to a TCP port and tells it what is called.
+/// Connects to a TCP port and sends the description of the call.
 fn tcp(address: SocketAddr, options: &SocketOptions) -> Result<OwnedFd, ExecError> {
     let connect = || {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        // Chunks are passed on as they come; a delay would only wait for bytes that are not there yet.
+        // Each chunk is passed on at once; a delay would only wait for bytes that have not been sent yet.
         let _ = stream.set_nodelay(true);
         told(stream.into(), options)
     };
@@ -281,7 +283,7 @@ fn connected(stdin: OwnedFd, options: &SocketOptions) -> Result<Started, ExecErr
     })
 }
 
-/// Writes the description of the call, which comes before anything the caller sends.
+/// Sends the description of the call, which comes before all bytes of the caller.
 fn told(socket: OwnedFd, options: &SocketOptions) -> io::Result<OwnedFd> {
     let mut rest = options.prefix.as_slice();
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Where this machine keeps what its services say on standard error.
+//! The log of this machine for the error output of its services.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,14 +9,14 @@ use wire::command::ServiceCall;
 
 use crate::Installation;
 
-/// Where systemd's journal takes a stream of lines.
+/// The socket on which systemd's journal accepts a stream of lines.
 const JOURNAL: &str = "/run/systemd/journal/stdout";
 
 /// `LOG_NOTICE` of the `LOG_USER` facility, as from logger(1).
 const PRIORITY: &str = "13";
 
-/// Whether our standard error is the stream that systemd has connected to its journal. `JOURNAL_STREAM` alone says
-/// nothing: whoever starts us may have inherited it and log elsewhere.
+/// Whether this process's stderr is the stream that systemd has connected to its journal. The variable
+/// `JOURNAL_STREAM` alone does not tell: the parent may have inherited it and log to another place.
 #[must_use]
 pub fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
@@ -24,22 +24,22 @@ pub fn stderr_is_journal() -> bool {
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// Longest name in the journal: at a longer line of a stream's header it closes the stream, and a service that writes
-/// there is ended by `SIGPIPE`.
+/// Longest name in the journal. If a line of a stream's header is longer, the journal closes the stream, and a service
+/// that writes to it is ended by `SIGPIPE`.
 const MAX_TAG: usize = 254;
 
-/// The log that keeps the error output of one service, line by line. No process is started for it.
+/// The log for the error output of one service, line by line. No process is started for it.
 #[derive(Debug, Clone)]
 pub struct StderrLog {
-    /// Who says it: `SERVICE+ARG-SOURCE`.
+    /// The name before each line: `SERVICE+ARG-SOURCE`.
     tag: String,
-    /// Whether it belongs into the journal, if this machine has one.
+    /// Whether it goes to the journal, if this machine has one.
     journal: bool,
 }
 
 impl StderrLog {
-    /// The log of this call's service. A qube's journal takes what its services say, whoever started the agent; a
-    /// lab only writes into the journal of the system around it if its own log is there.
+    /// The log of this call's service. In a qube it goes to the journal, however the agent was started; in a lab it
+    /// goes to the journal of the system around it only if the lab's own log goes there too.
     #[must_use]
     pub fn new(call: &ServiceCall, installation: Installation) -> Self {
         let mut tag = format!("{}-{}", call.service.with_plus(), call.source);
@@ -48,11 +48,11 @@ impl StderrLog {
         Self { tag, journal: !installation.is_lab() || stderr_is_journal() }
     }
 
-    /// Opens it: a stream of the journal under the service's own name, or, without a journal, wherever our own error
-    /// output goes. The description is shared with others then: its flags must not be changed.
+    /// Opens it: a stream of the journal under the service's own name, or, without a journal, this process's stderr.
+    /// Others share that one's description, so its flags must not be changed.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// No descriptor is left.
     pub fn open(&self) -> io::Result<OwnedFd> {
         if self.journal
             && let Ok(stream) = self.journal_stream()
@@ -62,18 +62,18 @@ impl StderrLog {
         rustix::stdio::stderr().as_fd().try_clone_to_owned()
     }
 
-    /// Opens a stream into the journal: a header of seven lines, then the log's lines. A journal that takes nobody at
-    /// the moment is none.
+    /// Opens a stream to the journal: a header of seven lines, then the log's lines. A journal that accepts no
+    /// connection now counts as none.
     fn journal_stream(&self) -> io::Result<OwnedFd> {
         let socket = crate::unix::connect_nonblocking(Path::new(JOURNAL))?;
-        // Identifier; no unit; priority; no priority prefixes; forward to neither syslog, kmsg nor
+        // Identifier; no unit; priority; lines without priority prefixes; forwarded to neither syslog, kmsg nor
         // console.
         let header = format!("{}\n\n{PRIORITY}\n0\n0\n0\n0\n", self.tag);
         let sent = rustix::net::send(&socket, header.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
         if sent != header.len() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        // A service that writes into it itself expects an ordinary stream.
+        // A service that gets this stream as its stderr expects it to be blocking.
         rustix::io::ioctl_fionbio(&socket, false)?;
         Ok(socket)
     }

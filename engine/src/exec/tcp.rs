@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// Why a TCP service leads nowhere; the call fails with 125.
+/// Why a link to `/dev/tcp…` gives no address; the call fails with 125.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TcpError {
     /// `/dev/tcp/` with nothing behind it, or an argument that begins with its last `+`.
@@ -11,7 +11,7 @@ pub enum TcpError {
     /// The link leaves the port to the argument, and there is none.
     #[error("the service needs an argument with the port")]
     NoPort,
-    /// The link names host and port, so an argument says nothing.
+    /// The link names host and port, so an argument has no meaning.
     #[error("the service takes no argument")]
     UnexpectedArgument,
     /// Names are not looked up.

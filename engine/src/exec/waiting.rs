@@ -1,4 +1,4 @@
-//! The wait for a user's session: a service that ends when it is there.
+//! Waiting for a user's session: by a service that ends when the session exists.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,19 +11,19 @@ use super::account::own_name;
 use super::{ExecError, ServiceConfig, Services, Stderr, Users};
 use crate::process::Child;
 
-/// The service that ends when the user whose name it reads has a session.
+/// The service reads a user's name, and ends when that user has a session.
 const SERVICE: &str = "qubes.WaitForSession";
 
-/// A wait that is under way; its descriptor is readable as soon as it is over.
+/// A wait in progress; its descriptor becomes readable when it is over.
 #[derive(Debug)]
 pub struct SessionWait {
     child: Child,
-    /// Where the service may write; nobody reads it.
+    /// What the service may write to; it is not read.
     _output: OwnedFd,
 }
 
 impl SessionWait {
-    /// The service's exit status if the wait is over, as [`Child::try_wait`] gives it.
+    /// The service's exit status if it has ended, as [`Child::try_wait`] gives it.
     ///
     /// # Errors
     /// Waiting itself failed.
@@ -50,18 +50,18 @@ impl Services {
         let services = Self { users: Users::Any, ..self.clone() };
         let prepared = services.prepare(&CommandKind::Service(call), &ServiceConfig::default())?;
         let started = services.start(&prepared, None, Stderr::Ours)?;
-        // It is there to the last byte and its end before the service is; the stream holds it.
+        // The stream has room for the whole name, so this does not wait for the service.
         match rustix::io::write(&started.stdin, format!("{user}\n").as_bytes()) {
-            // A service that waits without reading has every right to.
+            // A service may wait for the session without reading the name.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
             Err(error) => return Err(ExecError::Streams(error.into())),
         }
-        // A socket service has no process, and so no end that could be waited for.
+        // A socket service has no process whose end could be waited for.
         let child = started.child.ok_or_else(|| ExecError::Streams(Errno::CHILD.into()))?;
         Ok(SessionWait { child, _output: started.stdout })
     }
 
-    /// Waits for our own session, for a call of `source`. Whatever becomes of it, the call goes on.
+    /// Waits for the session of this process's user, for a call of `source`. Whatever the result, the call continues.
     pub fn wait_for_own_session(&self, source: &Target) {
         let ended = self
             .begin_session_wait(&own_name(), source)

@@ -1,15 +1,15 @@
-//! Telling options from words as `getopt_long` does.
+//! Telling options from other words as `getopt_long` does.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// How the C program of a name reads its command line.
+/// How the C program with a name reads its command line.
 pub(super) struct Style {
     pub(super) program: &'static str,
-    /// Options end at the first word that is none.
+    /// Options end at the first word that is no option.
     pub(super) stops_at_a_word: bool,
-    /// The long options of the C program: an abbreviation that means one of these and no other means that one,
-    /// whatever else ours has.
+    /// The long options of the C program. An abbreviation that fits exactly one of these means that one, whatever
+    /// other options this project's program has.
     pub(super) theirs: &'static [&'static str],
 }
 
@@ -54,7 +54,7 @@ impl Style {
     }
 }
 
-/// An option, as far as cutting a command line needs to know it.
+/// An option, as far as cutting a command line needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opt<'a> {
     pub(super) short: Option<char>,
@@ -62,13 +62,13 @@ pub struct Opt<'a> {
     pub(super) value: Value<'a>,
 }
 
-/// What comes behind an option.
+/// Whether an option has a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Value<'a> {
     Nothing,
-    /// The word in the usage text that stands for it.
+    /// Always; this word stands for it in the usage text.
     Needed(&'a str),
-    /// Only behind a `=`.
+    /// Only after a `=`.
     Optional,
 }
 
@@ -91,13 +91,13 @@ impl<'a> Opt<'a> {
         Self { short: None, long: Some(long), value: Value::Optional }
     }
 
-    /// The same with a letter.
+    /// The option with a letter as well.
     #[must_use]
     pub const fn short(self, letter: char) -> Self {
         Self { short: Some(letter), ..self }
     }
 
-    /// Itself as a word of a command line.
+    /// The option as a word of a command line.
     pub(super) fn word(&self) -> OsString {
         match (self.long, self.short) {
             (Some(long), _) => format!("--{long}").into(),
@@ -113,15 +113,15 @@ pub(super) struct Cut<'a> {
     pub(super) words: Vec<OsString>,
 }
 
-/// What was said of one option.
+/// One option of a command line.
 pub(super) enum Said<'a> {
-    /// One that there is, with its value if it has one and one was there.
+    /// An option of the program, with its value if it was given one.
     Known(Opt<'a>, Option<OsString>),
-    /// One that there is not, or that takes no value and got one.
+    /// No option of the program, or one without a value that was given one.
     Strange(OsString),
 }
 
-/// Tells options from words, without the program's name.
+/// Splits a command line, without the program's name, into options and other words.
 pub(super) fn cut<'a>(
     options: &[Opt<'a>],
     style: &Style,
@@ -165,7 +165,7 @@ fn long<'a>(
     }
 }
 
-/// The option that these letters mean, if there is one and only one.
+/// The option that these letters abbreviate, if there is exactly one.
 fn find<'a>(options: &[Opt<'a>], style: &Style, said: &[u8]) -> Option<Opt<'a>> {
     let named = || options.iter().filter_map(|option| Some((*option, option.long?)));
     if let Some((exact, _)) = named().find(|(_, name)| name.as_bytes() == said) {
@@ -179,7 +179,7 @@ fn find<'a>(options: &[Opt<'a>], style: &Style, said: &[u8]) -> Option<Opt<'a>> 
     }
 }
 
-/// Letters, each an option, up to the one that takes the rest for its value.
+/// Single letters, each an option, up to one that takes the rest as its value.
 fn short<'a>(
     options: &[Opt<'a>],
     cluster: &[u8],

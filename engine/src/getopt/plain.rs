@@ -1,5 +1,6 @@
-//! Reading a command line without clap, which is a fifth of a small program and of the memory that it touches at its start.
-//! clap's definition of the same command line stays, for manual pages and completions; tests hold the two together.
+//! Reading a command line without clap, which would make up a fifth of a small program and of the memory that it uses
+//! at its start. clap's definition of the same command line exists too, for manual pages and completions; tests
+//! compare the two.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -19,56 +20,56 @@ pub struct Program {
     pub options: &'static [Opt<'static>],
     /// What `--help` shows.
     pub help: &'static str,
-    /// What `--version` shows behind the name.
+    /// What `--version` shows after the name.
     pub version: &'static str,
 }
 
-/// What every program takes.
+/// The options of every program.
 const COMMON: [Opt<'static>; 3] =
     [Opt::value("log-level", "LEVEL"), Opt::flag("help").short('h'), Opt::flag("version").short('V')];
 
-/// What may stand behind `--log-level`.
+/// The values of `--log-level`.
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
-/// Exit status for a command line without sense.
+/// The exit status for a wrong command line.
 const EXIT_USAGE: i32 = 2;
 
-/// What a command line says.
+/// A command line that was read.
 #[derive(Debug, Default)]
 pub struct Line {
-    /// In the order in which they came.
+    /// The options, in order.
     options: Vec<(&'static str, Option<OsString>)>,
-    /// What is no option.
+    /// The words that are no options.
     pub words: Vec<OsString>,
 }
 
-/// Why a command line leaves nothing to do.
+/// Why the program has nothing to do after reading its command line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Wrong {
-    /// No reason to complain: it asks for help.
+    /// No error: help was asked for.
     #[error("help")]
     Help,
-    /// No reason to complain: it asks for the version.
+    /// No error: the version was asked for.
     #[error("version")]
     Version,
-    /// What looks like an option is none.
+    /// A word looks like an option and is none.
     #[error("unexpected argument '{0}' found")]
     Unknown(String),
-    /// The same of a word.
+    /// A word too many.
     #[error("unexpected argument '{0}' found")]
     Word(String),
     /// An option without its value.
     #[error("a value is required for '--{0}' but none was supplied")]
     NoValue(&'static str),
-    /// A value that the option does not take.
+    /// A value that the option does not accept.
     #[error("invalid value '{value}' for '--{option}': {why}")]
     Value {
-        /// The option, and what stands for its value in the help.
+        /// The option, with the word for its value in the help.
         option: String,
-        /// What was given.
+        /// The value.
         value: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// Two options that exclude each other.
@@ -83,9 +84,9 @@ impl Program {
     /// Reads the arguments, the program's own name first.
     ///
     /// # Errors
-    /// Whatever leaves nothing to do, help and version included.
+    /// Every case in which the program is to do nothing else, help and version included.
     pub fn read(&'static self, args: Vec<OsString>) -> Result<Line, Wrong> {
-        // A program that getopt_long does not know is read in its usual way.
+        // The style for a program without a C namesake.
         const USUAL: Style = Style { program: "", stops_at_a_word: false, theirs: &[] };
         let options: Vec<Opt<'static>> = self.options.iter().chain(&COMMON).copied().collect();
         let style = Style::of(self.name).unwrap_or(&USUAL);
@@ -112,16 +113,16 @@ impl Program {
         Ok(line)
     }
 
-    /// The level behind `--log-level`, in a command line that makes sense.
+    /// The level of `--log-level`, in a command line that was read.
     #[must_use]
     pub fn log_level(&'static self, args: &[OsString]) -> Option<String> {
         self.read(args.to_vec()).ok()?.text("log-level")
     }
 
-    /// The value of an option, or of a variable, that has to be a number or the like.
+    /// The value of an option, or of a variable, as a number or another type.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is not of this type.
     pub fn parsed<T: FromStr<Err: Display>>(
         &self,
         line: &Line,
@@ -132,14 +133,14 @@ impl Program {
         if said.is_empty() {
             said.extend(variable.and_then(std::env::var_os));
         }
-        // The last one holds, and the others have to make sense.
+        // The last value counts, but the others must be valid too.
         said.iter().try_fold(None, |_, said| {
             let value = said.to_str().ok_or_else(|| self.refuses(option, said, "no text"))?;
             value.parse().map(Some).map_err(|error| self.refuses(option, said, error))
         })
     }
 
-    /// A path: of an option, else of a variable, else this one.
+    /// A path: from an option, else from a variable, else the given default.
     ///
     /// # Errors
     /// It is empty.
@@ -158,7 +159,7 @@ impl Program {
         said.pop().filter(|_| !empty).map(PathBuf::from).ok_or(Wrong::NoValue(option))
     }
 
-    /// That an option does not take a value.
+    /// The error for a value that an option does not accept.
     #[must_use]
     pub fn refuses(&self, option: &str, value: &OsStr, why: impl Display) -> Wrong {
         let known = self.options.iter().chain(&COMMON).find(|known| known.long == Some(option));
@@ -169,7 +170,7 @@ impl Program {
         Wrong::Value { option, value: shown(value), why: why.to_string() }
     }
 
-    /// Says what there is to say; gives the exit status that goes with it.
+    /// Shows what there is to show. Returns the exit status for it.
     #[must_use]
     pub fn explain(&self, wrong: &Wrong) -> i32 {
         match wrong {
@@ -185,13 +186,13 @@ impl Program {
 }
 
 impl Line {
-    /// How often an option was said.
+    /// How often an option was given.
     #[must_use]
     pub fn count(&self, option: &str) -> usize {
         self.options.iter().filter(|(name, _)| *name == option).count()
     }
 
-    /// Whether an option was said.
+    /// Whether an option was given.
     #[must_use]
     pub fn is_set(&self, option: &str) -> bool {
         self.count(option) > 0
@@ -204,7 +205,7 @@ impl Line {
         said.1.as_deref()
     }
 
-    /// The last value of an option that was checked to be text.
+    /// The last value of an option, if it is text.
     #[must_use]
     pub fn text(&self, option: &str) -> Option<String> {
         self.last(option)?.to_str().map(str::to_owned)
@@ -217,7 +218,7 @@ impl Line {
         of_it.filter_map(|(_, value)| value.clone()).collect()
     }
 
-    /// Which of two options that undo each other was said last: `true` for the first.
+    /// Which of two options that cancel each other was given last: `true` for the first.
     #[must_use]
     pub fn either(&self, on: &str, off: &str) -> Option<bool> {
         let last = self.options.iter().rev().find(|(name, _)| *name == on || *name == off);
@@ -225,7 +226,7 @@ impl Line {
     }
 }
 
-/// A word of a command line within a line of ours.
+/// A word of the command line, made safe for an error message.
 fn shown(word: &OsStr) -> String {
     String::from_utf8_lossy(word.as_bytes()).escape_debug().to_string()
 }

@@ -1,13 +1,13 @@
 #![forbid(unsafe_code)]
-//! A pipe in blocking mode that cannot be opened anew: another user has made it (`sudo`, `su`, `runuser`, cron), or there
-//! is no `/proc`.
+//! A pipe in blocking mode that cannot be opened anew, because another user made it (`sudo`, `su`, `runuser`, cron) or
+//! because there is no `/proc`.
 //!
-//! Others share its description, so no flag of it is ever set, and a write of more than it has room for would stop this
-//! process. From Linux 6.4 on each transfer can ask not to wait (`RWF_NOWAIT`), as long as the description is the one that
-//! `pipe(2)` returned and nobody has spliced through it: both may end in the middle of a call. Else bytes are written into
-//! a pipe of our own, and go from there by a `splice` that need not wait, as pages and without another copy. What finds no
-//! room is thrown away there, since the ring still has it. Without a pipe of our own bytes are read once after `POLLIN`,
-//! and written at most `PIPE_BUF` after `POLLOUT`.
+//! Others share its description, so none of its flags is ever set, and writing more than it has room for would block
+//! this process. From Linux 6.4 on each transfer can ask not to wait (`RWF_NOWAIT`), as long as the description is the
+//! one that `pipe(2)` returned and nobody has spliced through it; both may change in the middle of a call. Otherwise
+//! bytes are written into a pipe of this process's own, and go from there by a `splice` that need not wait, as pages
+//! and without another copy. Bytes that find no room are dropped from that pipe, since the ring still has them.
+//! Without such a pipe, bytes are read once after `POLLIN`, and at most `PIPE_BUF` are written after `POLLOUT`.
 
 use std::cell::Cell;
 use std::io;
@@ -19,21 +19,21 @@ use rustix::pipe::{self, PipeFlags, SpliceFlags};
 
 use super::{Direction, PIPE_BUF, held};
 
-/// What our own pipe holds in a call that moves much: a transfer of the pump.
+/// How much this process's own pipe holds in a call that moves much: one transfer of the pump.
 const LOCK: usize = 128 << 10;
 
-/// How it is used now.
+/// How the shared pipe is used now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     /// Each transfer asks not to wait.
     Asking,
-    /// By a pipe of our own.
+    /// Through a pipe of this process's own.
     Splicing,
-    /// After poll, so little that it never waits.
+    /// After poll, with so few bytes that it never waits.
     Careful,
 }
 
-/// A pipe of our own, empty between transfers.
+/// A pipe of this process's own, empty between transfers.
 #[derive(Debug)]
 struct Lock {
     enters: OwnedFd,
@@ -41,18 +41,18 @@ struct Lock {
     size: Cell<usize>,
 }
 
-/// What is known of such a pipe.
+/// The state of such a shared pipe.
 #[derive(Debug)]
 pub(super) struct Shared {
     way: Cell<Way>,
-    /// Only where bytes go out.
+    /// Only if this process writes to the shared pipe.
     lock: Option<Lock>,
-    /// What the foreign pipe holds.
+    /// How much the shared pipe holds.
     size: Cell<usize>,
 }
 
 impl Shared {
-    /// Prepares for `pipe`: later, nothing may be opened any more.
+    /// Prepares to use `pipe`: later, nothing may be opened any more.
     pub(super) fn new(pipe: BorrowedFd<'_>, direction: Direction) -> Shared {
         let lock = match direction {
             Direction::In => None,
@@ -70,7 +70,7 @@ impl Shared {
     pub(super) fn write_limit(&self, pipe: BorrowedFd<'_>) -> usize {
         match (self.way.get(), &self.lock) {
             (Way::Asking, _) => usize::MAX,
-            // More would be copied to be thrown away. Less than a page may be room for one.
+            // More would be copied only to be dropped. Less than a page may still find room.
             (Way::Splicing, Some(lock)) => {
                 let room = self.size.get().saturating_sub(held(pipe)) / PIPE_BUF * PIPE_BUF;
                 room.clamp(PIPE_BUF, lock.size.get().max(PIPE_BUF))
@@ -91,7 +91,7 @@ impl Shared {
         }
     }
 
-    /// Reads, by what is given: asking not to wait, or as it is, after poll.
+    /// Reads by the given function: asking not to wait, or after poll.
     pub(super) fn read(&self, mut read: impl FnMut(Access) -> io::Result<usize>) -> io::Result<usize> {
         if self.way.get() == Way::Careful {
             return read(Access::File);
@@ -102,8 +102,8 @@ impl Shared {
         }
     }
 
-    /// Writes `offered` bytes, or those for which there is room, by what is given: to `pipe`, asking not to wait or, after
-    /// poll, as it is; or to our own pipe.
+    /// Writes as many of `offered` bytes as there is room for, by the given function: to `pipe`, asking not to wait or
+    /// after poll; or to this process's own pipe.
     pub(super) fn write(
         &self,
         pipe: BorrowedFd<'_>,
@@ -123,11 +123,11 @@ impl Shared {
                 done => return done,
             }
         }
-        // What was offered before a fallback may be more.
+        // More may have been offered than a write after poll may carry.
         if offered > PIPE_BUF { Err(io::ErrorKind::WouldBlock.into()) } else { write(pipe, Access::File) }
     }
 
-    /// From now on there is poll before each transfer.
+    /// From now on poll comes before each transfer.
     fn be_careful(&self) -> io::Result<usize> {
         self.way.set(Way::Careful);
         Err(io::ErrorKind::WouldBlock.into())
@@ -135,14 +135,14 @@ impl Shared {
 }
 
 impl Lock {
-    /// `None`: no descriptors are left.
+    /// `None`: no descriptor was free.
     fn new() -> Option<Lock> {
         let (leaves, enters) = pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         let size = Cell::new(size_of(enters.as_fd()));
         Some(Lock { enters, leaves, size })
     }
 
-    /// Has bytes written into this pipe, and passes on what finds room in the other one.
+    /// Has bytes written into this pipe, and passes on as many as the other one has room for.
     fn pass(
         &self,
         to: BorrowedFd<'_>,
@@ -159,7 +159,7 @@ impl Lock {
         Ok(left?)
     }
 
-    /// Throws away what is in it.
+    /// Drops the pipe's content.
     fn empty(&self) -> io::Result<()> {
         let mut buffer = [0; 16 << 10];
         loop {
@@ -176,7 +176,7 @@ fn size_of(pipe: BorrowedFd<'_>) -> usize {
     pipe::fcntl_getpipe_size(pipe).unwrap_or(0)
 }
 
-/// Whether the kernel, or somebody's filter of system calls, has refused this way and not these bytes.
+/// Whether the kernel, or a filter of system calls, refuses this kind of transfer and not just these bytes.
 fn cannot(error: &io::Error) -> bool {
     let refusals = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::PERM];
     refusals.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! What a call is given to begin with.
+//! What a call begins with.
 
 use std::os::fd::OwnedFd;
 
@@ -11,17 +11,17 @@ use super::stderr_copy::StderrCopy;
 use crate::meter::Meter;
 use crate::process::{Child, Signals};
 
-/// All that a call needs once its data link is open.
+/// Everything that a call needs once its data link is open.
 #[derive(Debug)]
 pub struct Call {
     /// Which side of the link this is.
     pub role: Role,
     /// What the HELLOs agreed on.
     pub version: Version,
-    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere, which fails a
-    /// client's call as soon as there are some.
+    /// Where incoming bytes are written: the service's stdin, or the caller's stdout. `None`: nowhere, so a client's
+    /// call fails as soon as there are some.
     pub sink: Option<OwnedFd>,
-    /// What is read and sent: the service's stdout, or the caller's stdin. `None`: it has ended.
+    /// Where the bytes to be sent are read: the service's stdout, or the caller's stdin. `None`: it has ended.
     pub source: Option<OwnedFd>,
     /// The service's stderr, read and sent; or the caller's, written. `None`: ended, or discarded.
     pub stderr: Option<OwnedFd>,
@@ -35,28 +35,28 @@ pub struct Call {
     pub prefix: Vec<u8>,
     /// A copy of the service's stderr for the local log.
     pub log_stderr: Option<StderrCopy>,
-    /// The service side ends the call with code 0 when the client's stdin ends.
+    /// The service side ends the call with code 0 when the caller's data end.
     pub exit_on_client_eof: bool,
-    /// The service side ends the call with code 0 when the service's stdout ends.
+    /// The service side ends the call with code 0 when the service's data end.
     pub exit_on_service_eof: bool,
-    /// [`Call::sink`] is a pipe whose reader copies what it reads and passes no pages on: ring pages may be lent
-    /// to it. Anything but a pipe of our own is written as ever.
+    /// [`Call::sink`] is a pipe whose reader copies what it reads and does not pass pages on: ring pages may be lent
+    /// to it. Without effect unless it is a pipe of this process's own.
     pub splice: bool,
-    /// Both ways are USB over IP and are checked by these rules.
+    /// Both directions are USB over IP and are checked by these rules.
     pub usbip: Option<Rules>,
     /// Readable when the service asks for one socket, its stdin, to carry both directions.
     pub one_socket: Option<Signals>,
-    /// Done once when the link is over and the local process still runs, which is waited for afterwards.
+    /// To be done once if the link has ended and the local process still runs, before that process is waited for.
     pub outlived: Option<Outlived>,
-    /// Where others see how much it has moved.
+    /// Where the call shows how much it has moved.
     pub meter: Option<Meter>,
 }
 
-/// What is to be done when a local process has outlived its link.
+/// What is to be done if a local process outlives its link.
 pub struct Outlived(Box<dyn FnOnce() + Send>);
 
 impl Outlived {
-    /// Does this, at most once.
+    /// Does `todo`, at most once.
     pub fn then(todo: impl FnOnce() + Send + 'static) -> Self {
         Self(Box::new(todo))
     }
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Outlived {
 }
 
 impl Call {
-    /// A call with nothing attached yet.
+    /// A call without streams.
     pub fn new(role: Role, version: Version) -> Call {
         Call {
             role,

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The loop around the turns: which driver a call is worth, and how long it sleeps when nothing moves.
+//! The loop around the turns: which driver a call uses, and how long it sleeps when nothing moves.
 
 use std::time::{Duration, Instant};
 
@@ -18,34 +18,34 @@ pub(super) enum Engine {
     Uring,
 }
 
-/// A call that has moved this much, both ways together, is worth wider pipes and an io_uring instance.
-/// An ordinary user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
+/// A call that has moved this much, both directions together, gets wider pipes and an io_uring instance. An ordinary
+/// user may have 1,024 of these at a memlock limit of 8 MiB, so idle calls have none.
 const LARGE: u64 = 1 << 20;
 
-/// A call that has not moved for this long gives back, once, what it does not need to wait: its io_uring
-/// instance, the memory of its empty ring, and what its start left on the heap.
+/// A call that has not moved anything for this long returns, once, what it does not need while it waits: its io_uring
+/// instance, the memory of its empty ring, and unused heap of its start.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How often to look whether the reader of a closed pipe has taken the last pages lent to it, while more arrives
-/// for stderr: no event tells.
+/// How often to look whether the reader of a closed pipe has taken the last pages lent to it, while more arrives for
+/// stderr: no event tells.
 const READER: Duration = Duration::from_millis(10);
 
-/// How long a silent service may take to end when nobody is there any more to hear it, and nothing is sent to it. It may be
-/// about to: whoever has read an answer and gone may still want the exit code.
+/// How long a silent service may take to end when nobody reads its output any more and nothing is sent to it. It may
+/// be about to end, and the caller may still want its exit code.
 const UNHEARD: Duration = Duration::from_secs(2);
 
-/// How a call comes to an io_uring instance.
+/// How a call gets an io_uring instance.
 pub(super) enum Instance {
-    /// It makes one when it has something to do for it.
+    /// It makes one when it has use for it.
     Later,
     /// It has one.
     Made(Box<Uring>),
-    /// It makes none any more.
+    /// It does without.
     Never,
 }
 
 impl Instance {
-    /// For a process that will not be able to make one.
+    /// For a process that will not be able to make one later.
     pub(super) fn settled(engine: Engine) -> Instance {
         match engine {
             Engine::Auto | Engine::Poll => Instance::Never,
@@ -55,7 +55,7 @@ impl Instance {
         }
     }
 
-    /// `None`: none to be had (limits, confinement, an old kernel), and poll does the same work.
+    /// `None`: none can be made (limits, confinement, an old kernel), and poll does the same work.
     fn take(&mut self, syscalls: u64) -> Option<Box<Uring>> {
         match std::mem::replace(self, Instance::Never) {
             Instance::Later => {
@@ -68,7 +68,7 @@ impl Instance {
     }
 }
 
-/// What the environment asks for.
+/// The driver that the environment asks for.
 pub(super) fn engine_from_env() -> Result<Engine, Failure> {
     let Some(name) = std::env::var_os("QREXEC_ENGINE") else { return Ok(Engine::Auto) };
     match name.to_str() {
@@ -89,12 +89,12 @@ pub(super) fn drive(mut pump: Pump, engine: Engine, instance: Instance) -> Outco
     pump.finish(gear.driver, ending)
 }
 
-/// What a call has that depends on how much it moves.
+/// The resources of a call that depend on how much it moves.
 struct Gear {
     engine: Engine,
     instance: Instance,
     driver: Box<dyn Driver>,
-    /// What the call must have moved to count as large (again).
+    /// How much the call must have moved to count as large (again).
     large_at: u64,
     is_large: bool,
     has_rested: bool,
@@ -139,7 +139,7 @@ impl Gear {
         }
     }
 
-    /// The call moves much.
+    /// The call has become large.
     fn shift_up(&mut self, pump: &mut Pump) {
         self.is_large = true;
         self.has_rested = false;
@@ -151,7 +151,7 @@ impl Gear {
         }
     }
 
-    /// The call has not moved for a while.
+    /// The call has become idle.
     fn shift_down(&mut self, pump: &mut Pump) -> Result<(), Ending> {
         self.has_rested = true;
         self.is_large = false;

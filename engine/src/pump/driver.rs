@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! What the state machine needs of the system: transfers that never wait, and one place to sleep.
+//! What the pump needs of the system: transfers that never wait, and one place to sleep.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,23 +10,23 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::localfd::LocalFd;
 
-/// Payload of one transfer, at most. Several fit a ring, so that both sides are at work, and what one hop has
-/// written the next one finds in the cache; fewer bytes cost more system calls.
+/// Most payload of one transfer. Several fit a ring, so that both sides can work at the same time, and what one
+/// process has written the next one finds in the cache; with fewer bytes there would be more system calls.
 pub(super) const TRANSFER: usize = 128 << 10;
 
-/// What the local pipe of a large call holds at most: some transfers, and what four rings hold. More than one, so that a
-/// local process that has the processor for once gets far with it.
+/// The most that the local pipe of a large call holds: several transfers, and as much as four rings. It is more than
+/// one transfer so that a local process gets far whenever it has the processor.
 pub(super) const PIPE: usize = 512 << 10;
 
-/// The descriptors a call may sleep on, by place.
+/// The descriptors on which a call may sleep, by place.
 pub(super) const LINK: usize = 0;
-/// Where outgoing bytes come from.
+/// The descriptor from which bytes are sent.
 pub(super) const SOURCE: usize = 1;
 /// The service's stderr.
 pub(super) const ERR_SOURCE: usize = 2;
-/// Where incoming bytes go.
+/// The descriptor to which incoming bytes are written.
 pub(super) const SINK: usize = 3;
-/// Where incoming stderr goes.
+/// The descriptor to which incoming stderr is written.
 pub(super) const ERR_SINK: usize = 4;
 /// The local process.
 pub(super) const CHILD: usize = 5;
@@ -35,8 +35,8 @@ pub(super) const REQUEST: usize = 6;
 /// How many places there are.
 pub(super) const PLACES: usize = 7;
 
-/// What to sleep on: at each place a descriptor and the events wanted, or nothing. A descriptor with no
-/// events is still watched for its other end going away.
+/// What to sleep on: at each place a descriptor and the events that are wanted, or nothing. A descriptor without
+/// events is still watched for the end of its other side.
 pub(super) type Wants<'a> = [Option<(BorrowedFd<'a>, PollFlags)>; PLACES];
 
 /// What happened, by place.
@@ -57,14 +57,14 @@ pub(super) type Results = [Option<io::Result<usize>>; 2];
 
 /// The two ways to talk to the kernel.
 pub(super) trait Driver {
-    /// Carries out what is there. Each transfer is complete, or refused with `WouldBlock`, on return:
-    /// no reservation outlives a turn.
+    /// Carries out the given transfers. On return each is complete, or was refused with `WouldBlock`: no reservation
+    /// in the ring outlasts a turn.
     fn transfer(&mut self, transfers: [Option<Transfer<'_>>; 2]) -> Results;
-    /// Sleeps until something is ready, or `limit` has passed: then nothing is.
+    /// Sleeps until something is ready, or `limit` has passed; then nothing is.
     fn wait(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready>;
-    /// Holds on to no descriptor of a place that is not open any more.
+    /// Releases the descriptors of all places that are not open any more.
     fn let_go(&mut self, _open: &[bool; PLACES]) {}
-    /// What of these is ready now.
+    /// Which of these are ready now.
     fn look(&mut self, wants: &Wants<'_>) -> io::Result<Ready>;
     /// System calls made so far.
     fn syscalls(&self) -> u64;
@@ -73,7 +73,7 @@ pub(super) trait Driver {
 }
 
 impl Transfer<'_> {
-    /// By plain `readv`, `writev`, `recvmsg`, `sendmsg`.
+    /// By `readv`, `writev`, `recvmsg` and `sendmsg`.
     pub(super) fn run(&self) -> io::Result<usize> {
         match self {
             Transfer::Fill(fd, spans) => fd.fill(spans),
@@ -83,7 +83,7 @@ impl Transfer<'_> {
     }
 }
 
-/// Limits here are a second or so: they fit any representation.
+/// Limits here are about a second, so they fit any representation.
 fn timespec(limit: Duration) -> Timespec {
     Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() }
 }
@@ -95,7 +95,7 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    /// Continues the count of a driver before it.
+    /// A driver that continues the count of the one before.
     pub(super) fn after(syscalls: u64) -> Poll {
         Poll { syscalls }
     }
@@ -134,7 +134,7 @@ impl Driver for Poll {
     }
 }
 
-/// `poll` on all that is wanted.
+/// `poll` on all descriptors that are wanted.
 pub(super) fn poll_all(wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
     let mut places = [0usize; PLACES];
     let mut fds = Vec::with_capacity(PLACES);
@@ -156,7 +156,7 @@ pub(super) fn poll_all(wants: &Wants<'_>, limit: Option<Duration>) -> io::Result
     Ok(ready)
 }
 
-/// Sleeps until the link's descriptor is ready, or `limit` has passed, and takes the wake-up.
+/// Sleeps until the link's descriptor is ready, or `limit` has passed, and answers the doorbell.
 pub(super) fn wait_for_link(channel: &mut Channel, limit: Option<Duration>) -> Result<(), ring::Error> {
     let out = if channel.wants_out() { PollFlags::OUT } else { PollFlags::empty() };
     let limit = limit.map(timespec);

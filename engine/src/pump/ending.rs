@@ -17,39 +17,39 @@ use wire::usbip::Violation;
 
 use crate::process::EXIT_TROUBLE;
 
-/// The link was lost before the service's exit code came. Also what stands for codes that no exit status can express.
+/// The link was lost before the service's exit code came. Also used for codes that no exit status can express.
 pub const EXIT_LOST: i32 = 255;
 
-/// Nobody was there any more to read what the service sent.
+/// What the service sent had no reader any more.
 pub const EXIT_UNREAD: i32 = 141;
 
 /// How a pump ended.
 #[derive(Debug, Default)]
 pub enum Ending {
-    /// The exit code has come, or a service's has been sent, and the local side has what arrived.
+    /// The exit code has come, or was sent, and the local side has everything that arrived.
     #[default]
     Complete,
     /// The link was lost before the call was complete.
     Lost(Lost),
-    /// Something here failed: not, a local descriptor was closed by its other end.
+    /// Something on this side failed. (A local descriptor whose other end was closed is no failure.)
     Failed(Failure),
-    /// Nobody was there any more to read what the service sent, so the call was ended.
+    /// What the service sent had no reader any more, so the call was ended.
     Unread,
 }
 
 /// Why a link was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
-    /// The ring or its doorbell.
+    /// The ring or its doorbell failed.
     #[error(transparent)]
     Ring(#[from] ring::Error),
     /// The other side broke the protocol.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// The other side went.
+    /// The other side has closed the link.
     #[error("the other side closed the link before the call was complete")]
     Closed,
-    /// The other side went, and no local event can come either.
+    /// The other side has closed the link, and no local event can come either.
     #[error("the link is gone and nothing else is left to wait for")]
     Alone,
 }
@@ -60,18 +60,18 @@ pub enum Failure {
     /// A local descriptor or process.
     #[error("{what}: {source}")]
     Local {
-        /// What was being done with it.
+        /// What was being done.
         what: &'static str,
         /// The reason.
         source: io::Error,
     },
-    /// There was never anybody to write to.
+    /// There never was a stdout to write to.
     #[error("stdout is closed, so what the service sent is lost")]
     Mute,
-    /// The filter of USB over IP does not let it through.
+    /// The filter for USB over IP refused something.
     #[error("USB filter, {whose}: {why}")]
     Refused {
-        /// Whose bytes they were.
+        /// Which side sent it.
         whose: Refused,
         /// What is wrong with them.
         why: Violation,
@@ -79,10 +79,10 @@ pub enum Failure {
     /// The process could not be confined.
     #[error("confining this process: {0}")]
     Confinement(io::Error),
-    /// The pump broke the protocol: an error of this program.
+    /// The pump broke the protocol: a bug of this program.
     #[error(transparent)]
     Misuse(#[from] Misuse),
-    /// The environment asks for a driver that there is not.
+    /// The environment asks for a driver that does not exist.
     #[error("QREXEC_ENGINE={0:?}: expected auto, poll or uring")]
     Engine(OsString),
 }
@@ -142,12 +142,12 @@ impl From<Misuse> for Ending {
     }
 }
 
-/// How a call went.
+/// The result of a call.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// How the pump ended.
     pub ending: Ending,
-    /// The service's exit code, as the client heard it.
+    /// The service's exit code, as the client received it.
     pub remote: Option<i32>,
     /// The local process's exit code, 128 + n for a signal.
     pub local: Option<i32>,
@@ -155,40 +155,40 @@ pub struct Outcome {
     pub bytes_in: u64,
     /// Payload bytes that were sent.
     pub bytes_out: u64,
-    /// What it cost.
+    /// The costs.
     pub cost: Cost,
 }
 
 impl From<Failure> for Outcome {
-    /// Nothing was moved, and the call is over.
+    /// Nothing was moved.
     fn from(failure: Failure) -> Outcome {
         Outcome { ending: failure.into(), ..Outcome::default() }
     }
 }
 
-/// Counts of what a call costs this process.
+/// How much a call costs this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Transfers, sleeps and doorbells together: every system call of the pump's loop.
+    /// All system calls of the pump's loop: transfers, sleeps and doorbells.
     pub syscalls: u64,
-    /// Times the pump slept.
+    /// How often the pump slept.
     pub sleeps: u64,
     /// Doorbells rung.
     pub rings: u64,
-    /// Doorbells heard.
+    /// Doorbells answered.
     pub wakes: u64,
-    /// Bytes that this process copied between rings and memory: headers, and payload that is looked at.
+    /// Bytes that this process copied between rings and memory: headers, and payload that has to be looked at.
     pub copied: u64,
-    /// Which driver finished the call.
+    /// The driver at the end of the call.
     pub engine: &'static str,
 }
 
-/// A call's exit status, for whoever took part in it.
+/// The exit status of a call, for each program that took part in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// The exit status.
     pub status: i32,
-    /// What went wrong, for people: nothing did if the service or a local program failed by itself.
+    /// What went wrong, for people. `None` if the service or a local program failed by itself.
     pub trouble: Option<String>,
 }
 
@@ -203,10 +203,10 @@ impl Exit {
 }
 
 impl Outcome {
-    /// The call's exit status, seen from this side of the link.
+    /// The exit status of the call, as seen from this side of the link.
     pub fn exit(&self, role: Role) -> Exit {
         let (whom, service, program) = match role {
-            // A service without a process, a socket, ends well.
+            // A service without a process, that is a socket, ends with 0.
             Role::Service => ("caller", Some(self.local.unwrap_or(0)), None),
             Role::Client => ("service", self.remote, self.local),
         };
@@ -232,7 +232,7 @@ impl Outcome {
         }
     }
 
-    /// What failed on this side, if something did.
+    /// What failed on this side, if anything did.
     pub fn failed(&self) -> Option<&Failure> {
         match &self.ending {
             Ending::Failed(why) => Some(why),
@@ -241,8 +241,8 @@ impl Outcome {
     }
 }
 
-/// The service's exit code as an exit status. A code that does not fit into 8 bits must not become another one by
-/// losing bits, least of all 0.
+/// The service's exit code as an exit status. A code that does not fit into 8 bits must not be cut to another one,
+/// least of all to 0.
 fn of_service(code: i32) -> i32 {
     if (0..=255).contains(&code) { code } else { EXIT_LOST }
 }
@@ -258,7 +258,7 @@ mod tests {
         || Ending::Unread,
     ];
 
-    /// Whatever happened, all that took part in a call agree on its status.
+    /// Whatever happened, all programs of a call report the same status.
     #[test]
     fn one_rule_for_every_side() {
         for (ending, [of_0, of_3]) in ENDINGS.into_iter().zip([[0, 3], [255, 255], [125, 3]]) {
@@ -299,10 +299,10 @@ mod tests {
         assert_eq!(status(Some(0), Some(3), false), 3);
         assert_eq!(status(Some(42), Some(0), false), 42);
         assert_eq!(status(Some(42), Some(3), false), 42);
-        // The service's code never came, and nothing says why.
+        // The service's code never came, and there is no reason.
         assert_eq!(status(None, None, false), 255);
         assert_eq!(status(None, Some(3), false), 255);
-        // It was cut off because its reader had gone.
+        // It was cut off because it had no reader any more.
         assert_eq!(status(None, None, true), 141);
         assert_eq!(status(None, Some(0), true), 141);
         assert_eq!(status(None, Some(3), true), 3);

@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
-//! A filter of USB over IP in front of the kernels at both ends of a call: what it is given, and what it lets through.
+//! A filter for USB over IP in front of the kernels at both ends of a call.
 //!
-//! Headers and descriptors are taken into private memory, checked there, and sent on from there; the ring's copy is not
-//! looked at again. Payload stays in the ring. Both ways of a call share one filter, which knows what is pending.
+//! Headers and descriptors are copied into private memory, checked there, and sent on from there; the ring's copy is
+//! not read again. Payload stays in the ring. Both directions of a call share one filter, which knows which requests
+//! are pending.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use wire::usbip::{Filter, Rules, Side};
 
 use super::ending::{Failure, Refused};
 
-/// One way through the filter.
+/// One direction through the filter.
 #[derive(Debug)]
 pub(super) struct Gate {
     filter: Rc<RefCell<Filter>>,
@@ -21,7 +22,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// The way out and the way in. The caller is who imports the device.
+    /// The outgoing and the incoming direction. The caller is the side that imports the device.
     pub(super) fn pair(rules: Rules, role: Role) -> [Gate; 2] {
         let filter = Rc::new(RefCell::new(Filter::new(rules)));
         let (ours, theirs) = match role {
@@ -31,29 +32,29 @@ impl Gate {
         [(ours, true), (theirs, false)].map(|(side, is_ours)| Gate { filter: filter.clone(), side, is_ours })
     }
 
-    /// Bytes of payload that go on as they are.
+    /// Bytes of payload to be moved unchanged.
     pub(super) fn payload_left(&self) -> usize {
         self.filter.borrow().payload_left(self.side) as usize
     }
 
-    /// So many bytes of payload went on, at most [`Gate::payload_left`].
+    /// To be called when so many bytes of payload were moved, at most [`Gate::payload_left`].
     pub(super) fn moved(&self, bytes: usize) {
         self.filter.borrow_mut().handle_payload(self.side, bytes as u32);
     }
 
-    /// Bytes to take into private memory before anything else can be said; 0 while there is payload.
+    /// How many bytes to copy into private memory next; 0 while there is payload.
     pub(super) fn wanted(&self) -> usize {
         self.filter.borrow().wanted(self.side)
     }
 
-    /// Takes bytes in private memory, and appends what of them, and of those before, goes on.
+    /// Checks bytes in private memory, and appends to `out` what is to be sent on of them and of earlier ones.
     pub(super) fn strain(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         let strained = self.filter.borrow_mut().strain(self.side, bytes, out);
         strained.map_err(|why| Failure::Refused { whose: self.whose(), why })
     }
 
-    /// This way has ended. Whoever is cut off in the middle of a message is no danger to anybody: the kernel drops the
-    /// device in either case.
+    /// This direction has ended. An end in the middle of a message is only logged: the kernel drops the device in
+    /// either case.
     pub(super) fn ended(&self) {
         if let Err(why) = self.filter.borrow().handle_end(self.side) {
             tracing::warn!("USB filter, {}: {why}", self.whose());
@@ -65,17 +66,18 @@ impl Gate {
     }
 }
 
-/// The way in, behind its gate: what was taken out of the ring, was let through, and has not been written yet.
+/// The incoming direction with its gate: bytes that were taken out of the ring and let through, and are not written
+/// yet.
 #[derive(Debug)]
 pub(super) struct Inbound {
     gate: Gate,
     checked: Vec<u8>,
     written: usize,
-    /// What is wrong behind what was checked, which counts all the same, however the bytes arrived.
+    /// The error that comes after the checked bytes. These are still written first, however they arrived.
     breach: Option<Failure>,
 }
 
-/// Checked bytes, at most, before they are written; beyond it only what one message adds.
+/// Most checked bytes that wait to be written, apart from one message that may exceed it.
 const CHECKED: usize = 64 << 10;
 
 impl Inbound {
@@ -87,7 +89,7 @@ impl Inbound {
         &self.gate
     }
 
-    /// What is to be written before anything in the ring.
+    /// The bytes to be written before any in the ring.
     pub(super) fn owed(&self) -> &[u8] {
         self.checked.get(self.written..).unwrap_or_default()
     }
@@ -101,7 +103,7 @@ impl Inbound {
         self.breach = self.gate.strain(bytes, &mut self.checked).err();
     }
 
-    /// What is wrong, once everything before it was written.
+    /// The error, once everything before it was written.
     pub(super) fn breach(&mut self) -> Result<(), Failure> {
         match self.breach.take_if(|_| self.written == self.checked.len()) {
             Some(breach) => Err(breach),
@@ -109,7 +111,7 @@ impl Inbound {
         }
     }
 
-    /// So many bytes were written: how many of them were of the ring.
+    /// So many bytes were written. Returns how many of them were in the ring.
     pub(super) fn wrote(&mut self, bytes: usize) -> usize {
         let checked = bytes.min(self.owed().len());
         self.written += checked;

@@ -7,20 +7,20 @@ use super::call::Outlived;
 use super::ending::{Ending, Failure};
 use crate::process::{Child, Neighbour};
 
-/// How far it is.
+/// The state of the local process.
 enum Process {
-    /// There is none.
+    /// There is no process.
     None,
     Running {
         child: Child,
-        /// Its descriptor said so: time to ask.
+        /// Its descriptor was ready: ask whether it has ended.
         may_have_ended: bool,
     },
-    /// With this code.
+    /// It has ended with this code.
     Ended(i32),
 }
 
-/// The local process, if there is one.
+/// The local process, if the call has one.
 pub(super) struct Local {
     process: Process,
     outlived: Option<Outlived>,
@@ -32,7 +32,7 @@ impl Local {
         Local { process, outlived }
     }
 
-    /// Whether there is one or was one.
+    /// Whether there is or was a process.
     pub(super) fn is_process(&self) -> bool {
         !matches!(self.process, Process::None)
     }
@@ -49,7 +49,7 @@ impl Local {
         }
     }
 
-    /// The descriptor that tells of its end.
+    /// The descriptor that becomes ready when it ends.
     pub(super) fn pollable(&self) -> Option<BorrowedFd<'_>> {
         match &self.process {
             Process::Running { child, .. } => Some(child.as_fd()),
@@ -64,7 +64,7 @@ impl Local {
         }
     }
 
-    /// Whether it has ended since the last look.
+    /// Whether it has ended since the last call.
     pub(super) fn ends(&mut self) -> Result<bool, Ending> {
         let Process::Running { child, may_have_ended } = &mut self.process else { return Ok(false) };
         if !std::mem::take(may_have_ended) {
@@ -77,7 +77,7 @@ impl Local {
         Ok(code.is_some())
     }
 
-    /// It, as the one that the pump's bytes come from or go to.
+    /// The process as the neighbour of the pump, if bytes come from it or go to it.
     pub(super) fn neighbour(&self) -> Option<Neighbour> {
         match &self.process {
             Process::Running { child, .. } => Neighbour::process(child.pid().unsigned_abs()),
@@ -85,7 +85,7 @@ impl Local {
         }
     }
 
-    /// The link is over: waits for the end of the process, which is never killed, and gives its code.
+    /// The link has ended: waits for the process, which is never killed, and returns its code.
     pub(super) fn wait(self) -> Option<i32> {
         match self.process {
             Process::None => None,

@@ -1,22 +1,22 @@
 #![deny(unsafe_code)] // not forbid: the io_uring driver below opens it for itself
 //! The pump of one call: local descriptors ⇄ ring, until both sides are done.
 //!
-//! Every turn makes at most one transfer each way, in place on ring pages, then sees what has ended.
-//! When nothing moves, the pump asks the peer and the kernel to be woken, and sleeps. What the two
-//! drivers, poll and io_uring, differ in is only how they transfer and sleep.
+//! Every turn makes at most one transfer in each direction, in place on ring pages, and then checks what has ended.
+//! When nothing moves, the pump asks the peer and the kernel to be woken, and sleeps. The two drivers, poll and
+//! io_uring, differ only in how they transfer and sleep.
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `call` | what a call is given to begin with |
+//! | `call` | what a call begins with |
 //! | `drive` | the driver, and how long to sleep |
 //! | `turn` | the pump: link, sender, receiver and local process; what a turn does, and when the call is over |
 //! | `sender` | the way out: source, producer and outgoing stream |
-//! | `receiver` | the way in: consumer, incoming stream and sink |
-//! | `local` | the local process |
+//! | `sender` | the outgoing direction: source, producer and outgoing stream |
+//! | `receiver` | the incoming direction: consumer, incoming stream and sink |
 //! | `sleep` | going to sleep |
 //! | `driver`, `uring` | system calls: transfers and one place to sleep |
-//! | `gate` | the filter of USB over IP, on either way |
-//! | `ending` | how it went |
+//! | `gate` | the filter for USB over IP, in either direction |
+//! | `ending` | how the call ended |
 
 mod call;
 mod drive;
@@ -44,24 +44,24 @@ pub use report::{NoStreams, report};
 pub use stderr_copy::StderrCopy;
 use turn::Pump;
 
-/// A call that has opened whatever it will need.
+/// A call that has opened everything it will need.
 pub(crate) struct Ready {
     pump: Pump,
     engine: Engine,
     instance: Instance,
 }
 
-/// Opens whatever one call will need.
+/// Opens everything that one call will need.
 pub(crate) fn prepare(channel: Channel, call: Call) -> Result<Ready, Failure> {
     let engine = drive::engine_from_env()?;
     Ok(Ready { pump: Pump::new(channel, call)?, engine, instance: Instance::Later })
 }
 
 impl Ready {
-    /// Prepares for not being able to open anything any more; what will be asked of the kernel then.
+    /// Prepares for a process that can open nothing any more. Returns which system calls it will make then.
     ///
-    /// Most calls are over before an io_uring instance would be of use to them, and all would have to have one: so there
-    /// is none, unless the environment asks for it.
+    /// Most calls are over before an io_uring instance would be of use, and all calls would have to make one now: so
+    /// there is none, unless the environment asks for it.
     pub(crate) fn settle(&mut self) -> Result<Needs, ring::Error> {
         let habits = self.pump.link.settle()?;
         self.instance = Instance::settled(self.engine);
@@ -86,7 +86,7 @@ pub fn run(channel: Channel, call: Call) -> Outcome {
     prepare(channel, call).map_or_else(Outcome::from, Ready::run)
 }
 
-/// What a call cost goes to the log: `qrexec-bench --counters` reads it there.
+/// Logs what a call has cost: `qrexec-bench --counters` reads these lines.
 fn logged(outcome: Outcome) -> Outcome {
     let Cost { syscalls, sleeps, rings, wakes, copied, engine } = outcome.cost;
     tracing::debug!(

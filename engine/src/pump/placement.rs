@@ -1,26 +1,26 @@
 #![forbid(unsafe_code)]
-//! When a pump looks for its neighbour: by what it has moved or how often it was woken, and how fast.
+//! When a pump looks where its neighbour runs: depends on how much it has moved, how often it was woken, and how fast.
 
 use std::time::{Duration, Instant};
 
-/// A call that has moved this much is worth looking for who is at its local end.
+/// A call that has moved this much looks who is at its local end.
 const FIRST: u64 = 4 << 20;
-/// After each of these it looks where that process is now: 5 ms at 3 GiB/s, for some microseconds of looking.
+/// After each of these it looks where that process runs now: every 5 ms at 3 GiB/s, which takes some microseconds.
 const EVERY: u64 = 16 << 20;
-/// A conversation of small messages is one long chain of wake-ups; after each of these sleeps it looks too.
+/// A conversation of small messages consists of wake-ups; after so many sleeps it looks too.
 const SLEEPS: u64 = 128;
-/// A call slower than [`EVERY`] or [`SLEEPS`] in this time has nothing to gain by its place.
+/// If a call takes longer than this for [`EVERY`] or [`SLEEPS`], its place does not matter.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// `off` leaves every process where the scheduler puts it, for comparisons.
+/// An environment variable: `off` leaves every process where the scheduler puts it, for comparisons.
 const VARIABLE: &str = "QREXEC_PLACEMENT";
 
-/// Whether pumps go where their neighbours are.
+/// Whether pumps move to the processors of their neighbours.
 pub(super) fn is_wanted() -> bool {
     std::env::var_os(VARIABLE).is_none_or(|value| value != "off")
 }
 
-/// Counts towards the next look.
+/// Counts until the next look.
 #[derive(Debug)]
 pub(super) struct Place {
     next_moved: u64,
@@ -33,12 +33,12 @@ impl Place {
         Place { next_moved: FIRST, next_sleeps: SLEEPS, since: now }
     }
 
-    /// Whether `moved` bytes or `sleeps` are enough to ask [`Place::is_due`], which needs to know the time.
+    /// Whether `moved` bytes or `sleeps` are enough to call [`Place::is_due`], which needs the time.
     pub(super) fn may_be_due(&self, moved: u64, sleeps: u64) -> bool {
         moved >= self.next_moved || sleeps >= self.next_sleeps
     }
 
-    /// Whether to look now, after `moved` bytes and `sleeps`. Asked when [`Place::may_be_due`].
+    /// Whether to look now, after `moved` bytes and `sleeps`. To be called only if [`Place::may_be_due`].
     pub(super) fn is_due(&mut self, moved: u64, sleeps: u64, now: Instant) -> bool {
         let fast = now.saturating_duration_since(self.since) < SLOW;
         self.next_moved = moved.saturating_add(EVERY);

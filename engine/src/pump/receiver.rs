@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! The way in: messages in the ring become what is written here.
+//! The incoming direction: messages in the ring are written to local descriptors.
 //!
-//! A byte waits in the ring until its header was parsed into [`Messages`], goes from there to the [`Sink`], and its place
-//! is given back. A turn asks for what there is to [offer](Receiver::offer), notes what the transfer has
-//! [delivered](Receiver::delivered), and [hears](Receiver::hear) the rest: what is no plain transfer.
+//! A byte waits in the ring until its header was parsed into [`Messages`], goes from there to the [`Sink`], and then
+//! its place in the ring is given back. A turn asks what there is to [offer](Receiver::offer), notes what the transfer
+//! has [delivered](Receiver::delivered), and [handles](Receiver::hear) everything that is no plain transfer.
 
 mod by_hand;
 mod checked;
@@ -28,30 +28,30 @@ use messages::Head;
 pub(super) use messages::Messages;
 pub(super) use sink::Sink;
 
-/// What arrived bytes wait for.
+/// What the bytes that have arrived are waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrivals {
     /// Nothing: the next turn moves them.
     Movable,
-    /// For more bytes than the `usize` that are there.
+    /// More bytes: only so many are there.
     Starved(usize),
-    /// For a local descriptor.
+    /// A local descriptor.
     Blocked,
 }
 
-/// What the peer has said beside plain payload.
+/// What the peer has sent besides plain payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Heard {
     Nothing,
-    /// Something without consequence for the other direction.
+    /// A message without consequences for the other direction.
     Something,
     /// The end of its main stream.
     End,
-    /// The exit code: it takes nothing any more.
+    /// The exit code: the peer accepts nothing any more.
     Exit,
 }
 
-/// How far the peer's main stream is.
+/// The state of the peer's main stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Coming {
     Open,
@@ -61,7 +61,7 @@ enum Coming {
     Exit(i32),
 }
 
-/// A write that this turn makes.
+/// A write to be made in this turn.
 #[derive(Clone, Copy)]
 pub(super) struct Writing<'a> {
     fd: &'a LocalFd,
@@ -86,21 +86,21 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// Everything that receives.
+/// Everything that concerns receiving.
 pub(super) struct Receiver {
     consumer: Consumer,
     messages: Messages,
     sink: Sink,
     err_sink: Sink,
     loans: Loans,
-    /// What stands before the sink.
+    /// The filter before the sink, with its bytes.
     inbound: Option<Inbound>,
     coming: Coming,
     /// Payload bytes that have arrived.
     received: u64,
-    /// Payload that arrived when nobody was there to take it, stderr aside.
+    /// Payload that arrived when it had no reader any more, without stderr.
     unread: u64,
-    /// There never was anybody to take payload.
+    /// There never was a reader for payload.
     is_mute: bool,
 }
 
@@ -115,7 +115,7 @@ impl Receiver {
         splices: bool,
         gate: Option<Gate>,
     ) -> Receiver {
-        // What was checked is private memory, which cannot be lent.
+        // Checked bytes are in private memory, which cannot be lent.
         if splices && link.lends() && gate.is_none() {
             loan::pipe_size(consumer.size()).into_iter().for_each(|pipe| sink.lend(pipe));
         }
@@ -135,8 +135,8 @@ impl Receiver {
 
     // ---- a turn -----------------------------------------------------------------------------
 
-    /// Looks at what has come, whether there is something new, and gives the payload in front if it can be written as it
-    /// is.
+    /// Checks for new data. Returns whether something new was found, and the payload in front if it can be written
+    /// unchanged.
     pub(super) fn offer<'a>(
         &'a mut self,
         link: &mut Link,
@@ -147,7 +147,7 @@ impl Receiver {
         Ok((news, this.in_front(spans)))
     }
 
-    /// Parses the headers that have arrived, ahead of their payload.
+    /// Parses the headers that have arrived, before their payload is moved.
     fn take_headers(&mut self, link: &mut Link) -> Result<bool, Ending> {
         let ready = link.readable(&mut self.consumer)?;
         let mut any = false;
@@ -184,7 +184,7 @@ impl Receiver {
         (!spans.is_empty()).then_some(Writing { fd, lends: sink.lends(), place })
     }
 
-    /// Takes what came of a write of `offered` bytes.
+    /// Handles the result of a write of `offered` bytes.
     pub(super) fn delivered(
         &mut self,
         link: &mut Link,
@@ -204,7 +204,7 @@ impl Receiver {
                 self.received += n as u64;
                 let ring = self.messages.took(n);
                 if lends {
-                    // The payload is the local pipe's now.
+                    // The payload is in the local pipe now, and still in use.
                     self.consumer.take(ring);
                     self.loans.lend(n, ring);
                     self.give_back(link)
@@ -216,13 +216,13 @@ impl Receiver {
         }
     }
 
-    /// Deals with what is in front of the ring and is no plain transfer.
+    /// Handles what is in front of the ring and is no plain transfer.
     pub(super) fn hear(&mut self, link: &mut Link) -> Result<Heard, Ending> {
         let drained = self.err_sink.drain_spill().map_err(Failure::during("writing stderr"))?;
         let ready = self.consumer.known_ready();
         let moved = match self.messages.head() {
             Head::Empty => false,
-            // What was checked goes before the end.
+            // Checked bytes are written before the end of the stream is handled.
             Head::Eof(Kind::Stdin | Kind::Stdout) | Head::Exit { .. } if self.owes() => false,
             Head::Data(kind) => self.payload_by_hand(link, kind, ready)?,
             Head::Eof(kind) => {
@@ -276,7 +276,7 @@ impl Receiver {
 
     // ---- room -------------------------------------------------------------------------------
 
-    /// Done with `n` bytes of the ring.
+    /// Gives `n` bytes of the ring back.
     fn release(&mut self, link: &mut Link, n: usize) -> Result<(), Ending> {
         if n > 0 {
             self.consumer.take(n);
@@ -285,7 +285,7 @@ impl Receiver {
         self.give_back(link)
     }
 
-    /// Gives back what nobody reads any more, and rings when a useful part has become free.
+    /// Gives back bytes that nobody reads any more, and rings when a useful part of the ring is free.
     pub(super) fn give_back(&mut self, link: &mut Link) -> Result<(), Ending> {
         let held = if self.loans.is_open() { self.sink.held() } else { 0 };
         let n = self.loans.settle(held);
@@ -298,13 +298,14 @@ impl Receiver {
         Ok(())
     }
 
-    /// Whether something is lent, as far as is known.
+    /// Whether bytes are lent, as far as is known.
     pub(super) fn has_lent(&self) -> bool {
         self.loans.is_open()
     }
 
-    /// Whether the reader of lent pages has to be watched: no event tells that it takes them, and the pipe is closed
-    /// already, or what came behind them, error output say, holds so much of the ring that the peer may soon wait.
+    /// Whether the reader of lent pages must be looked at from time to time. No event tells that it takes them, and
+    /// either the pipe is closed already, or what came after them, such as error output, fills so much of the ring
+    /// that the peer may soon have to wait.
     pub(super) fn awaits_reader(&self) -> bool {
         let much = (self.consumer.size() / 2) as u64;
         self.loans.is_open() && (!self.sink.is_open() || self.loans.outstanding() >= much)
@@ -312,7 +313,7 @@ impl Receiver {
 
     // ---- what has come ----------------------------------------------------------------------
 
-    /// What the bytes that have arrived, the latest included, are waiting for.
+    /// What the bytes that have arrived, up to this moment, are waiting for.
     pub(super) fn arrivals(&mut self, link: &mut Link) -> Result<Arrivals, Ending> {
         let ready = link.readable(&mut self.consumer)?;
         let head = self.messages.head();
@@ -336,7 +337,7 @@ impl Receiver {
         })
     }
 
-    /// Payload bytes so far.
+    /// Payload bytes that have arrived so far.
     pub(super) fn received(&self) -> u64 {
         self.received
     }
@@ -354,27 +355,27 @@ impl Receiver {
         self.coming != Coming::Open
     }
 
-    /// Payload that arrived when nobody was there to take it, stderr aside.
+    /// Payload that arrived when it had no reader any more, without stderr.
     pub(super) fn unread(&self) -> u64 {
         self.unread
     }
 
-    /// Whether there never was anybody to take payload.
+    /// Whether there never was a reader for payload.
     pub(super) fn is_mute(&self) -> bool {
         self.is_mute
     }
 
-    /// Whether the reader of the sink went away before the stream had ended.
+    /// Whether the reader of the sink closed it before the stream had ended.
     pub(super) fn has_lost_reader(&self) -> bool {
         self.sink.has_lost_reader()
     }
 
-    /// Whether somebody takes the peer's main stream.
+    /// Whether the peer's main stream has a reader.
     pub(super) fn takes(&self) -> bool {
         self.sink.is_open()
     }
 
-    /// Whether the local side has everything that it takes.
+    /// Whether the local side has got everything that it reads.
     pub(super) fn is_delivered(&self) -> bool {
         !self.sink.is_open() && !self.err_sink.is_open()
     }
@@ -387,12 +388,12 @@ impl Receiver {
         }
     }
 
-    /// The local process has ended: nobody reads the main stream any more.
+    /// The local process has ended: the main stream has no reader any more.
     pub(super) fn close_sink(&mut self) {
         self.sink.close();
     }
 
-    /// Wants no more of the main stream.
+    /// Refuses the rest of the main stream.
     pub(super) fn stop(&mut self) {
         self.sink.close();
         self.end();
@@ -403,14 +404,14 @@ impl Receiver {
         self.err_sink.close();
     }
 
-    /// The ring's half, for what comes after the call.
+    /// Returns the ring's half, for use after the call.
     pub(super) fn into_consumer(self) -> Consumer {
         self.consumer
     }
 
     // ---- sleep ------------------------------------------------------------------------------
 
-    /// Adds what to wake up for.
+    /// Adds the events to wake up for.
     pub(super) fn add_wants<'a>(&'a self, wants: &mut Wants<'a>) {
         for (sink, place) in [(&self.sink, SINK), (&self.err_sink, ERR_SINK)] {
             let events = if sink.is_blocked() { PollFlags::OUT } else { PollFlags::empty() };
@@ -418,7 +419,7 @@ impl Receiver {
         }
     }
 
-    /// Notes what the sleep ended with.
+    /// Notes the result of the sleep.
     pub(super) fn woken(&mut self, ready: &Ready) {
         let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
         for (sink, place) in [(&mut self.sink, SINK), (&mut self.err_sink, ERR_SINK)] {
@@ -430,7 +431,7 @@ impl Receiver {
         }
     }
 
-    /// Has the driver forget descriptors that are closed.
+    /// Marks which descriptors are open, for the driver to release the others.
     pub(super) fn note_open(&self, open: &mut [bool]) {
         open[SINK] = self.sink.is_open();
         open[ERR_SINK] = self.err_sink.is_open();
@@ -438,7 +439,7 @@ impl Receiver {
 
     // ---- size -------------------------------------------------------------------------------
 
-    /// Widens the local pipe of a call that moves much.
+    /// Widens the local pipe, for a call that moves much.
     pub(super) fn grow(&self) {
         if let Some(fd) = self.sink.pollable().filter(|_| !self.sink.lends()) {
             fd.grow((4 * self.consumer.size()).min(PIPE));
@@ -450,12 +451,12 @@ impl Receiver {
         self.sink.lends()
     }
 
-    /// The sink, where it can be slept on.
+    /// The sink, if it can be slept on.
     pub(super) fn local_end(&self) -> Option<&LocalFd> {
         self.sink.pollable()
     }
 
-    /// For the sleep: looks for data, which the link does with both halves.
+    /// Used before the sleep, in which the link looks at both halves.
     pub(super) fn consumer(&mut self) -> &mut Consumer {
         &mut self.consumer
     }

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! A service side that has no streams: nothing could be started, or nothing was to be waited for.
+//! A service side that has no streams: nothing could be started, or the service is not waited for.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use wire::version::Version;
 
 use super::driver::wait_for_link;
 
-/// How long the caller's last words are taken after it was told the exit code. Whoever has heard that closes the link at
-/// once; for one that was about to speak this is long.
+/// How long the caller's last data are read after it was sent the exit code. A caller that has received the code
+/// closes the link at once; for one that was about to send something this is long.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Why there are no streams.
@@ -20,12 +20,13 @@ pub enum NoStreams {
     FailedInVm,
     /// A service of dom0 could not be started.
     FailedInDom0,
-    /// It runs, and nobody waits for it.
+    /// It runs, and is not waited for.
     LeftAlone,
 }
 
 impl NoStreams {
-    /// Which ends are told, in which order. The public programs differ between VMs and dom0, and are tested for it.
+    /// Which ends of streams are sent, in which order. Upstream's programs differ between VMs and dom0, and tests
+    /// compare with them.
     fn ends(self) -> &'static [Kind] {
         match self {
             Self::FailedInVm => &[Kind::Stdout, Kind::Stderr],
@@ -35,13 +36,13 @@ impl NoStreams {
     }
 }
 
-/// Ends a service side that has no streams: the ends of streams that are told, then the code.
+/// Ends a service side that has no streams: sends the ends of streams, then the code.
 ///
-/// The caller may be about to send: what it says until it has heard the code is taken, for a while, so that its writes
-/// do not fail before it has.
+/// The caller may be about to send: its data are read for a while, until it has received the code, so that its writes
+/// do not fail before that.
 ///
 /// # Errors
-/// The link was lost before the caller could have heard the code.
+/// The link was lost before the caller could have received the code.
 pub fn report(mut channel: Channel, version: Version, code: i32, why: NoStreams) -> Result<(), ring::Error> {
     let mut out = match why {
         NoStreams::LeftAlone => Outgoing::just_exec(version),
@@ -65,13 +66,13 @@ pub fn report(mut channel: Channel, version: Version, code: i32, why: NoStreams)
         }
     }
     if why != NoStreams::LeftAlone {
-        // The caller has what it needs, whatever becomes of this.
+        // The caller has the code, whatever happens now.
         let _ = hear_out(&mut channel);
     }
     Ok(())
 }
 
-/// Takes what the other side still says, until it closes the link, for a while.
+/// Reads what the other side still sends, until it closes the link or some time has passed.
 pub(super) fn hear_out(channel: &mut Channel) -> Result<(), ring::Error> {
     let until = Instant::now() + LAST_WORDS;
     let mut buffer = [0; 4096];

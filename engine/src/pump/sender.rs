@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! The way out: what is read here becomes messages in the ring.
+//! The outgoing direction: what is read from local descriptors becomes messages in the ring.
 //!
-//! A byte comes from the [`Source`] into the place that [`Layout`] gives it, and is published with its header. A turn asks
-//! for what there is to [offer](Sender::offer), [publishes](Sender::publish) what the transfer read, and sends
-//! [the rest](Sender::rest): what is no plain transfer.
+//! A byte is read from the [`Source`] into the place that [`Layout`] gives it, and is published with its header. A
+//! turn asks where the next read may [go](Sender::offer), [publishes](Sender::publish) what the transfer has read, and
+//! sends [the rest](Sender::rest): everything that is no plain transfer.
 
 mod checked;
 mod layout;
@@ -28,17 +28,17 @@ use layout::Layout;
 pub(super) use one_socket::OneSocket;
 pub(super) use source::Source;
 
-/// stderr read at once when a log gets a copy.
+/// How much stderr is read at once when a log gets a copy.
 const LOGGED: usize = 16 << 10;
 
-/// A read that this turn makes.
+/// A read to be made in this turn.
 #[derive(Clone, Copy)]
 pub(super) struct Reading {
     is_stderr: bool,
     layout: Layout,
 }
 
-/// What the way out begins with.
+/// What the outgoing direction begins with.
 pub(super) struct Outward {
     pub(super) role: Role,
     pub(super) version: Version,
@@ -50,7 +50,7 @@ pub(super) struct Outward {
     pub(super) gate: Option<Gate>,
 }
 
-/// Everything that sends.
+/// Everything that concerns sending.
 pub(super) struct Sender {
     producer: Producer,
     outgoing: Outgoing,
@@ -61,15 +61,15 @@ pub(super) struct Sender {
     /// Sent before anything that is read.
     prefix: Vec<u8>,
     one_socket: Option<OneSocket>,
-    /// What stands behind the source.
+    /// The filter after the source.
     gate: Option<Gate>,
-    /// What is wrong behind the prefix, which counts all the same.
+    /// The error that comes after the prefix, which is still sent first.
     breach: Option<Failure>,
-    /// stderr was read last: stdout comes first now.
+    /// stderr was read last, so stdout is next.
     err_was_read: bool,
-    /// The peer takes nothing any more.
+    /// The peer accepts nothing any more.
     is_cut: bool,
-    /// Payload bytes so far.
+    /// Payload bytes that were sent so far.
     sent: u64,
 }
 
@@ -95,7 +95,7 @@ impl Sender {
 
     // ---- a turn -----------------------------------------------------------------------------
 
-    /// Where the next read may land: nothing while the ring has no useful room, or nothing may be read.
+    /// Where the next read may go: nowhere while the ring has no useful room, or while nothing may be read.
     pub(super) fn offer<'a>(
         &'a mut self,
         link: &mut Link,
@@ -123,14 +123,14 @@ impl Sender {
         let Some(room) = self.room(link)? else { return Ok(None) };
         let chunk = self.outgoing.max_chunk();
         let transfer = TRANSFER + HEADER_LEN * TRANSFER.div_ceil(chunk as usize);
-        // Half of a small ring at a time: the other side is at work on the other half.
+        // Half of a small ring at a time, so that the other side can work on the other half.
         let part = room.min(transfer).min(self.producer.size() / 2);
-        // No byte beyond the payload may land in the ring before it was looked at.
+        // No byte after the payload may get into the ring before it was checked.
         let payload = direct.saturating_add(HEADER_LEN.saturating_mul(direct.div_ceil(chunk as usize)));
         Ok(self.is_enough(room).then(|| Layout::new(part.min(payload), chunk)))
     }
 
-    /// Takes what came of a read into `asked` bytes of room.
+    /// Handles the result of a read into `asked` bytes of room.
     pub(super) fn publish(
         &mut self,
         link: &mut Link,
@@ -158,7 +158,7 @@ impl Sender {
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => source.set_ready(false),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // As where a log gets a copy: the call goes on without its error output.
+            // As with a log's copy: the call continues without its error output.
             Err(_) if is_stderr => source.close(),
             Err(e) => {
                 source.close();
@@ -168,7 +168,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Writes the headers of `n` bytes that lie in the layout's slots, and publishes it all.
+    /// Writes the headers of `n` bytes that lie in the layout's slots, and publishes everything.
     fn put_headers(&mut self, kind: Kind, layout: Layout, n: usize) -> Result<(), Ending> {
         let mut end = 0;
         for (at, len) in layout.chunks(n) {
@@ -181,14 +181,14 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends what is no plain transfer: prefix, logged stderr, ends. Whether anything was.
+    /// Sends what is no plain transfer: prefix, logged stderr, ends of streams. Returns whether anything was sent.
     pub(super) fn rest(&mut self, link: &mut Link) -> Result<bool, Ending> {
         let mut moved = self.send_prefix(link)?;
         if self.log.is_some() && self.is_turn_of_stderr() && self.prefix.is_empty() {
             moved |= self.send_logged_stderr(link)?;
         }
         moved |= self.send_checked(link)?;
-        // A service that asks for one socket and then closes its stdout has not ended.
+        // A service that has asked for one socket and then closes its stdout has not ended its stream.
         if !self.source.is_open() && self.outgoing.is_open(self.role.sends()) {
             moved |= self.look_for_request()?;
         }
@@ -205,7 +205,8 @@ impl Sender {
         if self.prefix.is_empty() {
             return Ok(false);
         }
-        // A peer that makes room byte by byte must not have the rest moved up each time.
+        // Bytes are copied only as often as needed: a peer that makes room byte by byte must not cause the rest to be
+        // moved each time.
         if let Some(room) = self.room(link)?
             && !self.is_enough(room)
         {
@@ -220,7 +221,7 @@ impl Sender {
         Ok(sent > 0)
     }
 
-    /// Copies bytes of ours into the ring as one chunk: how many were taken.
+    /// Copies bytes from private memory into the ring as one chunk. Returns how many were taken.
     fn send_copy(&mut self, link: &mut Link, kind: Kind, bytes: &[u8]) -> Result<usize, Ending> {
         let Some(room) = self.room(link)? else { return Ok(bytes.len()) };
         let len = bytes.len().min(room.saturating_sub(HEADER_LEN)).min(self.outgoing.max_chunk() as usize);
@@ -230,7 +231,8 @@ impl Sender {
             self.producer.put(HEADER_LEN, &bytes[..len]);
             self.producer.commit(HEADER_LEN + len);
             self.sent += len as u64;
-            // Nobody goes to sleep without ringing, and one ring is enough for a message of which more is there to be read.
+            // Every sleep is preceded by a ring, and one ring is enough for a message of which more can be read
+            // already.
             if !(len == bytes.len() && self.has_payload_to_come()) {
                 link.flush_data(&mut self.producer)?;
             }
@@ -238,7 +240,7 @@ impl Sender {
         Ok(len)
     }
 
-    /// Reads stderr into private memory, gives the log its copy and sends the rest of the way.
+    /// Reads stderr into private memory, gives the log its copy, and sends the bytes.
     fn send_logged_stderr(&mut self, link: &mut Link) -> Result<bool, Ending> {
         let Some(room) = self.room(link)? else { return Ok(false) };
         let enough = self.is_enough(room) && room > HEADER_LEN;
@@ -264,7 +266,7 @@ impl Sender {
         Ok(true)
     }
 
-    /// Tells of the end of stderr if it has ended. A service that has none says so before anything that the peer says.
+    /// Sends the end of stderr if it has ended. A service without stderr sends it before anything that the peer sends.
     pub(super) fn send_end_of_stderr(&mut self, link: &mut Link) -> Result<bool, Ending> {
         if self.err_source.is_open() { Ok(false) } else { self.send_eof(link, Kind::Stderr) }
     }
@@ -278,7 +280,7 @@ impl Sender {
         Ok(true)
     }
 
-    /// Sends the last word, if nothing else is left to send and there is room.
+    /// Sends the exit code, if nothing else is left to send and there is room.
     pub(super) fn send_exit_code(&mut self, link: &mut Link, code: i32) -> Result<bool, Ending> {
         if !self.owes_only_code() || self.room(link)?.is_none_or(|room| room < HEADER_LEN + 4) {
             return Ok(false);
@@ -296,7 +298,7 @@ impl Sender {
 
     // ---- room -------------------------------------------------------------------------------
 
-    /// Free bytes, `None` once the peer takes nothing any more.
+    /// Free bytes; `None` once the peer accepts nothing any more.
     fn room(&mut self, link: &mut Link) -> Result<Option<usize>, Ending> {
         if self.is_cut {
             return Ok(None);
@@ -311,25 +313,25 @@ impl Sender {
         }
     }
 
-    /// Whether there is something that the local process wrote before it ended, and room for it. A turn reads stdout or
-    /// stderr, so this may take several.
+    /// Whether there are bytes that the local process wrote before it ended, and room for them. A turn reads either
+    /// stdout or stderr, so this may take several turns.
     pub(super) fn has_last_words(&mut self, link: &mut Link) -> Result<bool, Ending> {
         let any = self.source.has_last_words() || self.err_source.has_last_words();
         let room = if any { self.room(link)? } else { None };
         Ok(room.is_some_and(|room| self.is_enough(room)))
     }
 
-    /// Whether so much room is worth a read: useful, or all that there can be.
+    /// Whether this much room is worth a read: it is useful, or the most that there can be.
     fn is_enough(&self, room: usize) -> bool {
         room >= self.useful_room() || self.producer.in_flight() == 0
     }
 
-    /// Room below this is not worth a read, nor being woken for.
+    /// Less room than this is not worth a read, nor being woken for.
     fn useful_room(&self) -> usize {
         (self.producer.size() / 4).min(16 << 10)
     }
 
-    /// Room that something waits for, in bytes; 0 for none. `code_is_known`: the exit code is, if nothing else is left.
+    /// For how much room something is waiting, in bytes; 0: nothing is. `code_is_known`: the exit code can be sent.
     pub(super) fn wants_room(&self, code_is_known: bool) -> usize {
         let ended = |source: &Source, kind| !source.is_open() && self.outgoing.is_open(kind);
         if self.is_cut {
@@ -351,12 +353,12 @@ impl Sender {
         self.source.readable().is_some() || self.err_source.readable().is_some()
     }
 
-    /// Whether stderr is to be read next: both in turn where both have something, so that neither starves the other.
+    /// Whether stderr is to be read next: both in turn if both have something, so that neither waits for ever.
     fn is_turn_of_stderr(&self) -> bool {
         self.err_source.readable().is_some() && !(self.err_was_read && self.source.readable().is_some())
     }
 
-    /// Whether there may be something to send from the main source.
+    /// Whether the main source may still have something to send.
     pub(super) fn may_say_more(&self) -> bool {
         self.source.is_open() || !self.prefix.is_empty()
     }
@@ -379,12 +381,12 @@ impl Sender {
         self.outgoing.exit_sent()
     }
 
-    /// Whether the peer takes nothing any more.
+    /// Whether the peer accepts nothing any more.
     pub(super) fn is_cut(&self) -> bool {
         self.is_cut
     }
 
-    /// Payload bytes so far.
+    /// Payload bytes that were sent so far.
     pub(super) fn sent(&self) -> u64 {
         self.sent
     }
@@ -398,12 +400,12 @@ impl Sender {
         self.close();
     }
 
-    /// Reads no more of the main source.
+    /// Reads no more from the main source.
     pub(super) fn stop_reading(&mut self) {
         self.source.close();
     }
 
-    /// Nobody there wants our bytes any more.
+    /// The peer accepts nothing more of the main stream.
     pub(super) fn fall_silent(&mut self) {
         self.source.close();
         self.prefix.clear();
@@ -414,21 +416,21 @@ impl Sender {
         self.err_source.close();
     }
 
-    /// The ring's half, for what comes after the call, and the request for one socket: its signal stays blocked for as long
-    /// as this is there, and would end this process afterwards.
+    /// Returns the ring's half, for use after the call, and the request for one socket. As long as the latter exists
+    /// its signal stays blocked; afterwards the signal would end this process.
     pub(super) fn into_parts(self) -> (Producer, Option<OneSocket>) {
         (self.producer, self.one_socket)
     }
 
     // ---- sleep ------------------------------------------------------------------------------
 
-    /// Adds what to wake up for. While room is waited for, a readable source would only keep waking us.
+    /// Adds the events to wake up for. While room is waited for, a readable source would wake it in vain.
     pub(super) fn add_wants<'a>(&'a self, wants: &mut Wants<'a>, waits_for_room: bool, is_process: bool) {
         for (source, place) in [(&self.source, SOURCE), (&self.err_source, ERR_SOURCE)] {
             wants[place] =
                 source.pollable().filter(|_| !waits_for_room).map(|fd| (fd.as_fd(), PollFlags::IN));
         }
-        // Only a process can ask.
+        // Only a process can ask for one socket.
         wants[REQUEST] = self
             .one_socket
             .as_ref()
@@ -437,14 +439,14 @@ impl Sender {
             .map(|fd| (fd, PollFlags::IN));
     }
 
-    /// Notes what the sleep ended with.
+    /// Notes the result of the sleep.
     pub(super) fn woken(&mut self, ready: &Ready, process_may_have_ended: bool) -> Result<(), Ending> {
         for (source, place) in [(&mut self.source, SOURCE), (&mut self.err_source, ERR_SOURCE)] {
             if !ready[place].is_empty() {
                 source.set_ready(true);
             }
             if process_may_have_ended {
-                // Its last words came before its end, perhaps after the look at them.
+                // Its last bytes came before its end, perhaps after they were last looked for.
                 source.has_ended_behind();
             }
         }
@@ -454,7 +456,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether the source's input is for others, so that no event tells when it is for us.
+    /// Whether the source's input is for other programs, so that no event tells when it is for this one.
     pub(super) fn is_for_others(&self) -> bool {
         self.source.is_for_others()
     }
@@ -464,12 +466,12 @@ impl Sender {
         self.source.look_again();
     }
 
-    /// For the sleep: looks for room, which the link does with both halves.
+    /// Used before the sleep, in which the link looks at both halves.
     pub(super) fn producer(&mut self) -> &mut Producer {
         &mut self.producer
     }
 
-    /// Has the driver forget descriptors that are closed.
+    /// Marks which descriptors are open, for the driver to release the others.
     pub(super) fn note_open(&self, open: &mut [bool]) {
         open[SOURCE] = self.source.is_open();
         open[ERR_SOURCE] = self.err_source.is_open();
@@ -477,19 +479,19 @@ impl Sender {
 
     // ---- size -------------------------------------------------------------------------------
 
-    /// Widens the local pipe of a call that moves much.
+    /// Widens the local pipe, for a call that moves much.
     pub(super) fn grow(&self) {
         if let Some(fd) = self.source.pollable() {
             fd.grow((4 * self.producer.size()).min(PIPE));
         }
     }
 
-    /// The source, where it can be slept on.
+    /// The source, if it can be slept on.
     pub(super) fn local_end(&self) -> Option<&LocalFd> {
         self.source.pollable()
     }
 
-    /// Gives back memory that an idle call does not need.
+    /// Returns memory that an idle call does not need.
     pub(super) fn trim(&mut self) -> Result<(), Ending> {
         Ok(self.producer.trim().map_err(ring::Error::from)?)
     }

@@ -11,24 +11,25 @@ use super::ending::{Ending, Failure, Lost};
 use super::receiver::Arrivals;
 use super::turn::Pump;
 
-/// How often to look whether a terminal's input is for us. Whoever is brought to the front is not told.
+/// How often to look whether a terminal's input is for this program: no event tells when it comes to the foreground.
 const FOR_OTHERS: Duration = Duration::from_secs(1);
 
-/// What is waited for of the link.
+/// What is expected of the link.
 #[derive(Clone, Copy)]
 struct Wish {
-    /// Bytes beyond so many that are there already.
+    /// Data beyond this many bytes that are there already.
     data: Option<usize>,
-    /// So many bytes of room; 0 for none.
+    /// This many bytes of room; 0 for none.
     room: usize,
 }
 
 impl Pump {
-    /// Sleeps until something can move, unless it already can. `false`: `limit` has passed and nothing has.
+    /// Sleeps until something can move, unless it already can. `false`: `limit` has passed without any event.
     pub(super) fn sleep(&mut self, driver: &mut dyn Driver, limit: Option<Duration>) -> Result<bool, Ending> {
         let room = self.sender.wants_room(self.code().is_some());
-        // Looked at before what has arrived: a peer closes behind its last bytes, so what is not there then never comes.
-        // The other way round, bytes and end that come in between would be taken for an end without them.
+        // Asked before looking at what has arrived: a peer closes after its last bytes, so bytes that are not there
+        // then never come. In the other order, bytes and close that come in between would be taken for a close without
+        // bytes.
         let dead = !self.link.is_open();
         // A test waits for this line, to act between the two looks.
         tracing::trace!("the peer is {}, and what has it left?", if dead { "gone" } else { "there" });
@@ -67,12 +68,12 @@ impl Pump {
         Ok(limit.is_none() || ready.iter().any(|events| !events.is_empty()))
     }
 
-    /// Looks so many times whether something can move, giving way in between. `true`: something can.
+    /// Looks so many times whether something can move, with `sched_yield` in between. `true`: something can.
     fn look_on(&mut self, driver: &mut dyn Driver, looks: u32, wish: Wish) -> Result<bool, Ending> {
         if looks == 0 || self.link.is_stream() {
             return Ok(false);
         }
-        // The peer may wait for what is there already.
+        // The peer may be waiting for bytes that are in the ring already.
         self.link.flush(self.sender.producer(), self.receiver.consumer())?;
         let waits_for_room = wish.room > 0;
         if waits_for_room && self.is_coming(wish)? {
@@ -80,7 +81,7 @@ impl Pump {
         }
         for _ in 0..looks {
             rustix::thread::sched_yield();
-            // Who waits for a local process has only given way to it.
+            // A pump that waits for a local process only lets that process run.
             let waits_for_peer = waits_for_room || self.receiver.received() > self.sender.sent();
             let there = if waits_for_peer { self.is_coming(wish)? } else { self.is_there(wish)? };
             if there {

@@ -11,7 +11,7 @@ use crate::localfd::{Direction, LocalFd};
 pub struct StderrCopy(Option<LocalFd>);
 
 impl StderrCopy {
-    /// A copy to what was opened. A call without a log is still a call.
+    /// A copy into this descriptor. If the log could not be opened, the call continues without.
     pub fn to(opened: io::Result<OwnedFd>) -> Self {
         match opened.and_then(|fd| LocalFd::adopt(fd, Direction::Out)) {
             Ok(log) => Self(Some(log)),
@@ -22,7 +22,7 @@ impl StderrCopy {
         }
     }
 
-    /// Writes what fits. A log that fails, or that nobody reads, must not stop the call.
+    /// Writes as much as fits. A log that fails, or that is not read, must not stop the call.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         if let Some(log) = self.0.as_ref().filter(|log| log.may_try()) {
             let _ = log.write(bytes);

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! One turn of the pump: what can move, moves once; what has ended, ends.
+//! One turn of the pump: everything that can move moves once, then it is checked what has ended.
 //!
-//! Here is what concerns both ways at once: the turn's two transfers, which a driver may make together, and when the call
-//! is over.
+//! This file has what concerns both directions: the two transfers of a turn, which a driver may make together, and
+//! when the call is over.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,10 +21,10 @@ use super::sender::{OneSocket, Outward, Sender, Source};
 use crate::meter::Meter;
 use crate::process::Neighbour;
 
-/// Most that the service of a local program may send after that has ended.
+/// How many bytes a service may still send after the local program that read them has ended.
 const UNREAD: u64 = 1 << 20;
 
-/// What a turn achieved.
+/// The result of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
     /// Something moved; there may be more.
@@ -35,7 +35,7 @@ pub(super) enum Turn {
     Done,
 }
 
-/// Who is at the local end, as far as that is known.
+/// The processes at the local end, as far as they are known.
 struct Neighbours {
     child: Option<Neighbour>,
     source: Option<Neighbour>,
@@ -43,7 +43,7 @@ struct Neighbours {
 }
 
 impl Neighbours {
-    /// The local process, else whoever holds the other ends of pipes.
+    /// The local process, or else the processes at the other ends of pipes.
     fn find(local: &Local, sender: &Sender, receiver: &Receiver) -> Neighbours {
         if !placement::is_wanted() {
             return Neighbours { child: None, source: None, sink: None };
@@ -130,7 +130,7 @@ impl Pump {
 
     // ---- turns ------------------------------------------------------------------------------
 
-    /// What comes before anything that the peer says: a service without error output has ended it.
+    /// Sends what comes before anything that the peer sends: a service without stderr sends its end.
     pub(super) fn begin(&mut self) -> Result<(), Ending> {
         self.sender.begin();
         if self.role == Role::Service {
@@ -143,14 +143,14 @@ impl Pump {
         let mut moved = self.transfer(driver)?;
         self.show();
         self.look_at_neighbour();
-        // Its stdin, which others may hold and answer, closes only behind its last words.
+        // Its stdin, which other processes may hold and answer, is closed only after its last bytes were read.
         if !self.sender.has_last_words(&mut self.link)? && self.local.ends()? {
             self.receiver.close_sink();
             moved = true;
         }
         moved |= self.hear()?;
         self.look_at_reader()?;
-        // Whoever is at the other end of what has closed must see that before the peer hears of an end.
+        // The other ends of closed descriptors must see that before the peer is sent the end of a stream.
         self.let_go(driver);
         moved |= self.send_rest()?;
         self.let_go(driver);
@@ -163,7 +163,7 @@ impl Pump {
         Ok(if moved { Turn::Moved } else { Turn::Idle })
     }
 
-    /// The turn's two transfers, both in place: ring → sink and source → ring.
+    /// The two transfers of the turn, both in place: ring → sink and source → ring.
     fn transfer(&mut self, driver: &mut dyn Driver) -> Result<bool, Ending> {
         let (mut drain, mut fill) = (Spans::new(), Spans::new());
         let (news, writing) = self.receiver.offer(&mut self.link, &mut drain)?;
@@ -187,7 +187,7 @@ impl Pump {
         Ok(true)
     }
 
-    /// Has the receiver hear what is no payload, and the sender take the consequences.
+    /// Has the receiver handle what is no payload, and the sender react to it.
     fn hear(&mut self) -> Result<bool, Ending> {
         let heard = self.receiver.hear(&mut self.link)?;
         match heard {
@@ -198,7 +198,7 @@ impl Pump {
         Ok(heard != Heard::Nothing)
     }
 
-    /// Has the sender say what is no plain transfer, up to the exit code.
+    /// Has the sender send what is no plain transfer, up to the exit code.
     fn send_rest(&mut self) -> Result<bool, Ending> {
         let moved = self.sender.rest(&mut self.link)?;
         if self.exit_on_service_eof && self.sender.has_ended() {
@@ -215,12 +215,12 @@ impl Pump {
         self.receiver.arrivals(&mut self.link)
     }
 
-    /// Gives back what the reader of lent pages has taken.
+    /// Gives back the lent pages that their reader has taken.
     pub(super) fn give_back(&mut self) -> Result<(), Ending> {
         self.receiver.give_back(&mut self.link)
     }
 
-    /// Has the driver forget descriptors that are closed: an armed poll keeps a pipe open for its other end.
+    /// Has the driver release descriptors that are closed: a poll that is still armed would keep a pipe open.
     fn let_go(&self, driver: &mut dyn Driver) {
         let mut open = [true; PLACES];
         self.sender.note_open(&mut open);
@@ -230,12 +230,12 @@ impl Pump {
 
     // ---- size and speed ---------------------------------------------------------------------
 
-    /// Payload bytes moved so far, both ways.
+    /// Payload bytes moved so far, both directions together.
     pub(super) fn moved(&self) -> u64 {
         self.receiver.received() + self.sender.sent()
     }
 
-    /// Lets others see what has moved: two writes to memory.
+    /// Shows how much was moved: two writes to memory.
     fn show(&self) {
         self.meter.iter().for_each(|meter| meter.show(self.receiver.received(), self.sender.sent()));
     }
@@ -251,7 +251,7 @@ impl Pump {
         self.receiver.grow();
     }
 
-    /// Gives back memory that an idle call does not need.
+    /// Returns memory that an idle call does not need.
     pub(super) fn trim(&mut self) -> Result<(), Ending> {
         crate::process::trim_heap();
         crate::process::trim_stack();
@@ -259,7 +259,8 @@ impl Pump {
         self.sender.trim()
     }
 
-    /// Goes where the process runs that most of this call's bytes come from or go to. A hint that fails is none.
+    /// Moves to the processor of the process that most of this call's bytes come from or go to. It is only a hint, so
+    /// errors are ignored.
     pub(super) fn join_neighbour(&mut self) {
         let sends_more = self.sender.sent() > self.receiver.received();
         let Neighbours { child, source, sink } = &mut self.neighbours;
@@ -267,8 +268,8 @@ impl Pump {
         let _ = child.as_mut().or(busy.as_mut()).map(Neighbour::join);
     }
 
-    /// A call that became one socket follows nobody: whoever asked for that only waits for its end. From then on two kernels
-    /// answer each other.
+    /// A call that has become one socket has no neighbour: the process that asked for it only waits for its end. From
+    /// then on two kernels answer each other.
     fn look_at_neighbour(&mut self) {
         if self.neighbours.child.is_some() && self.sender.has_gone_over() {
             self.spin.takes_turns();
@@ -278,7 +279,7 @@ impl Pump {
 
     // ---- when the call is over --------------------------------------------------------------
 
-    /// The exit code of a service, once it is known: that of its process, or 0 for a socket that has ended.
+    /// A service's exit code, once it is known: that of its process, or 0 for a socket that has ended.
     pub(super) fn code(&self) -> Option<i32> {
         if self.role != Role::Service {
             return None;
@@ -298,7 +299,7 @@ impl Pump {
         }
     }
 
-    /// A service's last word must leave this process; a client has heard it and owes nothing.
+    /// A service's exit code must have left this process; a client that has received it has nothing more to send.
     fn has_said_all(&mut self) -> bool {
         self.role == Role::Client || self.sender.is_cut() || self.link.drained(self.sender.producer())
     }
@@ -312,8 +313,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Ends a client's call whose service speaks to nobody: it would never hear of it, and might go on for ever. What a
-    /// local program leaves unread when it ends is its own affair, up to a limit.
+    /// Ends a client's call if what its service sends has no reader: the service would never find out, and might go on
+    /// for ever. What a local program leaves unread when it ends is allowed, up to a limit.
     fn look_at_reader(&mut self) -> Result<(), Ending> {
         if self.role != Role::Client || self.receiver.code().is_some() {
             return Ok(());
@@ -329,12 +330,12 @@ impl Pump {
         if unread <= limit || matches!(ending, Ending::Complete) {
             return Ok(());
         }
-        // Its exit code may be there, behind what nobody takes; a ring of that is the most that is worth a look.
+        // The exit code may be behind data that nobody reads; at most a ring of such data is passed over to find it.
         let looked = unread > limit + self.receiver.consumer().size() as u64;
         if !looked && self.arrivals()? == Arrivals::Movable { Ok(()) } else { Err(ending) }
     }
 
-    /// How a client's call ends, without a local program, whose service has said everything.
+    /// How a client's call without a local program ends once the service has sent everything.
     fn undelivered(&self) -> Ending {
         let missed = self.role == Role::Client && !self.local.is_process() && self.receiver.unread() > 0;
         if missed && self.receiver.is_mute() {
@@ -346,21 +347,21 @@ impl Pump {
         }
     }
 
-    /// Whether a client only waits for the end of a service whose words nobody would read.
+    /// Whether a client only waits for the end of a service whose output has no reader.
     pub(super) fn is_unheard(&self) -> bool {
         let waits = self.role == Role::Client && !self.local.is_process() && !self.receiver.has_ended();
         waits && self.receiver.has_lost_reader() && !self.sender.may_say_more()
     }
 
-    /// Whether the reader of lent pages has to be watched.
+    /// Whether the reader of lent pages has to be looked at from time to time.
     pub(super) fn awaits_reader(&self) -> bool {
         self.receiver.awaits_reader()
     }
 
-    /// Closes everything, waits for the local process (which is never killed), and reports.
+    /// Closes everything, waits for the local process (which is never killed), and reports the result.
     pub(super) fn finish(self, mut driver: Box<dyn Driver>, ending: Ending) -> Outcome {
         let ending = if matches!(ending, Ending::Complete) { self.undelivered() } else { ending };
-        // What came behind the last transfer.
+        // Includes what was moved after the last transfer.
         self.show();
         let Pump { role, link, mut sender, mut receiver, local, sleeps, .. } = self;
         let counters = link.counters();
@@ -381,9 +382,10 @@ impl Pump {
         };
         receiver.close();
         sender.close();
-        // A ring that is dropped lets go of them only some time later.
+        // If they were released only by dropping the io_uring instance, that would happen some time later.
         driver.let_go(&[false; PLACES]);
-        // The client may be about to send, and must not fail before it has heard the code. It has, whatever comes.
+        // The client may be about to send, which must not fail before it has received the code. It receives the code
+        // in any case.
         let hears_out =
             role == Role::Service && sender.exit_sent() && !sender.is_cut() && !receiver.has_lent();
         let (producer, _request) = sender.into_parts();
@@ -398,7 +400,7 @@ impl Pump {
     }
 }
 
-/// Whether two descriptors are the same open socket or file.
+/// Whether two descriptors are of the same open socket or file.
 fn is_same_file(a: &OwnedFd, b: &OwnedFd) -> bool {
     let id = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).ok().map(|s| (s.st_dev, s.st_ino));
     id(a).is_some() && id(a) == id(b)
@@ -429,8 +431,9 @@ mod tests {
         (listener.accept_within(LIMIT).unwrap(), client.join().unwrap())
     }
 
-    /// Others may hold a service's stdin and answer its end: nobody may hear them before the service's last words. Its end
-    /// may be seen before these are read, since a turn reads its stdout or its stderr.
+    /// Other processes may hold a service's stdin and answer its end: their answer must not come before the service's
+    /// last bytes. The service's end may be noticed before these are read, since a turn reads its stdout or its
+    /// stderr.
     #[test]
     fn a_services_stdin_closes_behind_its_last_words() {
         let folder = tempfile::tempdir().unwrap();

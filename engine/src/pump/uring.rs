@@ -1,10 +1,10 @@
 #![allow(unsafe_code)] // Pushes submission queue entries.
 //! The io_uring driver: one system call to sleep on everything.
 //!
-//! Transfers are plain system calls. A pipe that was opened anew can't be asked not to wait through a ring, and where one
-//! can be asked, two transfers by one `io_uring_enter` take longer than by two system calls: see `docs/performance.md`.
-//! Polls stay armed from one sleep to the next. An armed poll holds its open file, so that the other end of a pipe
-//! sees no end of it: one whose place has closed is removed in the same turn.
+//! Transfers are plain system calls. A pipe that was opened anew cannot be asked not to wait through a ring; where it
+//! can be asked, two transfers by one `io_uring_enter` take longer than by two system calls (see
+//! `docs/performance.md`). Polls stay armed from one sleep to the next. An armed poll holds its open file, so that the
+//! other end of a pipe does not see its end: once a place was closed, its poll is removed in the same turn.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,10 +24,10 @@ const _: () = assert!(ENTRIES as usize >= 2 * PLACES);
 /// `IORING_REGISTER_ENABLE_RINGS`
 const ENABLE_RINGS: u8 = 12;
 
-/// `user_data` of what needs no answer.
+/// The `user_data` of entries whose completion is not needed.
 const SILENT: u64 = u64::MAX;
 
-/// A poll that the kernel holds.
+/// A poll that is armed in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Armed {
     fd: RawFd,
@@ -36,7 +36,8 @@ struct Armed {
 }
 
 pub(super) struct Uring {
-    /// Gone after an error of the ring itself, with all that was queued in it: then `poll` does the work.
+    /// `None` after an error of the io_uring instance, with everything that was queued in it: then `poll` does the
+    /// work.
     ring: Option<IoUring>,
     armed: [Option<Armed>; PLACES],
     /// Poll results that arrived while transfers were reaped.
@@ -46,18 +47,18 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    /// An instance that continues the count of a driver before it. Fails where there is none to be had. No forked process
-    /// keeps it, and with it the polls that are armed: one has no descriptor of ours but what it is given.
+    /// An instance that continues the count of the driver before it. Fails where none can be made. Forked processes do
+    /// not inherit it, nor the polls that are armed in it: they get no descriptor but those they are given.
     pub(super) fn new(syscalls: u64) -> io::Result<Uring> {
         Ok(Uring::over(IoUring::builder().setup_clamp().dontfork().build(ENTRIES)?, syscalls + 3))
     }
 
-    /// An instance that knows no operation but those of this file: seccomp sees none of them.
+    /// An instance that allows only the operations of this file, because seccomp does not see them.
     pub(super) fn restricted() -> io::Result<Uring> {
         let ring = IoUring::builder().setup_clamp().dontfork().setup_r_disabled().build(ENTRIES)?;
         let operations = [opcode::PollAdd::CODE, opcode::PollRemove::CODE];
         let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
-        // Up to Linux 6.18 a list without any such line, too, forbids all of them; later ones allow all then.
+        // Up to Linux 6.18 a list without any register operation forbids all of them; later kernels then allow all.
         restrictions.push(Restriction::register_op(ENABLE_RINGS));
         ring.submitter().register_restrictions(&mut restrictions)?;
         ring.submitter().register_enable_rings()?;
@@ -78,15 +79,15 @@ impl Uring {
         self.ring.as_mut().ok_or_else(|| io::Error::other("the io_uring instance was given up"))
     }
 
-    /// Queues an entry, which names a descriptor and no memory.
+    /// Queues an entry, which uses a descriptor and no memory.
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         let ring = self.ring()?;
-        // SAFETY: entries of this file name descriptors only, and no memory that would have to outlive them.
+        // SAFETY: entries of this file use descriptors only, and no memory that would have to outlive them.
         unsafe { ring.submission().push(entry) }
             .map_err(|_| io::Error::other("the io_uring submission queue is full"))
     }
 
-    /// Closes the ring for good.
+    /// Closes the instance for good.
     fn give_up(&mut self) {
         self.ring = None;
         self.armed = [None; PLACES];
@@ -111,7 +112,7 @@ impl Uring {
         }
     }
 
-    /// Brings the kernel's polls in line with what is wanted.
+    /// Arms and removes polls until they match what is wanted.
     fn arm(&mut self, wants: &Wants<'_>) -> io::Result<()> {
         for (place, want) in wants.iter().enumerate() {
             let wanted = want.map(|(fd, events)| (fd.as_raw_fd(), events));
@@ -123,8 +124,9 @@ impl Uring {
             if let Some((fd, events)) = wanted {
                 self.serial += 1;
                 let tag = self.serial << 3 | place as u64;
-                // Watched for its end only: io_uring also reports a half-closed socket, which does not pass,
-                // so a one-shot poll would fire again and again.
+                // A descriptor that is only watched for its end stays armed: io_uring also reports a half-closed
+                // socket, which remains half-closed, so a poll for one event would be armed and reported again and
+                // again.
                 let lasting = events.is_empty();
                 let add = opcode::PollAdd::new(types::Fd(fd), u32::from(events.bits())).multi(lasting);
                 self.push(&add.build().user_data(tag))?;
@@ -134,7 +136,7 @@ impl Uring {
         Ok(())
     }
 
-    /// Queues the end of the poll at this place.
+    /// Queues the removal of the poll at this place.
     fn disarm(&mut self, place: usize) -> io::Result<()> {
         let Some(old) = self.armed[place] else { return Ok(()) };
         self.push(&opcode::PollRemove::new(old.tag).build().user_data(SILENT))?;
@@ -162,12 +164,12 @@ impl Uring {
         for entry in ring.completion() {
             let tag = entry.user_data();
             let place = (tag & 7) as usize;
-            // Anything else is the end of a poll that was removed.
+            // Any other completion is that of a poll that was removed.
             if tag != SILENT && place < PLACES && self.armed[place].is_some_and(|a| a.tag == tag) {
                 if !cqueue::more(entry.flags()) {
                     self.armed[place] = None;
                 }
-                // A descriptor that cannot be polled is ready to be tried.
+                // A descriptor that cannot be polled counts as ready, so that a transfer is tried.
                 ready[place] |= match entry.result() {
                     events if events > 0 => PollFlags::from_bits_retain(events as u16),
                     _ => PollFlags::IN | PollFlags::OUT,
@@ -201,7 +203,7 @@ impl Driver for Uring {
 
     fn let_go(&mut self, open: &[bool; PLACES]) {
         let holds = self.armed.iter().zip(open).any(|(armed, open)| armed.is_some() && !open);
-        // With the ring go its polls.
+        // Without the instance there are no polls either.
         if holds && let Err(error) = self.disarm_closed(open) {
             tracing::debug!("io_uring is given up: {error}");
             self.give_up();
@@ -226,8 +228,8 @@ impl Uring {
     fn wait_by_ring(&mut self, wants: &Wants<'_>, limit: Option<Duration>) -> io::Result<Ready> {
         let mut ready = std::mem::replace(&mut self.early, [PollFlags::empty(); PLACES]);
         self.arm(wants)?;
-        // Completions that tell nothing end a wait too, and a wait that submitted something does not say
-        // that its time is up: the clock does.
+        // A completion without news ends a wait too, and a wait that has submitted something does not report that its
+        // time is up; so the clock decides.
         let deadline = limit.map(|limit| Instant::now() + limit);
         while ready.iter().all(|r| r.is_empty()) {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -250,20 +252,21 @@ mod tests {
     use super::super::driver::{SINK, SOURCE};
     use super::*;
 
-    /// One instance at a time: a new one is not yet kept from forks, and a look at all of this process sees it.
+    /// One instance at a time: a new one may still be inherited by a fork, and these tests look at all of this
+    /// process.
     fn alone() -> std::sync::MutexGuard<'static, ()> {
         static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
         ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// What a descriptor says now.
+    /// What a descriptor reports now.
     fn now(fd: &OwnedFd) -> PollFlags {
         let mut fds = [PollFd::new(fd, PollFlags::IN | PollFlags::OUT)];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
         fds[0].revents()
     }
 
-    /// An armed poll keeps a pipe's end, so that the other one sees no end.
+    /// An armed poll holds a pipe's end, so that the other end does not see it closed.
     #[test]
     fn a_place_that_is_closed_is_let_go_at_once() {
         let _alone = alone();
@@ -287,7 +290,7 @@ mod tests {
         assert_eq!(driver.syscalls(), before, "there is nothing more to do");
     }
 
-    /// What its operations do seccomp does not see: no others are left.
+    /// Seccomp does not see its operations, so all others must be impossible.
     #[test]
     fn a_restricted_instance_waits_and_opens_nothing() {
         let _alone = alone();
@@ -305,7 +308,7 @@ mod tests {
         assert_eq!(refused.result(), -libc::EACCES);
     }
 
-    /// None is asked of the ring first and then done again.
+    /// Each transfer is one system call, and is not tried in the io_uring instance before.
     #[test]
     fn a_transfer_is_one_system_call() {
         let _alone = alone();

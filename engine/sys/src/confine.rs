@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
-//! What a call's process gives up before it moves bytes: from then on it can do nothing else.
+//! What a call's process gives up before it moves bytes, so that it can do nothing else afterwards.
 //!
-//! What such a process reads comes from another VM. Should a fault in this code ever let that VM take it over, it finds
-//! a process that gains no privilege by starting a program (`no_new_privs`), has no file and no network (Landlock), and
-//! has no system calls but those of [`filter`] (seccomp). Everything that a call needs is open before.
+//! Such a process reads bytes from another VM. If these could exploit a fault in this code and take the process over,
+//! it gains no privilege by starting a program (`no_new_privs`), can open no file and no network connection
+//! (Landlock), and has no system calls but those of [`filter`] (seccomp). Everything that a call needs is opened
+//! before.
 //!
 //! The services that it has started are not confined: they began before.
 
@@ -14,37 +15,37 @@ mod program;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// `off` leaves calls unconfined, for debugging.
+/// An environment variable: `off` leaves calls unconfined, for debugging.
 const VARIABLE: &str = "QREXEC_CONFINE";
 
-/// What a call needs beyond what every call does.
+/// What this call needs, beyond the needs of every call.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Needs {
     /// It lends pages to a pipe, and looks into that pipe after it was closed.
     pub reopens: bool,
-    /// What it does with files that it has not open yet. Which files, [`Place`]s say.
+    /// What it does with files that are not open yet. [`Place`]s say which files.
     pub files: Files,
-    /// It has an io_uring instance.
+    /// It uses an io_uring instance.
     pub uring: bool,
-    /// It has an epoll instance and timers.
+    /// It changes an epoll instance and sets timers.
     pub watches: bool,
-    /// Requests to devices.
+    /// The ioctl requests that it makes on devices.
     pub ioctls: &'static [u32],
-    /// It runs a library of others that cannot be confined.
+    /// It runs a foreign library that cannot be confined.
     pub unknown: bool,
 }
 
-/// What a call's own process does with files: most have all that they need open.
+/// What a call's own process does with files. Most processes have everything open that they need.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub enum Files {
     /// Nothing.
     #[default]
     Nothing,
-    /// It makes what it receives.
+    /// It makes the files that it receives.
     Make,
-    /// It reads what it sends.
+    /// It reads the files that it sends.
     Read,
-    /// It reads what it sends, and removes it afterwards.
+    /// It reads the files that it sends, and removes them afterwards.
     Move,
 }
 
@@ -62,18 +63,18 @@ pub enum May {
 /// A folder, or a file, below which a confined process may do something.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Where, however it was opened.
+    /// The folder or file, however it was opened.
     pub at: BorrowedFd<'a>,
-    /// What.
+    /// What may be done below it.
     pub may: May,
 }
 
 /// Whether the processes of calls are confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confinement {
-    /// As they should be.
+    /// They are.
     On,
-    /// For debugging.
+    /// They are not, for debugging.
     Off,
 }
 
@@ -85,7 +86,7 @@ impl Confinement {
         if off { Self::Off } else { Self::On }
     }
 
-    /// Says once, in a program that will have calls, what is missing of their confinement.
+    /// Logs once, in a program that will have calls, what their confinement lacks.
     pub fn announce(self) {
         if self == Self::Off {
             tracing::warn!("calls are not confined");
@@ -97,20 +98,20 @@ impl Confinement {
     /// Confines a process that only reads and writes what it has open.
     ///
     /// # Errors
-    /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
+    /// The kernel supports it and has refused. Then nothing from a peer may be read.
     pub fn close_to_streams(self) -> io::Result<()> {
         self.close(Needs::default())
     }
 
-    /// Confines this thread and all threads that it will start, for good. It must be the only one.
+    /// Confines this thread for good, and all threads that it will start. It must be the only thread.
     ///
     /// # Errors
-    /// The kernel knows how, and would not. Nothing of a stranger's must be read then.
+    /// The kernel supports it and has refused. Then nothing from a peer may be read.
     pub fn close(self, needs: Needs) -> io::Result<()> {
         self.close_around(needs, &[])
     }
 
-    /// [`Confinement::close`], but for what [`Needs::files`] says below these places.
+    /// As [`Confinement::close`], except for what [`Needs::files`] allows below these places.
     ///
     /// # Errors
     /// As for [`Confinement::close`].
@@ -119,7 +120,7 @@ impl Confinement {
             return Ok(());
         }
         let has_no_files = files::give_up(places)?;
-        // Without Landlock, whoever may open something may open anything.
+        // Without Landlock, a process that may open anything may open everything.
         let needs = Needs { reopens: needs.reopens && has_no_files, ..needs };
         filter::apply(needs)
     }

@@ -11,8 +11,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 /// From now on the children of this process live in a PID and mount namespace of their own; this process stays.
 ///
-/// Tried as it is first (root may), then through a user namespace in which the caller keeps its own uid and gid. The
-/// calling process must have one thread, and is of little use afterwards: it should start one child and wait for it.
+/// Tried without a user namespace first (root may), then through one in which the caller keeps its own uid and gid.
+/// The calling process must have one thread, and can do little afterwards: it should start one child and wait for it.
 ///
 /// # Errors
 /// Where the system forbids namespaces (`EPERM`, `EINVAL`, `ENOSPC`, `ENOSYS`). After a failure the process may be in
@@ -39,7 +39,7 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `CAP_SYS_ADMIN` of the fresh user namespace survive the execve of the child, which needs it to mount `/proc`.
+/// Lets `CAP_SYS_ADMIN` of the new user namespace survive the execve of the child, which needs it to mount `/proc`.
 fn carry_mount_right() -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     sets.inheritable |= CapabilitySet::SYS_ADMIN;
@@ -50,8 +50,8 @@ fn carry_mount_right() -> io::Result<()> {
 
 /// For process 1 of the namespace: gives it a `/proc` that shows its own processes, then drops the right to mount.
 ///
-/// Returns whether `/proc` is the namespace's own. Where the system masks parts of `/proc` it forbids a new one; then the
-/// outer one stays, in which `/proc/self` is still right and numbers are not.
+/// Returns whether `/proc` is the namespace's own. Where the system masks parts of `/proc` it forbids a new one; then
+/// the outer one stays, in which `/proc/self` is right but process numbers are not.
 pub fn settle() -> io::Result<bool> {
     let private = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

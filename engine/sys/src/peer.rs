@@ -1,13 +1,13 @@
 #![allow(unsafe_code)] // one getsockopt(2), because rustix cannot represent a peer without a process id
-//! Who is at the other end of a unix socket.
+//! The user at the other end of a unix socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// The user id of whoever connected, or listened, at the other end.
+/// The user id of the process that connected, or listened, at the other end.
 ///
-/// Not through `rustix::net::sockopt::socket_peercred`: a peer outside of our PID namespace has the process id 0, which
-/// its result type has no place for, so that even a valid answer comes back as an error.
+/// Not through `rustix::net::sockopt::socket_peercred`: a peer outside of this process's PID namespace has the process
+/// id 0, which rustix's result type cannot hold, so that even a valid answer would be an error.
 ///
 /// # Errors
 /// `fd` is no unix socket.

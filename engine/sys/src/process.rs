@@ -1,9 +1,8 @@
 //! Processes: one type for every child, however it was started.
 //!
-//! A child is watched through its pidfd, so there is no `SIGCHLD` handler, no race between a signal
-//! and a wait, and no way to reap somebody else's child. `PR_SET_PDEATHSIG` is deliberately absent:
-//! a call outlives a restart of the agent or of the daemon, and a service outlives its call if it
-//! wants to.
+//! A child is watched through its pidfd. So there is no `SIGCHLD` handler, no race between a signal and a wait, and no
+//! way to reap the child of another part of the program. `PR_SET_PDEATHSIG` is not used on purpose: a call outlives a
+//! restart of the agent or of the daemon, and a service may outlive its call.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,11 +34,10 @@ pub use placement::Neighbour;
 pub use signals::Signals;
 pub use spawn::{Program, replace, spawn};
 
-/// Exit status of a child that could not do its work for a reason of our own (spec section 5:
-/// trouble of qrexec itself).
+/// Exit status of a child that could not do its work because of an error of qrexec itself.
 pub const EXIT_TROUBLE: i32 = 125;
 
-/// A child process that has not been forgotten: its pidfd is readable as soon as it has ended.
+/// A child process; its pidfd is readable as soon as it has ended.
 ///
 /// Dropping a `Child` neither kills nor reaps the process; a child that was never waited for stays
 /// a zombie until this process ends.
@@ -51,21 +49,20 @@ pub struct Child {
 }
 
 impl Child {
-    /// Takes charge of a child of this process that nobody else waits for.
+    /// Takes over a child of this process that no other code waits for.
     ///
-    /// If it cannot be watched (no descriptor left) it is killed and reaped, so that no
-    /// unsupervised process remains.
+    /// If it cannot be watched (no descriptor is left) it is killed and reaped, so that no process runs unsupervised.
     ///
     /// # Errors
     /// What `pidfd_open(2)` said.
     fn adopt(pid: Pid) -> io::Result<Self> {
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { pid, pidfd, status: None }),
-            // It has ended already and nobody had to wait for it: a caller that ignores the ends of its children is no
-            // caller of ours ([`claim_children`]), and its number may be somebody else's by now.
+            // It has ended already and was reaped by the kernel, because this program ignores the ends of its
+            // children: it has not called [`claim_children`], and the number may be another process's by now.
             Err(error @ rustix::io::Errno::SRCH) => Err(error.into()),
             Err(error) => {
-                // The child is ours and unreaped, so this pid cannot mean anybody else.
+                // The child is this process's and was not reaped, so the number cannot be another process's.
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
                 Err(error.into())
@@ -83,7 +80,7 @@ impl Child {
     /// signal that ended it. Reaps the process the first time; later calls give the same answer.
     ///
     /// # Errors
-    /// What `waitid(2)` said; it cannot fail for a child that is really ours.
+    /// What `waitid(2)` said; it cannot fail for a child of this process.
     pub fn try_wait(&mut self) -> io::Result<Option<i32>> {
         self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
@@ -122,7 +119,7 @@ impl Child {
     }
 }
 
-/// Takes charge of a child that the standard library started and nobody has waited for.
+/// Takes over a child that the standard library started and that was not waited for.
 impl TryFrom<std::process::Child> for Child {
     type Error = io::Error;
 
@@ -143,8 +140,7 @@ fn exit_status(status: &WaitIdStatus) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => signal.saturating_add(128),
-        // `EXITED` reports nothing else; should the kernel learn a new way to end, it is not a
-        // success.
+        // `EXITED` reports nothing else. If the kernel learns another way to end, it counts as a failure.
         (None, None) => EXIT_TROUBLE,
     }
 }

@@ -44,7 +44,7 @@ impl Interest {
     }
 }
 
-/// What a watched descriptor is known by. The kernel keeps a number for it.
+/// The name of a watched descriptor. The kernel keeps a number for it.
 pub trait Token: Copy {
     /// The number of this token. Different tokens have different numbers.
     fn number(self) -> u64;
@@ -52,7 +52,7 @@ pub trait Token: Copy {
     fn from_number(number: u64) -> Option<Self>;
 }
 
-/// For reactors whose descriptors have no names, only numbers.
+/// For reactors whose descriptors are told apart by numbers.
 impl Token for u64 {
     fn number(self) -> u64 {
         self

@@ -9,12 +9,12 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-/// A timer that is readable when its time has come. Non-blocking; closed with the last descriptor.
+/// A timer that is readable when its time has come. Non-blocking.
 #[derive(Debug)]
 pub struct Timer(OwnedFd);
 
 impl Timer {
-    /// One that is not set.
+    /// A timer that is not set.
     ///
     /// # Errors
     /// What `timerfd_create(2)` said.
@@ -22,7 +22,7 @@ impl Timer {
         made(TimerfdClockId::Monotonic).map(Self)
     }
 
-    /// One that is readable every `period`; never, if that is zero.
+    /// A timer that is readable every `period`; never, if that is zero.
     ///
     /// # Errors
     /// What `timerfd_create(2)` said.
@@ -48,7 +48,7 @@ impl Timer {
         self.set(pause.max(Duration::from_nanos(1)), Duration::ZERO)
     }
 
-    /// Takes back that it is readable. Whether it was.
+    /// Makes the timer unreadable again. Returns whether it was readable.
     pub fn take(&self) -> bool {
         rustix::io::read(&self.0, &mut [0u8; 8]).is_ok()
     }
@@ -65,12 +65,12 @@ impl AsFd for Timer {
     }
 }
 
-/// Readable when the clock of the day leaps, as it does when a virtual machine wakes up, too, and when somebody sets it.
+/// Readable when the wall clock is set, or leaps, as it does when a virtual machine wakes up.
 #[derive(Debug)]
 pub struct ClockLeaps(OwnedFd);
 
 impl ClockLeaps {
-    /// Waits for the first one.
+    /// Waits for the first leap.
     ///
     /// # Errors
     /// What `timerfd_create(2)` said.
@@ -80,10 +80,10 @@ impl ClockLeaps {
         Ok(leaps)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next leap.
     ///
     /// # Errors
-    /// It does not fail for what is a timer.
+    /// It cannot fail for a timer.
     pub fn rearm(&self) -> io::Result<()> {
         let never = Timespec { tv_sec: i64::from(u32::MAX) * 2, tv_nsec: 0 };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: never };

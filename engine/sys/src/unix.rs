@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Bytes of a path that an address surely holds, its NUL included.
+/// Longest path in bytes that an address can hold, without the NUL.
 const ADDRESS_PATH: usize = 107;
 
 /// An address for `path`, and the folder that must stay open while the address is used.
@@ -45,8 +45,8 @@ impl Identity {
     }
 }
 
-/// A hidden name beside `path`, always the same one: what a killed process leaves there is in the way of the next one,
-/// which removes it. The name must fit an address, so it stands for a longer one by a number.
+/// A hidden name beside `path`, always the same one: a file that a killed process left there is found by the next
+/// process, which removes it. The name must fit an address, so it stands for a longer one by a number.
 fn hidden_beside(path: &Path, what: &str) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut hasher = DefaultHasher::new();
@@ -55,10 +55,10 @@ fn hidden_beside(path: &Path, what: &str) -> io::Result<PathBuf> {
     Ok(path.with_file_name(format!(".{what}.{:016x}.{shown}", hasher.finish())))
 }
 
-/// A listening socket with its file, which goes with it, and never takes a successor's along.
+/// A listening socket with its file, which is removed with it; the file of a successor is never removed.
 ///
-/// The socket is non-blocking. It is made ready under another name and renamed, so that whoever finds it can connect:
-/// there is no moment at which it exists and refuses, or has another mode or owner than it shall have.
+/// The socket is non-blocking. It is made ready under another name and then renamed, so that a client that finds it
+/// can connect: at no moment does it exist and refuse connections, or have another mode or owner than it should.
 #[derive(Debug)]
 pub struct Bound {
     fd: OwnedFd,
@@ -68,7 +68,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Listens at `path` with permissions `mode`, replacing what was there.
+    /// Listens at `path` with permissions `mode`, replacing the file that was there.
     pub fn new(path: &Path, mode: u32) -> io::Result<Bound> {
         Bound::new_for(path, mode, None)
     }
@@ -89,12 +89,12 @@ impl Bound {
         &self.path
     }
 
-    /// Removes the file, if it is still this socket's: nobody comes in any more.
+    /// Removes the file, if it is still this socket's, so that no further client can connect.
     pub fn withdraw(&self) -> io::Result<()> {
         withdraw(&self.path, self.identity)
     }
 
-    /// Closes it here and leaves the file: another process holds the socket.
+    /// Closes the socket here and leaves the file: another process holds the socket.
     pub fn leave(mut self) {
         self.leaves = true;
     }
@@ -109,15 +109,15 @@ impl AsFd for Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         if !self.leaves {
-            // A file that cannot be removed is stale, and a stale one is replaced by the next who listens.
+            // A file that cannot be removed is replaced by the next process that listens there.
             let _ = self.withdraw();
         }
     }
 }
 
-/// Listens at `path`, as [`Bound`], and tells which file was made, for [`withdraw`].
+/// Listens at `path` as [`Bound`] does. Returns which file was made, for [`withdraw`].
 ///
-/// The identity is taken before the socket gets its public name: afterwards a successor may have it.
+/// The identity is taken before the socket gets its public name: afterwards a successor's file may have that name.
 pub fn listen_identified(path: &Path, mode: u32) -> io::Result<(OwnedFd, Identity)> {
     listen_for(path, mode, None)
 }
@@ -144,12 +144,13 @@ fn listen_for(path: &Path, mode: u32, group: Option<Gid>) -> io::Result<(OwnedFd
     }
 }
 
-/// Binds `fd`, whose file has `mode` from its first moment on: what the kernel makes takes the mode from the socket, less
-/// the umask. No name is used to change it afterwards, since a name may lead elsewhere by then.
+/// Binds `fd` so that its file has `mode` from its first moment on: the kernel gives the file the socket's mode, less
+/// the umask. No name is used to change the mode afterwards, since it may lead to another file by then.
 fn bind(fd: &OwnedFd, at: &SocketAddrUnix, mode: Mode) -> io::Result<()> {
     fs::fchmod(fd, mode)?;
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
-        // Sockets for others are made at the start of a program, before its threads; the umask is theirs, too.
+        // The umask is that of all threads. Sockets for other users are made at the start of a program, before there
+        // are others.
         let umask = rustix::process::umask(Mode::empty());
         let bound = net::bind(fd, at);
         rustix::process::umask(umask);
@@ -158,7 +159,7 @@ fn bind(fd: &OwnedFd, at: &SocketAddrUnix, mode: Mode) -> io::Result<()> {
     Ok(net::bind(fd, at)?)
 }
 
-/// A socket file that was just made, held by a descriptor, whatever becomes of its name.
+/// A socket file that was just made, held by a descriptor, whatever happens to its name.
 struct Made {
     file: OwnedFd,
     identity: Identity,
@@ -185,8 +186,8 @@ impl Made {
 
 /// Removes the socket file at `path` if it is the one `identity` names, and never a successor's.
 ///
-/// No system call compares and unlinks in one step. So the file is moved aside first, looked at where
-/// nobody replaces it, and put back if a successor came in between; clients that wait see it appear.
+/// No system call compares and unlinks in one step. So the file is first moved to a name that only this code uses and
+/// examined there. If it is a successor's it is put back; clients that wait see it appear.
 pub fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
     if Identity::of(path)? != identity {
         return Ok(());
@@ -196,22 +197,23 @@ pub fn withdraw(path: &Path, identity: Identity) -> io::Result<()> {
     if Identity::of(&aside)? != identity {
         match fs::renameat_with(fs::CWD, &aside, fs::CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
-            // A still newer one is there already: what was moved aside would have been replaced by it.
+            // A still newer file is there already, which would have replaced the one that was moved.
             Err(rustix::io::Errno::EXIST) => {}
-            // A file system without that flag: the successor's place matters more than a third one's.
+            // The file system does not support that flag: the successor's file is put back, even if a third one is
+            // replaced by it.
             Err(_) => return Ok(fs::rename(&aside, path)?),
         }
     }
     Ok(fs::unlink(&aside)?)
 }
 
-/// Connects to `path`; the result is blocking. Never waits longer than the listener's queue takes.
+/// Connects to `path`; the result is blocking. Waits if the listener's queue is full.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     connect_with(path, SocketFlags::empty())
 }
 
-/// Connects to `path`; the result is blocking, but waits no longer than `limit` to send. A listener whose queue is full
-/// for so long is `WouldBlock`.
+/// Connects to `path`; the result is blocking, but waits no longer than `limit` when sending. If the listener's queue
+/// is full for so long, the error is `WouldBlock`.
 pub fn connect_within(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     let fd = socket(SocketFlags::empty())?;
     net::sockopt::set_socket_timeout(&fd, net::sockopt::Timeout::Send, Some(limit))?;
@@ -220,7 +222,7 @@ pub fn connect_within(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Connects to `path`; the result is non-blocking, and a full queue is `WouldBlock`.
+/// Connects to `path`; the result is non-blocking. If the listener's queue is full, the error is `WouldBlock`.
 pub fn connect_nonblocking(path: &Path) -> io::Result<OwnedFd> {
     connect_with(path, SocketFlags::NONBLOCK)
 }
@@ -244,7 +246,7 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// The user id of whoever is at the other end.
+/// The user id of the process at the other end.
 pub fn peer_uid(fd: &OwnedFd) -> io::Result<u32> {
     crate::peer::uid(fd)
 }
@@ -277,7 +279,8 @@ mod tests {
         connect(&path).unwrap();
     }
 
-    /// Killed before it had its name, or before it was gone: the next one at that place removes what is left.
+    /// A process may be killed before its socket has its name, or before the file was removed: the next one there
+    /// removes what is left.
     #[test]
     fn what_killed_ones_leave_is_removed_by_the_next() {
         let root = tempfile::tempdir().unwrap();
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
-    /// Whatever the umask takes from other files, and though no name is ever changed after the socket has it.
+    /// Whatever umask the process has, and although no name is used to change the mode.
     #[test]
     fn a_socket_has_its_mode_from_the_first_moment_on() {
         let root = tempfile::tempdir().unwrap();

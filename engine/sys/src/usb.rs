@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // one ioctl(2)
-//! What is asked of a USB device itself, by its node below `/dev/bus/usb`.
+//! Operations on a USB device itself, by its node below `/dev/bus/usb`.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -37,7 +37,7 @@ fn exit_codes_and_signals_come_back() {
 }
 
 fn a_panic_stays_in_the_child() {
-    // What the parent would end with is not what its child ends with.
+    // The parent's own status for a panic is not that of its child.
     exit_on_panic(101);
     let mut child = fork_pump(|| panic!("on purpose, in the child")).expect("fork");
     assert_eq!(child.wait().expect("wait"), 125);
@@ -102,7 +102,7 @@ fn readable(fd: &impl AsFd) {
     rustix::event::poll(&mut fds, None).expect("poll");
 }
 
-/// In the first thread of a process, as calls have it.
+/// In the first thread of a process, which is where calls run.
 fn a_stack_is_given_back_below_the_caller() {
     #[inline(never)]
     fn touch(levels: u32) -> u64 {

@@ -1,4 +1,4 @@
-//! What tests of calls share.
+//! What the tests of calls have in common.
 
 use std::path::Path;
 use std::thread;

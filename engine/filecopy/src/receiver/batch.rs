@@ -1,5 +1,5 @@
-//! Small files, several at a time: making a file is the kernel's work and takes longer than anything that is done about
-//! its content, so a second thread helps. What came in one buffer is complete before more is read.
+//! Small files, several at a time. The kernel takes longer to make a file than this process to handle its content, so
+//! a second thread helps. All files of one buffer are complete before more is read.
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,13 +13,13 @@ use wire::filecopy::Time;
 
 use super::file::{Incoming, Naming};
 
-/// Longer files are written as they come.
+/// Longer files are written as they arrive.
 pub(super) const SMALL: u64 = 64 << 10;
-/// Fewer are not worth a thread.
+/// Fewer files are not worth a thread.
 const WORTH: usize = 16;
-/// Finished files that are still open: closing many at once is one system call instead of one for each.
+/// Finished files that are still open: many are closed by one system call.
 const OPEN_MAX: usize = 64;
-/// Enough for what the helper does.
+/// The helper thread needs no more.
 const STACK: usize = 128 << 10;
 
 /// A file whose content is in the buffer.
@@ -33,14 +33,14 @@ struct Job {
     content: Range<usize>,
 }
 
-/// Files of one folder that are to be made.
+/// Files of one folder that are to be made together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     names: Vec<u8>,
     jobs: Vec<Job>,
 }
 
-/// A file that could not be made; all before it were.
+/// A file that could not be made; all files before it were.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) path: Vec<u8>,
@@ -60,7 +60,7 @@ impl Batch {
         })
     }
 
-    /// Adds a file whose content is at this place of the buffer.
+    /// Adds a file whose content is in this part of the buffer.
     pub(super) fn add(&mut self, path: &[u8], mode: u32, times: [Time; 2], content: Range<usize>) {
         let (_, base) = crate::beneath::parent(path);
         let begin = self.names.len();
@@ -75,7 +75,7 @@ impl Batch {
         self.jobs.first().and_then(|job| self.names.get(job.path.clone())).unwrap_or_default()
     }
 
-    /// None of them can be made.
+    /// Drops all of them, because none can be made.
     pub(super) fn drop_all(&mut self, errno: Errno) -> Failed {
         let path = self.first().to_vec();
         self.jobs.clear();
@@ -83,7 +83,7 @@ impl Batch {
         Failed { path, errno }
     }
 
-    /// Makes all of them in `parent`, and is empty afterwards. Files behind one that fails may or may not be there.
+    /// Makes all of them in `parent`; the batch is empty afterwards. Files after one that fails may exist or not.
     pub(super) fn make(
         &mut self,
         naming: &mut Naming,
@@ -104,7 +104,7 @@ impl Batch {
         } else {
             thread::scope(|scope| {
                 let (mut theirs, work) = (*naming, &work);
-                // Where no thread can be had, this one does it all.
+                // If no thread can be started, this one does everything.
                 let helper = thread::Builder::new().stack_size(STACK);
                 let _ = helper.spawn_scoped(scope, move || work.run(&mut theirs));
                 work.run(naming);
@@ -122,22 +122,22 @@ impl Batch {
     }
 }
 
-/// What the threads share.
+/// What the two threads share.
 struct Work<'a> {
     batch: &'a Batch,
     parent: BorrowedFd<'a>,
     buffer: &'a [u8],
     next: AtomicUsize,
     stop: AtomicBool,
-    /// The first that could not be made.
+    /// The first file that could not be made.
     failed: Mutex<Option<(usize, Errno)>>,
-    /// Files that only need to be closed.
+    /// Finished files that only have to be closed.
     finished: Mutex<Vec<OwnedFd>>,
 }
 
 impl Work<'_> {
-    /// Makes one file after the other until none is left. They are taken in their order, so all before the first that
-    /// fails are made.
+    /// Makes one file after the other until none is left. The threads take them in order, so that all files before the
+    /// first one that fails are made.
     fn run(&self, naming: &mut Naming) {
         while !self.stop.load(Ordering::Relaxed) {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Work<'_> {
         done
     }
 
-    /// Closes a file together with others, soon.
+    /// Closes a file later, together with others.
     fn close(&self, file: OwnedFd) {
         let mut finished = self.finished.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         finished.push(file);

@@ -1,4 +1,4 @@
-//! Names that are there already: the target's rule, which no sender chooses.
+//! What happens to names that exist already: a rule of the receiving qube, which no sender chooses.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,26 +9,27 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, mkdirat, openat, statat, un
 use rustix::io::{Errno, pread};
 use wire::filecopy::Time;
 
-/// Numbers that are tried in place of a name that is taken, for one entry.
+/// How many numbers are tried for one entry whose name is taken.
 const TRIES: u32 = 1_000;
-/// Names whose last number is remembered, so that who sends one name again and again does not make us try all of its
-/// numbers each time.
+/// How many names' last numbers are remembered, so that for a name that is sent again and again the numbers are not
+/// all tried anew each time.
 const COUNTED: usize = 256;
-/// Numbers that are tried in vain in one copy: so many, and a few more for each entry. Whoever needs more sends names that
-/// are made to need them.
+/// How many tries of numbers may fail in one copy: so many, and a few more for each entry. Only a sender that chooses
+/// its names for this purpose needs more.
 const BUDGET: u32 = 20_000;
 const FOR_EACH: u32 = 16;
-/// Folders of the first level whose new names are remembered: a sender comes back to them, but not to any number.
+/// Folders of the first level whose new names are remembered: a sender returns to some of them, but their number is
+/// limited.
 const REMEMBERED: usize = 1024;
 
-/// Under which names things are made.
+/// Decides under which names things are made.
 #[derive(Debug)]
 pub(super) struct Names {
     rule: Existing,
-    /// Folders of the first level that this stream has made: the sender's name, ours.
+    /// Folders of the first level that this stream has made: the sender's name, and the name that was chosen here.
     folders: VecDeque<(Vec<u8>, Vec<u8>)>,
     numbers: Numbers,
-    /// The path of the entry in hand.
+    /// The path of the current entry.
     path: Vec<u8>,
 }
 
@@ -37,7 +38,7 @@ impl Names {
         Self { rule, folders: VecDeque::new(), numbers: Numbers::new(), path: Vec::new() }
     }
 
-    /// Finds the path for a new entry, and says if that is not the sender's.
+    /// Finds the path for a new entry. Returns whether it differs from the sender's.
     pub(super) fn place(&mut self, root: BorrowedFd<'_>, name: &[u8], folder: bool) -> Result<bool, Errno> {
         if self.rule != Existing::Rename {
             return Ok(false);
@@ -59,7 +60,7 @@ impl Names {
                 let renamed = ours != top;
                 (ours, renamed)
             }
-            // Its folder never came, or too many came since.
+            // Its folder never came, or too many came after it.
             None => (top.to_vec(), false),
         };
         self.path.clear();
@@ -68,13 +69,13 @@ impl Names {
         Ok(renamed)
     }
 
-    /// The path of the entry in hand, which the sender calls `name`.
+    /// The path of the current entry, which the sender calls `name`.
     pub(super) fn path<'a>(&'a self, name: &'a [u8]) -> &'a [u8] {
         if self.rule == Existing::Rename { &self.path } else { name }
     }
 }
 
-/// Where to go on counting, by the form of the name.
+/// From which number to continue, by the form of the name.
 #[derive(Debug)]
 struct Numbers {
     last: VecDeque<(Vec<u8>, u32)>,
@@ -94,7 +95,7 @@ impl Numbers {
         self.left = self.left.saturating_add(FOR_EACH);
         let dot = name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && !folder);
         let (stem, extension) = name.split_at_checked(dot.unwrap_or(name.len())).unwrap_or((name, b""));
-        // A folder and a file of one name get their numbers in different places.
+        // A folder and a file with the same name get their numbers in different places.
         let form = [stem, b"/", extension].concat();
         let known = self.last.iter().position(|(known, _)| *known == form);
         let first = known.and_then(|at| self.last.remove(at)).map_or(2, |(_, number)| number);
@@ -121,7 +122,7 @@ fn is_free(root: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
     }
 }
 
-/// A folder of its own for one copy, named by the time; it goes again if nothing comes into it.
+/// A separate folder for one copy, named by the time. It is removed again if nothing is put into it.
 #[derive(Debug)]
 pub(super) struct Fresh {
     root: OwnedFd,
@@ -129,7 +130,7 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    /// Makes it; opened for reading, as the root was.
+    /// Makes the folder, opened for reading as the root is.
     pub(super) fn make(root: OwnedFd) -> Result<(OwnedFd, Self), Errno> {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let name = Numbers::new().free_name(root.as_fd(), now.replace(':', "-").as_bytes(), true)?;
@@ -139,13 +140,13 @@ impl Fresh {
         Ok((folder, Self { root, name }))
     }
 
-    /// Done with it. What holds something stays.
+    /// Removes it if it is empty.
     pub(super) fn end(self) {
         let _ = unlinkat(&self.root, self.name.as_slice(), AtFlags::REMOVEDIR);
     }
 }
 
-/// A file that is there already and seems to be the one that comes: what comes is compared with it.
+/// A file that exists already and seems to be the one that is being sent: the bytes that come are compared with it.
 #[derive(Debug)]
 pub(super) struct Same {
     fd: OwnedFd,
@@ -153,16 +154,16 @@ pub(super) struct Same {
 }
 
 impl Same {
-    /// Whether a file of this length and time is there.
+    /// Whether there is a file of this length and time.
     pub(super) fn find(parent: BorrowedFd<'_>, name: &[u8], len: u64, modified: Time) -> Option<Self> {
-        // A FIFO in its place is not waited for.
+        // `NONBLOCK`: a FIFO in its place must not make this process wait.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = openat(parent, name, flags, Mode::empty()).ok()?;
         let stat = fstat(&fd).ok()?;
         is_same(&stat, len, modified).then_some(Self { fd, at: 0 })
     }
 
-    /// Takes content that must be what is there.
+    /// Compares the next bytes with the file's.
     pub(super) fn content(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         let mut there = vec![0; bytes.len()];
         let mut have = 0;
@@ -180,7 +181,7 @@ impl Same {
         if there == bytes { Ok(()) } else { Err(Errno::EXIST) }
     }
 
-    /// Whether the name still leads to that file, at the end.
+    /// Whether the name still leads to that file at the end.
     pub(super) fn finish(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
         let (ours, there) = (fstat(&self.fd)?, statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?);
         let same = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino);
@@ -220,7 +221,7 @@ mod tests {
         fs::create_dir(dir.path().join("d.d (2)")).unwrap();
         assert_eq!(place("d.d/f", false), ("d.d (2)/f".into(), false));
         assert_eq!(place("d.d", true), ("d.d (2)".into(), false));
-        // A file of the name of a folder that came before is one more thing of that name.
+        // A file with the name of an earlier folder counts as another entry with that name.
         assert_eq!(place("d.d", false), ("d (2).d".into(), true));
         for number in 0..3 * REMEMBERED {
             place(&number.to_string(), true);
@@ -240,7 +241,7 @@ mod tests {
             make(&numbers.free_name(root.as_fd(), b"f", false).unwrap());
         }
         assert_eq!(numbers.left, BUDGET + 200 * FOR_EACH, "none in vain: it counts on");
-        // Names of which nothing is remembered any more.
+        // Names that are no longer remembered.
         for name in 0..COUNTED {
             make(name.to_string().as_bytes());
             numbers.free_name(root.as_fd(), name.to_string().as_bytes(), false).unwrap();

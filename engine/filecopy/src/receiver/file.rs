@@ -1,4 +1,4 @@
-//! One file that is being received: without a name until it is finished.
+//! One file that is being received, which has no name until it is complete.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -9,30 +9,30 @@ use rustix::fs::{
 use rustix::io::{Errno, pwrite};
 use wire::filecopy::Time;
 
-/// What a hole is made of.
+/// Holes consist of whole blocks of this size.
 const BLOCK: usize = 4096;
-/// Shorter runs of zeros between other bytes are written: a hole costs a call of its own.
+/// Shorter runs of zeros between other bytes are written: a hole costs another system call.
 const SHORT: usize = 4 * BLOCK;
 
 /// How a finished file gets its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Naming {
-    /// From its descriptor.
+    /// By its descriptor.
     Descriptor,
-    /// The same by way of `/proc`, for older kernels and where credentials have changed since.
+    /// By its entry in `/proc`, for older kernels and where the process has changed its credentials since.
     Proc,
-    /// It had it from the beginning: the file system has no files without.
+    /// It has it from the beginning, because the file system has no unnamed files.
     InPlace,
 }
 
-/// A file in the making.
+/// A file that is not complete yet.
 #[derive(Debug)]
 pub(super) struct Incoming {
     fd: OwnedFd,
     mode: Mode,
     times: Timestamps,
     len: u64,
-    /// Bytes that have come.
+    /// Bytes that have arrived.
     at: u64,
     /// Where the file ends so far.
     end: u64,
@@ -53,7 +53,7 @@ impl Incoming {
         let access = OFlags::WRONLY | OFlags::CLOEXEC;
         if *naming != Naming::InPlace {
             match openat(parent, c".", access | OFlags::TMPFILE, mode) {
-                // No such thing here: EISDIR and ENOENT are what kernels and file systems say that do not know it.
+                // Unnamed files are not possible here: kernels and file systems without them answer EISDIR or ENOENT.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => *naming = Naming::InPlace,
                 opened => return Ok(Self::new(opened?, mode, len, times, false)),
             }
@@ -66,7 +66,7 @@ impl Incoming {
         Self { fd, mode, times: timestamps(times), len, at: 0, end: 0, in_place }
     }
 
-    /// Takes content. Blocks of zeros stay holes.
+    /// Writes content. Blocks of zeros become holes.
     pub(super) fn content(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -80,7 +80,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// How many bytes are to be written, and how many zeros behind them are not.
+    /// How many bytes to write, and how many zeros after them to skip.
     fn run(&self, bytes: &[u8]) -> Run {
         let first = BLOCK.saturating_sub(usize::try_from(self.at % BLOCK as u64).unwrap_or(0));
         let (mut at, mut zeros_from) = (0_usize, None);
@@ -118,7 +118,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Gives the file its length, its times and its name; it appears complete.
+    /// Gives the file its length, its times and its name, so that it appears complete.
     pub(super) fn finish(
         &self,
         naming: &mut Naming,
@@ -142,12 +142,12 @@ impl Incoming {
         linkat(CWD, own, parent, name, AtFlags::SYMLINK_FOLLOW)
     }
 
-    /// The descriptor of a finished file, to be closed.
+    /// The descriptor of a finished file, for the caller to close.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    /// Removes what has a name already, if that is still this file.
+    /// Removes the file's name if it has one already and the name still leads to this file.
     pub(super) fn give_up(self, parent: BorrowedFd<'_>, name: &[u8]) {
         if !self.in_place {
             return;
@@ -172,10 +172,11 @@ fn is_zero(bytes: &[u8]) -> bool {
     ZEROS.get(..bytes.len()).is_some_and(|zeros| zeros == bytes)
 }
 
-/// Access and modification for the system.
+/// Access and modification times in the system's form.
 pub(super) fn timestamps(times: [Time; 2]) -> Timestamps {
     let [last_access, last_modification] = times.map(|time| Timespec {
-        // The wire has no sign: a date before 1970 arrives as one near 2106, as at upstream's receivers.
+        // The time on the wire has no sign: a date before 1970 arrives as one near 2106, as it does at upstream's
+        // receivers.
         tv_sec: i64::from(time.seconds),
         tv_nsec: i64::from(time.nanoseconds),
     });
@@ -215,7 +216,7 @@ mod tests {
         }
     }
 
-    /// Other tests of this process may have taken it away.
+    /// Other tests of this process may have changed it.
     fn umask() -> u32 {
         let now = rustix::process::umask(Mode::empty());
         rustix::process::umask(now);

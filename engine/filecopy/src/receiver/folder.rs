@@ -1,4 +1,4 @@
-//! The folder that a stream goes into.
+//! The folder into which a stream is received.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,15 +21,15 @@ use crate::port::Port;
 #[derive(Debug)]
 pub(super) struct Folder {
     root: OwnedFd,
-    /// The folder that was used last, and its path; until [`Folder::forget`].
+    /// The folder that was used last, and its path; kept until [`Folder::forget`].
     parent: Option<OwnedFd>,
     parent_path: Vec<u8>,
-    /// Path of the innermost folder whose second header may come; those above it are the beginnings of this path.
+    /// The path of the innermost folder whose second header may come; the folders above it are prefixes of this path.
     open: Vec<u8>,
-    /// Where in `open` the paths end that had a first header.
+    /// Where in `open` the paths of folders with a first header end.
     ends: Vec<usize>,
     file: Option<Incoming>,
-    /// In place of a file in the making: one that is there, and what comes is it again.
+    /// Instead of a new file: one that exists, with which the content is compared.
     same: Option<Same>,
     skips_same: bool,
     naming: Naming,
@@ -53,12 +53,12 @@ impl Folder {
         }
     }
 
-    /// Where everything is below.
+    /// The folder in which everything is made.
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// Looks the next entry's parent up again.
+    /// Has the parent of the next entry looked up anew.
     pub(super) fn forget(&mut self) {
         self.parent = None;
     }
@@ -97,7 +97,7 @@ impl Folder {
         Ok(false)
     }
 
-    /// Makes files of one folder, each complete; `path` is that of one of them.
+    /// Makes the files of one folder, each complete; `path` is that of one of them.
     pub(super) fn make(&mut self, path: &[u8], batch: &mut Batch, buffer: &[u8]) -> Result<(), Failed> {
         let mut naming = self.naming;
         let (parent, _) = match self.parent(path) {
@@ -109,7 +109,7 @@ impl Folder {
         made
     }
 
-    /// Takes content of the file.
+    /// Writes content of the current file.
     pub(super) fn content(&mut self, bytes: &[u8]) -> Result<bool, Trouble> {
         if let Some(file) = &mut self.file {
             file.content(bytes)?;
@@ -120,7 +120,7 @@ impl Folder {
         Ok(false)
     }
 
-    /// Finishes the file; it is there now.
+    /// Completes the current file, which then has its name.
     pub(super) fn finish(&mut self, name: &[u8]) -> Result<bool, Trouble> {
         if let Some(same) = self.same.take() {
             let (parent, base) = self.parent(name)?;
@@ -132,7 +132,7 @@ impl Folder {
         let parent = self.parent(name);
         let done = parent.and_then(|(parent, base)| file.finish(&mut naming, parent, base));
         if let Err(errno) = done {
-            // For `give_up`.
+            // Kept so that `give_up` can remove it.
             self.file = Some(file);
             return Err(errno.into());
         }
@@ -140,7 +140,7 @@ impl Folder {
         Ok(true)
     }
 
-    /// Leaves nothing of the unfinished file `name`.
+    /// Removes the unfinished file `name`.
     pub(super) fn give_up(&mut self, name: &[u8]) {
         let Some(file) = self.file.take() else { return };
         if let Ok((parent, base)) = self.parent(name) {
@@ -148,7 +148,7 @@ impl Folder {
         }
     }
 
-    /// Makes a folder, or at its second header gives it its mode and times.
+    /// Makes a folder, or at its second header sets its mode and times.
     pub(super) fn folder(&mut self, name: &[u8], mode: u32, times: [Time; 2]) -> Result<bool, Trouble> {
         if self.is_second(name) {
             self.ends.pop();
@@ -186,13 +186,13 @@ impl Folder {
         }
     }
 
-    /// Waits until the disk has it all.
+    /// Waits until everything is on the disk.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         syncfs(&self.root)
     }
 
-    /// Whether this is the header that closes the innermost folder. Folders that `name` is not below are closed for
-    /// good: their second header, should it come, is taken for a first one of a folder that is there.
+    /// Whether this is the second header of the innermost folder. Folders that do not contain `name` are closed for
+    /// good: if their second header comes later it counts as the first one of an existing folder.
     fn is_second(&mut self, name: &[u8]) -> bool {
         while let Some(end) = self.ends.last().copied() {
             let above = self.open.get(..end).unwrap_or_default();
@@ -207,7 +207,7 @@ impl Folder {
         false
     }
 
-    /// The folder that holds `name`, and its last component.
+    /// The folder that contains `name`, and its last component.
     fn parent<'a>(&'a mut self, name: &'a [u8]) -> Result<(BorrowedFd<'a>, &'a [u8]), Errno> {
         let (path, base) = beneath::parent(name);
         if self.parent.is_none() || self.parent_path != path {
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_folder_that_was_moved_out_gets_nothing_once_it_is_looked_for_again() {
         assert_eq!(moved_while_a_file_comes(true), (Err(2), 0));
-        // What the look is for.
+        // Without the look at the parent, the file is made in the folder that was moved away.
         assert_eq!(moved_while_a_file_comes(false), (Ok(true), 1));
     }
 
@@ -260,7 +260,7 @@ mod tests {
             fs::File::open(dir.path()).unwrap().into(),
             &Settings { in_place: true, ..Settings::default() },
         );
-        // No file can get this length.
+        // No file can have this length.
         folder.begin(b"f", 0o644, u64::MAX, TIMES).unwrap();
         assert!(dir.path().join("f").exists());
         assert!(folder.finish(b"f").is_err());

@@ -1,4 +1,4 @@
-//! Whether there is room for a file, before its content is taken.
+//! Whether there is room for a file, before its content is received.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use super::{Trouble, no_room};
 use crate::port::Port;
 use crate::shown::Size;
 
-/// Files smaller than this are counted against the last look.
+/// Files smaller than this are subtracted from the last result, and the file system is not asked for each.
 const SMALL: u64 = 1 << 20;
-/// With less than this left every file is worth a look.
+/// With less free space than this, the file system is asked for every file.
 const CLOSE: u64 = 64 << 20;
 
-/// How often to look again.
+/// How often to ask again while waiting.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait for room.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// What is to stay free besides the file.
+    /// How much is to remain free besides the file.
     pub margin: u64,
-    /// When to give up.
+    /// How long to wait.
     pub limit: Duration,
 }
 
-/// What is known about the room in a file system.
+/// What is known about the free space of a file system.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    /// Bytes that were free at the last look, less what was announced since.
+    /// Free bytes when the file system was last asked, less what was announced since.
     left: u64,
 }
 
@@ -49,7 +49,7 @@ impl Space {
     }
 }
 
-/// Waits until there is room for a file and the margin. Ends with the sender, and after a time.
+/// Waits until there is room for a file and the margin. Gives up when the sender is gone, or after a time.
 pub(super) fn wait(
     folder: &OwnedFd,
     port: &mut dyn Port,
@@ -78,7 +78,7 @@ pub(super) fn wait(
     }
 }
 
-/// Bytes that are free to us; `None` where the file system has no such limit.
+/// Bytes that this user may fill; `None` if the file system has no such limit.
 fn free(folder: &OwnedFd) -> Result<Option<u64>, Trouble> {
     let stat = fstatvfs(folder)?;
     Ok((stat.f_blocks != 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize)))

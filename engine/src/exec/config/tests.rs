@@ -120,7 +120,7 @@ fn a_forced_user_excludes_what_only_sockets_do() {
     }
 }
 
-/// Whatever lies where a configuration is expected: no call waits for it, and none runs without it.
+/// Whatever is found in place of a configuration: no call waits for it, and none runs without it.
 #[test]
 fn only_a_file_of_a_sensible_size_is_read() {
     let folder = tempfile::tempdir().expect("tempdir");

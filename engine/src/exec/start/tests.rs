@@ -52,8 +52,8 @@ impl Lab {
         let prepared = self.prepare(cmdline)?;
         loop {
             match self.services.start(&prepared, Some("joan"), Stderr::Piped) {
-                // Another test's new process may still hold the script open for writing, as it was
-                // when it was made; its exec ends that.
+                // A process that another test has just forked may still hold the script open for writing, until it
+                // executes its program.
                 Err(ExecError::Spawn { source, .. })
                     if source.kind() == io::ErrorKind::ExecutableFileBusy =>
                 {
@@ -64,7 +64,7 @@ impl Lab {
         }
     }
 
-    /// Runs a call with this input; gives output, error output and exit code.
+    /// Runs a call with this input. Returns output, error output and exit code.
     fn call(&self, cmdline: &str, input: &str) -> (String, String, i32) {
         let mut started = self.start(cmdline).expect(cmdline);
         let mut stdin = std::fs::File::from(started.stdin);
@@ -112,11 +112,11 @@ fn a_text_is_run_by_the_shell_with_the_argument() {
     lab.service("old.NoInterpreter", 0o755, "echo script $1 $#\n");
     assert_eq!(lab.call("QUBESRPC old.Text+a work", "").0, "text a 1\n");
     assert_eq!(lab.call("QUBESRPC old.Text work", "").0, "text 0\n");
-    // Root may read what is not readable for others, and everybody what is: the same either way.
+    // Root may read files that others may not, and everybody may read this one: both ways have the same result.
     assert_eq!(lab.call("QUBESRPC old.NoInterpreter+a work", "").0, "script a 1\n");
 }
 
-/// Bytes of a program must not reach a shell, which would take them for commands.
+/// The bytes of a program must not reach a shell, which would execute them as commands.
 #[test]
 fn a_program_of_no_machine_is_no_text() {
     let lab = Lab::new();
@@ -155,7 +155,7 @@ fn a_service_gets_no_descriptor_but_its_streams() {
     let (_kept_open, _too) = rustix::pipe::pipe().expect("pipe");
     lab.service("test.Fds", 0o755, "#!/bin/sh\nexec ls /proc/self/fd\n");
     let (out, ..) = lab.call("QUBESRPC test.Fds work", "");
-    // The folder that `ls` reads is the fourth.
+    // The folder that `ls` reads is the fourth descriptor.
     assert_eq!(out.lines().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
 }
 
@@ -179,7 +179,7 @@ fn failures_have_their_codes() {
 fn a_socket_service_is_told_what_is_called() {
     let lab = Lab::new();
     let path = lab.dir.path().join("services").join(format!("test.{}", "Socket".repeat(30)));
-    // The name is too long to bind; the link has it.
+    // The name is too long for `bind`, so the socket has a short one, and a link has the long one.
     let short = lab.dir.path().join("s");
     let listener = UnixListener::bind(&short).expect("bind");
     std::os::unix::fs::symlink(&short, &path).expect("symlink");
@@ -204,7 +204,8 @@ fn a_socket_service_is_told_what_is_called() {
     drop(started);
     let (mut peer, _) = listener.accept().expect("accept");
     assert_eq!(peer.read(&mut told).expect("read"), 0);
-    // Not by closing it: what another test has just forked may hold it until it is another program.
+    // Shut down and not closed: a process that another test has just forked may hold the socket until it executes its
+    // program.
     rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).expect("shutdown");
     assert_eq!(lab.start(&format!("QUBESRPC {name} work")).expect_err("nobody").code(), 125);
 }
@@ -245,6 +246,6 @@ fn detached_programs_run_on_and_sockets_are_told() {
     let (mut peer, _) = listener.accept().expect("accept");
     let mut told = String::new();
     peer.read_to_string(&mut told).expect("read");
-    // As it came: only a daemon adds a plus.
+    // Unchanged: only a daemon adds a plus.
     assert_eq!(told, "test.Told work\0");
 }

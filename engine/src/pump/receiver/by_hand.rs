@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Payload that is discarded, filtered for a terminal or spilt.
+//! Payload that is discarded, filtered for a terminal or put into the spill.
 
 use ring::Link;
 use wire::stream::Kind;
@@ -7,11 +7,11 @@ use wire::stream::Kind;
 use super::super::ending::Ending;
 use super::{Receiver, not_written};
 
-/// Bytes copied at once where bytes must be looked at: filtered or spilt.
+/// How many bytes are copied at once where they must be looked at: for the filter or the spill.
 const BOUNCE: usize = 16 << 10;
 
 impl Receiver {
-    /// Payload that is discarded, filtered or spilt: the paths that copy.
+    /// Payload that is discarded, filtered or spilt: the cases in which bytes are copied.
     pub(super) fn payload_by_hand(
         &mut self,
         link: &mut Link,
@@ -43,13 +43,13 @@ impl Receiver {
         Ok(true)
     }
 
-    /// Keeps stderr that its reader does not take, so that stdout goes on.
+    /// Keeps stderr whose reader does not read, so that stdout continues.
     fn spill(&mut self, at: usize, len: usize) {
         let bytes = self.copy(at, len, self.err_sink.filter);
         self.err_sink.keep(&bytes);
     }
 
-    /// Writes bytes without what could fool a terminal: how many were taken.
+    /// Writes bytes without those that could control a terminal. Returns how many were taken.
     fn write_filtered(&mut self, kind: Kind, at: usize, len: usize) -> Result<usize, Ending> {
         let bytes = self.copy(at, len, true);
         let sink = if kind == Kind::Stderr { &mut self.err_sink } else { &mut self.sink };

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The way in where a filter looks at it.
+//! The incoming direction with a filter.
 
 use ring::{Link, Spans};
 use wire::stream::Kind;
@@ -11,11 +11,12 @@ use super::Receiver;
 use super::messages::Head;
 use crate::localfd::LocalFd;
 
-/// Bytes taken out of the ring at once to be checked.
+/// How many bytes are taken out of the ring at once to be checked.
 const LOOK: usize = 512;
 
 impl Receiver {
-    /// Takes out of the ring what has to be looked at: all there is before the next payload. Whether there was any.
+    /// Takes out of the ring what has to be checked: everything before the next payload. Returns whether there was
+    /// any.
     pub(super) fn take_to_check(&mut self, link: &mut Link) -> Result<bool, Ending> {
         let mut any = false;
         while let Some(inbound) = self.inbound.as_mut().filter(|_| self.sink.is_open()) {
@@ -41,7 +42,7 @@ impl Receiver {
         Ok(any)
     }
 
-    /// What was checked, then the payload behind it.
+    /// Offers the checked bytes, and the payload after them.
     pub(super) fn checked_in_front<'a>(&'a self, inbound: &'a Inbound, fd: &LocalFd, spans: &mut Spans<'a>) {
         let limit = fd.write_limit().min(TRANSFER);
         let owed = inbound.owed();
@@ -59,7 +60,7 @@ impl Receiver {
         }
     }
 
-    /// Whether what was checked has not been written yet.
+    /// Whether checked bytes are not written yet.
     pub(super) fn owes(&self) -> bool {
         self.sink.is_open() && self.inbound.as_ref().is_some_and(|inbound| !inbound.owed().is_empty())
     }

@@ -1,21 +1,21 @@
 #![forbid(unsafe_code)]
-//! Ring pages lent to the local pipe instead of copied: opt-in, for readers that are known to copy.
+//! Ring pages that are lent to the local pipe instead of copied: only on request, for readers that are known to copy.
 //!
-//! A lent page is given back to the sender once the pipe's reader has taken it, which the pipe tells by what it
-//! still holds. The pipe is kept well below the ring's size: a full pipe stops the sender before the ring is full,
-//! so what is out on loan never keeps it waiting.
+//! A lent page is given back to the sender once the pipe's reader has taken it, which is known from how much the pipe
+//! still holds. The pipe is kept well below the ring's size: a full pipe stops the sender before the ring is full, so
+//! lent pages never make the sender wait.
 
 use std::collections::VecDeque;
 
-/// A ring must be this large to be lent from: below, a pipe of a quarter of it holds too few pages.
+/// A ring must be this large for lending: otherwise a pipe of a quarter of its size holds too few pages.
 const SMALLEST_RING: usize = 256 << 10;
 
-/// Room of the pipe for a ring of `ring` bytes; `None` for one that is too small.
+/// The size of the pipe for a ring of `ring` bytes; `None` if the ring is too small.
 pub(super) fn pipe_size(ring: usize) -> Option<usize> {
     (ring >= SMALLEST_RING).then_some(ring / 4)
 }
 
-/// What was used of the ring and what of that is still lent. Totals, in bytes since the call began.
+/// How much of the ring was used, and how much of that is still lent. Totals, in bytes since the call began.
 #[derive(Debug, Default)]
 pub(super) struct Loans {
     /// Payload lent.
@@ -29,7 +29,7 @@ pub(super) struct Loans {
 }
 
 impl Loans {
-    /// Whether something is lent, as far as is known.
+    /// Whether bytes are lent, as far as is known.
     pub(super) fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
@@ -39,21 +39,21 @@ impl Loans {
         self.used - self.given
     }
 
-    /// `ring` bytes were used of which `payload` are in the pipe now.
+    /// `ring` bytes were used, of which `payload` are in the pipe now.
     pub(super) fn lend(&mut self, payload: usize, ring: usize) {
         self.lent += payload as u64;
         self.used += ring as u64;
         self.open.push_back((self.lent, self.used));
     }
 
-    /// `ring` bytes were used for good, behind whatever is lent.
+    /// `ring` bytes were used and are needed no more; they are given back after everything that is lent before them.
     pub(super) fn used(&mut self, ring: usize) {
         self.used += ring as u64;
     }
 
-    /// The pipe still holds `held` bytes: how many ring bytes may be given back now.
+    /// The pipe still holds `held` bytes. Returns how many ring bytes may be given back now.
     ///
-    /// Bytes of others in the same pipe count as ours, so that at worst something is given back late.
+    /// Bytes of other writers in the same pipe are counted too, so that at worst some ring bytes are given back late.
     pub(super) fn settle(&mut self, held: usize) -> usize {
         let taken = self.lent.saturating_sub(held as u64);
         let mut until = self.given;

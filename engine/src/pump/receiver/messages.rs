@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! What has arrived: headers taken out of the ring once, payload left where it is.
+//! What has arrived: each header is copied out of the ring once, payload stays there.
 //!
-//! Headers are parsed ahead of the payload between them, so that one `writev` can carry several
-//! messages. The parsed copies are the only ones that are ever looked at: a peer that rewrites a header
-//! behind our back changes nothing. Positions are bytes after the ring's `cons`.
+//! Headers are parsed before the payload between them is moved, so that one `writev` can carry several messages. Only
+//! the parsed copies are ever used: if a peer rewrites a header in the ring later, nothing changes. Positions are
+//! counted in bytes after the ring's `cons`.
 
 use std::collections::VecDeque;
 
@@ -12,11 +12,11 @@ use wire::header::{HEADER_LEN, Header};
 use wire::stream::{Incoming, Kind, Next, Role};
 use wire::version::Version;
 
-/// Messages parsed ahead; each takes one or two spans of a transfer.
+/// How many messages are parsed in advance; each takes one or two spans of a transfer.
 const AHEAD: usize = 30;
 const _: () = assert!(2 * AHEAD <= ring::spans::MAX_SPANS);
 
-/// A message, or what is left of one.
+/// A message, or what is left of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     Data { kind: Kind, left: usize },
@@ -53,18 +53,17 @@ pub(super) enum Head {
     Eof(Kind),
     /// The exit code; its first `want` bytes are at `at`.
     Exit { at: usize, want: usize },
-    /// Bytes nobody wants.
+    /// Bytes that are ignored.
     Skip,
 }
 
-/// The receiving side's messages in order.
+/// The messages of the receiving side in order.
 #[derive(Debug)]
 pub(in super::super) struct Messages {
     incoming: Incoming,
     queue: VecDeque<Entry>,
     parsed: usize,
-    /// What is wrong with the header behind the queue. What came before it counts all the same, however the
-    /// bytes arrived.
+    /// The error in the header after the queue. Everything before it is still handled, however the bytes arrived.
     breach: Option<PeerError>,
 }
 
@@ -83,7 +82,8 @@ impl Messages {
         (wanted && self.parsed + HEADER_LEN <= ready).then_some(self.parsed)
     }
 
-    /// Takes the header at [`Messages::next_header`]. A breach is told when everything before it is dealt with.
+    /// Takes the header at [`Messages::next_header`]. An error in it is reported when everything before it was
+    /// handled.
     pub(super) fn on_header(&mut self, bytes: [u8; HEADER_LEN]) -> Result<(), PeerError> {
         if let Some(breach) = self.breach.take() {
             return Err(breach);
@@ -102,13 +102,13 @@ impl Messages {
             Next::Ignore { len } => What::Skip { left: len as usize },
         };
         let entry = Entry { lead: HEADER_LEN, what };
-        // The chunk limit keeps this far from overflow.
+        // The limit on chunks keeps this sum small.
         self.parsed += HEADER_LEN + entry.body();
         self.queue.push_back(entry);
         Ok(())
     }
 
-    /// What has to be dealt with before anything behind it.
+    /// What has to be handled before anything after it.
     pub(super) fn head(&self) -> Head {
         match self.queue.front() {
             None => Head::Empty,
@@ -119,8 +119,8 @@ impl Messages {
         }
     }
 
-    /// The payload pieces `(at, len)` of the messages in front that belong to one stream, as far as
-    /// they are among the `ready` bytes.
+    /// The payload pieces `(at, len)` of the messages in front that belong to one stream, as far as they are among the
+    /// `ready` bytes.
     pub(super) fn pieces(&self, ready: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
         let kind = match self.head() {
             Head::Data(kind) => Some(kind),
@@ -138,7 +138,7 @@ impl Messages {
         })
     }
 
-    /// Notes that the first `n` bytes of [`Messages::pieces`] are used up: bytes to release.
+    /// Notes that the first `n` bytes of [`Messages::pieces`] were used. Returns how many bytes to release.
     pub(super) fn took(&mut self, mut n: usize) -> usize {
         let mut released = 0;
         while n > 0 {
@@ -158,7 +158,8 @@ impl Messages {
         released
     }
 
-    /// Drops what can be dropped of a skipped message: bytes to release, 0 if none are there yet.
+    /// Drops the part of an ignored message that is there. Returns how many bytes to release, 0 if nothing is there
+    /// yet.
     pub(super) fn skip(&mut self, ready: usize) -> usize {
         let Some(Entry { lead, what: What::Skip { left } }) = self.queue.front_mut() else {
             return 0;
@@ -173,14 +174,14 @@ impl Messages {
         released
     }
 
-    /// Drops an end-of-stream message: bytes to release.
+    /// Drops an end-of-stream message. Returns how many bytes to release.
     pub(super) fn took_eof(&mut self) -> usize {
         let released = self.queue.pop_front().map_or(0, |entry| entry.lead);
         self.parsed -= released;
         released
     }
 
-    /// Takes the bytes at [`Head::Exit`]; whatever else the message carries is skipped from now on.
+    /// Takes the bytes at [`Head::Exit`]; the rest of the message is ignored from now on.
     pub(super) fn on_exit(&mut self, body: &[u8]) -> i32 {
         if let Some(Entry { what, .. }) = self.queue.front_mut()
             && let What::Exit { len } = *what

@@ -1,48 +1,48 @@
 #![forbid(unsafe_code)]
-//! A local descriptor that is written with what arrives.
+//! A local descriptor to which arriving bytes are written.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::localfd::{Direction, Left, LocalFd, held, is_gone};
 
-/// stderr that the local side does not take waits here while stdout goes on.
+/// How much stderr is kept for a reader that does not read, while stdout continues.
 const SPILL: usize = 256 << 10;
 
 #[derive(Debug)]
 enum State {
     Open {
         fd: LocalFd,
-        /// The last write took less than offered: wait for poll.
+        /// The last write took less than was offered: wait for poll.
         blocked: bool,
-        /// The stream has ended; closes once the spill is written.
+        /// The stream has ended; the descriptor is closed once the spill is written.
         ends: bool,
     },
     Closed {
-        /// Its reader went away.
+        /// The descriptor was closed because its reader had gone.
         lost: bool,
-        /// A pipe that pages were lent to: what its reader has not taken yet is still lent.
+        /// A pipe to which pages were lent: those that its reader has not taken are still lent.
         left: Option<Left>,
     },
 }
 
-/// A descriptor that is written with what arrives.
+/// A descriptor to which arriving bytes are written.
 #[derive(Debug)]
 pub(in super::super) struct Sink {
     state: State,
     shut: bool,
-    /// Replace what a terminal could be fooled by.
+    /// Replace bytes that could control a terminal.
     pub(super) filter: bool,
-    /// A pipe that takes ring pages instead of copies.
+    /// A pipe that gets ring pages instead of copies.
     lends: bool,
-    /// Bytes taken out of the ring that the local side has not taken yet.
+    /// Bytes that were taken out of the ring and are not written yet.
     spill: Vec<u8>,
     /// How much of `spill` is already written.
     spilt: usize,
 }
 
 impl Sink {
-    /// `None` is a sink that nobody reads: what arrives for it is discarded.
+    /// `None` is a sink without a reader: bytes for it are discarded.
     pub(in super::super) fn new(fd: Option<OwnedFd>, shut: bool, filter: bool) -> io::Result<Sink> {
         let state = match fd.map(|fd| LocalFd::adopt(fd, Direction::Out)).transpose() {
             Err(error) if is_gone(&error) => State::Closed { lost: true, left: None },
@@ -61,7 +61,7 @@ impl Sink {
         }
     }
 
-    /// The descriptor, if a write from the ring is worth trying: nothing older waits in the spill.
+    /// The descriptor, if a write from the ring should be tried: the spill has nothing older.
     pub(super) fn writable(&self) -> Option<&LocalFd> {
         self.fd().filter(|_| !self.is_stuck())
     }
@@ -74,7 +74,7 @@ impl Sink {
         matches!(self.state, State::Open { blocked: true, .. })
     }
 
-    /// Whether what arrives has to wait for the local side.
+    /// Whether arriving bytes have to wait for the local side.
     pub(super) fn is_stuck(&self) -> bool {
         self.is_blocked() || (self.is_open() && !self.spill.is_empty())
     }
@@ -101,7 +101,7 @@ impl Sink {
         self.lends
     }
 
-    /// Bytes that its reader has not taken yet, even after the sink was closed.
+    /// Bytes that its reader has not taken yet, also after the sink was closed.
     pub(super) fn held(&self) -> usize {
         match &self.state {
             State::Open { fd, .. } => held(fd),
@@ -120,12 +120,12 @@ impl Sink {
         SPILL - self.spill.len().min(SPILL)
     }
 
-    /// Keeps bytes for later; they go out before anything newer.
+    /// Keeps bytes in the spill; they are written before anything newer.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         self.spill.extend_from_slice(bytes);
     }
 
-    /// Writes what is kept. `true` if something moved or the sink changed.
+    /// Writes what is in the spill. `true` if something was written or the sink has changed.
     pub(super) fn drain_spill(&mut self) -> io::Result<bool> {
         let State::Open { fd, blocked: false, ends } = &self.state else { return Ok(false) };
         if self.spill.is_empty() {
@@ -149,7 +149,7 @@ impl Sink {
         }
     }
 
-    /// Sorts a write error: not now, gone, or a failure that is nobody's end of stream.
+    /// Sorts a write error: no room now, reader gone, or a failure.
     pub(super) fn on_error(&mut self, error: io::Error) -> io::Result<()> {
         match error.kind() {
             io::ErrorKind::WouldBlock => self.set_blocked(true),
@@ -163,7 +163,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Its reader went away: close, and remember why.
+    /// The reader is gone: closes the descriptor, and notes why.
     pub(super) fn lose_reader(&mut self) {
         self.close();
         if let State::Closed { lost, .. } = &mut self.state {
@@ -171,12 +171,12 @@ impl Sink {
         }
     }
 
-    /// Whether its reader went away before the stream had ended.
+    /// Whether its reader closed it before the stream had ended.
     pub(super) fn has_lost_reader(&self) -> bool {
         matches!(self.state, State::Closed { lost: true, .. })
     }
 
-    /// The stream has ended: close, now or when the spill is written.
+    /// The stream has ended: closes now, or when the spill is written.
     pub(super) fn end(&mut self) {
         if self.spill.is_empty() {
             self.close();

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The way out where a filter looks at it.
+//! The outgoing direction with a filter.
 
 use std::io;
 
@@ -9,17 +9,17 @@ use super::super::ending::{Ending, Failure};
 use super::super::gate::Gate;
 use super::Sender;
 
-/// Read at once where a filter looks at what is read, which is all but long payload.
+/// How much is read at once where a filter has to check it: everything but long payload.
 const STAGE: usize = 8 << 10;
 
 impl Sender {
-    /// What is sent before anything that is read goes through the filter like everything else.
+    /// The prefix goes through the filter like everything else.
     pub(in super::super) fn begin(&mut self) {
         let prefix = std::mem::take(&mut self.prefix);
         self.admit(prefix);
     }
 
-    /// Has bytes in private memory sent before anything that is read, as far as the filter lets them through.
+    /// Has bytes from private memory sent before anything that is read, as far as the filter lets them through.
     pub(super) fn admit(&mut self, bytes: Vec<u8>) {
         match &self.gate {
             Some(gate) => self.breach = gate.strain(&bytes, &mut self.prefix).err(),
@@ -28,7 +28,7 @@ impl Sender {
         }
     }
 
-    /// How much of what is read next may land in the ring unseen: 0 if it has to be looked at before.
+    /// How much of the next read may go into the ring unchecked; 0 if it has to be checked first.
     pub(super) fn direct(&self) -> usize {
         match &self.gate {
             Some(gate) if !self.is_turn_of_stderr() => {
@@ -44,10 +44,10 @@ impl Sender {
         left >= STAGE && self.source.readable().is_some()
     }
 
-    /// Reads into private memory, where the peer cannot change what is checked, and sends what the filter lets through. So
-    /// goes each header, with little payload.
+    /// Reads into private memory, where the peer cannot change what is checked, and sends what the filter lets
+    /// through. Each header is sent in this way, and short payload too.
     pub(super) fn send_checked(&mut self, link: &mut Link) -> Result<bool, Ending> {
-        // What comes before a breach counts.
+        // Everything before the error is sent first.
         if let Some(breach) = self.breach.take_if(|_| self.prefix.is_empty()) {
             return Err(breach.into());
         }
@@ -81,7 +81,7 @@ impl Sender {
         Ok(true)
     }
 
-    /// A source is at its end.
+    /// A source has ended.
     pub(super) fn end_source(&mut self, is_stderr: bool) {
         if is_stderr {
             return self.err_source.close();

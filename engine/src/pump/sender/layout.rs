@@ -1,15 +1,15 @@
 #![forbid(unsafe_code)]
-//! What is to be sent: one read of a local descriptor becomes several messages in place.
+//! How one read of a local descriptor becomes several messages in place.
 //!
-//! The read lands behind gaps of a header's size, one for each chunk; the headers are written into the
-//! gaps when it is known how much came, and all of it is published at once.
+//! The bytes are read into the ring with gaps of a header's size, one before each chunk. When it is known how many
+//! came, the headers are written into the gaps, and everything is published at once.
 
 use wire::header::HEADER_LEN;
 
-/// Chunks laid out for one read.
+/// Most chunks for one read.
 const CHUNKS: usize = 30;
 const _: () = assert!(2 * CHUNKS <= ring::spans::MAX_SPANS);
-/// A last chunk shorter than this is not worth its header while others come before it.
+/// A last chunk shorter than this is not worth a header if there are others before it.
 const TAIL: usize = 1024;
 
 /// Places for payload, as positions after the ring's `prod`.

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! A service may ask for one socket, its stdin, to carry both directions: it then hands that socket to
-//! somebody who knows nothing of streams, such as the kernel's USB over IP.
+//! A service may ask for one socket, its stdin, to carry both directions. It then hands that socket to a recipient
+//! that cannot use two streams, such as the kernel's USB over IP.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,19 +9,19 @@ use super::super::ending::{Ending, Failure};
 use super::{Sender, Source};
 use crate::process::Signals;
 
-/// Most that is taken over from the old stdout: more than its socket can hold.
+/// Most bytes that are taken from the old stdout: more than its socket can hold.
 const REST: usize = 4 << 20;
 
-/// What is needed to do as asked, until it was.
+/// What is needed to fulfil the request, until it came.
 #[derive(Debug)]
 pub(in super::super) struct OneSocket {
     signals: Signals,
-    /// The service's stdin, even if nothing is written to it any more. Taken when it was asked for.
+    /// The service's stdin, even if nothing is written to it any more. Taken out when the request came.
     socket: Option<OwnedFd>,
 }
 
 impl OneSocket {
-    /// `None` if nobody can ask.
+    /// `None` if there is nobody to ask.
     pub(in super::super) fn new(
         signals: Option<Signals>,
         stdin: Option<&OwnedFd>,
@@ -30,17 +30,17 @@ impl OneSocket {
         Ok(Some(OneSocket { signals, socket: Some(stdin.try_clone()?) }))
     }
 
-    /// The descriptor to sleep on. It is asked for once; what comes later is ignored.
+    /// The descriptor to sleep on, until the request came; later requests are ignored.
     pub(super) fn pollable(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(|_| self.signals.as_fd())
     }
 
-    /// Whether it was asked for.
+    /// Whether the request came.
     const fn was_taken(&self) -> bool {
         self.socket.is_none()
     }
 
-    /// The socket, if it has been asked for now.
+    /// The socket, if the request has come now.
     pub(super) fn take(&mut self) -> io::Result<Option<OwnedFd>> {
         if self.socket.is_none() || self.signals.take_next()?.is_none() {
             return Ok(None);
@@ -50,12 +50,13 @@ impl OneSocket {
 }
 
 impl Sender {
-    /// Whether the service has handed both directions to somebody else, whom no process tells of: the kernel, say.
+    /// Whether the service may have handed both directions to something that no process stands for, such as the
+    /// kernel.
     pub(in super::super) fn has_gone_over(&self) -> bool {
         self.one_socket.as_ref().is_some_and(OneSocket::was_taken)
     }
 
-    /// Goes over to one socket if the service has asked for it; whether it did.
+    /// Changes to one socket if the service has asked for it. Returns whether it has.
     pub(super) fn look_for_request(&mut self) -> Result<bool, Ending> {
         let Some(one_socket) = &mut self.one_socket else { return Ok(false) };
         let taken = one_socket.take().map_err(Failure::during("looking for signals"))?;
@@ -67,7 +68,8 @@ impl Sender {
         Ok(true)
     }
 
-    /// The service's one socket becomes the source. What the service wrote before it asked comes first.
+    /// The service's one socket becomes the source. Returns what the service wrote before its request, which is sent
+    /// first.
     fn go_on_with(&mut self, socket: OwnedFd) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         self.source.take_rest(&mut rest, REST.saturating_sub(self.prefix.len()));

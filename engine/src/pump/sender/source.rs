@@ -1,20 +1,20 @@
 #![forbid(unsafe_code)]
-//! A local descriptor that is read and sent.
+//! A local descriptor from which the bytes to be sent are read.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::localfd::{Direction, LocalFd, held};
 
-/// A descriptor that is read and sent.
+/// A descriptor that is read.
 #[derive(Debug)]
 pub(in super::super) struct Source {
     fd: Option<LocalFd>,
-    /// Poll said so, or nothing has said otherwise yet.
+    /// Poll said so, or no read has failed yet.
     ready: bool,
-    /// There is input, but for whoever is in front of the terminal: it is looked at again after a while.
+    /// There is input, but for the program in the foreground of the terminal: look again after a while.
     for_others: bool,
-    /// What was there to be read when the local process had ended, and has not been read yet.
+    /// Bytes that could be read when the local process had ended, and were not read yet.
     last_words: usize,
     shut: bool,
 }
@@ -27,7 +27,7 @@ impl Source {
         Ok(Source { fd, ready, for_others: false, last_words: 0, shut })
     }
 
-    /// The descriptor, if a read is worth trying.
+    /// The descriptor, if a read should be tried.
     pub(super) fn readable(&self) -> Option<&LocalFd> {
         self.fd.as_ref().filter(|_| self.ready)
     }
@@ -41,18 +41,20 @@ impl Source {
         self.ready = ready && !self.for_others;
     }
 
-    /// The local process has ended: what it has left is its last words, and the next turn reads, if that never waits.
+    /// The local process has ended: the bytes that are there are its last ones, and the next turn reads, if a read
+    /// never waits.
     pub(super) fn has_ended_behind(&mut self) {
         self.ready |= self.fd.as_ref().is_some_and(LocalFd::may_try_reading);
         self.last_words = self.fd.as_ref().map_or(0, held);
     }
 
-    /// Whether last words can be read now.
+    /// Whether its last bytes can be read now.
     pub(super) fn has_last_words(&self) -> bool {
         self.last_words > 0 && self.readable().is_some()
     }
 
-    /// Whether its input is for others. No event tells when that changes, so it is worth a look after a while.
+    /// Whether its input is for other programs. No event tells when that changes, so it is to be looked at after a
+    /// while.
     pub(super) fn is_for_others(&self) -> bool {
         self.for_others
     }
@@ -62,14 +64,14 @@ impl Source {
         self.for_others = false;
     }
 
-    /// After a successful read of `n` bytes, fewer than asked for (`short`), or as many.
+    /// Notes a successful read of `n` bytes: fewer than were asked for (`short`), or as many.
     pub(super) fn after_read(&mut self, n: usize, short: bool) {
         self.last_words = self.last_words.saturating_sub(n);
         self.ready =
             self.fd.as_ref().is_some_and(|fd| fd.is_always_ready() || (!short && fd.may_try_reading()));
     }
 
-    /// Appends what can be read without waiting to `bytes`, up to about `limit`.
+    /// Appends to `bytes` what can be read without waiting, up to about `limit`.
     pub(super) fn take_rest(&self, bytes: &mut Vec<u8>, limit: usize) {
         let mut buffer = [0u8; 4096];
         while bytes.len() < limit

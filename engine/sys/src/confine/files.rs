@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! No file but those below some places, no network, by Landlock. What is open stays open.
+//! By Landlock: no files except below some places, and no network. What is open stays open.
 
 use std::io;
 
@@ -10,13 +10,15 @@ use landlock::{
 
 use super::{May, Place};
 
-/// The newest rules that are asked for; a kernel that has fewer applies those.
+/// The newest version of the rules; a kernel with an older one applies as many as it has.
 const NEWEST: ABI = ABI::V6;
 
-/// Gives up every file and every port of this thread, but what is below these places, for good, and the sockets without a
-/// file of those outside; gains no privilege by starting a program any more. Whether the kernel could do so for files.
+/// Gives up every file and every port of this thread for good, except below these places, and also connections to
+/// abstract sockets of processes outside; starting a program gains no privilege any more. Returns whether this kernel
+/// could do so for files.
 ///
-/// Signals to processes outside are not given up with it: Landlock would count a service that was started before as one.
+/// Signals to processes outside are not given up: Landlock would count a service that was started before as one of
+/// these.
 pub(super) fn give_up(places: &[Place<'_>]) -> io::Result<bool> {
     let below =
         places.iter().map(|place| PathBeneath::new(place.at, rights(place.may))).map(Ok::<_, RulesetError>);
@@ -49,7 +51,7 @@ fn rights(may: May) -> BitFlags<AccessFs> {
     }
 }
 
-/// Whether this kernel knows how.
+/// Whether this kernel has Landlock.
 pub(super) fn are_supported() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

@@ -1,10 +1,10 @@
 #![forbid(unsafe_code)]
-//! The system calls of a call's process once it runs, by seccomp.
+//! By seccomp: the system calls that a call's process may make while it runs.
 //!
-//! What stands in [`calls`] is let through, and everything else fails with `EPERM`: a C library that tries one more call
-//! than it needs costs nobody a call. But what nothing in here ever does, and a stranger who has taken it over would do
-//! first, ends the process at once: the kernel says so in its log (`type=1326`), and the call is lost. `docs/safety.md`
-//! has both lists, each line with its reason.
+//! The calls in [`calls`] are allowed, and all others fail with `EPERM`, so that a C library that tries one more call
+//! than it needs does not end the process. But calls that this code never makes, and that an attacker would make
+//! first, end the process at once: the kernel logs that (`type=1326`), and the call is lost. `docs/safety.md` has both
+//! lists, each line with its reason.
 
 use std::io;
 
@@ -18,7 +18,7 @@ use super::{Files, Needs};
 const ARCH: Option<u32> = Some(0xc000_003e);
 #[cfg(target_arch = "aarch64")]
 const ARCH: Option<u32> = Some(0xc000_00b7);
-/// Others have no list here.
+/// There is no list for other machines.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
@@ -28,7 +28,7 @@ pub(super) fn apply(needs: Needs) -> io::Result<()> {
     let program = assemble(arch, &calls(needs))
         .ok_or_else(|| io::Error::other("the list of system calls is too long"))?;
     match seccompiler::apply_filter(&program) {
-        // A kernel without filters.
+        // A kernel without seccomp filters.
         Err(seccompiler::Error::Seccomp(error))
             if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
         {
@@ -38,9 +38,9 @@ pub(super) fn apply(needs: Needs) -> io::Result<()> {
     }
 }
 
-/// What needs no look at its arguments.
+/// Calls that are allowed with any arguments.
 const PLAIN: &[c_long] = &[
-    // Bytes, of what is open.
+    // Transfers on open descriptors.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -67,7 +67,7 @@ const PLAIN: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_madvise,
     libc::SYS_getrandom,
-    // Signals to this process itself, and its own place and names.
+    // Signals to this process itself, its own processor, and its own ids.
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigaction,
@@ -81,13 +81,13 @@ const PLAIN: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// The same under names that newer machines do without.
+/// The same calls under names that newer machines do not have.
 #[cfg(target_arch = "x86_64")]
 const PLAIN_HERE: &[c_long] = &[libc::SYS_poll, libc::SYS_getpgrp, libc::SYS_time];
 #[cfg(not(target_arch = "x86_64"))]
 const PLAIN_HERE: &[c_long] = &[];
 
-/// What nothing in a call's process ever does.
+/// Calls that no call's process ever makes.
 const DEADLY: &[c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -111,19 +111,19 @@ const DEADLY_HERE: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const DEADLY_HERE: &[c_long] = &[];
 
-/// What looks at files and folders.
+/// Calls that look at files and folders.
 const LOOKS: &[c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_readlinkat,
     libc::SYS_lseek,
     libc::SYS_getdents64,
     libc::SYS_uname,
-    // Many at once; a number more or less is nobody's but this process's.
+    // Closes many descriptors at once; they are all this process's own.
     libc::SYS_close_range,
 ];
 
-/// What makes files and folders besides, and removes what is incomplete. It opens below one folder only, by its descriptor;
-/// Landlock knows which.
+/// Calls that make files and folders, and remove incomplete ones. They work below one folder only, by its descriptor,
+/// which Landlock enforces.
 const MAKES: &[c_long] = &[
     libc::SYS_openat2,
     libc::SYS_mkdirat,
@@ -137,15 +137,15 @@ const MAKES: &[c_long] = &[
     libc::SYS_umask,
     libc::SYS_fstatfs,
     libc::SYS_syncfs,
-    // What a second thread sets up.
+    // Calls by which the C library sets up a second thread.
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
 ];
 
-/// How a file is opened that is only read.
+/// Flags with which a file is not opened for reading only.
 const WRITES: libc::c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND;
 
-/// What the ends of a copy do with files.
+/// The calls with which the two ends of a copy use files.
 fn of_files(files: Files, set: &mut impl FnMut(c_long, Rule)) {
     if files == Files::Nothing {
         return;
@@ -155,10 +155,10 @@ fn of_files(files: Files, set: &mut impl FnMut(c_long, Rule)) {
         Files::Nothing => {}
         Files::Make => {
             MAKES.iter().for_each(|call| set(*call, Rule::Allow));
-            // Nothing that is there is emptied, nor read and written.
+            // An existing file is never emptied, nor opened for reading and writing.
             let never = libc::O_TRUNC | libc::O_APPEND | libc::O_RDWR;
             set(libc::SYS_openat, Rule::Without(2, never.unsigned_abs()));
-            // Small files are made by two threads. The newer call has its flags in memory, where nobody sees them.
+            // Small files are made by two threads. `clone3` has its flags in memory, where the filter cannot see them.
             set(libc::SYS_clone, Rule::AllowWith(0, libc::CLONE_THREAD.unsigned_abs()));
             set(libc::SYS_clone3, Rule::Missing);
         }
@@ -172,38 +172,38 @@ fn of_files(files: Files, set: &mut impl FnMut(c_long, Rule)) {
     }
 }
 
-/// What a call's process may do.
+/// The system calls that a call's process may make.
 fn calls(needs: Needs) -> Rules {
     let mut rules = Rules::new();
     let mut set = |call: c_long, rule: Rule| {
-        // Numbers are small and not negative.
+        // Numbers of system calls are small and not negative.
         rules.extend(u32::try_from(call).ok().map(|number| (number, rule)));
     };
     DEADLY.iter().chain(DEADLY_HERE).for_each(|call| set(*call, Rule::Kill));
     PLAIN.iter().chain(PLAIN_HERE).for_each(|call| set(*call, Rule::Allow));
-    // Another process. A thread is refused like anything else.
+    // Another process would be an attack. A thread is refused like other calls.
     set(libc::SYS_clone, Rule::KillWithout(0, libc::CLONE_THREAD.unsigned_abs()));
-    // To whom the socket is connected, and to no other name.
+    // Only to the socket's peer, and to no other address.
     set(libc::SYS_sendto, Rule::Exactly(vec![(4, 0)]));
-    // A pipe that others share: only where the descriptor is, and with no flag that means another place in a file.
+    // On a pipe that others share: only at the descriptor's own position, and without flags that mean another one.
     for call in [libc::SYS_preadv2, libc::SYS_pwritev2] {
         set(call, Rule::Exactly(vec![(3, u64::MAX), (5, u64::from(libc::RWF_NOWAIT.unsigned_abs()))]));
     }
     set(libc::SYS_splice, Rule::Exactly(vec![(1, 0), (3, 0)]));
-    // Memory that can hold no program.
+    // Memory that cannot be executed.
     set(libc::SYS_mmap, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
     set(libc::SYS_mprotect, Rule::Without(2, libc::PROT_EXEC.unsigned_abs()));
     let fcntl = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GETPIPE_SZ, libc::F_SETPIPE_SZ];
     set(libc::SYS_fcntl, Rule::OneOf(1, fcntl.map(libc::c_int::unsigned_abs).to_vec()));
     let mut ioctls = [&[libc::FIONREAD as u32, libc::TIOCGPGRP as u32][..], needs.ioctls].concat();
     if matches!(needs.files, Files::Read | Files::Move) {
-        // How wide the terminal is on which the progress is shown, and whether it still is one.
+        // The width of the terminal that shows the progress, and whether it is a terminal.
         ioctls.extend([libc::TIOCGWINSZ as u32, libc::TCGETS as u32]);
     }
     set(libc::SYS_ioctl, Rule::OneOf(1, ioctls));
     // The child that was started before, by its descriptor.
     set(libc::SYS_waitid, Rule::OneOf(0, vec![libc::P_PIDFD]));
-    // Nobody else's place.
+    // Only this process's own processor.
     set(libc::SYS_sched_setaffinity, Rule::OneOf(0, vec![0]));
     of_files(needs.files, &mut set);
     if needs.watches {
@@ -217,7 +217,7 @@ fn calls(needs: Needs) -> Rules {
         set(libc::SYS_io_uring_enter, Rule::Allow);
     }
     if needs.reopens {
-        // Landlock leaves pipes of our own to be opened, and nothing else.
+        // Landlock allows only this process's own pipes to be opened.
         set(libc::SYS_openat, Rule::Allow);
         #[cfg(target_arch = "x86_64")]
         set(libc::SYS_open, Rule::Allow);
@@ -230,7 +230,7 @@ fn calls(needs: Needs) -> Rules {
 mod tests {
     use super::*;
 
-    /// The kernel runs it for each number when it is installed.
+    /// When a filter is installed, the kernel runs it once for each system call.
     #[test]
     fn the_list_fits_a_program_with_everything_that_may_be_needed() {
         let all = Needs {

@@ -1,34 +1,35 @@
 #![forbid(unsafe_code)]
-//! A filter as the kernel runs it: a search tree over the numbers of system calls.
+//! A seccomp filter in the form that the kernel runs: a search tree over the numbers of system calls.
 //!
-//! When a filter is installed the kernel runs it once for each number, to know which calls it always lets through. A list
-//! that is gone through from its top, as seccompiler makes one, takes as many steps as it has lines for each of them; here
-//! it is about a dozen.
+//! When a filter is installed the kernel runs it once for each number, to find the calls that it always allows. A list
+//! that is searched from its top, as seccompiler makes one, takes as many steps for each of them as it has lines; this
+//! tree takes about a dozen.
 
 use std::collections::BTreeMap;
 
 use seccompiler::{BpfProgram, sock_filter};
 
-/// What becomes of a system call.
+/// What happens to a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// It is let through.
+    /// It is allowed.
     Allow,
     /// It fails with `EPERM`.
     Refuse,
     /// It ends the process.
     Kill,
-    /// It is let through if the low 32 bits of this argument are one of these.
+    /// It is allowed if the low 32 bits of this argument are one of these values.
     OneOf(u8, Vec<u32>),
-    /// It is let through if none of these bits of this argument is set.
+    /// It is allowed if none of these bits of this argument is set.
     Without(u8, u32),
-    /// It is let through if each of these arguments is exactly this, all of it.
+    /// It is allowed if each of these arguments has exactly this value, in all its bits.
     Exactly(Vec<(u8, u64)>),
     /// It ends the process unless one of these bits of this argument is set; then it fails.
     KillWithout(u8, u32),
-    /// It ends the process unless one of these bits of this argument is set; then it is let through.
+    /// It ends the process unless one of these bits of this argument is set; then it is allowed.
     AllowWith(u8, u32),
-    /// It fails as on a kernel that does not have it: an older call is tried then, whose arguments can be seen.
+    /// It fails as on a kernel that does not have it, so that an older call is tried whose arguments the filter can
+    /// see.
     Missing,
 }
 
@@ -44,13 +45,13 @@ const IS_AT_LEAST: u16 = 0x35;
 const HAS_BITS: u16 = 0x45;
 const END: u16 = 0x06;
 
-/// Ends of the kernel's `linux/seccomp.h`.
+/// Results of a filter, from the kernel's `linux/seccomp.h`.
 const KILL: u32 = 0x8000_0000;
 const REFUSE: u32 = 0x0005_0000 | libc::EPERM.unsigned_abs();
 const MISSING: u32 = 0x0005_0000 | libc::ENOSYS.unsigned_abs();
 const ALLOW: u32 = 0x7fff_0000;
 
-/// Places in `struct seccomp_data`, on a machine whose low half comes first.
+/// Offsets in `struct seccomp_data`, on a machine whose low half comes first.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const fn argument(index: u8) -> u32 {
@@ -58,7 +59,7 @@ const fn argument(index: u8) -> u32 {
 }
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Makes the program. `None`: the rules are too many for a jump (an error of this code).
+/// Makes the program. `None`: there are too many rules for a jump, which is a bug of this code.
 pub(super) fn assemble(arch: u32, rules: &Rules) -> Option<BpfProgram> {
     let mut program = vec![
         instruction(LOAD, 0, 0, ARCH),
@@ -74,7 +75,7 @@ const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// From where on which rule holds. Neighbours with the same rule are one range.
+/// Where each rule begins to apply. Neighbouring numbers with the same rule are one range.
 fn ranges<'a>(rules: &'a Rules) -> Vec<(u32, &'a Rule)> {
     let mut ranges: Vec<(u32, &'a Rule)> = vec![(0, &REFUSED)];
     let mut begin = |from: u32, rule: &'a Rule| {
@@ -92,7 +93,7 @@ fn ranges<'a>(rules: &'a Rules) -> Vec<(u32, &'a Rule)> {
     ranges
 }
 
-/// Finds the range of a number and ends with what its rule says.
+/// Finds the range of a number and ends with the result of its rule.
 fn tree(ranges: &[(u32, &Rule)]) -> Option<Vec<sock_filter>> {
     match ranges {
         [] => None,
@@ -117,7 +118,7 @@ fn leaf(rule: &Rule) -> Option<Vec<sock_filter>> {
         Rule::OneOf(index, values) => {
             let mut program = vec![instruction(LOAD, 0, 0, argument(*index))];
             for (at, value) in values.iter().enumerate() {
-                // Over those that are left, and the end that refuses.
+                // Jumps over the values that are left, and over the end that refuses.
                 let left = u8::try_from(values.len().checked_sub(at)?).ok()?;
                 program.push(instruction(IS, left, 0, *value));
             }
@@ -138,7 +139,7 @@ fn leaf(rule: &Rule) -> Option<Vec<sock_filter>> {
             let count = 2 * arguments.len();
             let mut program = Vec::new();
             for (at, (place, half)) in halves.enumerate() {
-                // Over those that are left, two instructions each, and the end that allows.
+                // Jumps over the values that are left, two instructions each, and over the end that allows.
                 let left = u8::try_from(2 * count.checked_sub(at + 1)? + 1).ok()?;
                 program.extend([instruction(LOAD, 0, 0, place), instruction(IS, 0, left, half)]);
             }
@@ -167,7 +168,7 @@ mod tests {
 
     const MACHINE: u32 = 7;
 
-    /// What the kernel does with a program; and in how many steps.
+    /// The result of a program in the kernel, and in how many steps.
     fn run(program: &[sock_filter], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
         let mut data = [number.to_le_bytes(), arch.to_le_bytes(), [0; 4], [0; 4]].concat();
         data.extend(arguments.into_iter().flat_map(u64::to_le_bytes));
@@ -191,7 +192,7 @@ mod tests {
         }
     }
 
-    /// The same by looking at the rule.
+    /// The result that the rule itself says.
     fn expected(rules: &Rules, number: u32, arguments: [u64; 6]) -> u32 {
         let low = |index: &u8| arguments[usize::from(*index)] as u32;
         let allow_if = |holds| if holds { ALLOW } else { REFUSE };
@@ -251,7 +252,7 @@ mod tests {
                 assert_eq!(found, expected(&rules, number, [value; 6]), "{number} {value:#x}");
             }
         }
-        // One argument that is right lets nothing through.
+        // All arguments must be right, not just one.
         for arguments in [[u64::MAX, 0, 0, u64::MAX, 0, 0], [0, 0, 0, 0, 0, u64::MAX]] {
             assert_eq!(run(&program, MACHINE, 302, arguments).0, REFUSE);
         }

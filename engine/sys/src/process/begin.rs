@@ -1,5 +1,5 @@
-//! How programs begin that are started with [`std::process::Command`], which passes on what its caller had made of
-//! signals and terminal.
+//! In which state programs begin that are started with [`std::process::Command`], which passes on the caller's
+//! settings of signals and terminal.
 #![allow(unsafe_code)] // `pre_exec`, and signal dispositions, have no safe equivalent
 
 use std::io;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::{ioctl_tiocsctty, setsid};
 
-/// Lets `command` begin with no signal blocked, whatever the event loop that starts it has blocked for itself.
+/// Lets `command` begin with no signal blocked, although the event loop that starts it has blocked some.
 pub fn begin_unblocked(command: &mut Command) {
     let begin = || {
         super::signals::unblock_all();
@@ -19,9 +19,9 @@ pub fn begin_unblocked(command: &mut Command) {
     unsafe { command.pre_exec(begin) };
 }
 
-/// Lets `command` begin as the leader of a session on the terminal that is its standard input, whose keys mean something
-/// to it, though its caller may have been started in the background and ignore them. It must not be given a process
-/// group: the leader of one cannot have a session.
+/// Lets `command` begin as the leader of a session on the terminal that is its standard input, so that the terminal's
+/// keys send it signals, even if its caller was started in the background and ignores those. It must not be given a
+/// process group: the leader of a group cannot start a session.
 pub fn begin_on_terminal(command: &mut Command) {
     let begin = || -> io::Result<()> {
         for signal in [libc::SIGINT, libc::SIGQUIT] {
@@ -37,7 +37,7 @@ pub fn begin_on_terminal(command: &mut Command) {
     unsafe { command.pre_exec(begin) };
 }
 
-/// Lets a file size limit be an error for `command` and not its end, so that a log that is full ends no agent.
+/// Makes a file size limit an error for `command` instead of its end, so that a full log ends no agent.
 pub fn begin_deaf_to_file_limits(command: &mut Command) {
     let begin = || {
         // SAFETY: a valid signal and disposition; no handler is installed.

@@ -1,14 +1,14 @@
 #![allow(unsafe_code)] // One function runs before `main`, which only a linker's section can ask for.
-//! What a process was not given. The standard library opens `/dev/null` in the place of a standard stream that is closed,
-//! before `main`: whoever was started without a stdout would write into nothing and find that all is well.
+//! Which standard streams this process was not given. Before `main`, the standard library opens `/dev/null` in place
+//! of a standard stream that is closed: a program without a stdout would then write into nothing and report success.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static STDOUT: AtomicBool = AtomicBool::new(false);
 
 // SAFETY: the section holds pointers to functions without result, which the C library calls once, one after the other,
-// in a process with one thread; what it passes them is of no interest to one that takes nothing. `look` makes one
-// system call and sets one atomic: it needs nothing that `main` would find prepared.
+// in a process with one thread; a function without parameters ignores what is passed to it. `look` makes one system
+// call and sets one atomic: it needs nothing that is initialised later.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = look;

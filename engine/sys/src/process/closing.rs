@@ -3,8 +3,8 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
-/// Closes all of these, and those whose numbers follow each other by one system call. Files that are opened one after the
-/// other mostly have such numbers.
+/// Closes all of these; those with consecutive numbers by one system call. Files that are opened one after the other
+/// mostly have such numbers.
 pub fn close_all(files: &mut Vec<OwnedFd>) {
     files.sort_unstable_by_key(OwnedFd::as_raw_fd);
     let mut run: Vec<OwnedFd> = Vec::with_capacity(files.len());
@@ -31,8 +31,8 @@ fn close_run(run: Vec<OwnedFd>) {
         return;
     }
     for number in numbers {
-        // SAFETY: it was owned by a value of `run`, which gave it up above, and is still open: a kernel that knows the call
-        // refuses nothing of it, so this one does not, and has closed nothing.
+        // SAFETY: it was owned by a value of `run`, which gave it up above, and it is still open: the call above fails
+        // only if the kernel does not know it, and then it has closed nothing.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
     }
 }
@@ -42,7 +42,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Whether the reader of a pipe has come to its end; for `true` waits until another test's new process has let go of it.
+    /// Whether the reader of a pipe has reached its end. If `true` is expected, waits until another test's new process
+    /// has closed its copy.
     fn is_closed(reader: &mut std::io::PipeReader, expected: bool) -> bool {
         rustix::io::ioctl_fionbio(&*reader, !expected).unwrap();
         reader.read(&mut [0]).is_ok_and(|len| len == 0)
@@ -56,7 +57,7 @@ mod tests {
             readers.push(reader);
             writers.push(OwnedFd::from(writer));
         }
-        // Copies get the lowest numbers that are free, so there are runs among them.
+        // Copies get the lowest free numbers, so some of them are consecutive.
         let copies: Vec<OwnedFd> = writers.iter().map(|fd| fd.try_clone().unwrap()).collect();
         let (mut closed, kept): (Vec<_>, Vec<_>) =
             copies.into_iter().enumerate().partition(|(at, _)| at % 7 != 3);

@@ -1,23 +1,24 @@
 #![forbid(unsafe_code)]
-//! How many descriptors a process may have: more for who serves many, the usual number for whom it starts.
+//! How many descriptors a process may have: more for a program with many calls, the usual number for the programs it
+//! starts.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The limit that a process began with, for the processes that it starts.
+/// The limit with which this process began, for the programs that it starts.
 #[derive(Clone, Copy, Debug)]
 pub struct FileLimit(Rlimit);
 
 impl FileLimit {
-    /// Allows this process as many descriptors as it may allow itself: every call under way needs one at least.
+    /// Raises this process's limit as far as it may: every running call needs one descriptor at least.
     pub fn raise() -> Self {
         let before = Self(getrlimit(Resource::Nofile));
         before.raise_again();
         before
     }
 
-    /// Sets the limit that was there before: a program that was written for few descriptors may break with many.
+    /// Sets the previous limit again: a program that was written for few descriptors may fail with many.
     pub fn restore(self) {
-        // Within what was allowed before, so it is allowed now.
+        // Not above the previous limit, so it is allowed.
         let _ = setrlimit(Resource::Nofile, self.0);
     }
 

@@ -1,4 +1,4 @@
-//! The one `fork(2)` of the project: a process of its own for the data of one call.
+//! The only `fork(2)` of the project: a process of its own for the data of one call.
 #![allow(unsafe_code)] // fork, sigaction, sigprocmask, close_range, a shared mapping and _exit have no safe equivalent.
 
 use std::io;
@@ -13,8 +13,8 @@ use super::{Child, EXIT_TROUBLE};
 /// First descriptor that is not a standard stream.
 const FIRST_FD: u32 = 3;
 
-/// What a parent may have claimed for its own event loop; a call's process starts with the system's
-/// defaults. `SIGPIPE` stays ignored, as in every Rust program: the pump wants `EPIPE`.
+/// Signals that a parent may handle in its event loop; a call's process starts with the system's defaults. `SIGPIPE`
+/// stays ignored, as in every Rust program: the pump expects `EPIPE`.
 const RESET: [libc::c_int; 6] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGCHLD, libc::SIGUSR1, libc::SIGUSR2];
 
@@ -28,9 +28,8 @@ const RESET: [libc::c_int; 6] =
 /// for the exception.
 ///
 /// # Errors
-/// `InvalidInput` if this process has more than one thread: only the forking thread would exist in
-/// the child, and a lock held by another would stay locked for ever. Otherwise what `fork(2)` or
-/// `pidfd_open(2)` said.
+/// `InvalidInput` if this process has more than one thread: only the forking thread would exist in the child, and a
+/// lock held by another thread would stay locked for ever. Otherwise what `fork(2)` or `pidfd_open(2)` said.
 pub fn fork_pump(body: impl FnOnce() -> i32) -> io::Result<Child> {
     fork_keeping(&[], body)
 }
@@ -58,12 +57,12 @@ pub fn fork_keeping(keep: &[BorrowedFd<'_>], body: impl FnOnce() -> i32) -> io::
 
 /// Whether the calling thread is the only one of this process.
 fn is_single_threaded() -> io::Result<bool> {
-    // The kernel counts one link for each thread beside the two every folder has: one system call,
-    // no directory walk.
+    // A folder of `/proc` has one link for each folder in it and two more: one system call, and no need to list the
+    // folder.
     Ok(rustix::fs::stat("/proc/self/task")?.st_nlink == 3)
 }
 
-/// The child's whole life.
+/// What the child does from its first moment to its end.
 fn in_child(kept: &[u32], body: impl FnOnce() -> i32) -> ! {
     reset_signals();
     exit_on_panic(EXIT_TROUBLE);
@@ -75,13 +74,14 @@ fn end(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Sees to it that a panic, once it has said where it was, ends the process with this status: nothing is unwound or
-/// dropped, as if somebody had killed it. What is built to abort on panic would end by a signal and leave a core.
+/// From now on a panic prints its message and ends the process with this status: nothing is unwound or dropped, as if
+/// the process had been killed. Without this, a program that is built to abort on panic would end by a signal and
+/// leave a core file.
 pub fn exit_on_panic(status: i32) {
     static STATUS: AtomicI32 = AtomicI32::new(EXIT_TROUBLE);
     static HOOKED: AtomicBool = AtomicBool::new(false);
     STATUS.store(status, Relaxed);
-    // A process that was forked has its parent's hook, and a status of its own.
+    // A forked process has its parent's hook already, and only sets its own status.
     if !HOOKED.swap(true, Relaxed) {
         let say = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -91,8 +91,8 @@ pub fn exit_on_panic(status: i32) {
     }
 }
 
-/// Words, all 0, that this process shares with every process that it forks from now on, for as long as any of them lives.
-/// Without such memory, each has its own.
+/// Words, all 0, that this process shares with every process that it forks from now on, for as long as any of them
+/// runs. If no such memory can be had, each process has its own.
 #[must_use]
 pub fn words_for_all_forks<const N: usize>() -> &'static [AtomicU64; N] {
     // SAFETY: no address is asked for and no file is mapped, so the kernel makes a new range that nothing refers to.
@@ -109,13 +109,13 @@ pub fn words_for_all_forks<const N: usize>() -> &'static [AtomicU64; N] {
     if start == libc::MAP_FAILED {
         return Box::leak(Box::new([const { AtomicU64::new(0) }; N]));
     }
-    // SAFETY: a page-aligned range of this size, zeroed, readable and writable, that nobody ever unmaps. Every bit pattern
-    // is an atomic, and all that any process does with them are atomic accesses.
+    // SAFETY: a page-aligned range of this size, zeroed, readable and writable, which is never unmapped. Every bit
+    // pattern is a valid atomic, and every process accesses the words by atomic operations only.
     unsafe { &*start.cast::<[AtomicU64; N]>() }
 }
 
-/// Sees to it that the ends of children wait to be heard of. A program inherits that they do not, from a shell that said
-/// `trap '' CHLD`, and would lose every exit code. To be called once, before the first child.
+/// Lets ended children wait to be reaped. A program may inherit the opposite, from a shell that ran `trap '' CHLD`,
+/// and would lose every exit code. To be called once, before the first child.
 pub fn claim_children() {
     // SAFETY: the number is a valid signal and `SIG_DFL` a valid disposition; no handler is installed.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -130,7 +130,7 @@ fn reset_signals() {
     super::signals::unblock_all();
 }
 
-/// Gives every signal its default effect and blocks none, for a program that this process is about to become.
+/// Gives every signal its default effect and blocks none, for a program that this process is about to execute.
 pub(super) fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: `SIG_DFL` is a valid disposition and no handler is installed; a number that cannot be set is refused.
@@ -139,7 +139,7 @@ pub(super) fn default_signals() {
     super::signals::unblock_all();
 }
 
-/// Undoes for `SIGPIPE` what [`default_signals`] did: no line that nobody takes ends this process.
+/// Ignores `SIGPIPE` again, after [`default_signals`]: writing to a closed pipe must not end this process.
 pub(super) fn ignore_broken_pipes() {
     // SAFETY: a valid signal and a valid disposition; no handler is installed.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
@@ -157,9 +157,8 @@ fn close_all_but(kept: &[u32]) -> io::Result<()> {
     close_range(from, u32::MAX, 0)
 }
 
-/// Closes every descriptor but the standard streams and those in `keep`, in a process that
-/// [`fork_keeping`] started: `body` may not use what it has closed, as it may not use anything else
-/// that was open before.
+/// Closes every descriptor but the standard streams and those in `keep`, in a process that [`fork_keeping`] started:
+/// `body` may not use a descriptor that is closed here.
 ///
 /// # Errors
 /// What `close_range(2)` said.

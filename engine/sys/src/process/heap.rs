@@ -1,16 +1,16 @@
-//! Giving memory that is not in use any more back to the system: of the heap and of the stack.
+//! Returning unused memory to the system: of the heap and of the stack.
 #![allow(unsafe_code)] // malloc_trim(3) and madvise(2) of a stack have no safe equivalent.
 
-/// How much of the stack is given back: as much as a process has when it begins, and more than a call's start touches.
+/// How much of the stack is returned: as much as a process has when it begins, and more than a call's start touches.
 const STACK: usize = 128 << 10;
 
-/// Pages that the caller's frames and the system call itself may be on.
+/// Pages that may hold the caller's frames and those of the system call itself.
 const MARGIN: usize = 3;
 
 /// Returns freed heap pages of this process to the system, where the C library can.
 ///
-/// For processes that are many and rest: what parsing a command line left behind is a third of a waiting
-/// call's private memory.
+/// For processes that are many and mostly wait: what reading a command line left behind is a third of a waiting call's
+/// private memory.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer and touches only memory that the allocator itself knows to be free.
@@ -19,19 +19,18 @@ pub fn trim_heap() {
     }
 }
 
-/// Returns the pages of this process's stack that lie below the caller: what is called deeper later finds zeroes there, as
-/// on its first use.
+/// Returns the pages of this process's stack below the caller: deeper calls find zeroes there later, as on first use.
 ///
 /// Starting a service and preparing a call go much deeper than waiting does, and leave some 50 KiB behind.
 #[inline(never)]
 pub fn trim_stack() {
-    // The stacks of other threads have neighbours close below.
+    // Another thread's stack has other memory close below.
     if !rustix::thread::gettid().eq(&rustix::process::getpid()) {
         return;
     }
     let here = 0_u8;
-    // Not by rustix, which may have to open a file for it, and this process may be confined.
-    // SAFETY: takes a number and gives one.
+    // rustix may have to open a file for this, and this process may be confined.
+    // SAFETY: takes a number and returns one.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) else { return };
     let end = (&raw const here).addr() / page * page;
@@ -57,7 +56,7 @@ mod tests {
         below + u32::from(filled[levels as usize])
     }
 
-    /// Tests run in threads of their own, where nothing is given back; the process of a call is seen in `tests/process.rs`.
+    /// Tests run in threads of their own, where nothing is returned; `tests/process.rs` tests the first thread.
     #[test]
     fn the_stack_of_a_thread_stays() {
         let kept = std::hint::black_box([7_u8; 64 << 10]);

@@ -1,15 +1,15 @@
 #![forbid(unsafe_code)]
 //! Moving next to the process at the other end of a local pipe or socket.
 //!
-//! A pipe between two cores moves a third of what it moves on one: each of its pages is allocated on one core
-//! and freed on the other, and each wake-up may be that of an idle core. A ring between two cores has neither
-//! cost. So of the three hops of a call, source → pump → pump → sink, the middle one should cross cores and the
-//! outer ones should not; but a scheduler that sees an idle core sends each woken process there, and where
-//! processes start apart they stay apart.
+//! A pipe between two cores moves a third of what it moves on one: each of its pages is allocated on one core and
+//! freed on the other, and each wake-up may have to wake an idle core. A ring between two cores has neither cost. So
+//! of the three hops of a call, source → pump → pump → sink, the middle one should go from core to core and the outer
+//! ones should not. But a scheduler that sees an idle core sends each woken process there, and processes that start on
+//! different cores stay there.
 //!
-//! A pump that moves much therefore looks from time to time where its neighbour ran last, and goes there.
-//! It is a hint and not a bond: the allowed processors are the same before and after, and a scheduler that
-//! knows better moves it away again. Nothing is ever done to the neighbour, nor is anything told to anybody.
+//! So a pump that moves much looks from time to time where its neighbour ran last, and moves there. This is only a
+//! hint: the allowed processors are the same before and after, and the scheduler may move it away again. The neighbour
+//! itself is not touched.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,29 +18,29 @@ use std::os::unix::fs::FileExt;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-/// Processes and descriptors that are looked at, at most: who started us usually has few.
+/// Most processes and descriptors that are looked at: a parent usually has few.
 const KIN: usize = 16;
 const FDS: usize = 24;
 
 /// Longest line of `/proc/PID/stat`: fifty numbers and a name.
 const LINE: usize = 1024;
 
-/// A process that works at the other end of a descriptor of ours. It may have ended, or its number may mean
-/// another one by now: the worst that comes of it is a hint that does not help.
+/// A process at the other end of a descriptor of this process. It may have ended, and its number may be another
+/// process's by now: then the hint is of no use, and nothing worse happens.
 #[derive(Debug)]
 pub struct Neighbour {
-    /// Open, since a process that moves bytes can open nothing.
+    /// Opened in advance, since a confined process can open nothing.
     stat: File,
-    /// What it had run at the last look.
+    /// How long it had run at the last look.
     ran: u64,
 }
 
-/// What `/proc/PID/stat` says that matters here.
+/// The values of `/proc/PID/stat` that matter here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stat {
-    /// Clock ticks it has run.
+    /// For how many clock ticks it has run.
     ran: u64,
-    /// Where it ran last.
+    /// The processor on which it ran last.
     cpu: usize,
 }
 
@@ -51,8 +51,8 @@ impl Neighbour {
         Some(Neighbour { stat: File::open(format!("/proc/{pid}/stat")).ok()?, ran: 0 })
     }
 
-    /// The busiest of those that hold the same pipe as `pipe`: who has started us, and whom else it has started, in a
-    /// pipeline say. `None` for what is not a pipe, and where `/proc` does not tell.
+    /// The busiest of the processes that hold the same pipe as `pipe`: the parent of this process, or another child of
+    /// it, in a pipeline for example. `None` if it is not a pipe, or `/proc` does not tell.
     #[must_use]
     pub fn at_pipe(pipe: impl AsFd) -> Option<Neighbour> {
         let own = fs::read_link(format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd())).ok()?;
@@ -71,11 +71,11 @@ impl Neighbour {
         busiest(of_parent.then_some(parent).into_iter().chain(in_pipeline))
     }
 
-    /// Moves this thread to where the neighbour ran last, if it has run since the last look. `Ok(true)`: it was elsewhere
-    /// before.
+    /// Moves this thread to the processor where the neighbour ran last, if the neighbour has run since the last look.
+    /// `Ok(true)`: the thread was on another one before.
     ///
     /// # Errors
-    /// What reading `/proc` or the scheduler said: the neighbour is gone, or may not be looked at.
+    /// What reading `/proc` or the scheduler said: the neighbour has ended, or may not be looked at.
     pub fn join(&mut self) -> io::Result<bool> {
         let Stat { ran, cpu: there } = self.look()?;
         let has_run = std::mem::replace(&mut self.ran, ran) != ran;
@@ -145,7 +145,8 @@ mod tests {
         assert!(neighbour.join().is_err(), "it is gone");
     }
 
-    /// The shell is this process's child, so that the test is the one who asks, and the shell's other child is found.
+    /// The shell is a child of this process, so that this test is its neighbour's searcher and finds the shell's other
+    /// child.
     #[test]
     fn whoever_is_in_the_same_pipeline_is_found() {
         if std::env::var_os("QREXEC_TEST_PIPELINE").is_some() {
@@ -162,7 +163,7 @@ mod tests {
             .stdout(Stdio::piped())
             .env("QREXEC_TEST_PIPELINE", "1");
         let mut child = shell.spawn().unwrap();
-        // `cat` lives as long as this end of its pipe.
+        // `cat` runs as long as this end of its pipe is open.
         let held = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ended = lines.map_while(Result::ok).find(|line| line.starts_with("ended "));

@@ -11,11 +11,11 @@ use rustix::process::Signal;
 /// comes first.
 const RECORD: usize = size_of::<libc::signalfd_siginfo>();
 
-/// A set of signals that this thread takes as events. Readable when one is there.
+/// A set of signals that this thread receives as events. Readable when one has arrived.
 ///
-/// The signals are blocked in the thread that made it, and in threads that this one starts later:
-/// make it before any thread. Dropping it restores the mask that was there before; a signal that is
-/// still pending then takes its usual effect.
+/// The signals are blocked in the thread that made it, and in threads that this one starts later: it must be made
+/// before any thread. Dropping it restores the previous mask; a signal that is still pending then has its usual
+/// effect.
 #[derive(Debug)]
 pub struct Signals {
     fd: OwnedFd,
@@ -23,7 +23,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks `signals` and takes them as events from now on.
+    /// Blocks `signals` and receives them as events from now on.
     ///
     /// # Errors
     /// What `signalfd(2)` or `pthread_sigmask(3)` said; the mask is then as it was.
@@ -49,8 +49,8 @@ impl Signals {
         Ok(self.take_next_from()?.map(|(number, _)| number))
     }
 
-    /// As [`Signals::take_next`], and whether the kernel itself sent it: a key of a terminal, which then sent it to every
-    /// process in front.
+    /// As [`Signals::take_next`]. Also returns whether the kernel itself sent the signal: a key of a terminal did, and
+    /// then every process in the foreground got it.
     ///
     /// # Errors
     /// What `read(2)` said.
@@ -79,14 +79,14 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // The mask came from the kernel, so setting it again cannot fail; and a drop has nobody to
-        // tell.
+        // The mask came from the kernel, so setting it again cannot fail; and an error in a drop could not be
+        // reported.
         let _ = self.before.apply(libc::SIG_SETMASK);
     }
 }
 
-/// Lets every signal through to this thread: a new process must not inherit what its parent's loop
-/// had blocked.
+/// Unblocks every signal in this thread: a new process must not inherit the signals that its parent's loop has
+/// blocked.
 pub(super) fn unblock_all() {
     let _ = Mask::of(&[]).apply(libc::SIG_SETMASK);
 }
@@ -109,7 +109,7 @@ impl Mask {
         Self(unsafe { set.assume_init() })
     }
 
-    /// Changes this thread's mask as `how` says and gives the one before.
+    /// Changes this thread's mask as `how` says. Returns the previous one.
     fn apply(&self, how: libc::c_int) -> io::Result<Self> {
         let mut before = Self::of(&[]);
         // SAFETY: both point to initialised sets that live across the call.

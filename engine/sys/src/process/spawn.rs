@@ -11,7 +11,7 @@ use rustix::process::Pid;
 
 use super::Child;
 
-/// What to start, and with what.
+/// The program to start, and how.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// The file; not searched for.
@@ -38,8 +38,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     let env = pointers(program.env);
     let actions = Actions::new(&program.streams)?;
     let attributes = Attributes::new()?;
-    // What we open is close-on-exec; this is for what we were given. A kernel too old for it
-    // (before 5.11) keeps those.
+    // Descriptors that this process opened are close-on-exec; this is for those it inherited. A kernel before 5.11
+    // does not know the call, and there the program inherits them.
     let _ = super::fork::close_all_on_exec();
     let mut pid: libc::pid_t = 0;
     // SAFETY: `file` is NUL-terminated; both arrays end with a null pointer and their strings live
@@ -61,7 +61,8 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Child> {
     }
 }
 
-/// Becomes another program, with default signals, none blocked. Unlike `execvp(3)` it never tries a shell.
+/// Executes another program in this process, with default signals, none blocked. Unlike `execvp(3)` it never tries a
+/// shell.
 ///
 /// Returns only if that failed.
 pub fn replace(file: &CStr, args: &[CString], env: &[CString]) -> io::Error {
