@@ -44,6 +44,9 @@ const MAX_WATCHES: usize = 32;
 /// If a domain's key changes more often than this within a period, it is read once a period and not watched any more:
 /// that domain may write it as often as it likes.
 const NOISE: u32 = 16;
+/// Questions that may wait for a xenstore that does not answer: then the connection is given up. Members that come and
+/// go cause some for each domain at each tick.
+const MAX_QUESTIONS: usize = 4 * MAX_DOMAINS;
 
 /// The byte for: the domain of this member is gone.
 const GONE: u8 = 1;
@@ -274,6 +277,9 @@ impl DomainMonitor {
             } else {
                 self.look_again(domain);
             }
+        }
+        if self.questions.len() > MAX_QUESTIONS {
+            self.forget_store();
         }
         if self.domains.is_empty() && !self.shut {
             self.tick_every(Duration::ZERO);

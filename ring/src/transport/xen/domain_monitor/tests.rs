@@ -193,6 +193,28 @@ fn a_call_with_dom0_costs_no_tick_and_no_question() {
     assert!(!world.domain_monitor.ticking && world.domain_monitor.store.is_none() && is_silent(&member));
 }
 
+/// Members that come and go cause questions, which must not gather while xenstore answers none.
+#[test]
+fn a_xenstore_that_does_not_answer_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let silent = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let held = std::sync::Arc::clone(&silent);
+    let opener = Box::new(move || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        held.lock().unwrap().push(theirs);
+        Ok(Store::over(ours.into()))
+    });
+    let mut monitor = DomainMonitor::at(&dir.path().join("peers"), OWN, |_| true, opener).unwrap();
+    for _ in 0..2 * MAX_QUESTIONS {
+        assert!(monitor.take_up(100));
+        // Nobody asks for the domain any more, so it is dropped.
+        monitor.tick();
+        assert!(monitor.questions.len() <= MAX_QUESTIONS, "{}", monitor.questions.len());
+    }
+    assert!(silent.lock().unwrap().len() > 1, "it was opened again");
+}
+
 #[test]
 fn who_speaks_otherwise_is_turned_out() {
     let mut world = World::new();
