@@ -47,7 +47,7 @@ fn main() -> Outcome {
             Err(error) => println!("in place on {pages} pages: {name}: {error}"),
         }
     }
-    // Whoever ends first would take pages from the other's trials only if it were the server: it waits for the client.
+    // If the server ended first, it would take the pages away from the client's trials: it waits for the client.
     if verb == "serve" {
         while channel.is_open() {
             std::thread::sleep(Duration::from_millis(50));

@@ -20,7 +20,7 @@ pub(crate) trait Bell: Send {
     fn ring(&mut self) -> Result<bool, Error>;
     /// Answers the doorbell (shm), or moves arrived bytes in (stream). `Ok(false)`: the peer is gone.
     fn acknowledge(&mut self) -> Result<bool, Error>;
-    /// Whether the peer is behind a stream: then each flush moves bytes, whoever asked.
+    /// Whether the peer is behind a stream: then each flush moves bytes, whether the peer asked for them or not.
     fn is_stream(&self) -> bool;
     /// Whether the kernel may keep ring pages beyond a transfer: not where unmapping them would have to wait for it.
     fn lends(&self) -> bool {

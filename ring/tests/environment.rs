@@ -1,5 +1,5 @@
-//! What the environment decides: the transport, the folder, the domain id. A test's own environment is
-//! shared by all threads, so each case is a run of this program with another one.
+//! What the environment decides: the transport, the folder, the domain id. All threads of a test program share its
+//! environment, so each case is another run of this program.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::*;
 use ring::{Error, Kind, Sizes, Transport};
 
 const CHILD: &str = "RING_TEST_CHILD";
-/// What the child says by its exit code.
+/// The child's result, as its exit code.
 const SHM: i32 = 10;
 const SOCKET: i32 = 11;
 const XEN: i32 = 12;
@@ -107,7 +107,7 @@ fn a_folder_open_to_others_is_refused() {
     assert_eq!(shm_with("QREXEC_SHM_DIR", &file), REFUSED);
 }
 
-/// Whoever took a well-known name first could join the calls of whoever comes later, root too.
+/// If a well-known name were accepted from another user, that user could join the calls of this one, even root's.
 #[test]
 fn a_default_folder_of_somebody_else_is_refused() {
     if !rustix::process::geteuid().is_root() {
@@ -120,11 +120,11 @@ fn a_default_folder_of_somebody_else_is_refused() {
     }
     assert_eq!(shm_with("XDG_RUNTIME_DIR", root.path()), REFUSED);
     assert_eq!(shm_with("TMPDIR", root.path()), REFUSED);
-    // Root that names the folder of another user's lab means it.
+    // Root may name the folder of another user's lab on purpose.
     assert_eq!(shm_with("QREXEC_SHM_DIR", &root.path().join("named")), SHM);
 }
 
-/// Whoever owns the folder around ours could put another in its place.
+/// The owner of the folder around this one could put another folder in its place.
 #[test]
 fn a_runtime_folder_of_somebody_else_is_refused() {
     if !rustix::process::geteuid().is_root() {
@@ -142,7 +142,7 @@ fn a_runtime_folder_of_somebody_else_is_refused() {
 
 const COUNT: &str = "RING_TEST_COUNT";
 
-/// In a process of its own, where no other test opens anything.
+/// In a process of its own, in which no other test opens descriptors.
 #[test]
 fn count_descriptors() {
     if std::env::var_os(COUNT).is_none() {

@@ -29,7 +29,7 @@ fn talk() -> &'static Path {
     let (_, path) = PROGRAM.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("talk");
-        // Written out, because whoever runs the tests need not be able to read the checkout.
+        // Written out, because the user who runs the tests may not be able to read the checkout.
         let source = folder.path().join("talk.c");
         std::fs::write(&source, include_str!("talk.c")).unwrap();
         std::fs::write(folder.path().join("libvchan.h"), include_str!("../include/libvchan.h")).unwrap();

@@ -44,7 +44,7 @@ pub(super) enum Offer {
 }
 
 impl Offer {
-    /// Rings of these orders, for whoever will come.
+    /// Rings of these orders, for a client that is not known yet.
     pub(super) fn new(kind: Kind, orders: Orders) -> Result<Offer, Error> {
         Ok(match kind {
             Kind::Shm => Offer::Shm(shm::Offer::new(orders)?),

@@ -1,4 +1,4 @@
-//! What the ring's integration tests share: a bed to meet in, and sleeping with a deadline.
+//! What the ring's integration tests share: a folder with a transport for meeting, and waiting with a deadline.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ pub(crate) const CLIENT: u32 = 9;
 /// No test waits longer for one event; whatever takes longer was lost.
 pub(crate) const LOST: Duration = Duration::from_secs(10);
 
-/// A folder to meet in, on one transport.
+/// A folder in which two sides meet by one transport.
 pub(crate) struct Bed {
     kind: Kind,
     dir: PathBuf,
@@ -70,7 +70,7 @@ impl Bed {
     }
 }
 
-/// Lets the two find each other, in threads of their own since either may wait for the other.
+/// Lets the two find each other, in threads of their own, since either may have to wait for the other.
 pub(crate) fn meet(listener: Listener, connector: Connector) -> (Channel, Channel) {
     std::thread::scope(|threads| {
         let client = threads.spawn(move || connector.connect_within(LOST).unwrap());
@@ -78,7 +78,7 @@ pub(crate) fn meet(listener: Listener, connector: Connector) -> (Channel, Channe
     })
 }
 
-/// Sleeps until the channel's descriptor is ready, and answers it. False when `limit` passed first.
+/// Sleeps until the channel's descriptor is ready, and answers it. False if `limit` has passed before.
 pub(crate) fn sleep_for(channel: &mut Channel, limit: Duration) -> bool {
     let mut what = PollFlags::empty();
     what.set(PollFlags::IN, channel.wants_in());
@@ -158,7 +158,7 @@ pub(crate) fn wait_closed(channel: &mut Channel) {
         if !channel.arm(true, false).unwrap() {
             sleep(channel);
         } else if channel.readable().unwrap() > 0 {
-            // Unread data wakes at once; only the descriptor tells of the end.
+            // Unread data end the wait at once; the close is seen only by the descriptor.
             sleep(channel);
         }
     }
@@ -176,7 +176,7 @@ pub(crate) fn writes_fail(channel: &mut Channel) -> bool {
     })
 }
 
-/// This test program again, running one test of it, with an environment to tell it what to be.
+/// This test program again, to run one of its tests, with an environment that says in which role.
 pub(crate) fn again(test: &str, environment: &[(&str, &Path)]) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
@@ -208,7 +208,7 @@ pub(crate) fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Small numbers in a fixed order: which chunk sizes come next.
+/// Small numbers in a fixed order, by which sizes of chunks are chosen.
 pub(crate) struct Dice(u64);
 
 impl Dice {

@@ -33,7 +33,7 @@ pub(crate) fn writes_after_the_peers_close_fail(bed: &Bed) {
     }
 }
 
-/// Whoever waits for room that will never come is told.
+/// A writer that waits for room is woken when the reader closes and no room will ever come.
 pub(crate) fn a_close_wakes_a_writer_that_waits_for_room(bed: &Bed) {
     let (mut server, client) = bed.meet(15, Sizes::both(4096));
     while server.write(&[0; 4096]).unwrap() > 0 {
@@ -50,7 +50,7 @@ pub(crate) fn a_close_wakes_a_writer_that_waits_for_room(bed: &Bed) {
 /// The environment variable that turns a run of this program into a peer that is to be killed.
 const DOOMED: &str = "RING_TEST_DOOMED_IN";
 
-/// A peer in a process of its own, killed while we sleep: no destructor tells us of it.
+/// A peer in a process of its own, which is killed while this side sleeps, so that no destructor runs there.
 pub(crate) fn a_killed_process_is_seen(bed: &Bed) {
     for doomed_listens in [true, false] {
         let port = if doomed_listens { 17 } else { 16 };

@@ -52,7 +52,7 @@ fn both_ways(mut channel: Channel, out: usize, inn: usize, chunk: usize, pattern
     channel
 }
 
-/// Each half has an owner of its own, and what a flush has still to tell goes with it.
+/// Each half has an owner of its own, and keeps what the next flush has to tell the peer.
 pub(crate) fn a_channel_is_its_halves_and_their_link(bed: &Bed) {
     let (server, mut client) = bed.meet(22, Sizes::both(4096));
     let (mut tx, mut rx, mut link) = server.split();
@@ -70,7 +70,7 @@ pub(crate) fn a_channel_is_its_halves_and_their_link(bed: &Bed) {
     exchange(&mut server, &mut client);
     let (tx, rx, link) = server.split();
     assert!(client.is_open());
-    // With the link the connection ends, whoever has the halves.
+    // The connection ends with the link, although the halves still exist.
     drop(link);
     wait_closed(&mut client);
     drop((tx, rx));

@@ -1,7 +1,7 @@
-//! Peers that break every rule: the worst they get is their own channel's end.
+//! Peers that break every rule: nothing worse may come of it than the end of their own channel.
 //!
-//! Each test runs under a deadline. What an honest side may answer is [`Error::BadIndex`], [`Error::Closed`]
-//! or, while meeting, [`Error::BadMeeting`]: never a panic, a hang, growth or an error of our own.
+//! Each test runs under a deadline. An honest side may answer with [`Error::BadIndex`], [`Error::Closed`] or, while
+//! meeting, [`Error::BadMeeting`]: never with a panic, a hang, growth or an error of its own.
 
 #[path = "../common/mod.rs"]
 mod common;

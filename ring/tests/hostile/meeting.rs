@@ -15,7 +15,7 @@ use crate::common::*;
 use crate::raw::{SEALS, memfd, offer, send_with};
 use crate::{DEADLINE, SMALL};
 
-/// What an honest client says to a server that sends these bytes and descriptors and stays.
+/// The result for an honest client whose server sends these bytes and descriptors and stays.
 fn meet_with(bytes: &[u8], fds: &[OwnedFd]) -> Result<Channel, Error> {
     let bed = Bed::new(Kind::Shm);
     let listener = UnixListener::bind(bed.socket(1).unwrap()).unwrap();
@@ -123,7 +123,7 @@ fn any_other_number_of_descriptors_is_refused_and_none_stays_open() {
             fds.push(writer.into());
             refused(&honest_offer(), &fds);
             drop(fds);
-            // The end of the pipe shows that no copy of its other end was kept.
+            // The pipe has ended, so no copy of its other end was kept.
             assert_eq!(reader.read(&mut [0]).unwrap(), 0, "{count} descriptors");
         }
     });
@@ -171,7 +171,7 @@ fn a_server_that_says_nothing_costs_the_deadline() {
     });
 }
 
-/// Clients that come and go before the server looks do not stand in an honest one's way.
+/// Clients that come and go before the server looks do not keep an honest one from connecting.
 #[test]
 fn a_client_that_leaves_before_the_offer_is_passed_over() {
     within(DEADLINE, || {

@@ -1,4 +1,4 @@
-//! Hostile on the shared page and on the doorbell, one deed at a time.
+//! Hostile on the shared page and on the doorbell, one violation at a time.
 
 use std::io::Read as _;
 use std::net::Shutdown;
@@ -95,7 +95,8 @@ fn holes_read_as_zeroes() {
         let mut bytes = [9; 10];
         channel.read(&mut bytes).unwrap();
         raw.punch();
-        // Zero lies behind what was taken already; so does "closed".
+        // The zero that is there now is smaller than the bytes that were taken already, and the live byte says
+        // "closed".
         is_lie(channel.readable());
         assert!(!channel.is_open());
         raw.poke(raw.own().prod, &50_u32.to_le_bytes());
@@ -121,7 +122,7 @@ fn a_flood_of_wake_ups_is_drunk_up() {
             }
         }
         assert!(channel.is_open() && channel.readable().unwrap() == 0);
-        // Many bytes at a time, too.
+        // Also with many bytes at once.
         while send_with(&raw.socket, &[0xa5; 60_000], &[]) {}
         while sleep_for(channel, Duration::ZERO) {}
         assert!(channel.is_open() && !channel.arm(true, false).unwrap());
@@ -157,7 +158,7 @@ fn descriptors_on_the_doorbell_are_dropped() {
     });
 }
 
-/// Urgent bytes do not keep the poll busy, nor do they end the channel.
+/// Urgent bytes must not wake this side again and again, nor end the channel.
 #[test]
 fn urgent_bytes_are_wake_ups_like_others() {
     both(|channel, raw| {
@@ -222,7 +223,7 @@ fn pages_that_flicker_cause_lies_and_no_more() {
                 move || {
                     let mut dice = Dice::new(u64::from(port));
                     while rounds.fetch_add(1, Ordering::Relaxed) < 500 {
-                        // Near the truth, so that some of it is believed.
+                        // Values near the true ones, so that some of them are accepted.
                         let step = (dice.below(64) as u32).to_le_bytes();
                         raw.poke([raw.own().prod, raw.own().cons][dice.below(2)], &step);
                         raw.poke(raw.own().asks, &[dice.below(256) as u8]);
@@ -237,7 +238,7 @@ fn pages_that_flicker_cause_lies_and_no_more() {
                     }
                 }
             });
-            // Once after the last round at least: on a busy machine the other may be done by now.
+            // At least once after the last round: on a busy machine the other thread may have ended before.
             let mut over = false;
             while !over {
                 over = rounds.load(Ordering::Relaxed) >= 500;

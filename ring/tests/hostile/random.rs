@@ -1,4 +1,4 @@
-//! Hostile at random: many deeds, and between them all that a user does with a channel.
+//! Hostile at random: many violations, and between them everything that a user does with a channel.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::common::*;
 use crate::meeting::{honest_memfd, refused};
 use crate::raw::Raw;
 
-/// One turn of everything a user does with a channel. Errors must be the peer's.
+/// Everything that a user does with a channel, once. Errors must be the peer's fault.
 pub(crate) fn use_channel(channel: &mut Channel, len: usize) -> Result<(), Error> {
     let mut turn = || -> Result<(), Error> {
         let mut buffer = [0; 128];

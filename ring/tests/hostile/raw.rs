@@ -1,6 +1,6 @@
-//! A raw peer of the `shm` transport: it speaks the meeting protocol by hand and owes nobody anything.
+//! A raw peer of the `shm` transport, which keeps the meeting protocol only as far as a test wants.
 //!
-//! It touches the shared pages through `pread` and `pwrite` on the memfd, which are the same pages.
+//! It changes the shared pages through `pread` and `pwrite` on the memfd, which holds the same pages.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;

@@ -9,7 +9,7 @@ use ring::{Channel, Kind};
 use crate::common::*;
 use crate::{DEADLINE, SMALL};
 
-/// A peer of the socket transport, plain: `(ours, theirs)`, ours as the server.
+/// The socket transport with a plain socket as the peer: `(ours, theirs)`, ours as the server.
 fn stream_peer(bed: &Bed) -> (Channel, UnixStream) {
     let listener = bed.listen(1, SMALL);
     let theirs = UnixStream::connect(bed.socket(1).unwrap()).unwrap();
@@ -52,7 +52,7 @@ fn a_stream_that_half_closes_has_closed() {
     });
 }
 
-/// Closing with bytes unread makes the kernel reset the stream; what the peer had written still counts.
+/// If bytes are unread at the close, the kernel resets the stream; what the peer had written still counts.
 #[test]
 fn a_stream_that_resets_has_closed() {
     within(DEADLINE, || {
