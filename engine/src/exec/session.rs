@@ -1,33 +1,62 @@
-//! PAM: a session for the user of a call that root runs.
+//! PAM: a session for the user of a call that root starts.
 #![allow(unsafe_code)] // PAM is a C library, and no safe binding of it opens sessions.
 
-use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, NulError, OsStr, OsString, c_char, c_int, c_void};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 
 use libpam_sys as pam;
+use rustix::io::Errno;
 use rustix::process::Gid;
 
-/// Which of PAM's configurations is used: `/etc/pam.d/qrexec`.
+/// The name of PAM's configuration file: `/etc/pam.d/qrexec`.
 const SERVICE: &CStr = c"qrexec";
 
 /// An open session. It lasts until [`Session::close`] or the end of the process.
 #[derive(Debug)]
 pub(super) struct Session(NonNull<pam::pam_handle>);
 
-/// What PAM would not do, and why.
+/// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {why}")]
-pub(super) struct PamError {
-    what: &'static str,
-    why: String,
+pub(super) enum PamError {
+    /// The user's name contains a NUL, which PAM would take for its end.
+    #[error("user: {0}")]
+    Name(#[from] NulError),
+    /// The process cannot join the user's groups.
+    #[error("groups: {0}")]
+    Groups(Errno),
+    /// One of PAM's functions has failed.
+    #[error("{function}: {code}")]
+    Pam {
+        /// Its name.
+        function: &'static str,
+        /// What it returned.
+        code: PamCode,
+    },
+}
+
+/// A number that a function of PAM has returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PamCode(c_int);
+
+impl fmt::Display for PamCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SAFETY: this function accepts a null handle, and any number.
+        let text = unsafe { pam::pam_strerror(std::ptr::null(), self.0) };
+        if text.is_null() {
+            return write!(f, "error {}", self.0);
+        }
+        // SAFETY: not null, so a string that lives for ever.
+        f.write_str(&unsafe { CStr::from_ptr(text) }.to_string_lossy())
+    }
 }
 
 impl Session {
-    /// Opens a session for `user` in this process, which must be root's and takes the user's groups.
-    /// Nobody is asked for anything: a configuration that wants a password fails.
+    /// Opens a session for `user` in this process, which must be root's and joins the user's groups. No question is
+    /// ever answered: if the configuration wants a password, this fails.
     pub(super) fn open(user: &str, groups: &[Gid]) -> Result<Self, PamError> {
-        let name = CString::new(user).map_err(|_| PamError { what: "user", why: "a NUL".to_owned() })?;
+        let name = CString::new(user)?;
         let mut conversation = pam::pam_conv { conv: converse, appdata_ptr: std::ptr::null_mut() };
         let mut handle = std::ptr::null_mut();
         // SAFETY: two NUL-terminated strings, a conversation that PAM copies, a place for the handle.
@@ -35,7 +64,7 @@ impl Session {
             pam::pam_start(SERVICE.as_ptr(), name.as_ptr(), &raw mut conversation, &raw mut handle)
         };
         let handle = NonNull::new(handle).filter(|_| code == pam::PAM_SUCCESS);
-        let session = Self(handle.ok_or_else(|| error("pam_start", code))?);
+        let session = Self(handle.ok_or(PamError::Pam { function: "pam_start", code: PamCode(code) })?);
         session.establish(groups).inspect_err(|_| session.end(pam::PAM_ABORT))?;
         Ok(session)
     }
@@ -44,9 +73,8 @@ impl Session {
         let handle = self.0.as_ptr();
         // SAFETY: the handle is open.
         check("pam_authenticate", unsafe { pam::pam_authenticate(handle, 0) })?;
-        // Modules add to the groups that the process has by now.
-        rustix::thread::set_thread_groups(groups)
-            .map_err(|error| PamError { what: "groups", why: error.to_string() })?;
+        // PAM's modules add to the groups that the process has now.
+        rustix::thread::set_thread_groups(groups).map_err(PamError::Groups)?;
         // SAFETY: the handle is open.
         check("pam_setcred", unsafe { pam::pam_setcred(handle, pam::PAM_ESTABLISH_CRED) })?;
         // SAFETY: the handle is open.
@@ -80,7 +108,7 @@ impl Session {
         variables
     }
 
-    /// Ends the session after the user's program has ended.
+    /// Closes the session, after the user's program has ended.
     pub(super) fn close(self) {
         let handle = self.0.as_ptr();
         // SAFETY: the handle is open.
@@ -98,30 +126,18 @@ impl Session {
     }
 }
 
-/// Takes `NAME=value` apart.
+/// Splits `NAME=value`.
 fn variable(text: &CStr) -> Option<(OsString, OsString)> {
     let bytes = text.to_bytes();
     let (name, rest) = bytes.split_at_checked(bytes.iter().position(|b| *b == b'=')?)?;
     Some((OsStr::from_bytes(name).to_owned(), OsStr::from_bytes(rest.get(1..)?).to_owned()))
 }
 
-fn check(what: &'static str, code: c_int) -> Result<(), PamError> {
-    if code == pam::PAM_SUCCESS { Ok(()) } else { Err(error(what, code)) }
+fn check(function: &'static str, code: c_int) -> Result<(), PamError> {
+    if code == pam::PAM_SUCCESS { Ok(()) } else { Err(PamError::Pam { function, code: PamCode(code) }) }
 }
 
-fn error(what: &'static str, code: c_int) -> PamError {
-    // SAFETY: this function takes a null handle.
-    let text = unsafe { pam::pam_strerror(std::ptr::null(), code) };
-    let why = if text.is_null() {
-        format!("error {code}")
-    } else {
-        // SAFETY: not null, so a string that lives for ever.
-        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-    };
-    PamError { what, why }
-}
-
-/// Answers what PAM's modules say and ask: errors go to the log, questions get an empty answer.
+/// Handles what PAM's modules say and ask: errors go to the log, questions get an empty answer.
 unsafe extern "C" fn converse(
     count: c_int,
     messages: *const *const pam::pam_message,
@@ -176,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_names_the_function_and_the_reason_in_words() {
+        let error = check("pam_open_session", pam::PAM_SESSION_ERR).unwrap_err().to_string();
+        assert!(error.starts_with("pam_open_session: "), "{error}");
+        assert!(error.len() > "pam_open_session: ".len() && !error.contains("error 14"), "{error}");
+        assert!(check("pam_open_session", pam::PAM_SUCCESS).is_ok());
+        let named = Session::open("a\0b", &[]).unwrap_err();
+        assert!(matches!(named, PamError::Name(_)), "{named}");
+    }
+
+    #[test]
     fn questions_get_an_empty_answer() {
         let message = |style| pam::pam_message { msg_style: style, msg: c"text".as_ptr() };
         let (error, question) = (message(pam::PAM_ERROR_MSG), message(pam::PAM_PROMPT_ECHO_OFF));
@@ -194,7 +220,7 @@ mod tests {
         unsafe { libc::free(second.cast()) };
         // SAFETY: the array, likewise.
         unsafe { libc::free(answers.cast()) };
-        // SAFETY: a count that means nothing is refused before anything is looked at.
+        // SAFETY: an impossible count is refused before any pointer is used.
         let none = unsafe { converse(-1, messages.as_ptr(), &raw mut answers, std::ptr::null_mut()) };
         assert_eq!(none, pam::PAM_CONV_ERR);
     }
