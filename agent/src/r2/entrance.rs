@@ -1,8 +1,8 @@
-//! How programs of R1 and R2 ask for a service: three connections to a socket, each of which tells a number, then 128
-//! bytes with these numbers in a FIFO.
+//! How programs of R1 and R2 ask for a service: they make three connections to a socket, each of which is sent a
+//! number, and then write 128 bytes with these numbers to a FIFO.
 //!
-//! The numbers say nothing about descriptors here. They are random, count for one request, and only for connections of
-//! one user.
+//! The numbers are not those of descriptors here. They are random, are valid for one request, and only for connections
+//! of one user.
 
 use std::fs::File;
 use std::hash::BuildHasher;
@@ -21,36 +21,39 @@ use wire::small_map::SmallMap;
 use crate::client_slots::ClientSlots;
 use crate::listener::{AcceptPause, Listener};
 
-/// The FIFO, the socket, and the names that R1 and the first text about them have.
+/// The FIFO and the socket, with the names that R1 and the first description of them use.
 const FIFO: &str = "qrexec-agent";
 const SOCKET: &str = "qrexec-agent-fdpass";
 const OLD_NAMES: [(&str, &str); 2] = [("qrexec_agent", FIFO), ("qrexec_agent_fdpass", SOCKET)];
 
-/// Everybody in the VM may ask.
-const FIFO_MODE: u32 = 0o666;
+/// Every program in the VM may ask, and none but the agent may read what others ask: with the numbers in it their
+/// connections could be given to another service.
+const FIFO_MODE: u32 = 0o622;
 const SOCKET_MODE: u32 = 0o777;
 
-/// Three of them with two blanks must fit the 31 bytes of an ident.
+/// Three numbers below this, with two blanks, fit the 31 bytes of an ident.
 const NUMBERS: u64 = 1_000_000_000;
 
-/// How long a connection may wait for the request that means it.
+/// How long a connection may wait for its request.
 const UNUSED: Duration = Duration::from_secs(120);
-/// Connections that may, those of requests that are not answered included; a user may have half of them.
+/// Most connections that may wait, including those of requests that are not answered; a user may have half of them.
 const MOST: usize = 1024;
-/// Connections taken before somebody else has a turn.
+/// Most connections accepted before other descriptors are handled.
 const BATCH: usize = 64;
-/// Bytes of requests read at once: all that a FIFO holds.
+/// How much is read from the FIFO at once: as much as it holds, unless a program has enlarged it.
 const READ: usize = 1 << 16;
+/// Most that is read before other descriptors are handled: as much as a program without privileges can make it hold.
+const MOST_READ: usize = 1 << 20;
 
 /// A program that asks, by its three connections.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    /// What it reads, what it writes, its error output.
+    /// Its input, its output, its error output.
     pub(crate) streams: [OwnedFd; 3],
     pub(crate) user: u32,
 }
 
-/// A request with the caller that it belongs to.
+/// A request, with the caller to whom it belongs.
 pub(crate) struct Asked {
     pub(crate) blob: Blob,
     pub(crate) handles: Handles,
@@ -74,7 +77,7 @@ struct Connection {
     until: Instant,
 }
 
-/// FIFO and socket. Both files go with it.
+/// FIFO and socket. Both files are removed with it.
 pub(crate) struct Entrance {
     folder: PathBuf,
     fifo: File,
@@ -87,13 +90,13 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    /// Opens it in this folder.
+    /// Makes both in this folder.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let listener = Listener::open(&folder.join(SOCKET), SOCKET_MODE)?;
         for (old, new) in OLD_NAMES {
             replace_link(&folder.join(old), new)?;
         }
-        // Last: whoever finds it finds the socket, too.
+        // Last of all: a program that finds the FIFO finds the socket too.
         let fifo = make_fifo(&folder.join(FIFO))?;
         let own = rustix::process::geteuid().as_raw();
         Ok(Self {
@@ -108,17 +111,17 @@ impl Entrance {
         })
     }
 
-    /// Where requests come.
+    /// Readable when a request has come.
     pub(crate) fn fifo(&self) -> BorrowedFd<'_> {
         self.fifo.as_fd()
     }
 
-    /// Where connections come.
+    /// Readable when a connection has come.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
-    /// Takes connections and tells each its number.
+    /// Accepts connections and sends each its number.
     pub(crate) fn accept(&mut self, now: Instant) {
         self.forget_unused(now);
         for _ in 0..BATCH {
@@ -147,22 +150,31 @@ impl Entrance {
         }
     }
 
-    /// Reads all requests that are there. What makes no sense is dropped with a line.
+    /// Reads all requests that have come. Malformed ones are dropped with a line in the log.
     pub(crate) fn requests(&mut self) -> Vec<Asked> {
-        let mut bytes = vec![0; READ];
-        let count = match self.fifo.read(&mut bytes) {
-            Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(error) => {
-                tracing::error!("cannot read requests: {error}");
-                0
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; READ];
+        // Until the FIFO is empty: a read that fills the buffer may have cut a request in two.
+        while bytes.len() < MOST_READ {
+            let count = match self.fifo.read(&mut buffer) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!("cannot read requests: {error}");
+                    0
+                }
+            };
+            bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            if count < READ {
+                break;
             }
-        };
-        bytes.truncate(count);
+        }
         self.understand(&bytes)
     }
 
-    /// A request is one write, so it is whole; but before it there may be a piece of somebody's who does not know that.
+    /// A request is written at once, so it is complete; but a program that does not keep to that may have left a piece
+    /// before it.
     fn understand(&mut self, mut bytes: &[u8]) -> Vec<Asked> {
         let (mut asked, mut skipped) = (Vec::new(), 0_usize);
         let mut why = None;
@@ -196,7 +208,7 @@ impl Entrance {
         Ok(Asked { blob, handles, caller })
     }
 
-    /// The connections with these numbers, which mean nothing any more from now on.
+    /// The connections with these numbers, which are not valid any more afterwards.
     fn take(&mut self, handles: Handles) -> Result<Caller, Dropped> {
         let [one, two, three] = handles.0;
         let user = |number| self.waiting.get(&number).map(|connection| connection.user);
@@ -220,13 +232,13 @@ impl Entrance {
         }
     }
 
-    /// When [`Entrance::on_time`] has something to do.
+    /// When [`Entrance::on_time`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let unused = self.waiting.values().map(|connection| connection.until).min();
         unused.into_iter().chain(self.accept_pause.deadline()).min()
     }
 
-    /// Forgets connections that nobody has asked with.
+    /// Drops connections that were not used for a request.
     pub(crate) fn on_time(&mut self, now: Instant) {
         self.forget_unused(now);
     }
@@ -242,7 +254,7 @@ impl Entrance {
         });
     }
 
-    /// Watches the socket as long as somebody can come in.
+    /// Watches the socket as long as connections can be accepted.
     pub(crate) fn adjust<T: Token>(&mut self, reactor: &Reactor<T>, token: T, now: Instant) {
         self.accept_pause.adjust(reactor, &self.listener, token, true, now);
     }
@@ -250,7 +262,7 @@ impl Entrance {
 
 impl Drop for Entrance {
     fn drop(&mut self) {
-        // A successor's own FIFO is another file.
+        // A successor's FIFO is another file.
         let path = self.folder.join(FIFO);
         let same = |ours: std::fs::Metadata, there: std::fs::Metadata| {
             use std::os::unix::fs::MetadataExt;
@@ -267,7 +279,7 @@ impl Drop for Entrance {
     }
 }
 
-/// Makes the FIFO under another name and renames it, so that whoever finds it can write.
+/// Makes the FIFO under another name and renames it, so that a program that finds it can write.
 fn make_fifo(path: &Path) -> io::Result<File> {
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -277,7 +289,7 @@ fn make_fifo(path: &Path) -> io::Result<File> {
     mknodat(CWD, &aside, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
     let made = || -> io::Result<File> {
         std::fs::set_permissions(&aside, PermissionsExt::from_mode(FIFO_MODE))?;
-        // For writing as well: there is no end of file when the last program has closed it.
+        // Opened for writing too: otherwise reading would report an end whenever the last program has closed it.
         let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits()).map_err(io::Error::other)?;
         let fifo = File::options().read(true).write(true).custom_flags(flags).open(&aside)?;
         if !fifo.metadata()?.file_type().is_fifo() {
@@ -339,7 +351,7 @@ mod tests {
         let [one] = asked.as_slice() else { panic!("{} requests", asked.len()) };
         assert_eq!((one.blob.service(), one.handles.to_string()), (&b"test.Add"[..], ident));
         assert_eq!(one.caller.user, rustix::process::geteuid().as_raw());
-        // The numbers are used up.
+        // The numbers were used.
         write(dir.path(), &blob);
         assert!(entrance.requests().is_empty());
     }
@@ -368,7 +380,7 @@ mod tests {
         for bytes in before {
             write(dir.path(), bytes);
             assert!(entrance.requests().is_empty());
-            // In front of a good one, before we have read it.
+            // In front of a valid request, and before it is read.
             write(dir.path(), bytes);
         }
         write(dir.path(), &good);
@@ -389,6 +401,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fifo_that_was_enlarged_and_filled_cuts_no_request() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let now = Instant::now();
+        let mut entrance = Entrance::open(dir.path()).expect("opens");
+        let (_streams, ident) = connections(&mut entrance, dir.path(), now);
+        let good = Blob::new("test.Add", "vault", &ident).expect("fits").to_bytes();
+        let fifo = File::options().write(true).open(dir.path().join("qrexec_agent")).expect("fifo");
+        rustix::pipe::fcntl_setpipe_size(&fifo, 2 * READ).expect("as any user may");
+        // The request lies half before and half behind the end of the first read.
+        write(dir.path(), &[&vec![b'x'; READ - BLOB_LEN / 2][..], &good].concat());
+        assert_eq!(entrance.requests().len(), 1);
+    }
+
+    #[test]
     fn both_files_have_both_spellings_and_go() {
         let dir = tempfile::tempdir().expect("tempdir");
         let names = || {
@@ -402,7 +428,7 @@ mod tests {
         assert_eq!(names(), ["qrexec-agent", "qrexec-agent-fdpass", "qrexec_agent", "qrexec_agent_fdpass"]);
         let mode =
             |name| std::fs::metadata(dir.path().join(name)).expect("there").permissions().mode() & 0o777;
-        assert_eq!((mode("qrexec-agent"), mode("qrexec-agent-fdpass")), (0o666, 0o777));
+        assert_eq!((mode("qrexec-agent"), mode("qrexec-agent-fdpass")), (0o622, 0o777));
         let successor = Entrance::open(dir.path()).expect("replaces it");
         drop(entrance);
         assert!(dir.path().join("qrexec-agent").exists() && dir.path().join("qrexec_agent").exists());
