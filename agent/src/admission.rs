@@ -1,7 +1,7 @@
-//! Calls from outside: how many there are, of whom, and until when each of them counts.
+//! Calls from outside: how many there are, from which source, and how long each of them counts.
 //!
-//! A call counts from the daemon's word until its service has ended, also when its link was cut long before: else a VM
-//! that hangs up and calls again would have any number of services running.
+//! A call counts from the daemon's message until its service has ended, even if its link was closed long before:
+//! otherwise a VM that closes the link and calls again could have any number of services running.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,58 +13,70 @@ use rustix::process::{Resource, getrlimit};
 use wire::names::DomainId;
 use wire::shares::{Shares, TooManyCalls};
 
-/// What a call takes of the VM's memory: its process and a small service, measured with a thousand of them.
+/// How much of the VM's memory a call takes: its process and a small service, measured with a thousand of them.
 const CALL_BYTES: u64 = 600 << 10;
-/// However small a VM is.
+/// At least so many, however small the VM is.
 const FEWEST: usize = 16;
-/// More than any VM needs.
+/// At most so many.
 const MOST: usize = 1 << 15;
 
-/// Calls that are told at the same time that they are refused, each by a process, and those that wait to be told.
+/// Most callers that are told at the same time that they are refused, each by a process; and most that wait to be
+/// told.
 const REFUSALS: usize = 32;
 const QUEUE: usize = 2048;
 
-/// Calls from outside; `T` is what is known of one.
+/// Calls from outside; `T` is what belongs to one.
 #[derive(Debug)]
 pub(crate) struct Callers<T> {
     shares: Shares,
     refusals: Shares,
     queued: Shares,
-    /// Refused, and not told yet, in their order.
+    /// Refused calls whose callers were not told yet, in order.
     queue: VecDeque<(CallId, DomainId, T)>,
     calls: BTreeMap<CallId, (DomainId, Kind)>,
     reader: OwnedFd,
     writer: OwnedFd,
+    /// The part of a message that was read, without its rest.
+    heard: Vec<u8>,
 }
 
-/// What a call is counted as.
+/// How a call is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Served,
     Refused,
 }
 
-/// What becomes of a new call.
+/// What happens to a new call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission<T> {
     /// It is served.
     Served(T),
-    /// Its caller is to be told that it is not: [`Callers::next_refusal`].
+    /// It is refused, and its caller is to be told: [`Callers::next_refusal`].
     Refused(TooManyCalls),
-    /// There are too many to tell; its caller hears nothing.
+    /// It is refused, and too many callers wait to be told: this one is not.
     Dropped(TooManyCalls),
 }
 
 impl<T> Callers<T> {
-    /// As many as `max`, else as many as there are descriptors and memory for.
+    /// At most `max` calls, or else as many as there are descriptors and memory for.
     pub(crate) fn new(max: Option<usize>) -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let shares = Shares::new(max.unwrap_or_else(most));
         let (refusals, queued) = (Shares::new(REFUSALS), Shares::new(QUEUE));
-        Ok(Self { shares, refusals, queued, queue: VecDeque::new(), calls: BTreeMap::new(), reader, writer })
+        Ok(Self {
+            shares,
+            refusals,
+            queued,
+            queue: VecDeque::new(),
+            calls: BTreeMap::new(),
+            reader,
+            writer,
+            heard: Vec::new(),
+        })
     }
 
-    /// A call of this domain has come.
+    /// A call from this domain has come.
     pub(crate) fn admit(&mut self, call: CallId, source: DomainId, item: T) -> Admission<T> {
         let Err(too_many) = self.shares.take(source) else {
             self.calls.insert(call, (source, Kind::Served));
@@ -77,9 +89,9 @@ impl<T> Callers<T> {
         Admission::Refused(too_many)
     }
 
-    /// The next call whose caller can be told now that it is refused.
+    /// The next call whose caller can now be told that it is refused.
     pub(crate) fn next_refusal(&mut self) -> Option<(CallId, T)> {
-        // One whose caller does not come to hear it does not keep the others.
+        // A caller that does not fetch its refusal must not hold up the others.
         let at = self.queue.iter().position(|(_, source, _)| self.refusals.take(*source).is_ok())?;
         let (call, source, item) = self.queue.remove(at)?;
         self.queued.give_back(source);
@@ -87,7 +99,7 @@ impl<T> Callers<T> {
         Some((call, item))
     }
 
-    /// Nothing is left of a call.
+    /// Everything that belongs to a call has ended.
     pub(crate) fn over(&mut self, call: CallId) {
         match self.calls.remove(&call) {
             Some((source, Kind::Served)) => self.shares.give_back(source),
@@ -96,18 +108,29 @@ impl<T> Callers<T> {
         }
     }
 
-    /// For the process of a call, to [`tell`] what its end does not say.
+    /// Where a call's process writes with [`tell`] what its exit status does not say.
     pub(crate) fn writer(&self) -> BorrowedFd<'_> {
         self.writer.as_fd()
     }
 
-    /// What the processes of calls have told. To be asked when the descriptor is readable.
-    pub(crate) fn told(&self) -> Vec<(CallId, Word)> {
-        let mut words = [0; 64 * WORD];
-        let Ok(length) = rustix::io::retry_on_intr(|| rustix::io::read(&self.reader, &mut words)) else {
+    /// What the processes of calls have written. To be called when the descriptor is readable.
+    ///
+    /// All processes share the pipe, and a peer may have taken one of them over: bytes that are no message must not
+    /// make those behind them unreadable.
+    pub(crate) fn told(&mut self) -> Vec<(CallId, Word)> {
+        let mut bytes = [0; 64 * WORD];
+        let Ok(length) = rustix::io::retry_on_intr(|| rustix::io::read(&self.reader, &mut bytes)) else {
             return Vec::new();
         };
-        words.get(..length).unwrap_or_default().chunks_exact(WORD).filter_map(parse).collect()
+        self.heard.extend_from_slice(bytes.get(..length).unwrap_or_default());
+        let (mut told, mut at) = (Vec::new(), 0_usize);
+        while let Some(bytes) = self.heard.get(at..at.saturating_add(WORD)) {
+            let word = parse(bytes);
+            at = at.saturating_add(if word.is_some() { WORD } else { 1 });
+            told.extend(word);
+        }
+        self.heard.drain(..at);
+        told
     }
 }
 
@@ -117,32 +140,36 @@ impl<T> AsFd for Callers<T> {
     }
 }
 
-/// What the process of a call tells the agent.
+/// What the process of a call can tell the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// The link is over, while the service runs on.
+    /// The link has ended, while the service still runs.
     LinkOver = 0,
-    /// The caller is not there yet: this process ends and the agent waits.
+    /// The caller has not come yet: the process ends, and the agent waits.
     NotMet = 1,
 }
 
-/// Bytes of a word: the call's number and what it is.
+/// Bytes of a message: the call's number, and the mark with the word in its last bit.
 const WORD: usize = 16;
+/// By this a message is found among other bytes.
+const MARK: u64 = u64::from_be_bytes(*b"qrx-tell");
 
-/// Says it. A pipe that is full loses the word: a call's port is free later then, or a caller that was late is given up.
+/// Sends a word. If the pipe is full it is lost: then a call's port becomes free later, or a caller that is late is
+/// given up.
 pub(crate) fn tell(writer: BorrowedFd<'_>, call: CallId, word: Word) {
-    let words = [call.0, word as u64].map(u64::to_ne_bytes);
+    let words = [call.0, MARK ^ word as u64].map(u64::to_ne_bytes);
     let _ = rustix::io::write(writer, words.as_flattened());
 }
 
 fn parse(bytes: &[u8]) -> Option<(CallId, Word)> {
     let (words, _) = bytes.as_chunks::<8>();
     let [call, word] = <[[u8; 8]; 2]>::try_from(words).ok()?.map(u64::from_ne_bytes);
-    let word = [Word::LinkOver, Word::NotMet].into_iter().find(|one| *one as u64 == word)?;
+    let word = [Word::LinkOver, Word::NotMet].into_iter().find(|one| MARK ^ *one as u64 == word)?;
     Some((CallId(call), word))
 }
 
-/// Half of the memory, and no more descriptors than the programs of this VM and the agent itself leave.
+/// As many as half of the memory allows, and as the descriptors allow that the programs of this VM and the agent
+/// itself do not need.
 fn most() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let system = rustix::system::sysinfo();
@@ -182,7 +209,8 @@ mod tests {
         let count = |what: fn(&Admission<u64>) -> bool| admitted.iter().filter(|one| what(one)).count();
         assert_eq!(count(|one| matches!(one, Admission::Served(_))), 4);
         assert_eq!(count(|one| matches!(one, Admission::Refused(_))), QUEUE / 8 * 7 / 2);
-        // Neither dom0 nor another is kept out, and another is told, whoever does not come to hear it.
+        // However many callers do not fetch their refusals, dom0 and other sources are still admitted, and refused
+        // ones are told.
         assert_eq!(admit(&mut callers, DomainId::DOM0), Admission::Served(1201));
         assert_eq!(admit(&mut callers, DomainId(8)), Admission::Served(1202));
         assert!(matches!(admit(&mut callers, DomainId(8)), Admission::Served(_)));
@@ -190,7 +218,7 @@ mod tests {
         let told: Vec<_> = std::iter::from_fn(|| callers.next_refusal()).collect();
         assert_eq!(told.len(), REFUSALS / 8 * 7 / 2 + 1);
         assert_eq!((told[0], told.last().copied()), ((CallId(5), 5), Some((CallId(1204), 1204))));
-        // Each that was told makes room for the next, and each served one for another.
+        // Each caller that was told makes room for another to be told, and each call that has ended for another call.
         callers.over(told[0].0);
         assert!(callers.next_refusal().is_some() && callers.next_refusal().is_none());
         (1..=4).for_each(|call| callers.over(CallId(call)));
@@ -200,11 +228,30 @@ mod tests {
 
     #[test]
     fn what_processes_tell_is_heard() {
-        let callers = Callers::<()>::new(Some(8)).unwrap();
+        let mut callers = Callers::<()>::new(Some(8)).unwrap();
         assert!(callers.told().is_empty());
         let words = [(CallId(3), Word::NotMet), (CallId(u64::MAX), Word::LinkOver)];
         words.iter().for_each(|(call, word)| tell(callers.writer(), *call, *word));
         assert_eq!(callers.told(), words);
         assert!(callers.told().is_empty());
+    }
+
+    /// A process that was taken over writes less than a message, or more.
+    #[test]
+    fn other_bytes_in_the_pipe_hide_no_message() {
+        let mut callers = Callers::<()>::new(Some(8)).unwrap();
+        for junk in 0..3 * WORD {
+            rustix::io::write(callers.writer(), &vec![b'x'; junk]).unwrap();
+            tell(callers.writer(), CallId(7), Word::LinkOver);
+            assert_eq!(callers.told(), [(CallId(7), Word::LinkOver)], "{junk}");
+        }
+        // A message that is read in two parts.
+        let message = [7, MARK].map(u64::to_ne_bytes);
+        let (first, second) = message.as_flattened().split_at(5);
+        rustix::io::write(callers.writer(), first).unwrap();
+        assert!(callers.told().is_empty());
+        rustix::io::write(callers.writer(), second).unwrap();
+        assert_eq!(callers.told(), [(CallId(7), Word::LinkOver)]);
+        assert!(callers.heard.is_empty());
     }
 }

@@ -22,20 +22,23 @@ use crate::job::Job;
 use crate::waiting_calls::{Left, WaitingCalls};
 use crate::{call, fork_server};
 
-/// How long a call waits for a fork server that has more calls than it can queue: upstream's has five places. A server
-/// that is stuck leaves the call most of the ten seconds that a caller in dom0 has.
+/// How long a call waits for a fork server whose queue is full: upstream's has five places. If the server does not
+/// move, the call still has most of the ten seconds for which a caller in dom0 waits.
 const QUEUE: Duration = Duration::from_secs(3);
 
-/// How long calls from dom0 wait for a session. Their callers say themselves how long they wait, which nobody hears here.
+/// How long calls from dom0 wait for a session. Their callers have limits of their own, which the agent does not know.
 const DOM0_SESSION: Duration = Duration::from_secs(3600);
 
-/// Exit statuses of processes that a signal has ended.
+/// Reads of the pipe in which processes of calls write before other descriptors are handled: 1 KiB each of its 64.
+const PIPE_READS: usize = 64;
+
+/// Exit statuses of processes that were ended by a signal.
 const SIGNALS: RangeInclusive<i32> = 129..=192;
 
-/// What became of handing a call over.
+/// The result of handing a call over.
 enum Handed {
     Over(OwnedFd),
-    /// There is no place in the queue now.
+    /// The queue of the fork server is full.
     Busy,
     /// There is no fork server for it.
     Not,
@@ -55,7 +58,7 @@ impl Agent {
         Ground { transport: &self.transport, services: &self.services, confinement: self.confinement }
     }
 
-    /// A call of somebody who has their share already is not served.
+    /// Starts a call, or refuses it if its source has as many calls as it may have.
     fn start_or_refuse(&mut self, call: CallId, job: Job) {
         let label = job.label.clone();
         match self.callers.admit(call, job.endpoint.domain, job) {
@@ -75,7 +78,7 @@ impl Agent {
         }
     }
 
-    /// Tells as many callers as can be told now that they are refused.
+    /// Tells as many callers as possible now that they are refused.
     fn tell_refused(&mut self) {
         while let Some((call, job)) = self.callers.next_refusal() {
             let child = fork_pump(|| {
@@ -138,14 +141,14 @@ impl Agent {
         }
     }
 
-    /// Runs a call: in the user's fork server if there is one, else in a process of its own.
+    /// Runs a call: in the user's fork server if there is one, or else in a process of its own.
     fn launch(&mut self, call: CallId, job: Job) {
         let handed = self.hand_over(&job, None);
         if let Handed::Over(socket) = handed {
             return self.watch_call(call, Ok(Watched::Handed(call, socket)));
         }
         let busy = matches!(handed, Handed::Busy);
-        // What was looked for once is waited for here.
+        // A process waits only briefly for the caller; after that the agent waits here.
         let waits = self.waiting_calls.is_some() && !busy && !job.waited;
         let meter = self.board.meter(call);
         let told = self.callers.writer();
@@ -153,7 +156,7 @@ impl Agent {
         let child = fork_keeping(&[told], || {
             let Some(job) = job.take() else { return EXIT_TROUBLE };
             self.files.restore();
-            // This process may wait until others have been let in.
+            // A process of the call's own may wait until the fork server has accepted others.
             match busy.then(|| self.hand_over(&job, Some(QUEUE))) {
                 Some(Handed::Over(socket)) => fork_server::await_end(&socket),
                 _ => {
@@ -163,7 +166,7 @@ impl Agent {
             }
         });
         step::reached("forked");
-        // The process has taken its own copy.
+        // The new process has its own copy.
         if let (Some(job), true) = (job, self.waiting_calls.is_some() && !busy) {
             self.looking.insert(call, job);
         }
@@ -181,18 +184,21 @@ impl Agent {
         }
     }
 
-    /// The processes of calls have told something.
+    /// The processes of calls have written something. Reads no more than the pipe holds: a process that a peer has taken
+    /// over may go on writing, and must not keep the agent from everything else.
     pub(super) fn hear_calls(&mut self) {
-        loop {
+        for _ in 0..PIPE_READS {
             let told = self.callers.told();
             if told.is_empty() {
                 return;
             }
             for (call, word) in told {
                 match word {
-                    Word::NotMet => {
+                    // Only such a call can say so; the set must not grow by numbers that are none.
+                    Word::NotMet if self.looking.contains_key(&call) => {
                         self.not_met.insert(call);
                     }
+                    Word::NotMet => {}
                     Word::LinkOver => {
                         self.core.handle_call_ended(call);
                         self.act();
@@ -202,9 +208,9 @@ impl Agent {
         }
     }
 
-    /// The process of a call has ended: the call, too, unless its caller is still to come.
+    /// The process of a call has ended. So has the call, unless its caller is still to come.
     pub(super) fn process_ended(&mut self, call: CallId, status: Option<i32>) {
-        // It may have told something just before.
+        // It may have written something just before.
         self.hear_calls();
         self.board.exits(call, status);
         let job = self.looking.remove(&call);
@@ -224,7 +230,7 @@ impl Agent {
         }
     }
 
-    /// A call's process was killed. Where its caller has not met it yet, it would wait for as long as callers do.
+    /// A call's process was killed. If its caller had not met it yet, it would wait for as long as callers do.
     fn tell_lost(&mut self, call: CallId, job: &Job) {
         let child = fork_pump(|| {
             self.files.restore();
@@ -233,12 +239,12 @@ impl Agent {
         self.watch_process(call, child);
     }
 
-    /// The caller is there, or was: whoever listened may be gone again, so its process waits for as long as is left.
+    /// The caller has come, but may be gone again: its process waits for the time that is left.
     fn launch_for_caller(&mut self, call: CallId, job: Job) {
         speaking_for(&job.log_source(), || self.launch(call, job));
     }
 
-    /// Callers have come for whom calls wait.
+    /// Callers have come for which calls wait.
     pub(super) fn callers_came(&mut self) {
         let met = self.waiting_calls.as_mut().map(WaitingCalls::on_ready).unwrap_or_default();
         for (call, job) in met {
@@ -246,7 +252,7 @@ impl Agent {
         }
     }
 
-    /// Callers are looked for where nothing tells that they have come, and given up in the end.
+    /// Looks for callers where no event tells that they have come, and gives up those that are too late.
     pub(super) fn look_for_callers(&mut self, now: Instant) {
         let left =
             self.waiting_calls.as_mut().map(|waiting_calls| waiting_calls.on_time(now)).unwrap_or_default();
@@ -266,12 +272,12 @@ impl Agent {
         }
     }
 
-    /// Hands a call over to the user's fork server, for which it may wait so long.
+    /// Hands a call over to the user's fork server, and waits for it at most this long.
     fn hand_over(&self, job: &Job, wait: Option<Duration>) -> Handed {
         let Some(pattern) = self.fork_server.as_deref() else { return Handed::Not };
         let of_one = !fork_server::is_per_user(pattern);
         let Some((user, command)) = job.for_fork_server(of_one) else { return Handed::Not };
-        // In a lab ours is nobody's but our own.
+        // In a lab only a fork server of this process's user is trusted.
         let is_own = match self.services.users.account(Some(user)) {
             Ok(account) => self.services.installation.is_lab() && account.is_none(),
             Err(_) => return Handed::Not,
