@@ -1,17 +1,18 @@
-//! One program's connection to the agent: one request, then one answer, then its end.
+//! One program's connection to the agent: one request, then one answer, then the end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use wire::PeerError;
 use wire::control::Endpoint;
 use wire::frame::LocalTriggerDecoder;
 use wire::names::{DomainId, Port};
 use wire::top::LastWord;
 use wire::trigger::{BadTrigger, Trigger};
 
-/// How long a client may take for its request.
+/// How long a client may take to send its request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connected program.
@@ -24,37 +25,51 @@ pub(crate) struct ClientConnection {
 
 #[derive(Debug)]
 enum Stage {
-    /// The request is not complete; it must be by then.
+    /// The request is not complete, and must be by this time.
     Asking(LocalTriggerDecoder, Instant),
-    /// It was; nothing more is to be said but last words, of which so much has come.
+    /// The request was complete. Only a last word may follow, of which these bytes have come.
     Asked(Vec<u8>),
 }
 
-/// What came from a client.
+/// The result of reading from a client.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// Nothing that means anything yet.
+    /// Nothing complete yet.
     Nothing,
     /// Its request.
     Request(Result<Trigger, BadTrigger>),
     /// It closed the connection.
     Gone,
-    /// It broke the rules; the connection is to be closed.
-    Wrong(String),
+    /// The connection is to be closed.
+    Wrong(Misbehaviour),
+}
+
+/// Why a client's connection is closed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Misbehaviour {
+    /// Reading from it failed.
+    #[error("{0}")]
+    Receive(Errno),
+    /// It sent more than a request and a last word.
+    #[error("it says more than its request")]
+    More,
+    /// Its request broke the protocol.
+    #[error("{0}")]
+    Request(PeerError),
 }
 
 impl ClientConnection {
-    /// Takes a connection of this user that was just accepted.
+    /// A connection of this user that was just accepted.
     pub(crate) fn new(socket: OwnedFd, user: u32, now: Instant) -> Self {
         Self { socket, user, stage: Stage::Asking(LocalTriggerDecoder::new(), now + REQUEST_LIMIT) }
     }
 
-    /// Whose program it is.
+    /// The user of the program.
     pub(crate) fn user(&self) -> u32 {
         self.user
     }
 
-    /// Until when the client must have asked; `None` once it has.
+    /// Until when the client must have sent its request; `None` once it has.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Asking(_, deadline) => Some(deadline),
@@ -71,7 +86,7 @@ impl ClientConnection {
                 Ok((count, _)) => buffer.get(..count).unwrap_or_default(),
                 Err(Errno::AGAIN) => return Heard::Nothing,
                 Err(Errno::INTR) => continue,
-                Err(error) => return Heard::Wrong(error.to_string()),
+                Err(error) => return Heard::Wrong(Misbehaviour::Receive(error)),
             };
             let decoder = match &mut self.stage {
                 Stage::Asking(decoder, _) => decoder,
@@ -79,7 +94,7 @@ impl ClientConnection {
                     last.extend_from_slice(bytes);
                     continue;
                 }
-                Stage::Asked(_) => return Heard::Wrong("it says more than its request".to_owned()),
+                Stage::Asked(_) => return Heard::Wrong(Misbehaviour::More),
             };
             match decoder.feed(bytes) {
                 Ok(None) => {}
@@ -87,12 +102,12 @@ impl ClientConnection {
                     self.stage = Stage::Asked(Vec::new());
                     return Heard::Request(request);
                 }
-                Err(error) => return Heard::Wrong(error.to_string()),
+                Err(error) => return Heard::Wrong(Misbehaviour::Request(error)),
             }
         }
     }
 
-    /// How its call went, if it said so before it closed the connection. It may say anything.
+    /// How its call went, if it said so before it closed the connection. It may claim anything.
     pub(crate) fn last_word(&self) -> Option<LastWord> {
         match &self.stage {
             Stage::Asked(last) => LastWord::from_bytes(last),
@@ -100,14 +115,14 @@ impl ClientConnection {
         }
     }
 
-    /// Tells the client that its service will not come, if it still waits for it: a second answer with an endpoint that
-    /// none has. Upstream's client reads no second one.
+    /// Tells the client that its service will not come, if it still waits for it: by a second answer with an
+    /// impossible endpoint. Upstream's client does not read a second answer.
     pub(crate) fn withdraw(&self) {
         self.answer(Endpoint { domain: DomainId(0), port: Port(0) });
     }
 
-    /// Tells the client where its service will be met. One that does not listen loses its answer and
-    /// will be seen to end.
+    /// Tells the client where its service will be. A client that does not read loses its answer; its end is noticed
+    /// later.
     pub(crate) fn answer(&self, endpoint: Endpoint) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = rustix::io::retry_on_intr(|| rustix::net::send(&self.socket, &endpoint.to_bytes(), flags));
@@ -150,7 +165,7 @@ mod tests {
         for version in [Version::V2, Version::V3, Version::V4] {
             let mut bytes = request().encode(version).expect("fits");
             if version == Version::V2 {
-                // At that age there was no header.
+                // Programs of that version send no header.
                 bytes.drain(..wire::header::HEADER_LEN);
             }
             let (mut client, mut program) = pair();
@@ -177,13 +192,13 @@ mod tests {
     fn a_client_that_says_something_else_is_wrong() {
         let (mut client, mut program) = pair();
         program.write_all(&wire::handshake::hello(Version::V4)).expect("write");
-        assert!(matches!(client.hear(), Heard::Wrong(_)));
+        assert!(matches!(client.hear(), Heard::Wrong(Misbehaviour::Request(_))));
 
         let (mut client, mut program) = pair();
         program.write_all(&request().encode(Version::V4).expect("fits")).expect("write");
         assert!(matches!(client.hear(), Heard::Request(Ok(_))));
         program.write_all(&[0; LastWord::LEN + 1]).expect("write");
-        assert!(matches!(client.hear(), Heard::Wrong(_)));
+        assert!(matches!(client.hear(), Heard::Wrong(Misbehaviour::More)));
     }
 
     #[test]
@@ -208,7 +223,7 @@ mod tests {
         let (ours, mut program) = UnixStream::pair().expect("pair");
         let mut client = ClientConnection::new(ours.into(), 0, now);
         assert_eq!(client.deadline(), Some(now + Duration::from_secs(10)));
-        // A part of it gives no more time.
+        // A part of the request gives the client no more time.
         program.write_all(&request().encode(Version::V4).expect("fits")[..9]).expect("write");
         assert!(matches!(client.hear(), Heard::Nothing));
         assert_eq!(client.deadline(), Some(now + Duration::from_secs(10)));

@@ -13,7 +13,7 @@ impl Agent {
         for _ in 0..ACCEPT_BATCH {
             let Some(listener) = &self.listener else { return };
             let Some(socket) = self.accept_pause.accept(listener, now) else { return };
-            // There is always an answer; if there were none, it would be nobody's.
+            // The system always gives an answer; if it ever failed, the program would count as an unknown user's.
             let user = engine::unix::peer_uid(&socket).unwrap_or(u32::MAX);
             if self.client_slots.are_free(user) {
                 self.admit(ClientConnection::new(socket, user, now));
@@ -23,7 +23,7 @@ impl Agent {
 
     fn admit(&mut self, client: ClientConnection) {
         match self.watch(Watched::Client(client)) {
-            // Its request is usually there already.
+            // Its request has usually arrived already.
             Ok(key) => self.on_watched(key),
             Err(error) => tracing::error!("cannot watch a client: {error}"),
         }
