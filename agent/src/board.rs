@@ -16,28 +16,28 @@ use wire::trigger::Trigger;
 
 use crate::job::Job;
 
-/// What a caller's exit status is when it is refused.
+/// The exit status of a caller that is refused.
 const EXIT_REFUSED: i32 = 126;
-/// Users whose numbers are remembered, so that a call asks for none.
+/// Most users whose numbers are remembered, so that not every call has to look its user up.
 const USERS: usize = 64;
-/// Whose a call is that is nobody's: only root sees it.
+/// Stands for the user of a call without one: only root sees the call.
 const NOBODY: u32 = u32::MAX;
 
-/// A call that is told of.
+/// Identifies a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
-    /// One of a program of this VM, by its token.
+    /// A call of a program of this VM, by its token.
     Asked(u64),
     Served(CallId),
 }
 
-/// All of it.
+/// Everything that is told to `qrexec-top`.
 #[derive(Debug)]
 pub(crate) struct Board {
     ledger: Ledger<Known>,
     meters: Meters,
     metered: BTreeMap<CallId, Meter>,
-    /// Exit codes of calls whose end is not told yet.
+    /// Exit codes of calls that have not ended completely.
     exits: BTreeMap<CallId, i32>,
     users: BTreeMap<String, u32>,
     since: Instant,
@@ -59,7 +59,7 @@ impl Default for Board {
 }
 
 impl Board {
-    /// Listens beside the agent's own socket. Without it, calls are as ever.
+    /// Listens beside the agent's own socket. If that fails, calls work as usual.
     pub(crate) fn listen<T: Token>(&mut self, agent: &Path, reactor: &Reactor<T>, token: T) {
         let mut path = OsString::from(agent);
         path.push(BESIDE_AGENT);
@@ -70,14 +70,14 @@ impl Board {
             .ok();
     }
 
-    /// Answers whoever wants to know.
+    /// Answers those who have connected.
     pub(crate) fn answer(&mut self, now: Instant) {
         let (ledger, metered, at) = (&self.ledger, &self.metered, now.saturating_duration_since(self.since));
         let Some(socket) = &mut self.socket else { return };
         socket.answer(now, |viewer| {
             let moved = |known| match known {
                 Known::Served(call) => metered.get(&call)?.read(),
-                // Its bytes pass through its own process alone, which says what they were at its end.
+                // Its bytes pass through the program's own process only, which reports them at its end.
                 Known::Asked(_) => None,
             };
             let (rows, left_out) = ledger.rows(at, viewer, moved);
@@ -91,7 +91,7 @@ impl Board {
 
     // ---- calls of programs of this VM --------------------------------------------------------
 
-    /// A program asks for a service.
+    /// A program has asked for a service.
     pub(crate) fn asks(&mut self, token: u64, user: u32, request: &Trigger) {
         let source = request.source.as_ref().map_or("", |source| source.as_str());
         let route =
@@ -99,12 +99,12 @@ impl Board {
         self.ledger.begins(self.now(), Known::Asked(token), route);
     }
 
-    /// It is refused.
+    /// The call was refused.
     pub(crate) fn refused(&mut self, token: u64) {
         self.ledger.refused(self.now(), Known::Asked(token), EXIT_REFUSED);
     }
 
-    /// Its program is gone, with these last words.
+    /// The program is gone; it may have left its last word.
     pub(crate) fn gone(&mut self, token: u64, last: Option<LastWord>) {
         let (exit, moved) = last.map_or((None, None), |last| (Some(last.exit), Some(last.moved)));
         self.ledger.ended(self.now(), Known::Asked(token), exit, moved);
@@ -121,7 +121,7 @@ impl Board {
                     CommandKind::Service(called) => {
                         (called.source.to_string(), called.service.with_plus().into_owned(), user)
                     }
-                    // What it says to a shell is nobody's business.
+                    // Commands for a shell may be confidential.
                     CommandKind::Shell(_) => ("dom0".to_owned(), "(a command)".to_owned(), user),
                 }
             }
@@ -131,7 +131,7 @@ impl Board {
         self.ledger.begins(self.now(), Known::Served(call), route);
     }
 
-    /// Where its process shows what it moves. To be asked before that is forked.
+    /// Where its process shows how much it moves. To be called before that process is forked.
     pub(crate) fn meter(&mut self, call: CallId) -> Option<Meter> {
         if let Some(meter) = self.metered.get(&call) {
             return Some(*meter);
@@ -141,12 +141,12 @@ impl Board {
         Some(meter)
     }
 
-    /// Its process has ended with this status; the call may go on in another one.
+    /// Its process has ended with this status; the call may continue in another process.
     pub(crate) fn exits(&mut self, call: CallId, status: Option<i32>) {
         self.exits.extend(status.map(|status| (call, status)));
     }
 
-    /// Nothing is left of it.
+    /// Everything that belongs to it has ended.
     pub(crate) fn over(&mut self, call: CallId) {
         let exit = self.exits.remove(&call);
         let meter = self.metered.remove(&call);

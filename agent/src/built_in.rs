@@ -1,4 +1,4 @@
-//! Services that a call's own process is: no program is started for them.
+//! Services that the call's own process performs: no program is started for them.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use wire::version::Version;
 use crate::ground::{self, Ground};
 use crate::job::Task;
 
-/// Which of them this is.
+/// The service that is built in here, if there is one.
 pub(crate) fn of(prepared: &Prepared) -> Option<Builtin> {
     match prepared {
         Prepared::Executable(executable) => executable.builtin,
@@ -22,7 +22,7 @@ pub(crate) fn of(prepared: &Prepared) -> Option<Builtin> {
     }
 }
 
-/// Serves the call; gives the process's exit status.
+/// Serves the call. Returns the process's exit status.
 pub(crate) fn run(
     ground: Ground<'_>,
     (channel, version): (Channel, Version),

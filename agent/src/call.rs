@@ -24,50 +24,50 @@ use crate::built_in;
 use crate::ground::{Ground, ended, failed};
 use crate::job::{Job, Task};
 
-/// How long a call's process looks for its caller, where the agent waits for those that are later.
+/// How long a call's process waits for its caller before the agent takes over the waiting.
 const SOON: Duration = Duration::from_millis(10);
 
-/// How long a caller that is refused may take to hear it.
+/// How long a caller may take to fetch its refusal.
 const REFUSAL: Duration = Duration::from_secs(10);
 
-/// The agent that has started a call's process, and goes on knowing about the call.
+/// The agent that started a call's process, and still counts the call.
 #[derive(Clone, Copy)]
 pub(crate) struct Agent<'a> {
-    /// Where it is told.
+    /// Where this process writes to the agent.
     pub(crate) told: BorrowedFd<'a>,
     /// Which call this is.
     pub(crate) call: CallId,
-    /// It waits for a caller that is not there soon.
+    /// The agent waits for a caller that has not come yet.
     pub(crate) waits: bool,
-    /// Where it looks how much the call has moved.
+    /// Where this process shows how much the call has moved.
     pub(crate) meter: Option<Meter>,
 }
 
-/// Tells a caller that its call is not served, in a process of its own; gives that process's exit status.
+/// Tells a caller that its call is refused, in a process of its own. Returns that process's exit status.
 pub(crate) fn refuse(ground: Ground<'_>, job: &Job) -> i32 {
     tell_caller(ground, job, REFUSAL, EXIT_TROUBLE)
 }
 
-/// Tells a caller that its call's process is gone, if it still waits for that: nobody else would come.
+/// Tells a caller that its call's process was killed, if it still waits for that process: no other would come.
 pub(crate) fn lost(ground: Ground<'_>, job: &Job) -> i32 {
     tell_caller(ground, job, datalink::next_within(ground.transport), EXIT_LOST)
 }
 
 fn tell_caller(ground: Ground<'_>, job: &Job, limit: Duration, code: i32) -> i32 {
-    // The lines about it are the caller's.
+    // Log lines about the call count as the caller's.
     speak_for(&job.log_source());
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
     let link = datalink::connect(ground.transport, domain, port, limit);
     let why = if job.just { NoStreams::LeftAlone } else { NoStreams::FailedInVm };
-    // A caller that does not come need not know.
+    // A caller that does not come need not be told.
     link.map_or(EXIT_LOST, |(channel, version)| ground.report(channel, version, code, why))
 }
 
-/// Serves one call to its end, in a process of its own; gives that process's exit status.
+/// Serves one call to its end, in a process of its own. Returns that process's exit status.
 pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32 {
     let Ground { transport, services, confinement } = ground;
-    // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.
-    // Unblocked at the end, one that came late would decide how this process ends.
+    // The service may send this signal to `QREXEC_AGENT_PID`, which is this process: it must never end it. It stays
+    // blocked until the process has ended, since a late signal could change how it ends.
     std::mem::forget(Signals::block(&[Signal::USR1]));
     step::reached("pump: begins");
     let (domain, port) = (job.endpoint.domain.0, job.endpoint.port.0);
@@ -77,7 +77,7 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
     let left = || until.saturating_duration_since(Instant::now());
     let look = match job.waited {
         _ if agent_waits => left().min(SOON),
-        // It was there: who is gone again does not come back, where only ours meet.
+        // The caller was there: if it is gone again it does not come back, where only programs of this project meet.
         true if transport.kind() == ring::Kind::Shm => left().min(datalink::next_within(transport)),
         _ => left(),
     };
@@ -105,12 +105,12 @@ pub(crate) fn run(ground: Ground<'_>, job: Job, agent: Option<Agent<'_>>) -> i32
         };
     }
     let (link, started) = if matches!(ready, Ok((Prepared::Executable(_), _))) {
-        // The caller is there, so a program can start while both greet each other.
+        // The caller is there, so the program can start while HELLOs are exchanged.
         let started = start(services, ready);
         step::reached("pump: service started");
         (found.greet(left()), started)
     } else {
-        // Whoever serves a socket may keep us waiting, and the caller waits for a greeting.
+        // A socket's service may take long to accept, and the caller waits for HELLO: so HELLO comes first.
         match found.greet(left()) {
             Ok(link) => (Ok(link), start(services, ready)),
             Err(error) => return no_link(domain, port, &error),
@@ -135,7 +135,7 @@ fn no_link(domain: u32, port: u32, error: &datalink::Error) -> i32 {
     EXIT_LOST
 }
 
-/// Starts it and reports at once whether that worked.
+/// Starts the service and reports at once whether that worked.
 fn just_exec(channel: Channel, version: Version, ground: Ground<'_>, job: Job) -> i32 {
     let services = ground.services;
     let started = job.task.and_then(|task| {
@@ -153,7 +153,7 @@ fn just_exec(channel: Channel, version: Version, ground: Ground<'_>, job: Job) -
     ground.report(channel, version, code, NoStreams::LeftAlone)
 }
 
-/// Starts what was found, and says where its error output is kept.
+/// Starts what was found, and decides where its error output is kept.
 fn start(
     services: &Services,
     ready: Result<(Prepared, Task), ExecError>,
@@ -162,14 +162,14 @@ fn start(
     Ok((services.start(&prepared, task.user.as_deref(), Stderr::Piped)?, log_of(services, &task)))
 }
 
-/// What a service says on its error output also goes to this machine's log; a command's does not.
+/// A service's error output also goes to this machine's log; a command's does not.
 fn log_of(services: &Services, task: &Task) -> Option<StderrLog> {
     let CommandKind::Service(call) = &task.kind else { return None };
     Some(StderrLog::new(call, services.installation))
 }
 
 fn call(version: Version, started: Started, log: Option<StderrLog>, agent: Option<Agent<'_>>) -> Call {
-    // Of a socket there is none.
+    // A socket's service has no error output.
     let log = log.filter(|_| started.stderr.is_some());
     Call {
         sink: Some(started.stdin),
@@ -195,13 +195,14 @@ fn pumped(channel: Channel, call: Call, confinement: Confinement, label: &str, p
     ended(&outcome, label, port, since)
 }
 
-/// A service that runs on is one of the VM's load, and counted until it ends: this process stays for that. Its port is free.
+/// A service that outlives its link still uses the VM's memory, and is counted until it ends: this process stays for
+/// that. The port becomes free at once.
 fn tells(agent: Agent<'_>) -> Option<Outlived> {
     let (told, call) = (agent.told.try_clone_to_owned().ok()?, agent.call);
     Some(Outlived::then(move || tell(told.as_fd(), call, Word::LinkOver)))
 }
 
-/// The service's way to ask for one socket: a signal to `QREXEC_AGENT_PID`.
+/// How a service asks for one socket: by a signal to `QREXEC_AGENT_PID`.
 fn asks_for_one_socket() -> Option<Signals> {
     Signals::block(&[Signal::USR1])
         .inspect_err(|error| tracing::warn!("a service cannot ask for one socket: {error}"))
@@ -234,7 +235,7 @@ mod tests {
             steps::run(channel, Call::new(Role::Client, Version::OURS), Confinement::Off).remote
         });
         let transport = Transport::new(Kind::Shm, 3, dir.path());
-        // The test's own process is not to be confined.
+        // The test's own process must not be confined.
         let ground = Ground { transport: &transport, services: &services, confinement: Confinement::Off };
         assert_eq!(refuse(ground, &job), EXIT_TROUBLE);
         assert_eq!(caller.join().unwrap(), Some(EXIT_TROUBLE));

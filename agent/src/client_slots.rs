@@ -1,27 +1,27 @@
-//! The places for programs of this VM, and who has them.
+//! How many programs of this VM may be connected, and who has how many connections.
 
 use wire::small_map::SmallMap;
 
-/// Places in all, and a part of them that one user may have: whatever they do, there is room for the others.
+/// Connections in all, and a part of them that one user may have, so that there is room for the other users.
 #[derive(Debug)]
 pub(crate) struct ClientSlots {
     max: usize,
     share: usize,
-    /// Users without a share of their own: root, and the agent's own, whom nothing keeps from everything anyway.
+    /// Users without a limit of their own: root, and the agent's user, who could do anything to the agent in any case.
     own: u32,
     taken: usize,
     by_user: SmallMap<u32, usize>,
-    /// The first one that is refused is worth a line in the log.
+    /// A refusal was logged already: only the first one is.
     refusing: bool,
 }
 
 impl ClientSlots {
-    /// So many, of which a user may have half; root and `own`, the agent's user, may have all.
+    /// At most `max`, of which a user may have half; root and `own`, the agent's user, may have all.
     pub(crate) fn new(max: usize, own: u32) -> Self {
         Self { max, share: max.div_ceil(2), own, taken: 0, by_user: SmallMap::new(), refusing: false }
     }
 
-    /// Whether this user may have one more.
+    /// Whether this user may have another connection.
     pub(crate) fn are_free(&mut self, user: u32) -> bool {
         let theirs = self.by_user.get(&user).copied().unwrap_or_default();
         let full = self.taken >= self.max;
@@ -41,13 +41,13 @@ impl ClientSlots {
         !refused
     }
 
-    /// A program of this user has come in.
+    /// A program of this user has connected.
     pub(crate) fn take(&mut self, user: u32) {
         self.taken = self.taken.saturating_add(1);
         self.by_user.change(user, |theirs| *theirs = theirs.saturating_add(1));
     }
 
-    /// It is gone.
+    /// A program of this user is gone.
     pub(crate) fn give_back(&mut self, user: u32) {
         self.taken = self.taken.saturating_sub(1);
         if let Some(theirs) = self.by_user.get_mut(&user) {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// Exit status for a command line without sense.
+/// Exit status for a wrong command line.
 pub(crate) const EXIT_USAGE: i32 = 2;
 
 /// Reads the arguments as the C program does.
@@ -13,9 +13,9 @@ pub(crate) fn read<T: Parser>(args: Vec<OsString>) -> Result<T, clap::Error> {
     engine::getopt::matches(T::command(), args).and_then(|matches| T::from_arg_matches(&matches))
 }
 
-/// Says what clap has to say; gives the exit status that goes with it.
+/// Prints clap's message. Returns the exit status for it.
 pub(crate) fn explain(error: &clap::Error) -> i32 {
-    // A closed stream is no reason for another status.
+    // A closed stream does not change the status.
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,

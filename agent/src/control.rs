@@ -1,4 +1,4 @@
-//! The link to the daemon: meeting it, HELLO, messages, and meeting it again when it was lost.
+//! The link to the daemon: waiting for it, HELLO, messages, and waiting again when the link was lost.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -14,17 +14,17 @@ use wire::handshake;
 use wire::names::{DomainId, Port};
 use wire::version::Version;
 
-/// How long the daemon may take for its HELLO, and for the rest of a message that it began.
+/// How long the daemon may take for its HELLO, and for the rest of a message that it has begun.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait when listening failed, before trying again.
+/// Time until the next attempt when listening failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Ring sizes of the control link, as upstream has them.
+/// Ring sizes of the control link, the same as upstream's.
 const RINGS: Sizes = Sizes { left: 4096, right: 4096 };
 
-/// Bytes that may wait for a daemon that does not read before further requests are refused. Half of
-/// what the link queues: the rest is for the ends of calls, which cannot be refused.
+/// Bytes that may wait for a daemon that does not read before further requests are refused: half of what the link
+/// queues. The rest is for the ends of calls, which cannot be refused.
 const BACKLOG: usize = MAX_QUEUED / 2;
 
 /// The link, or the wait for it.
@@ -38,19 +38,19 @@ pub(crate) struct Control<T> {
 enum State {
     /// No daemon yet.
     Waiting(Listener),
-    /// One is there.
+    /// The daemon has connected.
     Linked(Box<Link>),
-    /// Listening failed; try again then.
+    /// Listening failed; try again at this time.
     Down(Instant),
 }
 
 struct Link {
     framed: Framed<Channel>,
-    /// Whether [`Event::Met`] was told.
+    /// Whether [`Event::Met`] was returned.
     told: bool,
-    /// What was agreed on, once the daemon's HELLO was there.
+    /// The version, once the daemon's HELLO has come.
     version: Option<Version>,
-    /// When what the daemon owes us must be here.
+    /// Until when the rest of the daemon's message must come.
     deadline: Option<Instant>,
     /// What the descriptor is watched for.
     interest: Interest,
@@ -59,11 +59,11 @@ struct Link {
 /// What happened on the link.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The daemon is there; its HELLO is still to come.
+    /// The daemon has connected; its HELLO has not come yet.
     Met,
-    /// The handshake is over.
+    /// The HELLOs were exchanged.
     Up(Version),
-    /// It said something.
+    /// The daemon has sent a message.
     Message(Message),
 }
 
@@ -82,7 +82,7 @@ pub(crate) enum Lost {
     /// The daemon closed the link.
     #[error("dom0 closed the link")]
     Closed,
-    /// The daemon owes us something for too long.
+    /// The daemon has left a message incomplete for too long.
     #[error("dom0 left a message half sent for {MESSAGE_LIMIT:?}")]
     Late,
 }
@@ -115,7 +115,7 @@ impl<T: Token> Control<T> {
         }
     }
 
-    /// What has happened since the last call, until there is nothing more.
+    /// What has happened since the last call; to be called until `None`.
     pub(crate) fn next(&mut self, now: Instant) -> Result<Option<Event>, Lost> {
         let State::Linked(link) = &mut self.state else { return Ok(None) };
         if !std::mem::replace(&mut link.told, true) {
@@ -146,7 +146,7 @@ impl<T: Token> Control<T> {
         Ok(())
     }
 
-    /// Whether the daemon has left much unread.
+    /// Whether many bytes wait for the daemon.
     pub(crate) fn is_busy(&self) -> bool {
         match &self.state {
             State::Linked(link) => link.framed.queued() >= BACKLOG,
@@ -154,7 +154,7 @@ impl<T: Token> Control<T> {
         }
     }
 
-    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already.
+    /// Sends what can be sent and prepares to sleep. `true`: there is something to do already, do not sleep.
     pub(crate) fn arm(&mut self, reactor: &Reactor<T>) -> Result<bool, Lost> {
         let State::Linked(link) = &mut self.state else { return Ok(false) };
         let ready = link.framed.arm()?;
@@ -166,7 +166,7 @@ impl<T: Token> Control<T> {
         Ok(ready)
     }
 
-    /// When [`Control::on_time`] wants to be called.
+    /// When [`Control::on_time`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting(_) => None,
@@ -175,7 +175,7 @@ impl<T: Token> Control<T> {
         }
     }
 
-    /// Time has passed.
+    /// To be called when the time of [`Control::deadline`] has come.
     pub(crate) fn on_time(&mut self, reactor: &Reactor<T>, now: Instant) -> Result<(), Lost> {
         match &self.state {
             State::Linked(link) if link.deadline.is_some_and(|deadline| deadline <= now) => Err(Lost::Late),
@@ -190,10 +190,10 @@ impl<T: Token> Control<T> {
     /// Drops the link and waits for another daemon.
     pub(crate) fn lose(&mut self, reactor: &Reactor<T>, now: Instant) {
         if let Some(fd) = self.fd() {
-            // It is closed next, which takes it off as well unless somebody holds a copy.
+            // Closing it takes it off as well, unless another process holds a copy.
             let _ = reactor.remove(fd);
         }
-        // The old link goes before the new listener comes: both have the same name.
+        // The old link is closed before the new listener is made: both have the same name.
         self.state = State::Down(now);
         self.listen_again(reactor, now);
     }
@@ -216,7 +216,7 @@ impl<T: Token> Control<T> {
         };
     }
 
-    /// Takes the daemon in, if it is there.
+    /// Accepts the daemon, if it has connected.
     fn meet(&mut self, reactor: &Reactor<T>, now: Instant) {
         let State::Waiting(listener) = &mut self.state else { return };
         let channel = match listener.accept() {
@@ -241,7 +241,7 @@ impl<T: Token> Control<T> {
 }
 
 impl Link {
-    /// Takes a fresh channel: the agent is the server of this link, so its HELLO comes first.
+    /// Takes a new channel: the agent is the server of this link, so its HELLO comes first.
     fn new<T: Token>(channel: Channel, reactor: &Reactor<T>, token: T, now: Instant) -> Result<Self, Lost> {
         reactor.add(&channel, token, Interest::Read)?;
         let mut framed = Framed::new(channel, MAX_LOCAL_BODY);
@@ -255,7 +255,7 @@ impl Link {
         })
     }
 
-    /// All that has come was taken: what is missing now has to come in time.
+    /// Everything that has arrived was taken: the rest of an incomplete message must come in time.
     fn owed(&mut self, now: Instant) {
         let owes = self.version.is_none() || self.framed.is_mid_message();
         self.deadline = owes.then(|| self.deadline.unwrap_or(now + MESSAGE_LIMIT));
@@ -286,7 +286,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// The agent's end, met at `now`, and dom0's.
+    /// The agent's end, connected at `now`, and dom0's.
     fn met(dir: &std::path::Path, reactor: &mut Reactor, now: Instant) -> (Control<u64>, Channel) {
         let mut control = Control::new(Transport::new(Kind::Shm, 7, dir), &*reactor, 1).expect("listener");
         let dom0 = Transport::new(Kind::Shm, 0, dir);
@@ -327,13 +327,13 @@ mod tests {
         say(&mut control, &handshake::hello(Version::V3));
         assert!(matches!(control.next(begun), Ok(Some(Event::Up(Version::V3)))));
         assert!(control.next(begun).expect("no loss").is_none());
-        // Nothing is owed: silence may last.
+        // No message is incomplete, so silence may last.
         assert_eq!(control.deadline(), None);
         say(&mut control, &[0, 2, 0]);
         let later = begun + limit;
         assert!(control.next(later).expect("no loss").is_none());
         assert!(!is_late(&mut control, &reactor, later + before));
-        // Another byte of it gives no more time.
+        // Another byte of the message gives no more time.
         say(&mut control, &[0]);
         assert!(control.next(later + before).expect("no loss").is_none());
         assert!(is_late(&mut control, &reactor, later + limit));

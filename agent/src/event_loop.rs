@@ -44,13 +44,13 @@ mod token;
 use old_callers::OldCaller;
 use token::{FIRST_KEY, Token};
 
-/// Programs let in before everybody else has a turn; the listener stays readable as long as more wait.
+/// Most programs that are accepted before other descriptors are handled; the listener stays readable while more wait.
 const ACCEPT_BATCH: usize = 64;
 
-/// Everybody in the VM may ask; who may enter the socket's folder decides more.
+/// Every program in the VM may ask; the folder of the socket may restrict that.
 const LISTENER_MODE: u32 = 0o777;
 
-/// Why the agent cannot go on.
+/// Why the agent cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("no way to reach dom0: {0}")]
@@ -65,7 +65,7 @@ pub(crate) enum Error {
     Callers(io::Error),
     #[error("cannot listen at {}: {source}", path.display())]
     Listener { path: PathBuf, source: io::Error },
-    /// Whoever started this agent starts the next one, which knows the VM's new number.
+    /// The service manager starts the agent again, and the next one knows the VM's new number.
     #[error("{0}")]
     Over(ring::Error),
 }
@@ -75,16 +75,16 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     Agent::new(options)?.run()
 }
 
-/// Whatever has a descriptor and a key of its own.
+/// Everything with a descriptor and a key of its own.
 #[derive(Debug)]
 enum Watched {
     /// A program that asks for a service.
     Client(ClientConnection),
     /// The process of a call.
     Process(CallId, Child),
-    /// A call that a fork server runs: its end is the connection's.
+    /// A call that a fork server runs: it ends with this connection.
     Handed(CallId, OwnedFd),
-    /// The process of a call of a program that asked as in R2, by the key of its request.
+    /// The process for a call of a program that asked as in R2, by the key of its request.
     Old(u64, Child),
     /// The error output of such a program.
     Errors(Errors),
@@ -105,7 +105,7 @@ impl AsFd for Watched {
 }
 
 struct Agent {
-    /// What services may have; the agent itself has more.
+    /// The limit on descriptors for services; the agent itself has more.
     files: FileLimit,
     transport: Transport,
     services: Services,
@@ -115,31 +115,31 @@ struct Agent {
     reactor: Reactor<Token>,
     signals: Signals,
     control: Control<Token>,
-    /// Where calls cannot see for themselves whether the other VM is still there.
+    /// Used where calls cannot see by themselves whether the other VM still exists.
     domain_monitor: Option<DomainMonitor>,
     core: Core,
-    /// There from the first HELLO on.
+    /// Made with the first HELLO.
     listener: Option<Listener>,
     accept_pause: AcceptPause,
     client_slots: ClientSlots,
     callers: Callers<Job>,
-    /// Where servers are files.
+    /// Used where servers are files.
     waiting_calls: Option<WaitingCalls<(CallId, Job)>>,
-    /// Calls whose processes look for their callers or serve them, for as long as they run.
+    /// Calls whose processes wait for their callers or serve them, while these processes run.
     looking: BTreeMap<CallId, Job>,
-    /// Those of them whose caller was not there.
+    /// Those of them whose caller had not come.
     not_met: BTreeSet<CallId>,
     watched: BTreeMap<u64, Watched>,
     next_key: u64,
     sessions: Sessions<(CallId, Job)>,
     meminfo: Option<MeminfoWriter>,
-    /// Where programs of R1 and R2 are to ask, if they may.
+    /// The folder in which programs of R1 and R2 ask, if they may.
     r2_folder: Option<PathBuf>,
-    /// There from the first HELLO on.
+    /// Made with the first HELLO.
     entrance: Option<Entrance>,
-    /// Programs that have asked there and wait for dom0.
+    /// Programs that have asked there and wait for dom0's answer.
     old_callers: SmallMap<u64, OldCaller>,
-    /// For those who want to know what goes on.
+    /// What is told to `qrexec-top`.
     board: Board,
 }
 
@@ -240,7 +240,7 @@ impl Agent {
 
     // ---- the daemon -------------------------------------------------------------------------
 
-    /// Takes all that the daemon has said.
+    /// Handles everything that the daemon has sent.
     fn hear_daemon(&mut self, now: Instant) -> Result<(), Error> {
         loop {
             let heard = match self.control.next(now) {
@@ -274,7 +274,7 @@ impl Agent {
         self.act();
     }
 
-    /// Does all that the core wants done.
+    /// Does everything that the core has decided.
     fn act(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
@@ -314,7 +314,7 @@ impl Agent {
 
     // ---- programs of this VM ----------------------------------------------------------------
 
-    /// Lets programs in, once the daemon has been there for the first time.
+    /// Accepts programs, once the daemon has connected for the first time.
     fn open_listener(&mut self) -> Result<(), Error> {
         if self.listener.is_some() {
             return Ok(());
@@ -344,7 +344,7 @@ impl Agent {
         Ok(key)
     }
 
-    /// Closes what has this key.
+    /// Closes the descriptor with this key.
     fn forget(&mut self, key: u64) -> Option<Watched> {
         let what = self.watched.remove(&key)?;
         let _ = self.reactor.remove(&what);
@@ -373,7 +373,7 @@ impl Agent {
                 }
             }
             Some(Watched::Errors(errors)) if errors.drain() => drop(self.forget(key)),
-            // Whatever a fork server says, it means that the call is over.
+            // Any event on this connection means that the call has ended.
             Some(Watched::Handed(call, _)) => {
                 let call = *call;
                 self.forget(key);
@@ -428,10 +428,10 @@ impl Agent {
     }
 }
 
-/// Without one, each call asks for itself.
+/// If there is none, each call watches its peer's domain by itself.
 fn domain_monitor(transport: &Transport, reactor: &Reactor<Token>) -> Result<Option<DomainMonitor>, Errno> {
     let domain_monitor = transport.domain_monitor().unwrap_or_else(|error| {
-        tracing::warn!("calls will each ask whether their peer is still there: {error}");
+        tracing::warn!("each call will watch by itself whether its peer still exists: {error}");
         None
     });
     domain_monitor
@@ -447,8 +447,8 @@ fn client_deadline(what: &Watched) -> Option<Instant> {
     }
 }
 
-/// Whether a wait found the process ended. A wait that fails means a process that is not ours any
-/// more, so there is nothing to wait for either.
+/// Whether the process has ended. If the wait fails the process is no longer this one's child, so there is nothing to
+/// wait for either.
 fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
     match waited {
         Ok(status) => status.is_some(),
@@ -459,10 +459,10 @@ fn has_ended(waited: &io::Result<Option<i32>>) -> bool {
     }
 }
 
-/// Tokens are also the numbers of request ids. They start anywhere, so that an answer meant for a
-/// request of an earlier agent does not fit one of this; and where dom0 sees that they are looked up.
+/// Tokens are also the numbers of request ids. They begin at a random number, so that an answer to a request of an
+/// earlier agent fits none of this one's; and so high that dom0 sees that they are looked up.
 fn first_key() -> u64 {
     let random = std::hash::RandomState::new().hash_one(std::process::id());
-    // Far from the end: they only ever grow.
+    // Far from the largest number, since they only grow.
     (random >> 16).max(FIRST_KEY).max(Ident::FIRST_LOOKED_UP)
 }

@@ -1,8 +1,8 @@
-//! The fork server of a user's session: it runs calls for that user without a login of their own.
+//! The fork server of a user's session: it runs calls for that user, without a separate login for each.
 //!
-//! The agent hands a call over in one request: `type, domain, port, length`, 32 bits each in the
-//! machine's own order, then the command with its NUL. The connection stays open as long as the call
-//! runs: it ends with the process of the call, whatever becomes of the server.
+//! The agent hands a call over in one request: `type, domain, port, length`, 32 bits each in the machine's own order,
+//! then the command with its NUL. The connection stays open as long as the call runs: it ends with the process of the
+//! call, whatever happens to the server.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,7 +21,7 @@ pub use server::main;
 /// Where a user's fork server listens; `%s` is the user's name.
 pub(crate) const SOCKET: &str = "/var/run/qubes/qrexec-server.%s.sock";
 
-/// Whether each user has a fork server of their own there. Else there is one, and its place does not tell whose.
+/// Whether each user has a separate fork server there. Otherwise there is one, and its path does not tell whose it is.
 pub(crate) fn is_per_user(pattern: &OsStr) -> bool {
     pattern.as_bytes().windows(2).any(|pair| pair == b"%s")
 }

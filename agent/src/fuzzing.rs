@@ -1,11 +1,11 @@
-//! Entries for the targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
+//! Access for the fuzz targets in `tests/fuzz`; in builds with `--cfg fuzzing` only.
 
 use crate::fork_server::request::Decoder;
 
-/// What a fork server makes of a request that arrives in these pieces: the request, written again.
+/// Decodes a request that arrives in these pieces. Returns the request, encoded again.
 ///
 /// # Errors
-/// Why it is none.
+/// Why it is no request.
 pub fn fork_request<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<Option<Vec<u8>>, String> {
     let mut decoder = Decoder::default();
     let mut said = None;

@@ -1,4 +1,4 @@
-//! What the processes of all calls share, and how each says its end.
+//! What the processes of all calls have in common, and how each reports its end.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use ring::{Channel, Transport};
 use wire::stream::Role;
 use wire::version::Version;
 
-/// What the processes of all calls share.
+/// What the processes of all calls have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Ground<'a> {
     pub(crate) transport: &'a Transport,
@@ -37,7 +37,7 @@ impl Ground<'_> {
     }
 }
 
-/// Says how a call ended; the exit status of its process.
+/// Logs how a call ended. Returns the exit status of its process.
 pub(crate) fn ended(outcome: &Outcome, label: &str, port: u32, since: Instant) -> i32 {
     step::reached("pump: ends");
     let exit = outcome.exit(Role::Service);

@@ -1,4 +1,4 @@
-//! What the daemon's request amounts to, before anything is started.
+//! What a daemon's request means, before anything is started.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use wire::control::Endpoint;
 use wire::escape::Escaped;
 use wire::names::DomainId;
 
-/// Bytes of a command line that a log line shows.
+/// Most bytes of a command line in a log line.
 const SHOWN: usize = 200;
 
 /// One call to be started.
@@ -18,30 +18,30 @@ const SHOWN: usize = 200;
 pub(crate) struct Job {
     /// Where the data link is.
     pub(crate) endpoint: Endpoint,
-    /// Without streams.
+    /// The service gets no streams.
     pub(crate) just: bool,
-    /// The command line, fit for a log.
+    /// The command line, made safe for a log.
     pub(crate) label: String,
-    /// What to run. An error is told to the caller over the data link, like any failure to start.
+    /// What to run. An error is reported to the caller over the data link, as any failure to start is.
     pub(crate) task: Result<Task, ExecError>,
     /// Until when its caller may come.
     pub(crate) until: Instant,
-    /// The agent has waited for its caller already.
+    /// The agent has waited for its caller before.
     pub(crate) waited: bool,
 }
 
 /// What to run, and how.
 #[derive(Debug)]
 pub(crate) struct Task {
-    /// As whom; `None` in a session, which has a user already.
+    /// The user; `None` in a session, which has its user already.
     pub(crate) user: Option<String>,
-    /// Its configuration says so, whatever dom0 does.
+    /// The user comes from the service's configuration, whatever dom0 says.
     pub(crate) is_forced: bool,
     /// Without waiting for a session, and never by a fork server.
     pub(crate) nogui: bool,
     /// The command or service.
     pub(crate) kind: CommandKind,
-    /// What its configuration says; nothing for commands.
+    /// The service's configuration; empty for commands.
     pub(crate) config: ServiceConfig,
 }
 
@@ -60,7 +60,7 @@ impl Job {
         Self { endpoint, just, label, task, until: Instant::now() + WAIT_VM, waited: false }
     }
 
-    /// For whom it speaks in the log: what callers are called is up to policy, where they are is not.
+    /// Which source its log lines are about. Policy may change a caller's name, but not the number of its domain.
     pub(crate) fn log_source(&self) -> String {
         match self.endpoint.domain {
             DomainId::DOM0 => "dom0".to_owned(),
@@ -68,7 +68,7 @@ impl Job {
         }
     }
 
-    /// The user and the caller for whose call a session has to be there first.
+    /// The user whose session must exist first, and the call that waits for it.
     pub(crate) fn awaited_session(&self) -> Option<(&str, &ServiceCall)> {
         let task = self.task.as_ref().ok()?;
         match &task.kind {
@@ -79,8 +79,7 @@ impl Job {
         }
     }
 
-    /// The user and the command line that a fork server may be given, one that is `of_one` user, or whose place tells
-    /// whose it is.
+    /// The user and the command line for a fork server. `of_one`: the server's path does not tell whose it is.
     pub(crate) fn for_fork_server(&self, of_one: bool) -> Option<(&str, Vec<u8>)> {
         let task = self.task.as_ref().ok()?;
         if (task.is_forced && of_one) || task.nogui || !task.config.allows_fork_server() {
@@ -148,7 +147,7 @@ mod tests {
         let handed = gui.for_fork_server(false).expect("allowed");
         assert_eq!(handed, ("root", b"QUBESRPC test.Gui+ work".to_vec()));
         assert!(gui.for_fork_server(true).is_none(), "whose it is, nobody knows");
-        // Every byte as it came.
+        // Every byte unchanged.
         let plain = job(&dir, b"joan:QUBESRPC test.Plain work  name  x ");
         assert_eq!(
             plain.for_fork_server(true),

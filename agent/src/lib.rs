@@ -6,25 +6,25 @@
 //! | [`options`] | the command line |
 //! | `event_loop` | the event loop that carries the decisions out |
 //! | `control` | the link to the daemon: meeting, HELLO, messages, meeting again |
-//! | `admission` | how many calls from outside there may be, and of whom |
+//! | `board` | what is told to `qrexec-top` |
 //! | `board` | what it tells `qrexec-top` |
-//! | `listener` | the sockets on which others ask |
-//! | `waiting_calls` | where calls wait whose caller is not there yet |
-//! | `client_slots` | how many programs may ask at once, and how many of one user |
+//! | `listener` | the sockets on which programs and the agent ask |
+//! | `waiting_calls` | calls whose caller has not come yet |
+//! | `client_slots` | how many programs may be connected at once, and how many of one user |
 //! | `client` | one such program's connection |
-//! | `ground` | what the processes of all calls share, and how each says its end |
-//! | `job` | what a command line and a service's configuration amount to |
-//! | `meminfo` | the word that memory balancing waits for |
+//! | `ground` | what the processes of all calls have in common, and how each reports its end |
+//! | `job` | what a command line and a service's configuration mean |
+//! | `meminfo` | the signal for which memory balancing waits |
 //! | `call` | the process of one call: data link, service, pump |
 //! | [`fork_server`] | handing a call to a user's fork server, and that server |
-//! | [`multiplexer`] | the old entry of a service |
+//! | [`multiplexer`] | the older program that starts a service |
 //! | `r2` | programs of R1 and R2, and protocol 1 |
 //! | `session` | calls that wait for a graphical session |
 //!
 //! The agent itself stays small and has one thread. Each call is pumped by a process of its own,
 //! which survives the agent and whose crash costs one call.
 #![forbid(unsafe_code)]
-#![deny(clippy::print_stdout, clippy::print_stderr)] // they end a program whose output nobody takes
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they end the program when its output is closed
 
 use std::ffi::OsString;
 
@@ -52,12 +52,12 @@ mod waiting_calls;
 
 pub use options::Options;
 
-/// Exit status: the agent ended because it was told to.
+/// Exit status: the agent was told to end.
 const EXIT_DONE: i32 = 0;
 /// Exit status: the agent cannot do its work.
 const EXIT_FAILED: i32 = 1;
 
-/// Runs the agent with these arguments, the program's own name first; gives its exit status.
+/// Runs the agent with these arguments, the program's own name first. Returns its exit status.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
     match Options::from_args(args) {
@@ -66,7 +66,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-/// Runs the agent until it is told to end; gives its exit status.
+/// Runs the agent until it is told to end. Returns its exit status.
 #[must_use]
 pub fn run(options: &Options) -> i32 {
     let ended = match options.protocol {

@@ -1,4 +1,4 @@
-//! A socket on which others ask: programs of this VM for services, the agent for calls.
+//! A socket on which programs of this VM ask for services, or the agent for calls.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,10 +9,10 @@ use engine::reactor::{Interest, Reactor, Token};
 use engine::unix::Bound;
 use rustix::process::{Resource, getrlimit};
 
-/// How long to wait for a descriptor to become free somewhere.
+/// How long to wait when there is no descriptor for a connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The listening socket. Its file goes with it, unless a successor has put its own in that place.
+/// The listening socket. Its file is removed with it, unless a successor has put its own there.
 #[derive(Debug)]
 pub(crate) struct Listener(Bound);
 
@@ -22,27 +22,27 @@ impl Listener {
         Bound::new(path, mode).map(Self)
     }
 
-    /// Closes it here and leaves the file: another process holds the socket.
+    /// Closes the socket here and leaves the file: another process holds the socket.
     pub(crate) fn leave(self) {
         self.0.leave();
     }
 
-    /// Removes the file: nobody comes in any more.
+    /// Removes the file, so that no further client can connect.
     pub(crate) fn remove_file(&self) {
-        // A stale file would be replaced by the next one who listens.
+        // If it stays, the next process that listens there replaces it.
         let _ = self.0.withdraw();
     }
 }
 
-/// Whether a listener is watched: not while there is no room, nor for a moment after nobody could be let
-/// in for want of a descriptor.
+/// Whether a listener is watched: not while there is no room for connections, nor for a while after a connection could
+/// not be accepted for want of a descriptor.
 #[derive(Debug)]
 pub(crate) struct AcceptPause {
     open: bool,
     again: Option<Instant>,
 }
 
-/// Open, for a listener that was just given to the reactor.
+/// Watched, for a listener that was just given to the reactor.
 impl Default for AcceptPause {
     fn default() -> Self {
         Self { open: true, again: None }
@@ -50,12 +50,12 @@ impl Default for AcceptPause {
 }
 
 impl AcceptPause {
-    /// The next connection, non-blocking; `None`: nobody is waiting, or nobody can be let in now.
+    /// The next connection, non-blocking; `None`: none is waiting, or none can be accepted now.
     pub(crate) fn accept(&mut self, listener: &Listener, now: Instant) -> Option<OwnedFd> {
         match listener.0.accept() {
             Ok(client) => client,
             Err(error) => {
-                // No descriptor left, here or in the whole system. The client stays where it is.
+                // No descriptor is left in this process or in the system. The client stays in the queue.
                 tracing::error!("cannot take a client: {error}");
                 self.again = Some(now + PAUSE);
                 None
@@ -63,12 +63,12 @@ impl AcceptPause {
         }
     }
 
-    /// When to look again.
+    /// When to accept again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.again
     }
 
-    /// Watches the listener as long as somebody can come in.
+    /// Watches the listener as long as connections can be accepted.
     pub(crate) fn adjust<T: Token>(
         &mut self,
         reactor: &Reactor<T>,
@@ -86,7 +86,7 @@ impl AcceptPause {
     }
 }
 
-/// As many guests as half of this process's descriptors; the rest is for calls.
+/// As many connections as half of this process's descriptors; the rest is for calls.
 pub(crate) fn max_clients() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(16, 1 << 16)

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! The VM's memory balancing begins with its first call: `meminfo-writer` waits for a word of the agent.
+//! The VM's memory balancing begins with its first call: `meminfo-writer` waits for a signal of the agent.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use engine::Installation;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Where `meminfo-writer` leaves its number.
+/// The file with the process id of `meminfo-writer`.
 const PID_FILE: &str = "/var/run/meminfo-writer.pid";
 
-/// No number is longer.
+/// No process id is longer.
 const MOST: u64 = 16;
 
-/// Wakes `meminfo-writer`, once.
+/// Signals `meminfo-writer`, once.
 #[derive(Debug)]
 pub(crate) struct MeminfoWriter {
     file: PathBuf,
@@ -22,14 +22,14 @@ pub(crate) struct MeminfoWriter {
 }
 
 impl MeminfoWriter {
-    /// The one that `QREXEC_MEMINFO_PID` names, else that of this VM; a lab has none of its own.
+    /// The file that `QREXEC_MEMINFO_PID` names, or else that of this VM; a lab has none.
     pub(crate) fn from_env(installation: Installation) -> Option<Self> {
         let named = std::env::var_os("QREXEC_MEMINFO_PID").map(PathBuf::from);
         let file = named.or_else(|| (!installation.is_lab()).then(|| PID_FILE.into()))?;
         Some(Self { file, woken: false })
     }
 
-    /// A call begins. Where there is no such program yet, the next call looks again.
+    /// A call begins. If that program does not run yet, the next call tries again.
     pub(crate) fn call_begins(&mut self) {
         if !self.woken {
             self.woken = pid(&self.file).is_ok_and(|pid| kill_process(pid, Signal::USR1).is_ok());
@@ -37,7 +37,8 @@ impl MeminfoWriter {
     }
 }
 
-/// The process that the file names. Only root writes it, but it may be a leftover: never us, nor init.
+/// The process that the file names. Only root writes the file, but it may be old: it never means this process, or
+/// init.
 fn pid(file: &Path) -> io::Result<Pid> {
     let mut text = String::new();
     File::open(file)?.take(MOST).read_to_string(&mut text)?;

@@ -1,7 +1,7 @@
-//! `qubes-rpc-multiplexer SERVICE SOURCE [TYPE TARGET]`, the old entry: finds a service and runs it
-//! on the caller's own streams.
+//! `qubes-rpc-multiplexer SERVICE SOURCE [TYPE TARGET]`, an older way to start a service: finds it and runs it on the
+//! caller's own streams.
 //!
-//! What the service says on standard error goes to the caller and to this machine's log.
+//! The service's error output goes to the caller and to this machine's log.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +19,7 @@ use wire::command::{Command, CommandError, CommandKind, ServiceCall};
 
 use crate::command_line::EXIT_USAGE;
 
-/// Runs it with these arguments, the program's own name first; gives the service's exit status.
+/// Runs it with these arguments, the program's own name first. Returns the service's exit status.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
     let call = match read_call(args.get(1..).unwrap_or_default()) {
@@ -30,7 +30,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
             return EXIT_USAGE;
         }
     };
-    // Whoever starts this has no need of a transport; a system has Xen.
+    // This program needs no transport, so none may be set; a system has Xen.
     let kind = Transport::from_env().map_or(Kind::Xen, |transport| transport.kind());
     let installation = match Installation::stated(kind) {
         Ok(installation) => installation,
@@ -56,11 +56,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
-/// The call that the arguments mean. They have the form that follows `QUBESRPC` on a command line.
+/// The call in the arguments. They have the form that follows `QUBESRPC` on a command line.
 fn read_call(args: &[OsString]) -> Result<ServiceCall, CommandError> {
     let mut line = b"QUBESRPC".to_vec();
     for arg in args {
-        // A blank would make two words of one.
+        // With a blank, one argument would become two words.
         if arg.is_empty() || arg.as_bytes().contains(&b' ') {
             return Err(CommandError::Words);
         }
@@ -86,13 +86,13 @@ fn start(call: ServiceCall, installation: Installation) -> Result<(Child, OwnedF
 /// Where the service's error output goes.
 struct Copies {
     caller: File,
-    /// Unless it is the same.
+    /// `None` if both are the same.
     log: Option<File>,
 }
 
 impl Copies {
-    /// Takes our stderr away from us: the caller at its other end may be in another VM, and what we ourselves have to
-    /// say is for this machine's log, or for whoever sits at a terminal.
+    /// Replaces this process's stderr: the caller at its other end may be in another VM, and messages of this program
+    /// are for this machine's log, or for the user of a terminal.
     fn open(log: &StderrLog) -> io::Result<Self> {
         let caller = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?;
         let log = log.open().ok().filter(is_not_stderr);
@@ -107,7 +107,8 @@ impl Copies {
 
 /// Copies the error output until it ends, then waits for the service.
 fn finish(mut child: Child, errors: OwnedFd, copies: Copies) -> i32 {
-    // The service holds these two. Whoever is at their other ends must see it end, not us.
+    // The service holds these two. Their other ends must see them close when the service ends, not when this process
+    // does.
     if let Err(error) = engine::localfd::take_stdin_stdout() {
         tracing::warn!("cannot close stdin and stdout: {error}");
     }
@@ -125,13 +126,13 @@ fn copy(errors: OwnedFd, mut copies: Copies) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return tracing::warn!("cannot read the service's error output: {error}"),
         };
-        // One that nobody reads is no reason to stop the service or the other one.
+        // If one of the two has no reader, that must not stop the service or the other one.
         let _ = copies.caller.write_all(bytes);
         let _ = copies.log.as_mut().map(|log| log.write_all(bytes));
     }
 }
 
-/// Without a journal the log is the caller's stream itself, and everything would be there twice.
+/// Without a journal the log is the caller's stream itself, and everything would appear there twice.
 fn is_not_stderr(log: &OwnedFd) -> bool {
     let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
     match (rustix::fs::fstat(log), rustix::fs::fstat(rustix::stdio::stderr())) {

@@ -12,11 +12,11 @@ use crate::fork_server;
 /// Where programs of R1 and R2 look for the FIFO.
 const R2_FOLDER: &str = "/var/run/qubes";
 
-/// Names the socket where no option does.
+/// The environment variable for the socket, if no option names it.
 const SOCKET_VARIABLE: &str = "QREXEC_AGENT_SOCKET";
-/// Where it is otherwise.
+/// The socket, if neither names it.
 const SOCKET: &str = "/var/run/qubes/qrexec-agent";
-/// Says how many calls there may be where no option does.
+/// The environment variable for the number of calls, if no option gives it.
 const MAX_CALLS_VARIABLE: &str = "QREXEC_MAX_CALLS";
 /// The same for calls from outside.
 const MAX_SERVED_VARIABLE: &str = "QREXEC_MAX_SERVED";
@@ -82,7 +82,7 @@ pub struct Options {
     pub no_confine: bool,
 
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG
-    // It is read before everything else, by whoever sets up the log.
+    // Used by the code that sets up the log, before the rest of the command line is read.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: Option<String>,
 }
@@ -123,12 +123,12 @@ impl Options {
         })
     }
 
-    /// The folder of the FIFO, wherever it is wanted.
+    /// The folder of the FIFO, if it is wanted.
     pub(crate) fn r2_folder(&self) -> PathBuf {
         self.r2_api.clone().unwrap_or_else(|| R2_FOLDER.into())
     }
 
-    /// Where programs of today ask.
+    /// Where programs of this release ask.
     pub(crate) fn socket(&self) -> PathBuf {
         let fifo = self.r2_api.as_ref().map(|folder| folder.join("qrexec-agent"));
         if fifo.as_ref() != Some(&self.agent_socket) {
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(options.agent_socket, PathBuf::from("/a"));
         assert_eq!(options.fork_server_socket.as_deref(), Some(OsStr::new("/b/%s")));
         assert!(options.no_fork_server);
-        // As getopt takes them: the last one holds, and a beginning is enough.
+        // As getopt reads them: the last one counts, and an abbreviation is enough.
         assert_eq!(parse(&["-a/a", "--agent=/b"]).expect("fine").agent_socket, PathBuf::from("/b"));
         let cluster = parse(&["-Sa/c"]).expect("fine");
         assert_eq!((cluster.agent_socket, cluster.no_fork_server), (PathBuf::from("/c"), true));

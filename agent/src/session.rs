@@ -5,14 +5,14 @@ use std::time::Instant;
 use wire::names::DomainId;
 use wire::small_map::SmallMap;
 
-/// Calls that may wait at once, for all users: what upstream's agent has places for. A session that never comes must
-/// not gather them for ever.
+/// Most calls that may wait at once, for all users: as many as upstream's agent has places for. If a session never
+/// comes, no more may accumulate.
 const MOST: usize = 256;
 
-/// Calls of one caller that may, so that none has all places.
+/// Most calls of one caller, so that none has all places.
 const MOST_OF_ONE: usize = MOST / 2;
 
-/// Who waits for whose session.
+/// Which calls wait for whose session.
 #[derive(Debug)]
 pub(crate) struct Sessions<T> {
     waiting: SmallMap<String, Vec<Waiting<T>>>,
@@ -21,7 +21,7 @@ pub(crate) struct Sessions<T> {
 /// One call that waits.
 #[derive(Debug)]
 struct Waiting<T> {
-    /// Where its caller is.
+    /// The domain of its caller.
     source: DomainId,
     /// When it is given up.
     until: Instant,
@@ -35,10 +35,11 @@ impl<T> Default for Sessions<T> {
 }
 
 impl<T> Sessions<T> {
-    /// Lets `item` wait for the session of `user`. `true`: nobody did, so the waiting itself has to be started.
+    /// Adds `item` to those that wait for the session of `user`. `true`: it is the first one, so the wait itself has
+    /// to be started.
     ///
     /// # Errors
-    /// The item, if there is no place for it.
+    /// The item, if there is no room for it.
     pub(crate) fn wait(&mut self, user: &str, source: DomainId, until: Instant, item: T) -> Result<bool, T> {
         let waiting = || self.waiting.values().flatten();
         if waiting().count() >= MOST || waiting().filter(|one| one.source == source).count() >= MOST_OF_ONE {
@@ -49,18 +50,18 @@ impl<T> Sessions<T> {
         Ok(first)
     }
 
-    /// The waiting is over, well or badly: gives all that waited, in their order.
+    /// The wait has ended, with or without a session. Returns everything that waited, in order.
     pub(crate) fn ended(&mut self, user: &str) -> Vec<T> {
         let waiting = self.waiting.remove(user).unwrap_or_default();
         waiting.into_iter().map(|one| one.item).collect()
     }
 
-    /// When somebody has waited for too long next.
+    /// When the next call will have waited for too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.waiting.values().flatten().map(|one| one.until).min()
     }
 
-    /// Gives those who have waited for too long. Whether the session is there is looked at further on.
+    /// Removes and returns those that have waited for too long. The wait for the session continues.
     pub(crate) fn late(&mut self, now: Instant) -> Vec<T> {
         let late = self.waiting.values_mut().flat_map(|all| all.extract_if(.., |one| one.until <= now));
         late.map(|one| one.item).collect()
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(sessions.late(later(1)), [1]);
         assert_eq!(sessions.late(later(3)), [2]);
         assert_eq!(sessions.deadline(), Some(later(9)));
-        // The waiting for john's session goes on.
+        // The wait for john's session continues.
         assert_eq!(sessions.wait("john", ONE, later(9), 3), Ok(false));
         assert_eq!(sessions.ended("joan"), [9]);
     }

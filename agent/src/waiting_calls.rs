@@ -1,4 +1,4 @@
-//! Where calls wait whose caller is not there yet: without a process, a timer of their own or anything else that costs.
+//! Calls whose caller has not come yet. They wait without a process, a timer or anything else of their own.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use ring::{Appeared, ServerWatch, Transport};
 use wire::control::Endpoint;
 
-/// Pause before the first look where nothing tells that the caller has come; each further one is twice as long, up to
+/// Time until the first look, where no event tells that the caller has come; each further time is twice as long, up to
 /// the longest.
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The calls that wait, by where their callers will be.
+/// The calls that wait, by the place where their callers will be.
 pub(crate) struct WaitingCalls<T> {
     server_watch: ServerWatch,
     watched: bool,
@@ -22,22 +22,22 @@ pub(crate) struct WaitingCalls<T> {
 struct Waiting<T> {
     item: T,
     until: Instant,
-    /// When to look, where nothing tells.
+    /// When to look next, where no event tells.
     look: Instant,
     pause: Duration,
 }
 
-/// A call that waits no longer.
+/// A call that does not wait any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Left<T> {
-    /// Its caller is there.
+    /// Its caller has come.
     Met(T),
-    /// It did not come in time.
+    /// Its caller did not come in time.
     Late(T),
 }
 
 impl<T> WaitingCalls<T> {
-    /// `None` where each call waits for itself.
+    /// `None` where each call waits by itself.
     pub(crate) fn new(transport: &Transport) -> Option<Self> {
         Some(Self { server_watch: transport.server_watch()?, watched: false, waiting: BTreeMap::new() })
     }
@@ -47,10 +47,10 @@ impl<T> WaitingCalls<T> {
         self.server_watch.descriptor()
     }
 
-    /// Waits for the caller there. `Some`: it has come meanwhile.
+    /// Lets `item` wait for the caller at this place. `Some`: the caller has just come.
     pub(crate) fn wait(&mut self, at: Endpoint, until: Instant, now: Instant, item: T) -> Option<T> {
         let place = (at.domain.0, at.port.0);
-        // Before the look: whoever comes after it is told.
+        // Watched before looking, so that a caller who comes after the look is noticed.
         self.watched = self.server_watch.watch();
         if self.server_watch.is_there(place.0, place.1) {
             self.rest();
@@ -66,7 +66,7 @@ impl<T> WaitingCalls<T> {
         let places = match self.server_watch.appeared() {
             Appeared::These(places) => places,
             Appeared::Many => {
-                // Before the look, as ever; the folder may be another one now.
+                // Watched before looking, as in `wait`; the folder may be another one now.
                 self.watched = self.server_watch.watch();
                 let all = self.waiting.keys().copied();
                 all.filter(|place| self.server_watch.is_there(place.0, place.1)).collect()
@@ -78,13 +78,13 @@ impl<T> WaitingCalls<T> {
         met
     }
 
-    /// When [`WaitingCalls::on_time`] has something to do.
+    /// When [`WaitingCalls::on_time`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let all = self.waiting.values().flatten();
         all.map(|one| if self.watched { one.until } else { one.until.min(one.look) }).min()
     }
 
-    /// Those whose time is over, and those who were looked for and found.
+    /// Returns those that are too late, and those whose callers were looked for and found.
     pub(crate) fn on_time(&mut self, now: Instant) -> Vec<Left<T>> {
         let mut left = Vec::new();
         if self.deadline().is_none_or(|deadline| deadline > now) {
@@ -105,7 +105,7 @@ impl<T> WaitingCalls<T> {
         left
     }
 
-    /// Nothing is watched while nobody waits.
+    /// Ends the watch while no call waits.
     fn rest(&mut self) {
         if self.waiting.is_empty() {
             self.server_watch.rest();
@@ -165,7 +165,7 @@ mod tests {
         let _comes = serve(515);
         assert_eq!(waiting_calls.on_ready(), [515]);
 
-        // As without an instance of inotify.
+        // As if there were no inotify instance.
         waiting_calls.watched = false;
         let mut time = now;
         let mut looks = 0;

@@ -1,9 +1,9 @@
 //! The agent's decisions, without a file, a socket, a process or a clock.
 //!
-//! Events go in through the methods of [`Core`] whose names begin with `handle_`; [`Core::poll_output`] gives what is to
-//! be done, in order. None of them depends on time: who waits for how long is told in the programs' own terms. The daemon
-//! is trusted no more than it needs to be: what it says is checked like anything from outside, and a breach costs it the
-//! link, nothing else.
+//! Events go in through the methods of [`Core`] whose names begin with `handle_`; [`Core::poll_output`] gives what is
+//! to be done, in order. Nothing depends on time: the caller keeps all deadlines. The daemon is trusted no more than
+//! necessary: its messages are checked like anything from outside, and if it breaks the protocol it loses the link,
+//! and nothing else happens.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,8 +15,8 @@ use wire::names::{Ident, Port};
 use wire::trigger::{BadTrigger, Trigger};
 use wire::version::Version;
 
-/// A program on the agent's socket. The number is also that of its request id, so it is never used
-/// twice, not even by the agent that comes after this one.
+/// A program on the agent's socket. The number is also that of its request id, so it is never used twice, not even by
+/// the agent that is started after this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
@@ -24,25 +24,25 @@ pub struct ClientId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// How much a line in the log matters.
+/// How important a line in the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// What happened.
+    /// Something happened as it should.
     Info,
-    /// What should not have happened.
+    /// Something happened that should not.
     Warn,
 }
 
-/// What the driver has to do, in this order.
+/// What the caller of the core has to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send the daemon these bytes, one whole message.
     Send(Vec<u8>),
-    /// Tell a client where its service will be met. Its connection stays until it closes it.
+    /// Tell a client where its service will be. The client closes the connection.
     Connect(ClientId, Endpoint),
-    /// Tell a client that nobody will come there.
+    /// Tell a client that its service will not come.
     Withdraw(ClientId),
-    /// Close a client's connection: its request is refused.
+    /// Close a client's connection, because its request is refused.
     Refuse(ClientId, Refusal),
     /// Start a call.
     Start(CallId, Start),
@@ -62,81 +62,82 @@ pub struct Start {
 /// Why a client's request is refused. The client only sees its connection close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The daemon, that is, policy.
+    /// The daemon refused it, by policy.
     #[error("refused by dom0")]
     Denied,
-    /// Nobody to ask.
+    /// There is no daemon to ask.
     #[error("there is no connection to dom0")]
     NoLink,
-    /// The daemon went away before it answered.
+    /// The link to the daemon was lost before it answered.
     #[error("the connection to dom0 was lost")]
     LinkLost,
-    /// The request makes no sense.
+    /// The request is malformed.
     #[error(transparent)]
     Bad(#[from] BadTrigger),
-    /// The request is longer than the daemon takes.
+    /// The request is longer than the daemon accepts.
     #[error("the request is too long: {0}")]
     TooLong(#[from] wire::error::TooLong),
-    /// The request names a source, which dom0 is too old to be told; without it policy would decide
-    /// about another call than the one that was meant.
+    /// The request names a source, which the daemon's protocol version cannot carry; without it policy would decide
+    /// about a call that was not meant.
     #[error("dom0 speaks protocol {0}, which cannot pass on --source-qube")]
     NoSource(Version),
-    /// More is waiting to be sent than the daemon reads.
+    /// More bytes wait for the daemon than it reads.
     #[error("dom0 does not read its requests")]
     Busy,
 }
 
-/// What breaks the link, beyond what the messages themselves can get wrong.
+/// Why a message breaks the link, in addition to what the messages themselves can get wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A message that is malformed or does not belong here.
+    /// A message that is malformed or may not come here.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// A port on which no data link can be.
+    /// A port that cannot be a data link's.
     #[error("port {0} is not for data links")]
     Port(Port),
 }
 
-/// A client whose request was passed on.
+/// The state of a client whose request was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestState {
-    /// Its answer has not come.
+    /// The daemon has not answered yet.
     Waiting,
-    /// It was told where to go. `None`: by a link that is gone, so its end interests nobody.
+    /// It was told where its service will be. `None`: by a link that was lost, so nobody is told when the client is
+    /// gone.
     Connected(Option<Endpoint>),
 }
 
-/// Requests that are kept while the HELLOs are exchanged; all of them together fit the link's queue.
+/// Most requests that are kept while the HELLOs are exchanged; all of them together fit the link's queue.
 const MAX_HELD: usize = 64;
 
 /// The state of one agent.
 #[derive(Debug, Default)]
 pub struct Core {
-    /// The version spoken with the daemon, while there is a link.
+    /// The version that is spoken with the daemon, while there is a link.
     link: Option<Version>,
-    /// The daemon is there and its HELLO is not: it will be asked in a moment, in this order.
+    /// Requests that wait, in this order, for the HELLO of a daemon that has connected.
     held: Option<Vec<(ClientId, Trigger)>>,
     clients: BTreeMap<ClientId, RequestState>,
-    /// Running calls, with what the daemon is told when they end. Ports mean something only on the
-    /// link that named them: `None` after that one is gone.
+    /// Running calls, with what the daemon is told when they end. A port has a meaning only on the link that named it:
+    /// `None` once that link was lost.
     calls: BTreeMap<CallId, Option<Endpoint>>,
     next_call: u64,
     outputs: VecDeque<Output>,
 }
 
 impl Core {
-    /// What is to be done next; to be drained after every event.
+    /// What is to be done next; to be called until `None` after every event.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// The daemon is there and owes its HELLO. To it the agent is there already, so others may know that
-    /// too: requests wait, they are not refused.
+    /// The daemon has connected and has not sent its HELLO yet. For the daemon the agent is ready, so programs may ask
+    /// from now on: their requests wait, and are not refused.
     pub fn handle_link_met(&mut self) {
         self.held = Some(Vec::new());
     }
 
-    /// The handshake is over.
+    /// The HELLOs were exchanged.
     pub fn handle_link_up(&mut self, version: Version) {
         self.link = Some(version);
         for (client, request) in self.held.take().into_iter().flatten() {
@@ -144,12 +145,12 @@ impl Core {
         }
     }
 
-    /// The daemon is gone, or broke the protocol. Whoever waits for its answer is refused; what runs
-    /// goes on.
+    /// The daemon is gone, or broke the protocol. Clients that wait for its answer are refused; calls that run
+    /// continue.
     pub fn handle_link_lost(&mut self) {
         self.link = None;
         self.held = None;
-        // What was to be said to it is not said to the next one.
+        // Messages for this daemon are not sent to the next one.
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         self.calls.values_mut().for_each(|endpoint| *endpoint = None);
         let outputs = &mut self.outputs;
@@ -165,10 +166,10 @@ impl Core {
         });
     }
 
-    /// The daemon said something.
+    /// The daemon has sent a message.
     ///
     /// # Errors
-    /// What it said breaks the protocol: the link is to be closed, then [`Core::handle_link_lost`] called.
+    /// The message breaks the protocol: the link is to be closed, and then [`Core::handle_link_lost`] called.
     pub fn handle_message(&mut self, message: Message) -> Result<(), Violation> {
         let unexpected = |ty| Err(PeerError::from(Breach::UnexpectedType(ty)).into());
         match message {
@@ -184,7 +185,7 @@ impl Core {
         }
     }
 
-    /// A client asks for a service; `busy`: the daemon has much to read already.
+    /// A client asks for a service; `busy`: many bytes wait for the daemon already.
     pub fn handle_request(&mut self, client: ClientId, request: Result<Trigger, BadTrigger>, busy: bool) {
         if let (Some(held), Ok(request)) = (&mut self.held, &request)
             && held.len() < MAX_HELD
@@ -205,19 +206,19 @@ impl Core {
         }
     }
 
-    /// A client closed its connection. Nothing is to be done for one that had no request.
+    /// A client closed its connection. Nothing is done for one without a request.
     pub fn handle_client_gone(&mut self, client: ClientId) {
         if let Some(held) = &mut self.held {
             held.retain(|(id, _)| *id != client);
         }
         match self.clients.remove(&client) {
             Some(RequestState::Connected(endpoint)) => self.terminated(endpoint),
-            // The daemon's answer will find nobody.
+            // The daemon's answer will find no client.
             Some(RequestState::Waiting) | None => {}
         }
     }
 
-    /// A call has ended, or could not even be begun.
+    /// A call has ended, or could not be started.
     pub fn handle_call_ended(&mut self, call: CallId) {
         let endpoint = self.calls.remove(&call).flatten();
         self.terminated(endpoint);
@@ -239,17 +240,17 @@ impl Core {
             *client = RequestState::Connected(Some(endpoint));
             self.put(Output::Connect(id, endpoint));
         } else if ident.number().is_some_and(|number| self.clients.contains_key(&ClientId(number))) {
-            // Its answer came before: the port may be the one that it uses.
+            // It was answered before, and may be using the port.
             self.log(Level::Warn, format!("dom0 answered request {ident} twice"));
         } else {
             self.log(Level::Info, format!("dom0 allowed request {ident}, whose client is gone"));
-            // Nobody will use the port, and nobody else could say so.
+            // The port will not be used, and only the agent knows.
             self.terminated(Some(endpoint));
         }
         Ok(())
     }
 
-    /// The daemon refuses a request, or takes back that it was allowed.
+    /// The daemon refuses a request, or withdraws one that it allowed.
     fn refused(&mut self, ident: Ident) {
         let connected =
             |number| matches!(self.clients.get(&ClientId(number)), Some(RequestState::Connected(_)));
@@ -265,7 +266,7 @@ impl Core {
         }
     }
 
-    /// The client whose request has this id and no answer yet.
+    /// The client whose request has this id and was not answered yet.
     fn waiting(&mut self, ident: Ident) -> Option<(ClientId, &mut RequestState)> {
         let id = ClientId(ident.number()?);
         let client = self.clients.get_mut(&id).filter(|client| **client == RequestState::Waiting)?;
@@ -291,7 +292,7 @@ impl Core {
         Ok(Message::Trigger(request).encode_within(version, MAX_CONTROL_BODY)?)
     }
 
-    /// Tells the daemon that a port is free again, if the link that named it is still there.
+    /// Tells the daemon that a port is free again, if the link that named it still exists.
     fn terminated(&mut self, endpoint: Option<Endpoint>) {
         let message = self.link.zip(endpoint).and_then(|(version, endpoint)| {
             // Eight bytes always fit.

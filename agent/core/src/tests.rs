@@ -22,13 +22,13 @@ fn sent(action: &Output) -> Message {
     Message::decode(header.ty, body).expect("well formed")
 }
 
-/// What is to be done, apart from lines for the log.
+/// What is to be done, without lines for the log.
 fn outputs(core: &mut Core) -> Vec<Output> {
     let outputs = std::iter::from_fn(|| core.poll_output());
     outputs.filter(|output| !matches!(output, Output::Log(..))).collect()
 }
 
-/// What an event has for consequences.
+/// One event, and what is to be done because of it.
 impl Core {
     fn link_up(&mut self, version: Version) -> Vec<Output> {
         self.handle_link_up(version);
@@ -105,7 +105,7 @@ fn an_allowed_request_is_connected_and_its_end_is_told() {
     let id = ClientId(5);
     let mut core = asking(id);
     assert_eq!(core.message(answer(id)).expect("fine"), [Output::Connect(id, ENDPOINT)]);
-    // A second answer means nothing any more; a refusal after it takes it back, for a client that still waits.
+    // A second answer has no effect; a refusal after an answer withdraws it, for a client that still waits.
     assert_eq!(core.message(answer(id)).expect("fine"), []);
     let refused = Message::Refused(Ident::numbered(5));
     assert_eq!(core.message(refused.clone()).expect("fine"), [Output::Withdraw(id)]);
@@ -192,7 +192,7 @@ fn a_lost_link_refuses_who_waits_and_leaves_what_runs() {
     let call = start(&mut core);
     assert_eq!(core.link_lost(), [Output::Refuse(waits, Refusal::LinkLost)]);
 
-    // The next daemon knows nothing of those ports, and may have given them to others.
+    // The next daemon does not know those ports, and may have given them to other calls.
     core.link_up(Version::V4);
     let next = start(&mut core);
     assert_eq!(core.call_ended(call), []);
@@ -223,7 +223,7 @@ fn requests_wait_for_the_handshake_and_no_longer() {
     assert_eq!(idents(&core.link_up(Version::V4)), [5, 7]);
     assert_eq!(core.message(answer(ClientId(7))).expect("fine"), [Output::Connect(ClientId(7), ENDPOINT)]);
 
-    // What the daemon's version cannot say is refused then, as is everybody whose daemon goes again.
+    // A request that the daemon's version cannot carry is refused then, and so are all if the daemon is gone again.
     let mut core = met(5..5);
     assert_eq!(core.request(ClientId(9), Ok(trigger(Some("vault"))), false), []);
     let refused = Output::Refuse(ClientId(9), Refusal::NoSource(Version::V3));
@@ -231,7 +231,7 @@ fn requests_wait_for_the_handshake_and_no_longer() {
     assert_eq!(core.link_lost(), []);
     assert_eq!(met(5..6).link_lost(), [Output::Refuse(ClientId(5), Refusal::LinkLost)]);
 
-    // More than fits the link's queue does not wait.
+    // Requests that do not fit the link's queue do not wait.
     let mut core = met(0..MAX_HELD as u64);
     let refused = Output::Refuse(ClientId(99), Refusal::NoLink);
     assert_eq!(core.request(ClientId(99), Ok(trigger(None)), false), [refused]);
@@ -252,11 +252,11 @@ fn what_a_daemon_must_not_say() {
     ] {
         assert!(core.message(message.clone()).is_err(), "{message:?}");
     }
-    // The request is still there until the driver has closed the link.
+    // The request stays until the caller has closed the link.
     assert_eq!(core.link_lost(), [Output::Refuse(ClientId(5), Refusal::LinkLost)]);
 }
 
-/// What was still to be said to a daemon that is gone is not said to the next one, whose ports mean others.
+/// Messages for a daemon that is gone are not sent to the next one, whose ports belong to other calls.
 #[test]
 fn what_a_lost_link_did_not_hear_is_dropped() {
     let mut core = linked(Version::V4);

@@ -1,4 +1,4 @@
-//! Programs that ask as in R1 and R2, on a link of today.
+//! Programs that ask as in R1 and R2, while the link to dom0 has a current protocol.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::{Agent, Error, Watched};
 use crate::r2::caller::{self, Errors};
 use crate::r2::entrance::{Caller, Entrance};
 
-/// Requests that wait for dom0, and calls that were made of them.
+/// Most requests that wait for dom0, together with the calls made from them.
 const MOST: usize = 1024;
 
 /// A program that has asked.
@@ -21,7 +21,7 @@ pub(super) struct OldCaller {
 }
 
 impl Agent {
-    /// Lets programs of R1 and R2 in, where they may come.
+    /// Accepts programs of R1 and R2, if they may ask.
     pub(super) fn open_entrance(&mut self) -> Result<(), Error> {
         let Some(folder) = self.r2_folder.clone() else { return Ok(()) };
         let entrance =
@@ -32,7 +32,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Forgets connections that nobody asks with, and lets others in as long as there is room.
+    /// Drops connections that were not used for a request, and accepts others while there is room.
     pub(super) fn tend_entrance(&mut self, now: Instant) {
         if let Some(entrance) = &mut self.entrance {
             entrance.on_time(now);
@@ -40,7 +40,7 @@ impl Agent {
         }
     }
 
-    /// Passes their requests on, each as a request of today with a number of its own.
+    /// Passes their requests on, each as a current request with a number of its own.
     pub(super) fn hear_old_callers(&mut self) {
         let requests = self.entrance.as_mut().map(Entrance::requests).unwrap_or_default();
         for asked in requests {
@@ -65,7 +65,7 @@ impl Agent {
         let ground = (self.confinement, self.files);
         let child = caller::start(&self.transport, &streams, endpoint, &label, ground);
         let watched = child.and_then(|child| Ok(self.watch(Watched::Old(key, child))?));
-        // Without it nobody reads its error output, and it is told so when it writes.
+        // If it cannot be watched, its error output is closed, which the program notices when it writes.
         let _ = self.watch(Watched::Errors(errors));
         if let Err(error) = watched {
             tracing::error!("{label}: {error}");

@@ -1,33 +1,33 @@
-//! What the agent's reactor knows its descriptors by.
+//! The tokens of the agent's reactor.
 
 use engine::reactor;
 
-/// Whose descriptor is ready.
+/// Which descriptor is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// The link to the daemon, or the wait for it.
+    /// The link to the daemon, or the listener for it.
     Control,
-    /// The socket of programs that ask.
+    /// The socket on which programs ask.
     Listener,
-    /// What would end the agent.
+    /// The signals that end the agent.
     Signals,
-    /// The look at other VMs.
+    /// The domain monitor.
     DomainMonitor,
-    /// What processes of calls say about their callers.
+    /// The pipe in which processes of calls write to the agent.
     Callers,
-    /// Callers of calls that have no process yet.
+    /// The wait for callers of calls that have no process.
     WaitingCalls,
     /// Requests of programs of R1 and R2.
     Fifo,
     /// The socket by which these pass their descriptors.
     PassedDescriptors,
-    /// Somebody wants to know what goes on.
+    /// The socket for `qrexec-top`.
     Top,
-    /// Anything that came later, by its key.
+    /// Everything that was watched later, by its key.
     Watched(u64),
 }
 
-/// The first key of what came later; smaller numbers are the other tokens'.
+/// The first key; smaller numbers are the other tokens'.
 pub(super) const FIRST_KEY: u64 = 16;
 
 impl reactor::Token for Token {

@@ -11,14 +11,15 @@ use rustix::net::SendFlags;
 use super::path;
 use super::request::Request;
 
-/// Hands a call over, waiting at most so long for a place in the server's queue; without a limit a full queue is
+/// Hands a call over, waiting at most this long for a place in the server's queue; without a limit a full queue is
 /// `WouldBlock` at once.
 ///
-/// Whoever listens must be root or the user that the call is for: the folder of the sockets may be open to others, and
-/// a call would be theirs then. For a user who `is_own`, in a lab, that is whoever runs as we do.
+/// The listening process must be root's or that of the user for whom the call is: others may be able to write in the
+/// sockets' folder, and could otherwise take the call. For a user who `is_own`, in a lab, a process of this process's
+/// user is trusted.
 ///
 /// # Errors
-/// There is no fork server, it is somebody else's, or it does not take the request: run the call without it.
+/// There is no fork server, it is another user's, or it does not accept the request: run the call without it.
 pub(crate) fn hand_over(
     pattern: &OsStr,
     user: &str,
@@ -39,19 +40,19 @@ pub(crate) fn hand_over(
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     let request = request.encode();
-    // The socket's buffer is empty and larger than any request: it goes in one piece or not at all.
+    // The socket's buffer is empty and larger than any request, so the request is sent in one piece or not at all.
     let sent = rustix::net::send(&socket, &request, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     if sent == request.len() { Ok(socket) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
-/// Waits for the end of a call that was handed over: whatever the server says, it is that. Gives the exit status of the
-/// process that waited.
+/// Waits for the end of a call that was handed over: any event on the connection means that. Returns the exit status
+/// of the process that waited.
 pub(crate) fn await_end(socket: &OwnedFd) -> i32 {
     let _ = rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut [0_u8; 1]));
     0
 }
 
-/// Whether a fork server of this user may have a call for the user `account`; `own` is trusted as well, if given.
+/// Whether a fork server of the user `peer` may get a call for the user `account`; `own` is trusted as well, if given.
 fn may_serve(peer: u32, account: impl FnOnce() -> Option<u32>, own: Option<u32>) -> bool {
     peer == 0 || own == Some(peer) || account() == Some(peer)
 }
@@ -64,7 +65,7 @@ mod tests {
     use wire::control::Endpoint;
     use wire::names::{DomainId, Port};
 
-    /// Where `joan` has her server, and a call for it.
+    /// The place of `joan`'s server, and a call for it.
     struct Place {
         dir: tempfile::TempDir,
         request: Request,
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(heard, place.request.encode());
     }
 
-    /// A server with a short queue that lets nobody in for a while.
+    /// A server with a short queue that accepts no connection for a while.
     #[test]
     fn a_full_queue_is_waited_for_where_there_is_time() {
         let place = Place::new();

@@ -28,7 +28,7 @@ pub struct Options {
     pub no_confine: bool,
 
     /// What is logged; else QREXEC_LOG says so, else RUST_LOG
-    // It is read before everything else, by whoever sets up the log.
+    // Used by the code that sets up the log, before the rest of the command line is read.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: Option<String>,
 }
@@ -43,8 +43,8 @@ impl Options {
         command_line::read(args).map_err(|error| command_line::explain(&error))
     }
 
-    /// The socket that was named, or the one where the agent looks for this user's server. `None`:
-    /// we do not know who we are.
+    /// The socket that was named, or the one where the agent looks for this user's server. `None`: this user has no
+    /// name.
     #[must_use]
     pub fn socket(&self) -> Option<PathBuf> {
         if let Some(socket) = &self.socket {

@@ -1,4 +1,4 @@
-//! What the agent tells a fork server about a call.
+//! What the agent sends a fork server about a call.
 
 use wire::control::{Endpoint, MAX_LOCAL_BODY};
 use wire::header::ty;
@@ -10,7 +10,7 @@ const HEAD: usize = 16;
 /// A call that is handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
-    /// Without streams.
+    /// The service gets no streams.
     pub(crate) just: bool,
     /// Where the data link is.
     pub(crate) endpoint: Endpoint,
@@ -18,7 +18,7 @@ pub(crate) struct Request {
     pub(crate) command: Vec<u8>,
 }
 
-/// Why what came is no request.
+/// Why the bytes are no request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum BadRequest {
     #[error("message type {0:#x} does not start anything")]
@@ -34,7 +34,7 @@ pub(crate) enum BadRequest {
 impl Request {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let ty = if self.just { ty::JUST_EXEC } else { ty::EXEC_CMDLINE };
-        // A command comes from a control message, whose body has a much lower limit.
+        // A command comes from a control message, whose length has a much lower limit.
         let length = u32::try_from(self.command.len().saturating_add(1)).unwrap_or(u32::MAX);
         let mut bytes = Vec::with_capacity(self.command.len().saturating_add(HEAD + 1));
         for word in [ty, self.endpoint.domain.0, self.endpoint.port.0, length] {
@@ -51,7 +51,7 @@ impl Request {
 pub(crate) struct Decoder(Vec<u8>);
 
 impl Decoder {
-    /// Takes the next bytes; gives the request once it is complete.
+    /// Takes the next bytes. Returns the request once it is complete.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
         let room = (HEAD + MAX_LOCAL_BODY).saturating_sub(self.0.len());
         if bytes.len() > room {

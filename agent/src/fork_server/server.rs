@@ -26,12 +26,12 @@ use crate::job::Job;
 use crate::listener::{AcceptPause, Listener, max_clients};
 use crate::{EXIT_DONE, EXIT_FAILED, call};
 
-/// What the reactor knows the fork server's descriptors by.
+/// The tokens of the fork server's reactor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Signals,
     Listener,
-    /// Anything that came later, by its key.
+    /// Everything that was watched later, by its key.
     Watched(u64),
 }
 
@@ -56,16 +56,17 @@ impl reactor::Token for Token {
     }
 }
 
-/// Only that user, and root, whose agent it is.
+/// Only this user, and root, as whom the agent runs.
 const MODE: u32 = 0o600;
 
-/// Connections taken before everybody else has a turn; the listener stays readable as long as more wait.
+/// Most connections that are accepted before other descriptors are handled; the listener stays readable while more
+/// wait.
 const ACCEPT_BATCH: usize = 64;
 
-/// How long a request may take.
+/// How long a request may take to arrive.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the fork server with these arguments, the program's own name first; gives its exit status.
+/// Runs the fork server with these arguments, the program's own name first. Returns its exit status.
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
     let options = match Options::from_args(args) {
@@ -85,7 +86,7 @@ fn status(served: Result<(), Error>) -> i32 {
     }
 }
 
-/// Why there is no fork server.
+/// Why the fork server cannot run.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("no way to reach other machines: {0}")]
@@ -104,7 +105,7 @@ enum Error {
     Signals(io::Error),
 }
 
-/// Listens, then serves: in the background unless told otherwise.
+/// Listens, then serves: in the background unless an option says otherwise.
 fn run(options: &Options) -> Result<(), Error> {
     let transport = Transport::from_env()?;
     let installation = Installation::stated(transport.kind())?;
@@ -118,7 +119,7 @@ fn run(options: &Options) -> Result<(), Error> {
     }
     let in_background = || {
         let served = accept_requests(&listener, transport, services, confinement);
-        // This process drops nothing.
+        // This process exits without dropping anything.
         listener.remove_file();
         status(served)
     };
@@ -154,10 +155,10 @@ fn accept_requests(
     server.run(listener)
 }
 
-/// Whatever has a descriptor and a key of its own.
+/// Everything with a descriptor and a key of its own.
 #[derive(Debug)]
 enum Watched {
-    /// A connection whose request is not complete; it must be by then.
+    /// A connection whose request is not complete, and must be by this time.
     Asking(OwnedFd, Decoder, Instant),
     /// The process of a call, which holds the connection.
     Process(Child),
@@ -185,7 +186,7 @@ struct Server {
 }
 
 impl Server {
-    /// Serves until a signal ends it. Calls that run go on.
+    /// Serves until a signal ends it. Running calls continue.
     fn run(mut self, listener: &Listener) -> Result<(), Error> {
         let mut events = Vec::new();
         loop {
@@ -223,7 +224,7 @@ impl Server {
             } else if let Some(key) =
                 self.watch(Watched::Asking(socket, Decoder::default(), now + REQUEST_LIMIT))
             {
-                // Its request is usually there already.
+                // Its request has usually arrived already.
                 self.on_watched(key);
             }
         }
@@ -253,7 +254,7 @@ impl Server {
         }
     }
 
-    /// Runs a call. Its process holds the connection, and the agent sees it end with that process.
+    /// Runs a call. Its process holds the connection, so that the agent sees it end with that process.
     fn start(&mut self, socket: OwnedFd, request: Request) {
         let Request { just, endpoint, command } = request;
         let job = Job::in_session(&self.services, just, endpoint, &command);

@@ -18,7 +18,7 @@ use crate::job::Task;
 pub(crate) enum Errors {
     /// To dom0: a command's, and a caller's.
     ToDom0,
-    /// Into this VM's log: a service's. In R2 the program that started services saw to that.
+    /// Into this VM's log: a service's. In R2 the program that started services did that.
     Logged(File),
 }
 
@@ -32,12 +32,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Starts what a command line says.
+    /// Starts what a command line names.
     pub(crate) fn start(services: &Services, command: &[u8]) -> Result<Self, ExecError> {
         let Task { user, kind, config, .. } = Task::new(services, command)?;
         let mut prepared = services.prepare(&kind, &config)?;
         match &mut prepared {
-            // What programs of the time expect.
+            // Programs of R1 and R2 expect pipes.
             Prepared::Executable(what) => what.pipes = true,
             Prepared::Socket(path, _) => return Err(ExecError::NoService(path.clone())),
             Prepared::Tcp(address, _) => return Err(ExecError::NoService(address.to_string().into())),
@@ -62,7 +62,7 @@ impl Call {
         })
     }
 
-    /// A caller of this VM: what it writes goes out, what comes it reads.
+    /// A caller of this VM: what it writes is sent, and what arrives is written to it.
     pub(crate) fn of_caller(caller: Caller) -> Self {
         let [reads, writes, errors] = caller.streams;
         let adopt = |fd: OwnedFd, direction| LocalFd::adopt(fd, direction).ok();
@@ -83,11 +83,11 @@ impl Call {
         }
     }
 
-    /// Whether this stream is for dom0; what is not was written into the log.
+    /// Whether this stream is for dom0; otherwise the bytes were written into the log.
     pub(crate) fn is_for_dom0(&mut self, stream: Stream, bytes: &[u8]) -> bool {
         match (stream, &mut self.errors) {
             (Stream::Stderr, Errors::Logged(log)) => {
-                // A log that takes nothing is no reason to stop a service.
+                // A log that cannot be written must not stop a service.
                 let _ = log.write_all(bytes);
                 false
             }
@@ -96,7 +96,7 @@ impl Call {
     }
 }
 
-/// Input of a call that is over, still to be written.
+/// Input of a call that has ended, which is still to be written.
 #[derive(Debug)]
 pub(crate) struct Rest {
     pub(crate) to: LocalFd,
@@ -109,12 +109,12 @@ impl Rest {
         Self { to, bytes, written: 0 }
     }
 
-    /// Bytes that are left.
+    /// How many bytes are left.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len().saturating_sub(self.written)
     }
 
-    /// Writes what can be written; `true`: nothing more is to be done.
+    /// Writes what can be written. `true`: nothing is left to do.
     pub(crate) fn write(&mut self) -> bool {
         loop {
             let bytes = self.bytes.get(self.written..).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! A program that has asked as in R2, on a link of today: a process stands in for its `qrexec-client-vm`.
+//! A program that has asked as in R2, on a link with a current protocol: a process does the work of its
+//! `qrexec-client-vm`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -19,14 +20,14 @@ use wire::version::Version;
 use super::entrance::Caller;
 use crate::ground::ended;
 
-/// Bytes of a caller's error output that are taken at once.
+/// How much of a caller's error output is read at once.
 const DRAINED: usize = 1 << 16;
 
-/// What the blob asks for, in the words of today. The core gives it an id of its own.
+/// The blob's request in its current form. The core gives it an id of its own.
 pub(crate) fn trigger(blob: &Blob) -> Result<Trigger, BadTrigger> {
     let ident = Ident::numbered(0);
     let target = match blob.target() {
-        // The keywords had another sign.
+        // Keywords began with another character.
         [b'$', keyword @ ..] => Target::sanitize(&[b"@", keyword].concat()),
         name => Target::sanitize(name),
     };
@@ -63,8 +64,8 @@ pub(crate) fn start(
     })
 }
 
-/// In the new process: the only copies there of the caller's streams, so that it sees their ends when the pump closes
-/// them.
+/// In the new process: the only copies there of the caller's streams, so that the caller sees their ends when the pump
+/// closes them.
 fn own(kept: [BorrowedFd<'_>; 2]) -> std::io::Result<[OwnedFd; 2]> {
     let own = [kept[0].try_clone_to_owned()?, kept[1].try_clone_to_owned()?];
     close_inherited(&own.each_ref().map(AsFd::as_fd))?;
@@ -89,7 +90,7 @@ fn run(
     let call = Call {
         sink: Some(sink),
         source: Some(source),
-        // The caller has no stream for it; it had none in R2 either.
+        // The caller has no stream for the service's error output; it had none in R2 either.
         stderr: Some(stderr),
         filter_stderr: true,
         ..Call::new(Role::Client, version)
@@ -98,18 +99,19 @@ fn run(
     ended(&outcome, label, port, since)
 }
 
-/// The error output of a caller, which nobody hears on a link of today. It is read all the same: the caller must not wait.
+/// The error output of a caller, for which there is no place on a current link. It is read all the same, so that the
+/// caller need not wait.
 #[derive(Debug)]
 pub(crate) struct Errors(OwnedFd);
 
 impl Errors {
-    /// What a caller says on its third socket. Gives the other two.
+    /// The caller's third socket as its error output. Also returns the other two.
     pub(crate) fn of(caller: Caller) -> ([OwnedFd; 2], Self) {
         let [reads, writes, errors] = caller.streams;
         ([reads, writes], Self(errors))
     }
 
-    /// Takes what is there; `true`: it has ended.
+    /// Reads what is there. `true`: it has ended.
     pub(crate) fn drain(&self) -> bool {
         let mut buffer = vec![0; DRAINED];
         match recv(&self.0, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {

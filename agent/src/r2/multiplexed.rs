@@ -28,18 +28,18 @@ mod token;
 
 use token::{Part, Token};
 
-/// Rings as they were then.
+/// Ring sizes as in R2.
 const RINGS: Sizes = Sizes { left: TO_AGENT_RING, right: TO_DAEMON_RING };
 
-/// Reads of local streams before the link has a turn.
+/// Most reads of local streams before the link is handled.
 const TURNS: usize = 64;
-/// Bytes of a command that a log line shows.
+/// Most bytes of a command in a log line.
 const SHOWN: usize = 200;
-/// Bytes of input that is still to be written for calls that are over.
+/// Most bytes of input that are still to be written for calls that have ended.
 const MOST_RESTS: usize = 8 << 20;
 /// Callers that wait for dom0's answer.
 const MOST_ASKED: usize = 1024;
-/// How long to wait when listening failed, before trying again.
+/// Time until the next attempt when listening failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the agent until a signal ends it.
@@ -61,19 +61,19 @@ struct Agent {
     reactor: Reactor<Token>,
     signals: Signals,
     link: Link,
-    /// There from the first daemon on.
+    /// Made when the first daemon connects.
     entrance: Option<Entrance>,
     /// Callers whose requests dom0 has not answered.
     asked: SmallMap<[u32; 3], Caller>,
     calls: SmallMap<CallKey, Call>,
-    /// Outputs that have something and are not watched: their turn comes.
+    /// Outputs with unread bytes, which are not watched: they are read in turn.
     ready: VecDeque<(CallKey, Stream)>,
-    /// Outputs that have something, of calls that must not send.
+    /// Outputs with unread bytes, of calls that must not send now.
     held: Vec<(CallKey, Stream)>,
     rests: SmallMap<u64, Rest>,
-    /// Processes whose calls are over.
+    /// Processes whose calls have ended.
     strays: SmallMap<u64, Child>,
-    /// Of what has no call.
+    /// The last number that was given to something without a call.
     last_number: u64,
     meminfo: Option<MeminfoWriter>,
 }
@@ -84,7 +84,7 @@ impl Agent {
         let installation = Installation::stated(transport.kind())?;
         let files = FileLimit::raise();
         let reactor = Reactor::new()?;
-        // The last one: a service may send it to `QREXEC_AGENT_PID`, which is us here.
+        // USR1: a service may send it to `QREXEC_AGENT_PID`, which is this process.
         let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1]);
         let signals = signals.map_err(Error::Signals)?;
         reactor.add(&signals, Token::Signals, Interest::Read)?;
@@ -134,7 +134,7 @@ impl Agent {
         Ok(signal.is_some_and(|signal| signal != Signal::USR1.as_raw()))
     }
 
-    /// Everything that needs no event; `true`: there is more.
+    /// Everything that needs no event. `true`: there is more to do.
     fn turn(&mut self) -> Result<bool, Over> {
         let Link::Up { muxed, .. } = &mut self.link else { return Ok(false) };
         let more = muxed.receive()?;
@@ -233,7 +233,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Closes the link: whoever was called or has called sees the end, and the next daemon is waited for.
+    /// Closes the link: callers and services see the end, and the next daemon is waited for.
     fn lose(&mut self, why: &Over) {
         tracing::warn!("the link to dom0 is lost: {why}");
         if let Link::Up { muxed, .. } = &self.link {
@@ -245,7 +245,7 @@ impl Agent {
         self.asked.clear();
         self.ready.clear();
         self.held.clear();
-        // The old link goes before the new listener comes: both have the same name.
+        // The old link is closed before the new listener is made: both have the same name.
         self.link = Link::Down(Instant::now());
     }
 
@@ -255,7 +255,7 @@ impl Agent {
         }
     }
 
-    /// Does what the other end wants done.
+    /// Does what the agent's end has decided.
     fn act(&mut self) {
         loop {
             let Link::Up { muxed, .. } = &mut self.link else { return };

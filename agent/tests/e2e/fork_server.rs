@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::lab::{LIMIT, Lab, accept};
 
-/// Where it listens; the agent is told with `%s`.
+/// The socket of the fork server; the agent is given it with `%s`.
 fn socket(lab: &Lab) -> String {
     format!("session.{}", lab.user)
 }
@@ -17,7 +17,7 @@ fn lab() -> Lab {
     lab_with("session.%s")
 }
 
-/// With fork servers at this path.
+/// A lab whose agent uses fork servers at this path.
 fn lab_with(pattern: &'static str) -> Lab {
     let lab = Lab::start_with(|dir| {
         let mut option = std::ffi::OsString::from("--fork-server-socket=");
@@ -65,7 +65,7 @@ pub(crate) fn calls_run_in_the_session() {
         (answer.out, answer.err, answer.code)
     };
     let said = |out: &str| (format!("{out}\n"), "note\n".to_owned(), Some(4));
-    // There is none yet: the call runs all the same.
+    // There is no fork server yet: the call runs all the same.
     assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("none work a"));
     let _server = Foreground::start(&lab);
     assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("mine work a"));
@@ -74,12 +74,12 @@ pub(crate) fn calls_run_in_the_session() {
     assert_eq!(out(&mut daemon, "QUBESRPC test.None+ work").2, Some(127));
     assert_eq!(lab.just(&mut daemon, 514, "QUBESRPC test.Where+ work"), 0);
     daemon.expect_end(514);
-    // What is only for sockets keeps a service out of the session.
+    // A setting that is only for sockets keeps a service out of the session.
     std::fs::write(lab.path("config").join("test.Where"), "exit-on-client-eof=true\n").expect("write");
     assert_eq!(out(&mut daemon, "QUBESRPC test.Where+a work"), said("none work a"));
 }
 
-/// A path without the user's name is that of one user, whoever it is.
+/// A path without the user's name is that of one user, who may be any.
 pub(crate) fn a_forced_user_gets_a_session_of_their_own() {
     for (pattern, session) in [("session", "none"), ("session.%s", "mine")] {
         let lab = lab_with(pattern);
@@ -104,7 +104,7 @@ pub(crate) fn it_ends_and_calls_go_on() {
         "read pid comm state ppid rest </proc/$QREXEC_AGENT_PID/stat; echo $ppid; exec cat",
     );
     let mut daemon = lab.daemon();
-    // It listens before the one who started it goes on.
+    // The fork server listens before the process that started it ends.
     assert_eq!(server(&lab, &socket(&lab)).status().expect("fork server").code(), Some(0));
     assert!(lab.path(&socket(&lab)).exists());
     let mut running = lab.begin(&mut daemon, 513, "QUBESRPC test.Server+ work");
@@ -117,7 +117,7 @@ pub(crate) fn it_ends_and_calls_go_on() {
     daemon.expect_end(513);
 }
 
-/// More calls than the server can queue: they wait for it, since the session is where they belong.
+/// If there are more calls than the server can queue, they wait for it, since they have to run in the session.
 pub(crate) fn a_burst_stays_in_the_session() {
     let lab = lab();
     let mut daemon = lab.daemon();
@@ -133,10 +133,10 @@ pub(crate) fn a_burst_stays_in_the_session() {
     let mut ports = calls.each_ref().map(|(port, _)| *port);
     ports.sort_unstable();
     assert_eq!(ports, [513, 514]);
-    // Others are served, and these calls go on.
+    // Other calls are served, and these continue.
     assert_eq!(lab.call(&mut daemon, 515, "nogui:echo now", "").out, "now\n");
     daemon.expect_end(515);
-    // The server hangs up, and that is the end of both.
+    // The server closes both connections, which ends both calls.
     drop(calls);
     let mut ended = [daemon.hear(), daemon.hear()].map(|message| format!("{message:?}"));
     ended.sort_unstable();
@@ -155,7 +155,7 @@ pub(crate) fn rubbish_costs_one_connection() {
     let _silent = ask(&[]);
     let _half = ask(&[0, 2, 0]);
     for rubbish in [vec![0xff; 64], vec![0x11; 16], [&0x200_u32.to_ne_bytes()[..], &[0; 12]].concat()] {
-        // Closed with bytes unread: an end or a reset.
+        // The connection is closed with unread bytes: that is an end or a reset.
         assert!(matches!(ask(&rubbish).read(&mut [0; 9]), Ok(0) | Err(_)));
     }
     let mut daemon = lab.daemon();

@@ -1,4 +1,4 @@
-//! An agent in a process of its own, and a daemon that the test plays itself.
+//! An agent in a process of its own, and a daemon that the test plays.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -23,7 +23,7 @@ use wire::version::Version;
 
 /// The domain id of the VM.
 const VM: u32 = 7;
-/// Longest wait for anything that must come.
+/// Longest time for any event that must come.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const RINGS: Sizes = Sizes { left: 4096, right: 4096 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Lab {
     dir: tempfile::TempDir,
     agent: Child,
     dom0: Transport,
-    /// Who the test runs as.
+    /// The user of the test.
     pub(crate) user: String,
 }
 
@@ -42,7 +42,7 @@ impl Lab {
         Self::start_with(|_| Vec::new())
     }
 
-    /// The same, with these further arguments for the agent; they may depend on the lab's folder.
+    /// The same, with more arguments for the agent; they may depend on the lab's folder.
     pub(crate) fn start_with(args: impl FnOnce(&Path) -> Vec<OsString>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         for name in ["shm", "services", "config"] {
@@ -85,19 +85,19 @@ impl Lab {
         self.daemon_of(Version::OURS)
     }
 
-    /// The same as a daemon of this version.
+    /// The same, as a daemon of this version.
     pub(crate) fn daemon_of(&self, version: Version) -> Daemon {
         let mut daemon = self.met();
         daemon.send_raw(hello(version).to_vec());
         daemon
     }
 
-    /// The same before it has said anything.
+    /// The same, before it has sent anything.
     pub(crate) fn met(&self) -> Daemon {
         let channel = self.dom0.connect(VM, Port::CONTROL.0).expect("connector");
         let channel = channel.connect_within(LIMIT).expect("the agent is there");
         let mut daemon = Daemon { link: Framed::new(channel, MAX_LOCAL_BODY) };
-        // The server of the link speaks first.
+        // The server of the link sends first.
         assert_eq!(daemon.hear(), Some(Message::Hello(4)));
         daemon
     }
@@ -112,7 +112,7 @@ impl Lab {
         self.wait_for("agent", true);
     }
 
-    /// Waits until a file of the lab is there, or is not there any more.
+    /// Waits until a file of the lab exists, or does not exist any more.
     pub(crate) fn wait_for(&self, name: &str, there: bool) {
         let start = std::time::Instant::now();
         while self.path(name).exists() != there {
@@ -121,7 +121,7 @@ impl Lab {
         }
     }
 
-    /// Asks for a command or service and plays its caller, which has `input` to say.
+    /// Asks for a command or service and plays its caller, which sends `input`.
     pub(crate) fn call(&self, daemon: &mut Daemon, port: u32, command: &str, input: &str) -> Answer {
         let mut caller = self.begin(daemon, port, command);
         caller.say(input);
@@ -133,14 +133,14 @@ impl Lab {
         self.ask(daemon, port, command).accept()
     }
 
-    /// Asks for a command or service and waits for nothing.
+    /// Asks for a command or service, without waiting for it.
     pub(crate) fn ask(&self, daemon: &mut Daemon, port: u32, command: &str) -> Asked {
         let listener = self.dom0.listen(VM, port, RINGS).expect("listener");
         daemon.exec(false, port, &format!("{}:{command}", self.user));
         Asked(listener)
     }
 
-    /// Asks for something to be started without streams; gives the code.
+    /// Asks for something to be started without streams. Returns the code.
     pub(crate) fn just(&self, daemon: &mut Daemon, port: u32, command: &str) -> i32 {
         let listener = self.dom0.listen(VM, port, RINGS).expect("listener");
         daemon.exec(true, port, &format!("{}:{command}", self.user));
@@ -160,7 +160,7 @@ impl Lab {
         i32::from_le_bytes(message[8..].try_into().expect("four bytes, no more"))
     }
 
-    /// Tells the agent to end and gives its exit status.
+    /// Tells the agent to end. Returns its exit status.
     pub(crate) fn end(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.agent);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
@@ -199,7 +199,7 @@ impl Daemon {
         Some(Message::decode(frame.ty, &frame.body).expect("well formed"))
     }
 
-    /// The same as it was on the wire.
+    /// The same, in the form in which it was sent.
     pub(crate) fn hear_frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.link.next().expect("well framed") {
@@ -252,7 +252,7 @@ impl Asked {
     }
 }
 
-/// What a caller got.
+/// What a caller has received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) out: String,
@@ -293,7 +293,7 @@ impl Caller {
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     }
 
-    /// Says no more and takes all that comes.
+    /// Sends no more, and reads everything that comes.
     pub(crate) fn finish(self) -> Answer {
         drop(self.stdin);
         let text = |fd: OwnedFd| {
@@ -306,7 +306,7 @@ impl Caller {
     }
 }
 
-/// The next connection, whose peer does not take long to say something.
+/// The next connection, whose peer soon sends something.
 pub(crate) fn accept(listener: &UnixListener) -> UnixStream {
     readable(listener);
     let (stream, _) = listener.accept().expect("somebody");

@@ -1,5 +1,5 @@
-//! The agent as a whole, over shared memory: this program is the agent, too, because calls fork,
-//! which a test harness with its threads must not.
+//! The agent as a whole, over shared memory. This program is the agent too, because calls fork, which a test harness
+//! with its threads must not do.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -93,7 +93,8 @@ fn a_service_runs() {
 
 fn a_service_may_use_one_socket() {
     let lab = Lab::start();
-    // Old output first, then all through stdin; its old stdout ends before the agent may have seen the signal.
+    // First the old output, then everything through stdin; the old stdout ends before the agent may have noticed the
+    // signal.
     lab.service(
         "test.One",
         "echo old; kill -USR1 $QREXEC_AGENT_PID; exec 1>&0; echo new; cat; kill -USR1 $QREXEC_AGENT_PID; exit 7",
@@ -104,7 +105,7 @@ fn a_service_may_use_one_socket() {
         assert_eq!((answer.out.as_str(), answer.code), ("old\nnew\nthrough\n", Some(7)));
         daemon.expect_end(port);
     }
-    // Even after its stdin has ended.
+    // Also after its stdin has ended.
     lab.service("test.Late", "cat; kill -USR1 $QREXEC_AGENT_PID; echo late >&0");
     let answer = lab.call(&mut daemon, 533, "QUBESRPC test.Late+ work", "first\n");
     assert_eq!((answer.out.as_str(), answer.code), ("first\nlate\n", Some(0)));
@@ -129,7 +130,7 @@ fn just_exec_answers_at_once() {
     let fifo = lab.path("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("fifo");
     lab.service("test.Slow", &format!("cat; echo ran >{}", fifo.display()));
-    // It cannot have ended: nobody reads yet.
+    // It cannot have ended, since the FIFO has no reader yet.
     assert_eq!(lab.just(&mut daemon, 513, "QUBESRPC test.Slow+ dom0"), 0);
     daemon.expect_end(513);
     assert_eq!(std::fs::read_to_string(&fifo).expect("read"), "ran\n");
@@ -137,7 +138,8 @@ fn just_exec_answers_at_once() {
     daemon.expect_end(514);
 }
 
-/// A socket with the shortest queue, which is full: connecting waits. Gives who is in the queue, too.
+/// A socket with the shortest queue, which is full, so that connecting waits. Also returns the connection in the
+/// queue.
 fn full_socket(path: &std::path::Path) -> (UnixListener, UnixStream) {
     let listener = UnixListener::bind(path).expect("bind");
     rustix::net::listen(&listener, 0).expect("the shortest queue");
@@ -149,7 +151,7 @@ fn who_serves_a_socket_late_is_waited_for() {
     let lab = Lab::start();
     let (listener, first) = full_socket(&lab.path("services").join("test.Late"));
     let mut daemon = lab.daemon();
-    // The caller is greeted, or else it would give up.
+    // The caller is sent HELLO, since otherwise it would give up.
     let mut caller = lab.begin(&mut daemon, 513, "QUBESRPC test.Late+ work");
     caller.say("in");
     drop((lab::accept(&listener), first));
@@ -177,7 +179,7 @@ fn the_first_call_wakes_the_memory_balancing() {
     let (mut first, code) = (writer(), lab.call(&mut daemon, 513, "exit 5", "").code);
     assert_eq!((first.wait().expect("wait").signal(), code), (Some(Signal::USR1.as_raw()), Some(5)));
     daemon.expect_end(513);
-    // Once is enough.
+    // The signal is sent once.
     let (mut second, code) = (writer(), lab.call(&mut daemon, 513, "exit 6", "").code);
     second.kill().expect("kill");
     assert_eq!((second.wait().expect("wait").signal(), code), (Some(Signal::KILL.as_raw()), Some(6)));

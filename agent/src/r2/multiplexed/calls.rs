@@ -40,7 +40,7 @@ impl Agent {
         });
     }
 
-    /// In a process that ends at once: what it starts is nobody's.
+    /// In a process that ends at once, so that what it starts becomes the child of another process.
     pub(super) fn just_start(&mut self, command: &[u8]) {
         self.meminfo.iter_mut().for_each(MeminfoWriter::call_begins);
         let shown = shown(command);
@@ -98,7 +98,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Writes what is there for a call's input.
+    /// Writes the bytes that are there to a call's input.
     pub(super) fn write_input(&mut self, key: CallKey) {
         let (Link::Up { muxed, .. }, Some(call)) = (&mut self.link, self.calls.get_mut(&key)) else { return };
         let Some(stdin) = &call.stdin else { return };
@@ -114,7 +114,7 @@ impl Agent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     end.blocked(key);
-                    // Watched already unless it has just begun to wait.
+                    // It is watched already, unless it has just begun to wait.
                     let _ = self.reactor.add(stdin.as_fd(), token, Interest::Write);
                     return;
                 }
@@ -131,7 +131,7 @@ impl Agent {
         }
     }
 
-    /// Reads outputs in turn, as long as there is room for what they say.
+    /// Reads outputs in turn, as long as there is room to send what they contain.
     pub(super) fn read_outputs(&mut self) -> Result<(), Over> {
         for _ in 0..TURNS {
             let Link::Up { muxed, .. } = &mut self.link else { return Ok(()) };
@@ -185,7 +185,7 @@ impl Agent {
         }
     }
 
-    /// Closes a call's streams; `rest` still belongs into its input. Its process is left alone.
+    /// Closes a call's streams; `rest` is still written to its input. Its process is not ended.
     pub(super) fn end_call(&mut self, key: CallKey, rest: Vec<u8>) {
         let Some(call) = self.calls.remove(&key) else { return };
         for output in call.outputs.iter().flatten() {
@@ -216,7 +216,7 @@ impl Agent {
         }
     }
 
-    /// A number for what has no call.
+    /// A number for something without a call.
     pub(super) fn next_number(&mut self) -> u64 {
         self.last_number = self.last_number.wrapping_add(1);
         self.last_number

@@ -1,28 +1,28 @@
-//! What the reactor of the agent of protocol 1 knows its descriptors by.
+//! The tokens of the reactor of the agent of protocol 1.
 
 use engine::reactor;
 use wire::r2::{CallKey, Stream};
 
-/// Whose descriptor is ready.
+/// Which descriptor is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// The link to the daemon, or the wait for it.
+    /// The link to the daemon, or the listener for it.
     Link,
-    /// What would end the agent.
+    /// The signals that end the agent.
     Signals,
     /// Requests of programs of this VM.
     Fifo,
     /// The socket by which these pass their descriptors.
     Socket,
-    /// A part of a call.
+    /// One of a call's descriptors.
     Call(CallKey, Part),
-    /// Input that is still to be written for a call that is over.
+    /// Input that is still to be written for a call that has ended.
     Rest(u64),
-    /// A process whose call is over.
+    /// A process whose call has ended.
     Stray(u64),
 }
 
-/// What a call has a descriptor for.
+/// The descriptors of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Stdin,
@@ -30,7 +30,7 @@ pub(super) enum Part {
     Child,
 }
 
-/// The low bits say what, the others which one.
+/// The low bits are the kind, the others the number.
 const KIND_BITS: u32 = 4;
 
 impl reactor::Token for Token {
@@ -47,7 +47,7 @@ impl reactor::Token for Token {
             Self::Rest(number) => (8, number),
             Self::Stray(number) => (9, number),
         };
-        // Keys and numbers count events of one process: 2^60 of them do not happen.
+        // Keys and numbers count events of one process, which cannot be 2^60.
         (number << KIND_BITS) | kind
     }
 
