@@ -1,4 +1,4 @@
-//! The agent: the control link, and what is to be done.
+//! The agent: the control link, the programs that ask, and the processes of calls.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -25,13 +25,13 @@ use crate::sys::service;
 use crate::sys::vchan::{Presence, VchanError, VchanLibrary};
 use crate::{call, codes, hand_over, install, log};
 
-/// Rings of the control link, as everywhere.
+/// Ring sizes of the control link, as in every agent.
 const RINGS: usize = 4096;
-/// Pause before another attempt to offer the link.
+/// Time until the next attempt to offer the link.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the daemon may take for its HELLO, and for the rest of a message that it began.
+/// How long the daemon may take for its HELLO, and for the rest of a message that it has begun.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(10);
-/// Windows' error for a command line that makes no sense.
+/// Windows' error for wrong arguments.
 const BAD_WORDS: i32 = 87;
 
 const USAGE: &str = "usage: qrexec-agent -i | -u | --run
@@ -42,7 +42,7 @@ Without an option it is the service.";
 
 static STOP: LazyLock<Option<Event>> = LazyLock::new(|| Event::new().ok());
 
-/// The program; gives its exit status.
+/// Runs the program. Returns its exit status.
 #[must_use]
 pub fn main() -> i32 {
     let words: Vec<_> = std::env::args().skip(1).collect();
@@ -63,7 +63,7 @@ fn as_service() -> i32 {
     let Some(stop) = &*STOP else { return codes::TROUBLE };
     let work = || {
         let logs = install::log_folder();
-        // Without a log the work is the same.
+        // Without a log file the agent does its work all the same.
         let _ = logs.and_then(|folder| log::to_folder(&folder, "qrexec-agent"));
         run();
     };
@@ -96,11 +96,11 @@ struct Agent {
     callers: BTreeMap<ClientId, Caller>,
     job: Job,
     library: Option<VchanLibrary>,
-    /// Why the link could not be offered, as it was said last.
+    /// The last reason why the link could not be offered, which is logged once.
     trouble: String,
 }
 
-/// The link as it runs.
+/// The state of a link.
 struct Linked {
     link: MessageLink,
     state: LinkState,
@@ -131,7 +131,7 @@ impl Agent {
         })
     }
 
-    /// Runs until it is stopped: offers the link, again and again.
+    /// Runs until it is stopped, and offers the link again whenever it was lost.
     fn run(&mut self) -> io::Result<()> {
         log::line("the agent begins");
         loop {
@@ -147,7 +147,7 @@ impl Agent {
                     }
                 },
                 Err(error) => {
-                    // The same reason once, not once a second.
+                    // The same reason is logged once, and not every second.
                     let text = error.to_string();
                     if self.trouble != text {
                         log::line(format_args!("no link to dom0: {text}; trying again"));
@@ -156,7 +156,7 @@ impl Agent {
                     again = Some(Instant::now() + PAUSE);
                 }
             }
-            // Programs are answered meanwhile.
+            // Programs are answered while waiting.
             while let Some(until) = again {
                 let handles = [self.stop.as_raw_handle(), self.asked.wake.as_raw_handle()];
                 match wait_for(&handles, Some(until))? {
@@ -184,7 +184,7 @@ impl Agent {
         Ok(Linked { link: MessageLink::new(vchan), state: LinkState::Offered, deadline: None })
     }
 
-    /// One link, until it is lost or the agent is stopped.
+    /// Runs one link, until it is lost or the agent is stopped.
     fn link(&mut self, linked: &mut Linked) -> Result<(), LinkError> {
         loop {
             self.receive(linked)?;
@@ -236,7 +236,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes what programs and calls have said.
+    /// Handles what programs and calls have reported.
     fn hear(&mut self, busy: bool) {
         while let Ok(happened) = self.happened.try_recv() {
             match happened {
@@ -253,7 +253,7 @@ impl Agent {
         }
     }
 
-    /// Does what was decided; gives the messages for dom0.
+    /// Does what the core has decided. Returns the messages for dom0.
     fn act(&mut self, linked: Option<&Linked>) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
         while let Some(output) = self.core.poll_output() {
@@ -285,7 +285,7 @@ impl Agent {
         }
     }
 
-    /// Starts the process of a call. It ends with the agent, however that ends.
+    /// Starts the process of a call, which ends with the agent, however the agent ends.
     fn start(&self, id: CallId, start: &Start) -> io::Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--call")
@@ -297,7 +297,7 @@ impl Agent {
         let (stdin, bytes, asked) =
             (child.stdin.take(), hand_over::encode(start.just, &start.params), self.asked.clone());
         std::thread::spawn(move || {
-            // A call that does not take its own description ends, which is seen below.
+            // A process that does not read this description ends, which is noticed later.
             let _ = stdin.map(|mut stdin| stdin.write_all(&bytes));
             let _ = child.wait();
             asked.tell(Happened::CallEnded(id));

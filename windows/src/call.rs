@@ -26,7 +26,7 @@ use crate::{codes, hand_over, log};
 const WAIT: Duration = Duration::from_secs(120);
 /// The buffer of a pipe.
 const PIPE: u32 = 64 << 10;
-/// Characters of a command line that the log shows.
+/// Most characters of a command line in the log.
 const SHOWN: usize = 200;
 
 /// Why nothing was started.
@@ -62,7 +62,7 @@ impl StartError {
     }
 }
 
-/// Serves the call that comes on the standard input; gives the exit status of this process.
+/// Serves the call that is described on the standard input. Returns the exit status of this process.
 pub(crate) fn main(folder: &Path) -> i32 {
     let mut bytes = Vec::new();
     let limit = u64::try_from(hand_over::MAX_LEN).unwrap_or(u64::MAX).saturating_add(1);
@@ -87,7 +87,7 @@ pub(crate) fn main(folder: &Path) -> i32 {
 fn serve_caller(folder: &Path, just: bool, params: &ExecParams, label: &str) -> Result<i32, LinkError> {
     let wake = Arc::new(Event::new()?);
     let until = Instant::now() + WAIT;
-    // Connecting waits without limit.
+    // Connecting waits without limit, so it is done in a thread of its own.
     let (done, met) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         if met.recv_timeout(WAIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
@@ -125,7 +125,7 @@ fn pumped(
     pump::run(vchan, wake, (Role::Service, version), streams)
 }
 
-/// What is to run.
+/// What is to be started.
 struct Task {
     command: Command,
     account: Account,
@@ -138,7 +138,7 @@ impl Task {
         Ok(Self { command, account })
     }
 
-    /// Starts it; without streams if it is to be left alone.
+    /// Starts it; without streams if it is not to be waited for.
     fn start(&self, folder: &Path, just: bool) -> Result<Option<(Process, PumpStreams)>, StartError> {
         let (line, service) = match &self.command.kind {
             CommandKind::Shell(text) => {
@@ -183,7 +183,7 @@ fn service_line(folder: &Path, call: &ServiceCall) -> Result<String, StartError>
     let missing = || StartError::NoService(name.to_owned());
     let root = folder.parent().unwrap_or(folder);
     let services = root.join("qubes-rpc");
-    // Windows would also find a file whose name has another case, about which policy was not asked.
+    // Windows would also open a file whose name differs in upper and lower case, about which policy was not asked.
     let entries = std::fs::read_dir(&services).map_err(|_| missing())?;
     let entry = entries.filter_map(Result::ok).find(|entry| entry.file_name() == name).ok_or_else(missing)?;
     let line = ServiceLine::parse(&read_file(&entry.path())?, call.service.argument())?;

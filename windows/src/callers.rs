@@ -16,33 +16,33 @@ use crate::log;
 use crate::sys::event::Event;
 use crate::sys::pipe::{PipeEnd, PipeRead};
 
-/// How many programs may ask at once. Each has a thread; more than these wait for a place.
+/// How many programs may be connected at once. Each has a thread; further ones wait.
 const MAX_CALLERS: usize = 200;
-/// How long a program may take for its request, and for its answer.
+/// How long a program may take to send its request, and to read its answer.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long to wait for a place, or when an end of the pipe cannot be made.
+/// How long to wait for a program to finish, or until the next attempt to make an end of the pipe.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What happened outside of the link.
+/// What the threads of programs and calls report to the agent.
 pub(crate) enum Happened {
-    /// A program asks.
+    /// A program asks for a service.
     Asked(ClientId, Result<Trigger, BadTrigger>, Caller),
     /// A program went away.
     CallerGone(ClientId),
-    /// A call is over.
+    /// A call has ended.
     CallEnded(CallId),
 }
 
-/// What the agent says to a program.
+/// The agent's answer to a program.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Where its service is met.
+    /// Where its service will be.
     Connect(Endpoint),
     /// The connection is closed.
     Close,
 }
 
-/// The agent's way to one program.
+/// The agent's side of one program's connection.
 #[derive(Debug)]
 pub(crate) struct Caller {
     answers: Sender<Answer>,
@@ -50,32 +50,32 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Tells the program.
+    /// Sends the answer to the program's thread.
     pub(crate) fn tell(&self, answer: Answer) {
-        // A program that is gone is told nothing.
+        // A program that is gone gets no answer.
         let _ = self.answers.send(answer);
         self.event.set();
     }
 }
 
-/// Where programs ask, and what the agent is told.
+/// How the threads report to the agent.
 #[derive(Clone)]
 pub(crate) struct Asked {
-    /// What happened.
+    /// The reports.
     pub(crate) happened: Sender<Happened>,
-    /// Set when something did.
+    /// Set when there is a report.
     pub(crate) wake: Arc<Event>,
 }
 
 impl Asked {
     pub(crate) fn tell(&self, what: Happened) {
-        // The agent ends before this only when its process ends.
+        // It fails only if the agent has ended, and then this process ends too.
         let _ = self.happened.send(what);
         self.wake.set();
     }
 }
 
-/// Takes programs from now on.
+/// Accepts programs from now on.
 pub(crate) fn begin(asked: Asked) -> io::Result<()> {
     let mut end = PipeEnd::new(true)?;
     std::thread::spawn(move || {
@@ -84,6 +84,7 @@ pub(crate) fn begin(asked: Asked) -> io::Result<()> {
         loop {
             let accepted = end.accept();
             while count.load(Ordering::SeqCst) >= MAX_CALLERS {
+                // Rare enough that no event is made for the end of a program's thread.
                 std::thread::sleep(PAUSE);
             }
             let another = loop {
@@ -91,6 +92,7 @@ pub(crate) fn begin(asked: Asked) -> io::Result<()> {
                     Ok(another) => break another,
                     Err(error) => {
                         log::line(format_args!("no further program can ask: {error}"));
+                        // Windows reports no event when it has resources again.
                         std::thread::sleep(PAUSE);
                     }
                 }
@@ -113,7 +115,7 @@ pub(crate) fn begin(asked: Asked) -> io::Result<()> {
     Ok(())
 }
 
-/// One program, to its end.
+/// Serves one program until it is gone.
 fn hear(end: &PipeEnd, id: ClientId, asked: &Asked) -> io::Result<()> {
     let Some(request) = request(end)? else { return Ok(()) };
     let event = Arc::new(Event::new()?);
@@ -145,14 +147,15 @@ fn request(end: &PipeEnd) -> io::Result<Option<Result<Trigger, BadTrigger>>> {
     }
 }
 
-/// Whether a program of R2 asks: it has no header, and waits for three handles where ours wait for a port.
+/// Whether a program of R2 asks: its message has no header, and it waits for three handles where later ones wait for a
+/// port.
 fn is_of_r2(message: &[u8]) -> bool {
     let kind = message.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind));
     let with_header = [ty::TRIGGER_SERVICE, ty::TRIGGER_SERVICE3, ty::TRIGGER_SERVICE4];
     message.len() == TRIGGER2_LEN && kind.is_some_and(|kind| !with_header.contains(&kind))
 }
 
-/// Passes on what the agent says until one of both has enough.
+/// Sends the agent's answers to the program, until one of the two ends the connection.
 fn answer(end: &PipeEnd, told: &Receiver<Answer>, event: &Event) -> io::Result<()> {
     let mut buffer = [0; 64];
     loop {
@@ -164,7 +167,7 @@ fn answer(end: &PipeEnd, told: &Receiver<Answer>, event: &Event) -> io::Result<(
         }
         match end.read(&mut buffer, Some(event), None)? {
             PipeRead::Other => {}
-            // Nothing is to be said any more.
+            // The program sends nothing more that matters.
             PipeRead::Bytes(0) => {}
             PipeRead::Bytes(_) | PipeRead::End | PipeRead::Late => return Ok(()),
         }

@@ -1,4 +1,4 @@
-//! `qrexec-client-vm.exe`: asks the agent for a service of another qube, and talks to it.
+//! `qrexec-client-vm.exe`: asks the agent for a service of another qube, and connects to it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,20 +25,20 @@ use crate::sys::process::{Process, Starting};
 use crate::sys::vchan::VchanLibrary;
 use crate::words::{BadWords, Wanted};
 
-/// How long the service may take to come, as on Linux.
+/// How long the service may take to connect, as on Linux.
 const WAIT: Duration = Duration::from_secs(120);
-/// Data rings, as in every release.
+/// Size of the data rings, as in every release.
 const RINGS: usize = 64 << 10;
 /// The buffer of a pipe.
 const PIPE: u32 = 64 << 10;
 /// `ERROR_PIPE_BUSY`: all ends of the agent's pipe are taken.
 const BUSY: i32 = 231;
-/// How long to wait for one, at a time.
+/// How long to wait for a free end at a time, in milliseconds.
 const BUSY_MILLIS: u32 = 5000;
-/// `SECURITY_IDENTIFICATION`: whoever has the pipe's name may know us, not act as us.
+/// `SECURITY_IDENTIFICATION`: the process that owns the pipe's name may identify this user, but not act as this user.
 const IDENTIFY: u32 = 0x0001_0000;
 
-/// Why there is no exit code of a service.
+/// Why no exit code came from the service.
 #[derive(Debug, thiserror::Error)]
 enum ClientError {
     #[error(transparent)]
@@ -66,7 +66,7 @@ impl ClientError {
     }
 }
 
-/// The program, with its command line as Windows has it; gives its exit status.
+/// Runs the program, with its command line as Windows passes it. Returns its exit status.
 fn main(command_line: &str, folder: &Path) -> i32 {
     match call(command_line, folder) {
         Ok(code) => code & 0xFF,
@@ -85,7 +85,7 @@ fn call(command_line: &str, folder: &Path) -> Result<i32, ClientError> {
     let mut agent = open_pipe().map_err(ClientError::NoAgent)?;
     agent.write_all(&trigger.encode(version)?).map_err(ClientError::NoAgent)?;
     let mut answer = [0; EXEC_LEN];
-    // The agent closes the pipe of a request that is refused.
+    // The agent closes the pipe if the request is refused.
     agent.read_exact(&mut answer).map_err(|_| ClientError::Refused)?;
     let endpoint = Endpoint::from_bytes(answer);
     let library = VchanLibrary::load(folder).map_err(LinkError::from)?;
@@ -121,12 +121,12 @@ fn open_pipe() -> io::Result<File> {
     }
 }
 
-/// Whether the agent still means what it said: it closes the pipe when dom0 takes a call back.
+/// Becomes false when the agent withdraws its answer: it closes the pipe when dom0 withdraws a call.
 fn promise(mut agent: File, wake: &Arc<Event>) -> Arc<AtomicBool> {
     let allowed = Arc::new(AtomicBool::new(true));
     let (ours, wake) = (allowed.clone(), wake.clone());
     std::thread::spawn(move || {
-        // It says nothing more.
+        // The agent sends nothing more, so this returns when it closes the pipe.
         let _ = agent.read(&mut [0]);
         ours.store(false, Ordering::SeqCst);
         wake.set();
@@ -134,7 +134,7 @@ fn promise(mut agent: File, wake: &Arc<Event>) -> Arc<AtomicBool> {
     allowed
 }
 
-/// Our own streams, for the service.
+/// This process's own streams, for the service.
 fn own_streams() -> io::Result<PumpStreams> {
     let stdin = copy(&io::stdin())?;
     Ok(PumpStreams {
@@ -149,7 +149,7 @@ fn copy(stream: &impl AsHandle) -> io::Result<OwnedHandle> {
     stream.as_handle().try_clone_to_owned()
 }
 
-/// Starts the program that talks to the service.
+/// Starts the local program that is connected to the service.
 fn start(line: &str) -> Result<(Process, PumpStreams), ClientError> {
     let pipe = || pipe::anonymous(PIPE).map_err(ClientError::Start);
     let ((stdin, sink), (source, stdout)) = (pipe()?, pipe()?);
@@ -171,7 +171,7 @@ fn start(line: &str) -> Result<(Process, PumpStreams), ClientError> {
     Ok((program, streams))
 }
 
-/// The program as Windows has started it.
+/// Runs the program with the command line that Windows passes.
 #[must_use]
 pub fn run() -> i32 {
     match crate::install::folder() {

@@ -1,20 +1,20 @@
-//! Exit codes: what Windows has in 32 bits, a caller on Linux sees in 8.
+//! Exit codes: Windows has 32 bits for them, a caller on Linux 8.
 
 /// A call that was refused.
 pub const REFUSED: i32 = 126;
-/// A service that does not exist, or a program that does not.
+/// A service, or a program, that does not exist.
 pub const NOT_FOUND: i32 = 127;
 /// A call that could not be started for another reason.
 pub const TROUBLE: i32 = 125;
-/// A lost link, and every exit code that has no other place.
+/// A lost link, and every exit code that does not fit into 8 bits.
 pub const LOST: i32 = 255;
 
 /// `ERROR_FILE_NOT_FOUND` and `ERROR_PATH_NOT_FOUND`.
 const FILE_NOT_FOUND: i32 = 2;
 const PATH_NOT_FOUND: i32 = 3;
 
-/// The code that a caller is told when a process ended with `code`: 0 to 255 as it is, others 255, so that no failure looks
-/// like success because its low byte is 0.
+/// The exit code for the caller when a process has ended with `code`: 0 to 255 unchanged, all others 255, so that no
+/// failure looks like success because its low byte is 0.
 #[must_use]
 pub fn of_process(code: u32) -> i32 {
     match i32::try_from(code) {
@@ -23,7 +23,7 @@ pub fn of_process(code: u32) -> i32 {
     }
 }
 
-/// The code for a process that Windows did not start, by its error.
+/// The exit code for a process that Windows did not start, by Windows' error.
 #[must_use]
 pub const fn of_start(error: Option<i32>) -> i32 {
     match error {

@@ -1,11 +1,11 @@
-//! What the agent gives the process of a call, on its standard input: nothing of it would fit a command line.
+//! What the agent sends the process of a call on its standard input, because it would not fit a command line.
 
 use wire::control::{EXEC_LEN, Endpoint, ExecParams, MAX_LOCAL_BODY};
 
 /// Longest hand-over, in bytes.
 pub const MAX_LEN: usize = MAX_LOCAL_BODY + 1;
 
-/// The call as bytes.
+/// Encodes the call.
 #[must_use]
 pub fn encode(just: bool, params: &ExecParams) -> Vec<u8> {
     let mut bytes = vec![u8::from(just)];
@@ -14,7 +14,7 @@ pub fn encode(just: bool, params: &ExecParams) -> Vec<u8> {
     bytes
 }
 
-/// The call that these bytes are, the pipe's end behind them; `None` if they are none.
+/// Decodes a call, after which the pipe has ended; `None` if the bytes are no call.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<(bool, ExecParams)> {
     let (just, rest) = bytes.split_first()?;

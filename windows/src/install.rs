@@ -1,4 +1,4 @@
-//! Making and removing the service, and what the registry says about the installation.
+//! Installing and removing the service, and the installation's entries in the registry.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub(crate) fn log_folder() -> io::Result<PathBuf> {
     Ok(root()?.join("log"))
 }
 
-/// Makes the service, and writes down where it is.
+/// Installs the service, and records in the registry where it is.
 pub(crate) fn install() -> io::Result<()> {
     let root = root()?.display().to_string();
     service::create(&std::env::current_exe()?)?;
@@ -31,7 +31,7 @@ pub(crate) fn install() -> io::Result<()> {
     registry::set(registry::ENVIRONMENT, "QUBES_TOOLS", &root)
 }
 
-/// Removes the service and what was written down.
+/// Removes the service and its entries in the registry.
 pub(crate) fn uninstall() -> io::Result<()> {
     service::delete()?;
     registry::remove(registry::OURS, "InstallDir")?;
@@ -39,7 +39,7 @@ pub(crate) fn uninstall() -> io::Result<()> {
     registry::remove(registry::ENVIRONMENT, "QUBES_TOOLS")
 }
 
-/// Says what came of it; gives the exit status.
+/// Reports the result. Returns the exit status.
 pub(crate) fn say(result: io::Result<()>) -> i32 {
     match result {
         Ok(()) => 0,

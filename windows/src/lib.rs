@@ -2,12 +2,12 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`service_file`] | the one command line of a service file |
+//! | [`service_file`] | the command line in a service's file |
 //! | [`service_name`] | which names of services may become names of files |
-//! | [`words`] | the words of `qrexec-client-vm.exe`, of every age |
+//! | [`words`] | the arguments of `qrexec-client-vm.exe`, in the forms of every release |
 //! | [`codes`] | exit codes |
-//! | [`hand_over`] | what the agent gives the process of a call |
-//! | `sys` | Windows itself: handles, pipes, processes, accounts, services, the vchan library |
+//! | [`hand_over`] | what the agent sends the process of a call |
+//! | `sys` | Windows' functions: handles, pipes, processes, accounts, services, the vchan library |
 //! | `link` | messages on the control link |
 //! | `agent` | the event loop |
 //! | `callers` | the pipe on which programs ask |
@@ -17,8 +17,8 @@
 //! | `install` | making and removing the service |
 //! | `log` | the log |
 //!
-//! What is not Windows' own is plain functions, compiled and tested everywhere. The decisions are `agent_core`'s, the
-//! messages `wire`'s; both are the ones of the agent for Linux.
+//! Everything that does not use Windows is plain functions, compiled and tested on every system. The decisions are in
+//! `agent_core` and the messages in `wire`, both shared with the agent for Linux.
 
 pub mod codes;
 pub mod hand_over;

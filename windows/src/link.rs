@@ -20,10 +20,10 @@ pub(crate) const MAX_QUEUED: usize = 1 << 20;
 /// Why a link is lost.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// No channel.
+    /// There is no channel.
     #[error(transparent)]
     Vchan(#[from] VchanError),
-    /// Windows failed.
+    /// A function of Windows failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The other side broke the protocol.
@@ -32,13 +32,13 @@ pub(crate) enum LinkError {
     /// The other side closed the link.
     #[error("the other side closed the link")]
     Closed,
-    /// The other side does not come, or says nothing.
+    /// The other side does not connect, or sends nothing, for too long.
     #[error("the other side is late")]
     Late,
     /// The other side does not read.
     #[error("the other side does not read")]
     Full,
-    /// The call was taken back.
+    /// The call was withdrawn.
     #[error("the call was taken back")]
     Withdrawn,
 }
@@ -56,7 +56,7 @@ impl MessageLink {
         Self { vchan, decoder: Decoder::new(MAX_LOCAL_BODY), queue: VecDeque::new() }
     }
 
-    /// The next message that is there.
+    /// The next complete message, if there is one.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, LinkError> {
         let mut buffer = [0; 4096];
         loop {
@@ -73,7 +73,7 @@ impl MessageLink {
         }
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether a message has begun and is not complete.
     pub(crate) fn is_mid_message(&self) -> bool {
         self.decoder.is_mid_message()
     }
@@ -87,7 +87,7 @@ impl MessageLink {
         self.flush()
     }
 
-    /// Writes what fits.
+    /// Writes as much as there is room for.
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
         while !self.queue.is_empty() {
             let count = self.vchan.write(self.queue.as_slices().0)?;
@@ -99,13 +99,13 @@ impl MessageLink {
         Ok(())
     }
 
-    /// How much is queued.
+    /// How many bytes are queued.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
 }
 
-/// Waits until the other side is there.
+/// Waits until the other side has connected.
 pub(crate) fn meet(
     vchan: &mut Vchan,
     wake: &Event,
@@ -118,7 +118,7 @@ pub(crate) fn meet(
                 vchan.met();
                 return Ok(());
             }
-            // It came and went; what it wrote is an answer nevertheless.
+            // It has connected and closed again; what it wrote before still counts.
             Presence::Closed if vchan.ready() == 0 => return Err(LinkError::Closed),
             Presence::Closed => return Ok(()),
             Presence::Waiting => {}
@@ -127,7 +127,8 @@ pub(crate) fn meet(
     }
 }
 
-/// Says which version we speak, and hears which one they do. On a data link nobody waits for the other.
+/// Exchanges HELLOs and returns the version of both. On a data link neither side waits for the other's before it sends
+/// its own.
 pub(crate) fn greet(
     vchan: &mut Vchan,
     wake: &Event,

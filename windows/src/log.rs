@@ -1,4 +1,4 @@
-//! The log: lines with a time, to a file of the agent's or to its error output.
+//! The log: lines with a time, in a file of the agent's or on its stderr.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,17 +10,17 @@ use crate::sys::local_time;
 
 static LOG_FILE: OnceLock<File> = OnceLock::new();
 
-/// From now on lines go to a file of this folder, named as in every release: `PROGRAM-YYYYMMDD-hhmmss-PID.log`.
+/// From now on lines go to a file in this folder, named as in every release: `PROGRAM-YYYYMMDD-hhmmss-PID.log`.
 pub(crate) fn to_folder(folder: &Path, program: &str) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let name = format!("{program}-{}-{}.log", local_time::stamp(), std::process::id());
     let file = File::options().create(true).append(true).open(folder.join(name))?;
-    // The second one would be the first one again.
+    // It fails only if there is a log file already, and then that one is used.
     let _ = LOG_FILE.set(file);
     Ok(())
 }
 
-/// Where a process of ours writes its lines: the same place.
+/// The stderr for a process that the agent starts: the same log.
 pub(crate) fn for_child() -> Stdio {
     match LOG_FILE.get().and_then(|file| file.try_clone().ok()) {
         Some(file) => file.into(),
@@ -28,9 +28,9 @@ pub(crate) fn for_child() -> Stdio {
     }
 }
 
-/// Writes one line. Nobody can be told that it was not written.
+/// Writes one line. If that fails, there is no place to report it.
 pub(crate) fn line(text: impl std::fmt::Display) {
-    // In one piece: several processes write here.
+    // Written at once, because several processes write to this file.
     let line = format!("{} [{}] {text}\n", local_time::stamp(), std::process::id());
     let _ = match LOG_FILE.get() {
         Some(mut file) => file.write_all(line.as_bytes()),

@@ -1,7 +1,7 @@
 //! Moving the bytes of one call.
 //!
-//! The vchan belongs to one thread, which never waits for anything but events. Each pipe has a thread of its own, which may
-//! wait as long as the process at its other end wants.
+//! The vchan belongs to one thread, which only waits for events. Each pipe has a thread of its own, which may wait as
+//! long as the process at its other end takes.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,38 +21,38 @@ use crate::sys::pipe;
 use crate::sys::process::Process;
 use crate::sys::vchan::{Presence, Vchan};
 
-/// Bytes that wait for a process that does not read: then the other side is not read either.
+/// Bytes that wait for a process that does not read. If there are more, the other side of the link is not read either.
 const MAX_PENDING: usize = 256 << 10;
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
-/// Pieces that wait for the link.
+/// Pieces of a stream that wait for the link.
 const WAITING: usize = 2;
 
-/// What the call moves, between link and processes.
+/// The local ends of a call.
 #[derive(Debug, Default)]
 pub(crate) struct PumpStreams {
     /// Where the other side's main stream goes.
     pub(crate) sink: Option<OwnedHandle>,
     /// Where the other side's error output goes.
     pub(crate) stderr_sink: Option<OwnedHandle>,
-    /// Whence our main stream comes.
+    /// Where the main stream to be sent is read.
     pub(crate) source: Option<PumpSource>,
-    /// Whence our error output comes.
+    /// Where the error output to be sent is read.
     pub(crate) stderr_source: Option<PumpSource>,
     /// The process whose exit code is sent.
     pub(crate) child: Option<Process>,
 }
 
-/// Whence a stream comes.
+/// Where a stream to be sent is read.
 #[derive(Debug)]
 pub(crate) struct PumpSource {
     /// The pipe or file.
     pub(crate) handle: OwnedHandle,
-    /// Reading nothing is the end: of a file, not of a pipe that we have made.
+    /// Reading 0 bytes means the end: of a file, but not of a pipe that was made here.
     pub(crate) nothing_is_end: bool,
 }
 
-/// The call as it runs.
+/// The state of a call.
 struct Pump<'a> {
     vchan: &'a mut Vchan,
     incoming: Incoming,
@@ -70,7 +70,7 @@ struct Pump<'a> {
     code: Option<i32>,
 }
 
-/// What follows a header.
+/// What the bytes after a header are.
 enum Body {
     Nothing,
     Payload(Kind, usize),
@@ -78,7 +78,7 @@ enum Body {
     Skipped(usize),
 }
 
-/// Moves everything; gives the exit code of the service, ours or the other side's.
+/// Moves everything. Returns the service's exit code, whichever side the service is on.
 pub(crate) fn run(
     vchan: &mut Vchan,
     wake: &Arc<Event>,
@@ -118,7 +118,7 @@ pub(crate) fn run(
         if moved {
             continue;
         }
-        // What was there before this look is read by now, unless a process has no room for it.
+        // Everything that was there before this moment has been read, unless a process has no room for it.
         let over = pump.vchan.presence() == Presence::Closed && pump.vchan.ready() == 0;
         if over && pump.incoming.exit_code().is_none() {
             return Err(LinkError::Closed);
@@ -132,7 +132,7 @@ pub(crate) fn run(
     }
 }
 
-/// Ends a call that has no streams: only the exit code is told.
+/// Ends a call that has no streams: only the exit code is sent.
 pub(crate) fn tell(
     vchan: &mut Vchan,
     wake: &Event,
@@ -165,7 +165,7 @@ pub(crate) fn tell(
 }
 
 impl Pump<'_> {
-    /// Takes what has come, as far as there is room for it. Whether anything was.
+    /// Takes what has arrived, as far as there is room for it. Returns whether anything was taken.
     fn receive(&mut self) -> Result<bool, LinkError> {
         let mut moved = false;
         let mut buffer = vec![0; PIECE];
@@ -205,7 +205,7 @@ impl Pump<'_> {
                         return Ok(moved);
                     }
                     *left = left.saturating_sub(count);
-                    // The first four bytes are all that counts.
+                    // Only the first four bytes matter.
                     let kept = buffer.get(..count.min(4_usize.saturating_sub(body.len())));
                     body.extend(kept.unwrap_or_default());
                     if *left == 0 {
@@ -243,7 +243,7 @@ impl Pump<'_> {
         Ok(())
     }
 
-    /// Sends what is there, as far as there is room for it. Whether anything was.
+    /// Sends what is there, as far as there is room for it. Returns whether anything was sent.
     fn transmit(&mut self) -> Result<bool, LinkError> {
         let mut moved = false;
         loop {
@@ -263,7 +263,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Prepares the next message, if there is one.
+    /// Prepares the next message, if there is one. Returns whether there was.
     fn next_message(&mut self) -> bool {
         self.out.clear();
         self.out_at = 0;
@@ -276,7 +276,7 @@ impl Pump<'_> {
                     }
                     Ok(len) => self.outgoing.header(kind, len),
                 };
-                // A stream that has ended already says no more.
+                // A stream that has ended already sends nothing more.
                 let Ok(header) = header else { return true };
                 self.out.extend(header.to_bytes());
                 self.out.extend(piece);
@@ -287,7 +287,7 @@ impl Pump<'_> {
         }
     }
 
-    /// The exit code, once the process and its streams have ended.
+    /// Prepares the exit code, once the process and its streams have ended.
     fn last_message(&mut self) -> bool {
         let (Role::Service, Some(code), false) = (self.role, self.code, self.outgoing.exit_sent()) else {
             return false;
@@ -301,7 +301,7 @@ impl Pump<'_> {
         true
     }
 
-    /// The exit code, once there is nothing left to do.
+    /// The exit code, once nothing is left to do.
     fn result(&self) -> Option<i32> {
         match self.role {
             Role::Service => {
@@ -335,13 +335,13 @@ fn read_source(
                 Ok(None) | Err(_) => Vec::new(),
             };
             let ended = piece.is_empty();
-            // Nobody takes it any more when the call is over.
+            // The call is over, and the pieces are needed no more.
             if pieces.send((kind, piece)).is_err() {
                 return;
             }
             wake.set();
             if ended {
-                // Before the last sender goes, or the end would be seen late.
+                // Before the last sender is dropped, since otherwise the end would be noticed late.
                 drop(pieces);
                 return wake.set();
             }
@@ -358,7 +358,7 @@ struct Sink {
 #[derive(Default)]
 struct SinkState {
     pending: AtomicUsize,
-    /// Everything is written and the stream closed, or nobody reads it.
+    /// Everything is written and the stream closed, or it has no reader.
     done: AtomicBool,
 }
 
@@ -394,7 +394,7 @@ impl Sink {
         }
     }
 
-    /// Lets the stream end, when everything is written.
+    /// Ends the stream, once everything is written.
     fn ended(self) -> Self {
         Self { pieces: None, state: self.state }
     }

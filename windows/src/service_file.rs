@@ -1,9 +1,9 @@
-//! The service file: one command line, not a script.
+//! A service's file: it contains one command line and is no script.
 
-/// Longest file, in bytes: what `CreateProcess` takes in characters.
+/// Longest file, in bytes: as many as `CreateProcess` takes characters.
 pub const MAX_FILE: usize = 32_767;
 
-/// Why a service file says nothing.
+/// Why a service's file cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadServiceFile {
     /// Too long.
@@ -23,21 +23,21 @@ pub enum BadServiceFile {
     Quote,
 }
 
-/// What a service file says.
+/// The command line in a service's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceLine {
     /// The program, without quotes.
     pub program: String,
-    /// The rest of the line as it was written, with the blank in front.
+    /// The rest of the line unchanged, with the blank in front.
     pub arguments: String,
 }
 
 impl ServiceLine {
-    /// Reads a service file. `%1` becomes the service's argument, nothing where it has none, wherever it stands: the
-    /// characters of an argument are letters, digits and `_.+-`, none of which ends a word or a quote.
+    /// Reads a service's file. `%1` is replaced by the service's argument, or by nothing if it has none, wherever it
+    /// stands: an argument consists of letters, digits and `_.+-`, none of which ends a word or a quote.
     ///
     /// # Errors
-    /// The file says nothing that could be started.
+    /// The file contains no command line that could be started.
     pub fn parse(file: &[u8], argument: Option<&str>) -> Result<Self, BadServiceFile> {
         if file.len() > MAX_FILE {
             return Err(BadServiceFile::TooLong(file.len()));
@@ -58,7 +58,7 @@ impl ServiceLine {
         Ok(Self { program: program.to_owned(), arguments: arguments.to_owned() })
     }
 
-    /// Whether the program is looked for in the folder of services.
+    /// Whether the program is to be looked for in the folder of services.
     #[must_use]
     pub fn is_relative(&self) -> bool {
         let mut start = self.program.chars();
@@ -67,7 +67,7 @@ impl ServiceLine {
         !drive && !matches!(first, Some('\\' | '/'))
     }
 
-    /// The command line, with the program at this path.
+    /// The command line with this path for the program.
     #[must_use]
     pub fn command_line(&self, program: &str) -> String {
         let quotes = if program.contains([' ', '\t']) { "\"" } else { "" };
@@ -85,11 +85,11 @@ fn decoded(file: &[u8]) -> Result<String, BadServiceFile> {
         return String::from_utf16(&units).map_err(|_| BadServiceFile::Encoding);
     }
     let file = file.strip_prefix(&[0xEF, 0xBB, 0xBF]).unwrap_or(file);
-    // Other marks are no UTF-8.
+    // Files with other byte order marks are no UTF-8.
     String::from_utf8(file.to_vec()).map_err(|_| BadServiceFile::Encoding)
 }
 
-/// The first word, quotes respected, and what follows it.
+/// The first word, with regard to quotes, and the rest of the line.
 fn split(line: &str) -> Result<(&str, &str), BadServiceFile> {
     match line.strip_prefix('"') {
         Some(quoted) => quoted.split_once('"').ok_or(BadServiceFile::Quote),
@@ -147,7 +147,7 @@ mod tests {
         let with = |argument| ServiceLine::parse(b"a.exe \"%1\" x%1y %2", argument).unwrap().arguments;
         assert_eq!(with(Some("b+c")), " \"b+c\" xb+cy %2");
         assert_eq!(with(None), " \"\" xy %2");
-        // What the argument brings is not looked at again.
+        // A `%1` within the argument is not replaced.
         assert_eq!(ServiceLine::parse(b"%1", Some("a")).unwrap().program, "a");
     }
 

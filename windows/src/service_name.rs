@@ -1,29 +1,30 @@
 //! Which names of services may become names of files.
 //!
-//! Windows takes many spellings for one file: another case, dots at the end, the name of a device with anything behind it.
-//! Policy knows one spelling. So a name is refused before it is part of a path, and the file must have exactly that name.
+//! Windows accepts many spellings for one file: upper and lower case, dots at the end, a device's name with any
+//! suffix. Policy knows one spelling. So some names are refused before they become part of a path, and the file must
+//! have exactly the name that was asked for.
 
 use wire::names::ServiceName;
 
-/// Why a service's name is not looked for.
+/// Why a service's file is not looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFileName {
-    /// Windows drops dots at the end, so that another name would be found.
+    /// Windows drops dots at the end, and would find a file with another name.
     #[error("the service's name ends with a dot")]
     Dot,
-    /// A device, in whatever folder.
+    /// The name of a device, which it is in every folder.
     #[error("the service's name is that of a device")]
     Device,
 }
 
-/// Names that are devices in every folder, also with a suffix. `COM` and `LPT` have a digit behind.
+/// Names that are devices in every folder, with a suffix too. `COM` and `LPT` are followed by a digit.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN", "CONOUT"];
 const NUMBERED: [&str; 2] = ["COM", "LPT"];
 
 /// The name of a service's file, without argument.
 ///
 /// # Errors
-/// Windows would not open the file of this name.
+/// Windows would not open a file with this name.
 pub fn file_name(service: &ServiceName) -> Result<&str, BadFileName> {
     let name = service.name();
     if name.ends_with('.') {

@@ -1,50 +1,50 @@
-//! The words of `qrexec-client-vm.exe`, as it was called in every age.
+//! The arguments of `qrexec-client-vm.exe`, in the forms of all releases.
 //!
-//! R3 wrote `TARGET|SERVICE|PROGRAM ARGS`, R4 `TARGET|SERVICE|USER|PROGRAM ARGS`, R2 and we `TARGET SERVICE [PROGRAM ARGS]`.
-//! Arguments of the program are kept as they were written, so they are read from the command line of the process, not from
-//! its words.
+//! R3 took `TARGET|SERVICE|PROGRAM ARGS`, R4 takes `TARGET|SERVICE|USER|PROGRAM ARGS`, and R2 and this program `TARGET
+//! SERVICE [PROGRAM ARGS]`. Arguments of the local program are kept unchanged, so they are read from the command line
+//! of the process, and not from its separate arguments.
 
 use wire::names::{NameError, ServiceName, Target};
 
-/// What a caller wants.
+/// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Where.
+    /// The target.
     pub target: Target,
-    /// What.
+    /// The service.
     pub service: ServiceName,
-    /// On whose behalf, as the caller says.
+    /// On whose behalf the caller claims to ask.
     pub source: Option<Target>,
     /// The command line of the program that talks to the service; the caller's own streams if there is none.
     pub program: Option<String>,
 }
 
-/// Why the words make no sense.
+/// Why the arguments are not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadWords {
-    /// Something is missing.
+    /// An argument is missing.
     #[error("usage: qrexec-client-vm [--source-qube=NAME] TARGET SERVICE [PROGRAM [ARGS]]")]
     Usage,
-    /// An option that is not known here.
+    /// An unknown option.
     #[error("no such option: {0}")]
     Option(String),
-    /// The target is none.
+    /// The target is malformed.
     #[error("target {0:?}: {1}")]
     Target(String, NameError),
-    /// The service is none.
+    /// The service name is malformed.
     #[error("service {0:?}: {1}")]
     Service(String, NameError),
 }
 
 impl Wanted {
-    /// Reads the command line of a process, its own name in front.
+    /// Reads the command line of a process, with its own name in front.
     ///
     /// # Errors
-    /// It makes no sense.
+    /// The arguments are not accepted.
     pub fn parse(command_line: &str) -> Result<Self, BadWords> {
         let (_, rest) = word(command_line);
         let rest = rest.trim_start();
-        // Some quote the whole of it, so that it is one word.
+        // Some callers quote everything, so that it is one word.
         let one_word = Some(word(rest)).filter(|(_, behind)| behind.trim().is_empty()).map(|(word, _)| word);
         match bars(one_word.as_deref().unwrap_or(rest)) {
             Some((target, service, program)) => Self::new(target, service, None, program),
@@ -90,11 +90,12 @@ impl Wanted {
     }
 }
 
-/// The form with bars: target, service, and the program's command line without the user, who is the caller anyway.
+/// The form with bars: target, service, and the program's command line. The user is left out, because the program runs
+/// as the caller in any case.
 fn bars(text: &str) -> Option<(&str, &str, &str)> {
     let (target, rest) = text.split_once('|')?;
     let (service, rest) = rest.split_once('|')?;
-    // Without this a bar among the arguments of a program would do.
+    // Otherwise a bar among a program's arguments would be taken for this form.
     if target.contains([' ', '"']) || service.contains([' ', '"']) {
         return None;
     }
@@ -105,7 +106,7 @@ fn bars(text: &str) -> Option<(&str, &str, &str)> {
     Some((target, service, program.trim_start()))
 }
 
-/// The first word as Windows' programs see it, and the rest as it was written.
+/// The first word as Windows' programs read it, and the rest unchanged.
 ///
 /// Quotes group, a backslash counts only in front of a quote: the rules of `CommandLineToArgvW`.
 fn word(text: &str) -> (String, &str) {

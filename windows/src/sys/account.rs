@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // tokens are handles, and what they say comes in buffers
-//! As whom something is started.
+//! The account under which a program is started.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
@@ -10,7 +10,7 @@ use windows_sys::Win32::System::WindowsProgramming::GetUserNameW;
 
 use super::done;
 
-/// As whom a command or service runs.
+/// The account under which a command or service runs.
 #[derive(Debug)]
 pub(crate) enum Account {
     /// As this process: LocalSystem for the service.
@@ -19,13 +19,13 @@ pub(crate) enum Account {
     LoggedOn(OwnedHandle),
 }
 
-/// Nobody of that name is logged on, and there is no password that would do.
+/// No user of that name is logged on, and there is no password with which to log them on.
 #[derive(Debug, thiserror::Error)]
 #[error("user {0} is not logged on")]
 pub(crate) struct NotLoggedOn(String);
 
 impl Account {
-    /// The account that a call's user name means.
+    /// The account for a call's user name.
     pub(crate) fn of(user: &str) -> Result<Self, NotLoggedOn> {
         let own = ["SYSTEM", "root"].iter().any(|name| name.eq_ignore_ascii_case(user));
         if own || own_name().is_ok_and(|name| name.eq_ignore_ascii_case(user)) {
@@ -37,7 +37,7 @@ impl Account {
         }
     }
 
-    /// The token, for whoever is not this process.
+    /// The account's token; `None` for this process's own.
     pub(crate) fn token(&self) -> Option<RawHandle> {
         match self {
             Self::Own => None,
@@ -62,14 +62,14 @@ fn console_user() -> io::Result<(OwnedHandle, String)> {
     let mut token = std::ptr::null_mut();
     // SAFETY: the pointer is that of a handle.
     done(unsafe { WTSQueryUserToken(session, &raw mut token) })?;
-    // SAFETY: the handle is new and nobody else's.
+    // SAFETY: the handle is new and has no other owner.
     let token = unsafe { OwnedHandle::from_raw_handle(token) };
     let name = user_of(&token)?;
     Ok((token, name))
 }
 
 fn user_of(token: &OwnedHandle) -> io::Result<String> {
-    // Room for the structure and the longest identifier, aligned as the structure wants it.
+    // Room for the structure and the longest identifier, with the structure's alignment.
     let mut room = [0_u64; 32];
     let mut len = u32::try_from(size_of_val(&room)).unwrap_or(0);
     // SAFETY: the handle is open, the buffer has `len` bytes.

@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 use windows_sys::Win32::Foundation::{WAIT_FAILED, WAIT_OBJECT_0, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Threading::{CreateEventW, INFINITE, SetEvent, WaitForMultipleObjects};
 
-/// An event that one waiter takes.
+/// An event that wakes one waiting thread.
 #[derive(Debug)]
 pub(crate) struct Event(OwnedHandle);
 
 impl Event {
-    /// An event that has not happened.
+    /// An event that is not set.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointer is passed: no attributes, no name.
         let handle = unsafe { CreateEventW(std::ptr::null(), 0, 0, std::ptr::null()) };
         if handle.is_null() {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the handle is new and nobody else's.
+        // SAFETY: the handle is new and has no other owner.
         Ok(Self(unsafe { OwnedHandle::from_raw_handle(handle) }))
     }
 
-    /// Lets it happen.
+    /// Sets the event.
     pub(crate) fn set(&self) {
         // SAFETY: the handle is that of an event, and open as long as `self` lives. It cannot fail then.
         unsafe { SetEvent(self.0.as_raw_handle()) };
@@ -37,7 +37,7 @@ impl AsRawHandle for Event {
     }
 }
 
-/// Waits until one of these is signalled, and says which; `None` when the time is over.
+/// Waits until one of these is signalled. Returns which one; `None` if `until` has passed.
 ///
 /// The caller keeps the handles open meanwhile.
 pub(crate) fn wait_for(handles: &[RawHandle], until: Option<Instant>) -> io::Result<Option<usize>> {
@@ -55,7 +55,7 @@ pub(crate) fn wait_for(handles: &[RawHandle], until: Option<Instant>) -> io::Res
     }
 }
 
-/// Rounded up, so that nobody looks at the clock in vain.
+/// Rounded up, since a wait that ends too early would have to be repeated.
 fn millis_until(left: Duration) -> u32 {
     let millis = left.as_micros().div_ceil(1000);
     u32::try_from(millis).unwrap_or(INFINITE - 1).min(INFINITE - 1)

@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // a job is made and filled by handles
-//! A job: processes that end with their agent.
+//! A job object, which ends processes together with their agent.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle, RawHandle};
@@ -12,22 +12,22 @@ use windows_sys::Win32::System::JobObjects::{
 
 use super::done;
 
-/// All calls of one agent. Its handle is not inherited, so it closes when the agent ends, however that comes.
+/// Holds all calls of one agent. Its handle is not inherited, so it is closed when the agent ends, in whatever way.
 #[derive(Debug)]
 pub(crate) struct Job(OwnedHandle);
 
 impl Job {
-    /// An empty one.
+    /// A job without processes.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointer is passed: no attributes, no name.
         let handle = unsafe { CreateJobObjectW(std::ptr::null(), std::ptr::null()) };
         if handle.is_null() {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the handle is new and nobody else's.
+        // SAFETY: the handle is new and has no other owner.
         let job = Self(unsafe { OwnedHandle::from_raw_handle(handle) });
         let mut limits = JOBOBJECT_EXTENDED_LIMIT_INFORMATION::default();
-        // What was started without streams is left alone, so it may break away.
+        // Programs that were started without streams may outlive the agent, so they may leave the job.
         limits.BasicLimitInformation.LimitFlags =
             JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_BREAKAWAY_OK;
         let size = u32::try_from(size_of_val(&limits)).unwrap_or(0);
@@ -43,7 +43,7 @@ impl Job {
         Ok(job)
     }
 
-    /// Adds a process, and whatever it starts from now on.
+    /// Adds a process, and everything that it starts from now on.
     pub(crate) fn add(&self, process: RawHandle) -> io::Result<()> {
         // SAFETY: the job's handle is open; if the other is not that of a process, the call fails.
         done(unsafe { AssignProcessToJobObject(self.0.as_raw_handle(), process) })

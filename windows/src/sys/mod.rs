@@ -1,4 +1,4 @@
-//! Windows itself. Unsafe code is here and in no other file of this crate.
+//! The functions of Windows. Unsafe code is here and in no other module of this crate.
 
 pub(crate) mod account;
 pub(crate) mod event;
@@ -14,10 +14,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::windows::ffi::OsStrExt;
 
-/// A text for Windows: UTF-16, with a NUL behind it.
+/// A text in the form that Windows takes: UTF-16, ended by a NUL.
 ///
 /// # Errors
-/// A NUL in the text would cut it.
+/// The text contains a NUL.
 pub(crate) fn wide(text: impl AsRef<OsStr>) -> io::Result<Vec<u16>> {
     let mut wide: Vec<u16> = text.as_ref().encode_wide().collect();
     if wide.contains(&0) {
@@ -27,7 +27,7 @@ pub(crate) fn wide(text: impl AsRef<OsStr>) -> io::Result<Vec<u16>> {
     Ok(wide)
 }
 
-/// What a call of Windows that says yes or no has answered.
+/// The result of a function of Windows that returns success or failure.
 pub(crate) fn done(answer: windows_sys::core::BOOL) -> io::Result<()> {
     if answer == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

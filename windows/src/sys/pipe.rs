@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // pipes are made, read and written by handles
-//! Pipes: the one on which programs ask, and the three of a process.
+//! Pipes: the one on which programs ask, and those for a process's streams.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
@@ -28,32 +28,32 @@ use super::{done, wide};
 /// The pipe on which programs ask.
 pub(crate) const TRIGGER: &str = r"\\.\pipe\qrexec_trigger";
 
-/// Everybody may read and write it; nobody but its owner and the system may make a further end of it, which would take
+/// Everybody may read and write it. Only its owner and the system may create another end of it, which would receive
 /// requests that are meant for the agent.
 const ACCESS: &str = "D:(A;;0x0012019b;;;WD)(A;;GA;;;SY)(A;;GA;;;BA)(A;;GA;;;OW)";
 
-/// Bytes in each direction that a program need not wait for.
+/// Bytes in each direction that are buffered.
 const BUFFER: u32 = 4096;
 
-/// One end of the pipe on which programs ask, in the agent.
+/// The agent's end of the pipe on which programs ask.
 #[derive(Debug)]
 pub(crate) struct PipeEnd(OwnedHandle);
 
-/// What came of reading.
+/// The result of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PipeRead {
     /// So many bytes, perhaps 0.
     Bytes(usize),
     /// The other end is closed.
     End,
-    /// Something else happened first.
+    /// Another event came first.
     Other,
-    /// The time is over.
+    /// The time has passed.
     Late,
 }
 
 impl PipeEnd {
-    /// A new end; the `first` one finds out whether somebody else has the name.
+    /// Creates an end; the `first` one fails if another process has the name.
     pub(crate) fn new(first: bool) -> io::Result<Self> {
         let name = wide(TRIGGER)?;
         let access = Access::new()?;
@@ -79,11 +79,11 @@ impl PipeEnd {
         if handle == INVALID_HANDLE_VALUE {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the handle is new and nobody else's.
+        // SAFETY: the handle is new and has no other owner.
         Ok(Self(unsafe { OwnedHandle::from_raw_handle(handle) }))
     }
 
-    /// Waits for a program.
+    /// Waits until a program has connected.
     pub(crate) fn accept(&self) -> io::Result<()> {
         let operation = Overlapped::new()?;
         // SAFETY: the handle is open; the structure stays where it is until the operation is over, see `Overlapped`.
@@ -112,7 +112,7 @@ impl PipeEnd {
         operation.finish(&self.0, answer, other, until)
     }
 
-    /// Writes one message. The pipe has room for it, or the program is slow to read its answers.
+    /// Writes one message. It waits only if the pipe is full, because the program does not read its answers.
     pub(crate) fn write(&self, bytes: &[u8], until: Instant) -> io::Result<()> {
         let operation = Overlapped::new()?;
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -128,9 +128,9 @@ impl PipeEnd {
     }
 }
 
-/// An operation that goes on after its call. [`Overlapped::finish`] returns when it is over, and not before.
+/// An operation that continues after its call. [`Overlapped::finish`] returns when it is over, and not before.
 struct Overlapped {
-    /// On the heap, where it stays while this is moved.
+    /// On the heap, so that it stays in place while this value is moved.
     raw: Box<OVERLAPPED>,
     event: Event,
 }
@@ -162,7 +162,7 @@ impl Overlapped {
             .into_iter()
             .flatten()
             .collect();
-        // The event of an operation that is over already is set.
+        // If the operation is over already, its event is set.
         let happened = wait_for(&handles, until);
         let cut_short = match happened {
             Ok(Some(0)) => None,
@@ -179,7 +179,7 @@ impl Overlapped {
         let answer = unsafe { GetOverlappedResult(pipe.as_raw_handle(), self.raw(), &raw mut count, 1) };
         let result = done(answer);
         match (result, cut_short) {
-            // It came in the last moment.
+            // It was completed just before it was cancelled.
             (Ok(()), _) => Ok(PipeRead::Bytes(usize::try_from(count).unwrap_or(0))),
             (Err(error), _) if is(&error, ERROR_MORE_DATA) => {
                 Ok(PipeRead::Bytes(usize::try_from(count).unwrap_or(0)))
@@ -190,7 +190,7 @@ impl Overlapped {
     }
 }
 
-/// The end of a pipe is no error.
+/// The end of a pipe is no error here.
 fn ended(error: io::Error) -> io::Result<PipeRead> {
     let codes = [ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED, ERROR_NO_DATA];
     if codes.iter().any(|code| is(&error, *code)) { Ok(PipeRead::End) } else { Err(error) }
@@ -200,7 +200,7 @@ fn is(error: &io::Error, code: u32) -> bool {
     error.raw_os_error() == i32::try_from(code).ok()
 }
 
-/// Who may do what with the pipe, as Windows wants it.
+/// Who may do what with the pipe, in the form that Windows takes.
 struct Access(PSECURITY_DESCRIPTOR);
 
 impl Access {
@@ -222,37 +222,37 @@ impl Access {
 
 impl Drop for Access {
     fn drop(&mut self) {
-        // SAFETY: the conversion has allocated it for us with this allocator, and nobody uses it after this.
+        // SAFETY: the conversion has allocated it with this allocator, and it is not used after this.
         unsafe { LocalFree(self.0) };
     }
 }
 
-/// Waits until the agent's pipe has an end for us.
+/// Waits until an end of the agent's pipe is free.
 pub(crate) fn wait_for_trigger(millis: u32) -> io::Result<()> {
     let name = wide(TRIGGER)?;
     // SAFETY: the name ends with a NUL.
     done(unsafe { WaitNamedPipeW(name.as_ptr(), millis) })
 }
 
-/// A pipe between us and a process that we start: the end that is read, and the one that is written.
+/// A pipe between this process and one that it starts: the read end and the write end.
 pub(crate) fn anonymous(size: u32) -> io::Result<(OwnedHandle, OwnedHandle)> {
     let (mut read, mut write) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: the pointers are those of handles; no attributes.
     done(unsafe { CreatePipe(&raw mut read, &raw mut write, std::ptr::null(), size) })?;
-    // SAFETY: the handle is new and nobody else's.
+    // SAFETY: the handle is new and has no other owner.
     let read = unsafe { OwnedHandle::from_raw_handle(read) };
-    // SAFETY: the same.
+    // SAFETY: the handle is new and has no other owner.
     let write = unsafe { OwnedHandle::from_raw_handle(write) };
     Ok((read, write))
 }
 
-/// Lets processes that are started from now on have this handle.
+/// Lets processes that are started from now on inherit this handle.
 pub(crate) fn let_inherit(handle: &OwnedHandle) -> io::Result<()> {
     // SAFETY: the handle is open.
     done(unsafe { SetHandleInformation(handle.as_raw_handle(), HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT) })
 }
 
-/// Reads from a pipe of a process. `None` is the end: a message of 0 bytes is none.
+/// Reads from a pipe of a process. `None` is the end; a message of 0 bytes is not.
 pub(crate) fn read(handle: &OwnedHandle, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
     let mut count = 0;

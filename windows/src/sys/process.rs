@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // processes are made by pointers to structures
-//! Starting a command line as it was written, and waiting for it.
+//! Starting a command line unchanged, and waiting for its process.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -26,13 +26,13 @@ const DESKTOP: &str = r"winsta0\default";
 pub(crate) struct Starting<'a> {
     /// The whole command line.
     pub(crate) line: &'a str,
-    /// As whom.
+    /// The account.
     pub(crate) account: &'a Account,
-    /// Its three streams; without them it has none.
+    /// The process's three streams; `None`: it has none.
     pub(crate) streams: Option<[OwnedHandle; 3]>,
-    /// Variables of its environment: set, or not there.
+    /// Variables that are set in its environment, or removed from it.
     pub(crate) variables: &'a [(&'a str, Option<String>)],
-    /// It goes on when the agent ends.
+    /// It may outlive the agent.
     pub(crate) left_alone: bool,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Starting<'a> {
 pub(crate) struct Process(OwnedHandle);
 
 impl Starting<'_> {
-    /// Starts it. Its ends of the streams are closed here.
+    /// Starts the process. Its ends of the streams are closed in this process.
     pub(crate) fn start(self) -> io::Result<Process> {
         let (mut line, mut desktop) = (wide(self.line)?, wide(DESKTOP)?);
         let mut environment = block(&self.environment()?);
@@ -49,7 +49,8 @@ impl Starting<'_> {
             STARTUPINFOW { cb: u32::try_from(size_of::<STARTUPINFOW>()).unwrap_or(0), ..Default::default() };
         if let Some([stdin, stdout, stderr]) = &self.streams {
             for stream in [stdin, stdout, stderr] {
-                // Windows refuses others; wine takes them, and the process does not have them.
+                // Windows refuses handles that cannot be inherited; wine accepts them, but then the process does not
+                // have them.
                 let_inherit(stream)?;
             }
             startup.dwFlags = STARTF_USESTDHANDLES;
@@ -99,13 +100,13 @@ impl Starting<'_> {
             }
         };
         done(answer)?;
-        // wine starts a program of Linux with success and no handle.
+        // wine reports success for a Linux program, but gives no handle.
         if made.hProcess.is_null() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program for Windows"));
         }
-        // SAFETY: the handle is new and nobody else's.
+        // SAFETY: the handle is new and has no other owner.
         drop(unsafe { OwnedHandle::from_raw_handle(made.hThread) });
-        // SAFETY: the same.
+        // SAFETY: the handle is new and has no other owner.
         Ok(Process(unsafe { OwnedHandle::from_raw_handle(made.hProcess) }))
     }
 
@@ -115,7 +116,7 @@ impl Starting<'_> {
             None => std::env::vars_os().collect(),
             Some(token) => environment_of(token)?,
         };
-        // Windows takes names of another case for the same, and wants the block sorted.
+        // Windows ignores upper and lower case in names, and requires a sorted block.
         let key = |name: &OsStr| name.to_string_lossy().to_uppercase();
         let mut all: BTreeMap<_, _> =
             theirs.into_iter().map(|(name, value)| (key(&name), (name, value))).collect();
@@ -129,7 +130,7 @@ impl Starting<'_> {
     }
 }
 
-/// The environment as Windows takes it: `NAME=VALUE` with a NUL each, and one more NUL.
+/// The environment in the form that Windows takes: `NAME=VALUE` with a NUL each, and another NUL at the end.
 fn block(variables: &BTreeMap<String, (OsString, OsString)>) -> Vec<u16> {
     use std::os::windows::ffi::OsStrExt;
     let mut block = Vec::new();
@@ -146,7 +147,7 @@ fn block(variables: &BTreeMap<String, (OsString, OsString)>) -> Vec<u16> {
     block
 }
 
-/// What the user of a token finds in every process.
+/// The environment that every process of the token's user begins with.
 fn environment_of(token: std::os::windows::io::RawHandle) -> io::Result<Vec<(OsString, OsString)>> {
     let mut raw = std::ptr::null_mut();
     // SAFETY: the pointer is that of a pointer, the token is open.
@@ -174,7 +175,7 @@ fn environment_of(token: std::os::windows::io::RawHandle) -> io::Result<Vec<(OsS
             variables.push((OsString::from_wide(name), OsString::from_wide(value)));
         }
     }
-    // SAFETY: the block is the one that was made above, and nobody uses it after this.
+    // SAFETY: the block is the one that was made above, and it is not used after this.
     unsafe { DestroyEnvironmentBlock(raw) };
     Ok(variables)
 }
@@ -195,7 +196,7 @@ impl AsRawHandle for Process {
     }
 }
 
-/// The command line of this process, as it was written.
+/// The command line of this process, unchanged.
 pub(crate) fn command_line() -> String {
     // SAFETY: no parameters; the text lives as long as the process.
     let start = unsafe { GetCommandLineW() };

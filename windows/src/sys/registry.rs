@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // values go in by pointer and length
-//! The registry: where the installation is written down.
+//! The registry, which records where the installation is.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::wide;
 
 /// The key of the installation.
 pub(crate) const OURS: &str = r"Software\Invisible Things Lab\Qubes Tools";
-/// The key of the environment that all processes have.
+/// The key of the environment for all processes.
 pub(crate) const ENVIRONMENT: &str = r"SYSTEM\CurrentControlSet\Control\Session Manager\Environment";
 
 const MACHINE: HKEY = HKEY_LOCAL_MACHINE;

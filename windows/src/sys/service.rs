@@ -1,5 +1,5 @@
 #![allow(unsafe_code)] // the service manager calls back
-//! Being a service, and making and removing one.
+//! Running as a service, and installing and removing one.
 
 use std::ffi::c_void;
 use std::io;
@@ -21,15 +21,15 @@ use windows_sys::Win32::System::Services::{
 use super::event::Event;
 use super::{done, wide};
 
-/// Its name, as in every release.
+/// The service's name, as in every release.
 pub(crate) const NAME: &str = "QrexecAgent";
 const DISPLAY_NAME: &str = "Qubes RPC Agent";
 const DESCRIPTION: &str = "Runs services for other qubes and asks for theirs.";
 
-/// Milliseconds that the end of the service may take.
+/// How many milliseconds the service may take to end.
 const STOP_HINT: u32 = 3000;
 
-/// What the service manager's threads need: they call functions, not closures.
+/// What the service manager's callbacks need: they are functions and cannot capture anything.
 struct Called {
     stop: &'static Event,
     work: fn(),
@@ -39,7 +39,8 @@ struct Called {
 
 static CALLED: OnceLock<Called> = OnceLock::new();
 
-/// Runs `work` as a service; it is to return soon after `stop` is set. An error if no service manager has started us.
+/// Runs `work` as a service; it has to return soon after `stop` was set. Fails if no service manager has started this
+/// program.
 pub(crate) fn run(stop: &'static Event, work: fn()) -> io::Result<()> {
     let called = Called { stop, work, status: AtomicIsize::new(0), asked: AtomicBool::new(false) };
     CALLED.set(called).map_err(|_| io::Error::other("a service runs once"))?;
@@ -109,12 +110,12 @@ impl Managed {
 
 impl Drop for Managed {
     fn drop(&mut self) {
-        // SAFETY: the handle is open, and nobody uses it after this.
+        // SAFETY: the handle is open, and it is not used after this.
         unsafe { CloseServiceHandle(self.0) };
     }
 }
 
-/// Makes the service: LocalSystem, started with the system.
+/// Installs the service: as LocalSystem, started with the system.
 pub(crate) fn create(program: &Path) -> io::Result<()> {
     let manager = Managed::manager()?;
     let (name, shown) = (wide(NAME)?, wide(DISPLAY_NAME)?);
@@ -141,8 +142,8 @@ pub(crate) fn create(program: &Path) -> io::Result<()> {
     let service = Managed::new(handle)?;
     let mut text = wide(DESCRIPTION)?;
     let description = SERVICE_DESCRIPTIONW { lpDescription: text.as_mut_ptr() };
-    // SAFETY: the service's handle is open, the pointer that of a structure of this kind. A service without description
-    // is one nevertheless, so the answer does not matter.
+    // SAFETY: the service's handle is open, the pointer that of a structure of this kind. The service works without a
+    // description too, so the result does not matter.
     unsafe { ChangeServiceConfig2W(service.0, SERVICE_CONFIG_DESCRIPTION, (&raw const description).cast()) };
     Ok(())
 }
@@ -154,7 +155,8 @@ pub(crate) fn delete() -> io::Result<()> {
     // SAFETY: the manager's handle is open, the name ends with a NUL.
     let service = Managed::new(unsafe { OpenServiceW(manager.0, name.as_ptr(), SERVICE_ALL_ACCESS) })?;
     let mut status = SERVICE_STATUS::default();
-    // SAFETY: the service's handle is open, the pointer that of such a structure. One that does not run says so.
+    // SAFETY: the service's handle is open, the pointer that of such a structure. If the service does not run, the
+    // call fails without effect.
     unsafe { ControlService(service.0, SERVICE_CONTROL_STOP, &raw mut status) };
     // SAFETY: the service's handle is open.
     done(unsafe { DeleteService(service.0) })

@@ -1,7 +1,7 @@
 #![allow(unsafe_code)] // functions of a library that is loaded at run time
-//! vchan by `libvchan.dll`, through its own interface.
+//! vchan through `libvchan.dll`, by its own interface.
 //!
-//! The library is loaded by its full path when it is needed, so that a VM without it says why.
+//! The library is loaded by its full path when it is needed, so that this program can report that a VM has none.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -28,19 +28,19 @@ type Act = unsafe extern "C" fn(*mut c_void);
 /// Why there is no channel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VchanError {
-    /// No library.
+    /// The library could not be loaded.
     #[error("cannot load {0}: {1}")]
     Load(String, io::Error),
-    /// Another library.
+    /// It is another library.
     #[error("{0} is not exported by libvchan.dll")]
     Export(&'static str),
-    /// The driver is not there yet.
+    /// Xen's driver is not loaded yet.
     #[error("the Xen driver is not there yet")]
     NotYet,
-    /// It failed.
+    /// A function of the library failed.
     #[error("vchan: {0}")]
     Failed(io::Error),
-    /// A domain or port that the interface has no number for.
+    /// A domain or port that is too large for the interface.
     #[error("domain or port out of range")]
     Range,
 }
@@ -72,7 +72,7 @@ macro_rules! function {
 }
 
 impl VchanLibrary {
-    /// Loads it from the folder of this program.
+    /// Loads the library from the folder of this program.
     pub(crate) fn load(folder: &Path) -> Result<Self, VchanError> {
         let path = folder.join("libvchan.dll");
         let failed = |error| VchanError::Load(path.display().to_string(), error);
@@ -93,7 +93,7 @@ impl VchanLibrary {
             is_open: function!(module, c"libvchan_is_open", Ask)?,
             data_ready: function!(module, c"libvchan_data_ready", Ask)?,
             buffer_space: function!(module, c"libvchan_buffer_space", Ask)?,
-            // Libraries of R2 have none.
+            // R2's version of the library has no such function.
             cleanup: function!(module, c"libvchan_cleanup", Act).ok(),
             close: function!(module, c"libvchan_close", Act)?,
         })
@@ -107,7 +107,7 @@ impl VchanLibrary {
         self.channel(raw)
     }
 
-    /// Meets a server; waits until it is there.
+    /// Connects to a server; waits until it is there.
     pub(crate) fn connect(&self, domain: u32, port: u32) -> Result<Vchan, VchanError> {
         let (domain, port) = numbers(domain, port)?;
         // SAFETY: the function takes two numbers.
@@ -140,18 +140,18 @@ fn numbers(domain: u32, port: u32) -> Result<(c_int, c_int), VchanError> {
     Ok((number(domain)?, number(port)?))
 }
 
-/// Whether the other side is there.
+/// Whether the other side has connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// It went away; what it has written can still be read.
+    /// It has closed; what it wrote before can still be read.
     Closed,
-    /// It is there.
+    /// It has connected.
     Connected,
-    /// It has not come yet.
+    /// It has not connected yet.
     Waiting,
 }
 
-/// A channel. The library is not reentrant, and a raw pointer keeps this on one thread.
+/// A channel. The library is not reentrant, and the raw pointer keeps this value in one thread.
 #[derive(Debug)]
 pub(crate) struct Vchan {
     library: VchanLibrary,
@@ -192,7 +192,7 @@ impl Vchan {
         counted(count, wanted)
     }
 
-    /// Writes what fits, without waiting.
+    /// Writes as much as fits, without waiting.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let wanted = bytes.len().min(self.room());
         if wanted == 0 {
@@ -203,13 +203,13 @@ impl Vchan {
         counted(count, wanted)
     }
 
-    /// Signalled when something has changed since the last look: bytes, room, the other side.
+    /// Signalled when something has changed since the last look: bytes, room, or whether the other side is there.
     pub(crate) fn event(&self) -> RawHandle {
         // SAFETY: the channel is open.
         unsafe { (self.library.event)(self.raw.as_ptr()) }
     }
 
-    /// Takes a server's offer back once its client is there: whoever waits by the event has to.
+    /// To be called by a server that waits by the event, once its client has connected: withdraws the offer.
     pub(crate) fn met(&mut self) {
         if let Some(cleanup) = self.library.cleanup {
             // SAFETY: the channel is open.
@@ -218,7 +218,7 @@ impl Vchan {
     }
 }
 
-/// What the library says that it moved, never more than it was asked for.
+/// How many bytes the library has moved, never more than it was given.
 fn counted(count: c_int, wanted: usize) -> io::Result<usize> {
     match usize::try_from(count) {
         Ok(count) if count <= wanted => Ok(count),
@@ -228,7 +228,7 @@ fn counted(count: c_int, wanted: usize) -> io::Result<usize> {
 
 impl Drop for Vchan {
     fn drop(&mut self) {
-        // SAFETY: the channel is open, and nobody uses it after this.
+        // SAFETY: the channel is open, and it is not used after this.
         unsafe { (self.library.close)(self.raw.as_ptr()) };
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests start inside a Windows VM: one program, told by its first word what to do.
+//! The program that the tests start inside a Windows VM; its first argument says what it does.
 
 use std::io::{self, Read, Write};
 use std::process::{Command, exit};
@@ -8,11 +8,11 @@ fn main() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(0_u32);
     match words.first().map(String::as_str).unwrap_or_default() {
-        // Back what comes.
+        // Sends back what it receives.
         "cat" => io::copy(&mut io::stdin().lock(), &mut io::stdout().lock()).map(drop)?,
-        // How many bytes come.
+        // Counts the bytes that it receives.
         "count" => println!("{}", io::copy(&mut io::stdin().lock(), &mut io::sink())?),
-        // So many bytes.
+        // Sends so many pieces of 64 KiB.
         "make" => {
             let mut out = io::stdout().lock();
             let piece = vec![b'x'; 1 << 16];
@@ -31,13 +31,14 @@ fn main() -> io::Result<()> {
             println!("to stdout");
             eprintln!("to stderr");
         }
-        // Says that it is there, reads nothing, and goes on.
+        // Shows that it runs, and reads nothing.
         "deaf" => {
             println!("here");
             io::stdout().flush()?;
+            // Longer than any test, so that it reads nothing meanwhile; then it ends, if nothing has ended it before.
             std::thread::sleep(Duration::from_secs(60));
         }
-        // A process of ours that has our streams writes after our end.
+        // Starts a process that writes to the same streams after this one has ended.
         "grandchild" => {
             print!("early ");
             io::stdout().flush()?;
@@ -45,10 +46,11 @@ fn main() -> io::Result<()> {
             exit(3);
         }
         "later" => {
+            // So that the end of the first process is noticed before: no event tells that the agent has done so.
             std::thread::sleep(Duration::from_secs(2));
             println!("late");
         }
-        // One byte to begin with, one to the end.
+        // Answers once its input has ended.
         "half" => {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text)?;
