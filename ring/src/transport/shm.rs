@@ -141,6 +141,10 @@ pub(super) fn receive(socket: &OwnedFd) -> Result<Arc<Region>, Refusal> {
     if got.bytes == 0 {
         return Err(Refusal::Gone);
     }
+    if got.flags.contains(ReturnFlags::CTRUNC) && fds.is_empty() {
+        // The kernel had no place for the descriptor in this process, for which the peer is not to blame.
+        return Err(Refusal::Failed(Error::io("receiving the vchan pages")(Errno::MFILE.into())));
+    }
     if got.bytes != OFFER || got.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
         return Err(Refusal::Bad("its offer is not 12 bytes with one descriptor"));
     }

@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ring::{Channel, Error, Kind, Orders};
 use rustix::fs::SealFlags;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::common::*;
 use crate::raw::{SEALS, memfd, offer, send_with};
@@ -46,6 +48,38 @@ pub(crate) fn honest_memfd() -> OwnedFd {
 
 fn honest_offer() -> Vec<u8> {
     offer(b"qrxs", 1, 12, 12)
+}
+
+/// The environment variable that turns a run of this program into a client without a free descriptor.
+const FULL: &str = "RING_TEST_FULL";
+/// The client's exit code if it has blamed itself.
+const BLAMED_ITSELF: i32 = 10;
+
+/// The other process of [`a_client_without_a_free_descriptor_does_not_blame_the_server`].
+#[test]
+fn client_without_a_free_descriptor() {
+    if std::env::var_os(FULL).is_none() {
+        return;
+    }
+    let bed = Bed::new(Kind::Shm);
+    let listener = UnixListener::bind(bed.socket(1).unwrap()).unwrap();
+    let mut connector = bed.connect(1);
+    assert!(connector.poll().unwrap().is_none());
+    let (socket, _) = listener.accept().unwrap();
+    assert!(send_with(&socket, &honest_offer(), &[honest_memfd().as_fd()]));
+    let null = File::open("/dev/null").unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
+    let fill: Vec<File> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+    let met = connector.connect_within(LOST);
+    drop(fill);
+    assert!(matches!(met, Err(Error::Io { .. })), "{:?}", met.err());
+    std::process::exit(BLAMED_ITSELF);
+}
+
+#[test]
+fn a_client_without_a_free_descriptor_does_not_blame_the_server() {
+    let mut client = again("meeting::client_without_a_free_descriptor", &[(FULL, Path::new("1"))]);
+    assert_eq!(client.wait().unwrap().code(), Some(BLAMED_ITSELF));
 }
 
 #[test]
