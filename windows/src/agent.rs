@@ -296,12 +296,13 @@ impl Agent {
         let joined = self.job.add(child.as_raw_handle());
         let (stdin, bytes, asked) =
             (child.stdin.take(), hand_over::encode(start.just, &start.params), self.asked.clone());
-        std::thread::spawn(move || {
+        // Without a thread the process ends at once: nobody writes what it is to do.
+        std::thread::Builder::new().spawn(move || {
             // A process that does not read this description ends, which is noticed later.
             let _ = stdin.map(|mut stdin| stdin.write_all(&bytes));
             let _ = child.wait();
             asked.tell(Happened::CallEnded(id));
-        });
+        })?;
         joined
     }
 }

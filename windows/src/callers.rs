@@ -104,12 +104,19 @@ pub(crate) fn begin(asked: Asked) -> io::Result<()> {
             let (id, asked, counted) = (ClientId(next), asked.clone(), count.clone());
             next = next.wrapping_add(1);
             counted.fetch_add(1, Ordering::SeqCst);
-            std::thread::spawn(move || {
-                if let Err(error) = hear(&end, id, &asked) {
-                    log::line(format_args!("a program's request: {error}"));
+            let serve = {
+                let counted = counted.clone();
+                move || {
+                    if let Err(error) = hear(&end, id, &asked) {
+                        log::line(format_args!("a program's request: {error}"));
+                    }
+                    counted.fetch_sub(1, Ordering::SeqCst);
                 }
+            };
+            if let Err(error) = std::thread::Builder::new().spawn(serve) {
+                log::line(format_args!("a program cannot ask, no thread for it: {error}"));
                 counted.fetch_sub(1, Ordering::SeqCst);
-            });
+            }
         }
     });
     Ok(())

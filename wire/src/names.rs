@@ -35,7 +35,7 @@ impl Port {
     /// The first port for data links.
     pub const FIRST_DATA: Self = Self(513);
     /// The last data port that the C programs accept.
-    pub const LAST_FIELD_DATA: Self = Self(768);
+    pub const LAST_UPSTREAM_DATA: Self = Self(768);
 
     /// Whether data links may live here.
     pub const fn is_data(self) -> bool {

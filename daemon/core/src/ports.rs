@@ -36,8 +36,8 @@ impl Ports {
             [Pool::new(odd, last), Pool::new(odd ^ 1, last).starting_at(first)]
         };
         let bands = [
-            band(Port::FIRST_DATA.0, last.min(Port::LAST_FIELD_DATA.0)),
-            band(Port::LAST_FIELD_DATA.0.saturating_add(1), last),
+            band(Port::FIRST_DATA.0, last.min(Port::LAST_UPSTREAM_DATA.0)),
+            band(Port::LAST_UPSTREAM_DATA.0.saturating_add(1), last),
         ];
         Self { own, reserved: BTreeMap::new(), releases: 0, bands }
     }
@@ -62,7 +62,7 @@ impl Ports {
         }
         self.reserved.remove(&port.0);
         self.releases = self.releases.saturating_add(1);
-        let band = usize::from(port.0 > Port::LAST_FIELD_DATA.0);
+        let band = usize::from(port.0 > Port::LAST_UPSTREAM_DATA.0);
         let half = usize::from(port.0.is_multiple_of(2));
         if let Some(pool) = self.bands.get_mut(band).and_then(|band| band.get_mut(half)) {
             pool.free(peer, port.0, self.releases);
@@ -270,7 +270,7 @@ mod tests {
                     let got = ports.reserve(peer).map(|port| port.0);
                     let best = free.into_iter().min_by_key(|port| {
                         let same = past.get(port).filter(|(last, _)| *last == peer).map(|(_, when)| *when);
-                        (*port > Port::LAST_FIELD_DATA.0, same, *port)
+                        (*port > Port::LAST_UPSTREAM_DATA.0, same, *port)
                     });
                     prop_assert_eq!(got, best);
                     live.extend(got.map(|port| (peer, port)));
