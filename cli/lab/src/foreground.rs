@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use engine::process::Signals;
-use engine::reactor::{Event, Interest, Reactor};
+use engine::reactor::{self, Event, Interest, Reactor};
 use engine::say;
 use rustix::process::{Signal, getpgrp};
 use rustix::termios::isatty;
@@ -20,15 +20,31 @@ const SIGNALS: [Signal; 5] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QU
 /// How long a signalled command may take for its own cleaning up.
 const GRACE: Duration = Duration::from_secs(1);
 
-const SIGNAL: u64 = 0;
-const ANSWER: u64 = 1;
-const TYPED: u64 = 2;
-const SHOWN: u64 = 3;
+/// What is waited for while a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signal,
+    Answer,
+    Typed,
+    Shown,
+}
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        self as u64
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        [Self::Signal, Self::Answer, Self::Typed, Self::Shown]
+            .into_iter()
+            .find(|token| token.number() == number)
+    }
+}
 
 /// The caller's signals as events. To be made before the lab, so that a signal during the start is not lost.
 pub(super) struct Foreground {
     signals: Signals,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     /// The command has the caller's terminal: what is typed there reaches it without us.
     shared: bool,
     terminal: Option<Terminal>,
@@ -40,7 +56,7 @@ impl Foreground {
         let made = || -> io::Result<Self> {
             let (signals, reactor) = (Signals::block(&SIGNALS)?, Reactor::new()?);
             let made = Self { signals, reactor, shared: false, terminal: None, told: None };
-            made.reactor.add(&made.signals, SIGNAL, Interest::Read)?;
+            made.reactor.add(&made.signals, Token::Signal, Interest::Read)?;
             Ok(made)
         };
         made().map_err(|error| Error::io("cannot watch for signals", error))
@@ -58,7 +74,7 @@ impl Foreground {
             self.pass_on(&mut client, number)?;
         }
         self.reactor
-            .add(&client, ANSWER, Interest::Read)
+            .add(&client, Token::Answer, Interest::Read)
             .map_err(|error| Error::io("cannot watch the command", error))?;
         let ended = self.await_end(&mut client);
         if let Some(terminal) = &mut self.terminal {
@@ -107,12 +123,12 @@ impl Foreground {
     }
 
     fn watch_terminal(&self, terminal: &Terminal) -> io::Result<()> {
-        self.reactor.add(io::stdin(), TYPED, Interest::Read)?;
-        Ok(self.reactor.add(terminal, SHOWN, Interest::Read)?)
+        self.reactor.add(io::stdin(), Token::Typed, Interest::Read)?;
+        Ok(self.reactor.add(terminal, Token::Shown, Interest::Read)?)
     }
 
     fn await_end(&mut self, client: &mut ControlClient) -> Result<Answer, Error> {
-        let mut events: Vec<Event> = Vec::new();
+        let mut events: Vec<Event<Token>> = Vec::new();
         loop {
             let left = self.told.map(|(_, until)| until.saturating_duration_since(Instant::now()));
             self.reactor
@@ -120,10 +136,10 @@ impl Foreground {
                 .map_err(|error| Error::io("cannot wait for the command", error))?;
             for event in &events {
                 match event.token {
-                    ANSWER => return client.answer(),
-                    SIGNAL => self.take_signals(client)?,
-                    TYPED => self.carry_typed(),
-                    _ => self.carry_shown()?,
+                    Token::Answer => return client.answer(),
+                    Token::Signal => self.take_signals(client)?,
+                    Token::Typed => self.carry_typed(),
+                    Token::Shown => self.carry_shown()?,
                 }
             }
             if let Some((code, _)) = self.told.filter(|(_, until)| *until <= Instant::now()) {
@@ -160,8 +176,8 @@ impl Foreground {
         if terminal.take_typed() {
             // No more is read than the command takes.
             if terminal.is_behind() {
-                let _ = self.reactor.modify(io::stdin(), TYPED, Interest::Hangup);
-                let _ = self.reactor.modify(&*terminal, SHOWN, Interest::ReadWrite);
+                let _ = self.reactor.modify(io::stdin(), Token::Typed, Interest::Hangup);
+                let _ = self.reactor.modify(&*terminal, Token::Shown, Interest::ReadWrite);
             }
         } else {
             let _ = self.reactor.remove(io::stdin());
@@ -173,8 +189,8 @@ impl Foreground {
         if terminal.is_behind() {
             terminal.pass_typed();
             if !terminal.is_behind() {
-                let _ = self.reactor.modify(io::stdin(), TYPED, Interest::Read);
-                let _ = self.reactor.modify(&*terminal, SHOWN, Interest::Read);
+                let _ = self.reactor.modify(io::stdin(), Token::Typed, Interest::Read);
+                let _ = self.reactor.modify(&*terminal, Token::Shown, Interest::Read);
             }
         }
         let open = terminal.show().map_err(|error| Error::io("cannot write to the terminal", error))?;

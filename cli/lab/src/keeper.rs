@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use engine::process::Signals;
-use engine::reactor::{Event, Interest, Reactor};
+use engine::reactor::{self, Event, Interest, Reactor};
 use engine::say;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, inotify, open, statat};
 use rustix::io::Errno;
@@ -102,7 +102,7 @@ fn log_to_file(layout: &Layout) -> Result<(), Error> {
 /// What the keeper waits for: a signal, or the end of its starter.
 struct Watch {
     signals: Signals,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
 }
 
 /// What happened.
@@ -112,9 +112,23 @@ enum News {
     EndWanted,
 }
 
-const SIGNAL: u64 = 0;
-const LIFELINE: u64 = 1;
-const PLACE: u64 = 2;
+/// What the keeper's reactor knows its descriptors by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signal,
+    Lifeline,
+    Place,
+}
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        self as u64
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        [Self::Signal, Self::Lifeline, Self::Place].into_iter().find(|token| token.number() == number)
+    }
+}
 
 /// The lab's folder, watched: whoever removes it removes the lock in it.
 struct Place {
@@ -124,13 +138,13 @@ struct Place {
 
 impl Place {
     /// `None` where the system has no watch for us: then `status` finds the lab by its keeper.
-    fn watch(reactor: &Reactor, layout: &Layout) -> Option<Self> {
+    fn watch(reactor: &Reactor<Token>, layout: &Layout) -> Option<Self> {
         let made = || -> io::Result<Self> {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let folder = open(layout.root(), flags, Mode::empty())?;
             let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
             inotify::add_watch(&events, layout.root(), inotify::WatchFlags::DELETE)?;
-            reactor.add(&events, PLACE, Interest::Read)?;
+            reactor.add(&events, Token::Place, Interest::Read)?;
             Ok(Self { folder, events })
         };
         made().inspect_err(|error| say::error(format_args!("cannot watch the lab's folder: {error}"))).ok()
@@ -151,9 +165,9 @@ impl Watch {
     fn new(plan: &Plan) -> Result<Self, Error> {
         let made = || -> io::Result<Self> {
             let watch = Self { signals: Signals::block(&SIGNALS)?, reactor: Reactor::new()? };
-            watch.reactor.add(&watch.signals, SIGNAL, Interest::Read)?;
+            watch.reactor.add(&watch.signals, Token::Signal, Interest::Read)?;
             if !plan.stay {
-                watch.reactor.add(io::stdin(), LIFELINE, Interest::Read)?;
+                watch.reactor.add(io::stdin(), Token::Lifeline, Interest::Read)?;
             }
             Ok(watch)
         };
@@ -162,14 +176,14 @@ impl Watch {
 
     fn next(&mut self, place: Option<&Place>) -> Result<News, Error> {
         let fail = |error: io::Error| Error::io("cannot watch over the lab", error);
-        let mut events: Vec<Event> = Vec::new();
+        let mut events: Vec<Event<Token>> = Vec::new();
         loop {
             self.reactor.wait(None, &mut events).map_err(|error| fail(error.into()))?;
             // Nothing is ever written to the lifeline: that it is ready means that its other end is closed.
-            if events.iter().any(|event| event.token == LIFELINE) {
+            if events.iter().any(|event| event.token == Token::Lifeline) {
                 return Ok(News::EndWanted);
             }
-            if let Some(place) = place.filter(|_| events.iter().any(|event| event.token == PLACE)) {
+            if let Some(place) = place.filter(|_| events.iter().any(|event| event.token == Token::Place)) {
                 place.forget_events();
                 if place.is_gone() {
                     say::error("the lab's folder was removed: the lab ends");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use engine::process::Signals;
-use engine::reactor::{Event, Interest, Reactor};
+use engine::reactor::{self, Event, Interest, Reactor};
 use engine::say;
 use rustix::fs::inotify;
 use rustix::process::{
@@ -28,11 +28,38 @@ use super::{Error, start, sweep};
 /// How long agents and daemons may take to find each other.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-const SIGNAL: u64 = 0;
-const LIFELINE: u64 = 1;
-const LISTENER: u64 = 2;
-const FOLDERS: u64 = 3;
-const FIRST_CONNECTION: u64 = 16;
+/// What the supervisor's reactor knows its descriptors by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signal,
+    Lifeline,
+    Listener,
+    Folders,
+    /// A connection, by its number.
+    Connection(u64),
+}
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        match self {
+            Self::Signal => 0,
+            Self::Lifeline => 1,
+            Self::Listener => 2,
+            Self::Folders => 3,
+            Self::Connection(number) => number.saturating_add(4),
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Signal,
+            1 => Self::Lifeline,
+            2 => Self::Listener,
+            3 => Self::Folders,
+            _ => Self::Connection(number.saturating_sub(4)),
+        })
+    }
+}
 
 /// The supervisor's main function.
 pub(super) fn main(root: &Path) -> i32 {
@@ -69,7 +96,7 @@ fn settle(alone: bool) -> Result<(), Error> {
 #[derive(Debug)]
 enum Job {
     Part(Part, String),
-    /// A command, on behalf of the connection with this token.
+    /// A command, on behalf of the connection with this number.
     Command(u64),
 }
 
@@ -86,7 +113,7 @@ struct Supervisor {
     plan: Plan,
     layout: Layout,
     signals: Signals,
-    reactor: Reactor,
+    reactor: Reactor<Token>,
     listener: engine::unix::Bound,
     folders: OwnedFd,
     connections: HashMap<u64, Connection>,
@@ -96,7 +123,7 @@ struct Supervisor {
     parts: HashMap<(Part, String), Pid>,
     ended: Vec<PartEnd>,
     waiting: Vec<Waiting>,
-    next_token: u64,
+    next_connection: u64,
 }
 
 impl Supervisor {
@@ -114,14 +141,14 @@ impl Supervisor {
                 parts: HashMap::new(),
                 ended: Vec::new(),
                 waiting: Vec::new(),
-                next_token: FIRST_CONNECTION,
+                next_connection: 0,
                 layout: layout.clone(),
                 plan,
             };
-            supervisor.reactor.add(&supervisor.signals, SIGNAL, Interest::Read)?;
-            supervisor.reactor.add(io::stdin(), LIFELINE, Interest::Read)?;
-            supervisor.reactor.add(&supervisor.listener, LISTENER, Interest::Read)?;
-            supervisor.reactor.add(&supervisor.folders, FOLDERS, Interest::Read)?;
+            supervisor.reactor.add(&supervisor.signals, Token::Signal, Interest::Read)?;
+            supervisor.reactor.add(io::stdin(), Token::Lifeline, Interest::Read)?;
+            supervisor.reactor.add(&supervisor.listener, Token::Listener, Interest::Read)?;
+            supervisor.reactor.add(&supervisor.folders, Token::Folders, Interest::Read)?;
             Ok(supervisor)
         };
         watch().map_err(|error| Error::io("cannot supervise the lab", error))
@@ -135,17 +162,17 @@ impl Supervisor {
             self.wait(&mut events)?;
             for event in &events {
                 match event.token {
-                    SIGNAL => self.reap()?,
-                    LIFELINE => return Ok(()),
-                    LISTENER => self.accept(),
-                    FOLDERS => self.forget_folder_events(),
-                    token => self.on_ready(token),
+                    Token::Signal => self.reap()?,
+                    Token::Lifeline => return Ok(()),
+                    Token::Listener => self.accept(),
+                    Token::Folders => self.forget_folder_events(),
+                    Token::Connection(number) => self.on_ready(number),
                 }
             }
         }
     }
 
-    fn wait(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
+    fn wait(&mut self, events: &mut Vec<Event<Token>>) -> Result<(), Error> {
         let until = self.waiting.iter().map(|waiting| waiting.until).min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         self.reactor.wait(timeout, events).map_err(|error| Error::io("cannot supervise the lab", error))
@@ -190,7 +217,7 @@ impl Supervisor {
             waiting.sockets.retain(|path| !start::is_socket(path));
             if waiting.sockets.is_empty() {
                 match waiting.connection {
-                    Some(token) => self.answer(token, &Answer::Ready),
+                    Some(number) => self.answer(number, &Answer::Ready),
                     None => {
                         Report::Ready { namespace }.send();
                         silence_stdout()?;
@@ -201,7 +228,7 @@ impl Supervisor {
                 let why =
                     format!("not there in time: {}{}", missing.join(", "), start::last_words(&self.plan));
                 match waiting.connection {
-                    Some(token) => self.answer(token, &Answer::Failed { code: 125, why }),
+                    Some(number) => self.answer(number, &Answer::Failed { code: 125, why }),
                     None => return Err(Error::new(why)),
                 }
             } else {
@@ -216,9 +243,9 @@ impl Supervisor {
         while let Ok(Some(_)) = self.signals.take_next() {}
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             match self.jobs.remove(&pid) {
-                Some(Job::Command(token)) => {
-                    self.commands.remove(&token);
-                    self.answer(token, &Answer::Exited(exit_code(status)));
+                Some(Job::Command(number)) => {
+                    self.commands.remove(&number);
+                    self.answer(number, &Answer::Exited(exit_code(status)));
                 }
                 Some(Job::Part(part, vm)) => {
                     let text =
@@ -241,11 +268,11 @@ impl Supervisor {
 
     fn accept(&mut self) {
         while let Ok(Some(fd)) = self.listener.accept() {
-            let token = self.next_token;
-            self.next_token += 1;
+            let number = self.next_connection;
+            self.next_connection += 1;
             let Ok(connection) = Connection::new(UnixStream::from(fd)) else { continue };
-            if self.reactor.add(&connection, token, Interest::Read).is_ok() {
-                self.connections.insert(token, connection);
+            if self.reactor.add(&connection, Token::Connection(number), Interest::Read).is_ok() {
+                self.connections.insert(number, connection);
             }
         }
     }
@@ -256,66 +283,66 @@ impl Supervisor {
         while rustix::io::read(&self.folders, &mut buffer).is_ok() {}
     }
 
-    fn on_ready(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        let Some(requests) = connection.receive() else { return self.hang_up(token) };
+    fn on_ready(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(requests) = connection.receive() else { return self.hang_up(number) };
         for request in requests {
             let done = match request {
-                Request::Run(run) => self.start_command(token, &run),
-                Request::Signal(number) => {
-                    self.signal(token, Signal::from_named_raw(number));
+                Request::Run(run) => self.start_command(number, &run),
+                Request::Signal(signal) => {
+                    self.signal(number, Signal::from_named_raw(signal));
                     Ok(())
                 }
-                Request::Restart { vm, part } => self.restart(token, part, &vm),
+                Request::Restart { vm, part } => self.restart(number, part, &vm),
                 Request::Ended => {
-                    self.answer(token, &Answer::Ended(self.ended.clone()));
+                    self.answer(number, &Answer::Ended(self.ended.clone()));
                     Ok(())
                 }
             };
             if let Err(failed) = done {
-                self.answer(token, &failed);
+                self.answer(number, &failed);
             }
         }
     }
 
     /// A caller that goes away takes its command along.
-    fn hang_up(&mut self, token: u64) {
-        self.signal(token, Some(Signal::KILL));
-        if let Some(connection) = self.connections.remove(&token) {
+    fn hang_up(&mut self, number: u64) {
+        self.signal(number, Some(Signal::KILL));
+        if let Some(connection) = self.connections.remove(&number) {
             let _ = self.reactor.remove(&connection);
         }
     }
 
-    fn answer(&mut self, token: u64, answer: &Answer) {
-        let sent = self.connections.get_mut(&token).map(|connection| connection.send(answer));
+    fn answer(&mut self, number: u64, answer: &Answer) {
+        let sent = self.connections.get_mut(&number).map(|connection| connection.send(answer));
         if let Some(Err(_)) = sent {
-            self.hang_up(token);
+            self.hang_up(number);
         }
     }
 
     /// To the command's process group where it has one of its own, else to the command.
-    fn signal(&self, token: u64, signal: Option<Signal>) {
-        let (Some(pid), Some(signal)) = (self.commands.get(&token), signal) else { return };
+    fn signal(&self, number: u64, signal: Option<Signal>) {
+        let (Some(pid), Some(signal)) = (self.commands.get(&number), signal) else { return };
         let _ = if self.plan.stay { kill_process_group(*pid, signal) } else { kill_process(*pid, signal) };
     }
 
-    fn start_command(&mut self, token: u64, run: &Run) -> Result<(), Answer> {
+    fn start_command(&mut self, number: u64, run: &Run) -> Result<(), Answer> {
         let trouble = |why: String| Answer::Failed { code: 125, why };
-        let stdio = self.connections.get_mut(&token).and_then(Connection::take_stdio);
+        let stdio = self.connections.get_mut(&number).and_then(Connection::take_stdio);
         let stdio = stdio.ok_or_else(|| trouble("three streams are needed".into()))?;
-        if self.commands.contains_key(&token) {
+        if self.commands.contains_key(&number) {
             return Err(trouble("one command at a time".into()));
         }
         let child = start::command(&self.plan, run, stdio)?;
         if let Some(pid) = start::pid(&child) {
-            self.jobs.insert(pid, Job::Command(token));
-            self.commands.insert(token, pid);
+            self.jobs.insert(pid, Job::Command(number));
+            self.commands.insert(number, pid);
         }
         Ok(())
     }
 
     /// Ends a part if it still runs, starts it again, and answers when its socket is there.
-    fn restart(&mut self, token: u64, part: Part, vm: &str) -> Result<(), Answer> {
+    fn restart(&mut self, number: u64, part: Part, vm: &str) -> Result<(), Answer> {
         let failed = |error: Error| Answer::Failed { code: 125, why: error.to_string() };
         let id = self.plan.id(vm).filter(|id| *id > 0).ok_or_else(|| failed(Error::unknown_vm(vm)))?;
         if let Some(pid) = self.parts.remove(&(part, vm.to_owned())) {
@@ -335,7 +362,11 @@ impl Supervisor {
         if part == Part::Agent && !self.parts.contains_key(&(Part::Daemon, vm.to_owned())) {
             self.start_part(Part::Daemon, vm).map_err(failed)?;
         }
-        self.waiting.push(Waiting { connection: Some(token), sockets, until: Instant::now() + READY_WITHIN });
+        self.waiting.push(Waiting {
+            connection: Some(number),
+            sockets,
+            until: Instant::now() + READY_WITHIN,
+        });
         Ok(())
     }
 }

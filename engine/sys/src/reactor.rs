@@ -52,7 +52,7 @@ pub trait Token: Copy {
     fn from_number(number: u64) -> Option<Self>;
 }
 
-/// For reactors whose descriptors are told apart by numbers.
+/// For tests, which tell descriptors apart by numbers.
 impl Token for u64 {
     fn number(self) -> u64 {
         self

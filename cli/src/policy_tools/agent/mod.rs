@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use engine::process::Signals;
-use engine::reactor::{Interest, Reactor};
+use engine::reactor::{self, Interest, Reactor};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::Signal;
@@ -100,13 +100,30 @@ pub fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
+/// What the policy agent's reactor knows its descriptors by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signals,
+    Callers,
+}
+
+impl reactor::Token for Token {
+    fn number(self) -> u64 {
+        self as u64
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        [Self::Signals, Self::Callers].into_iter().find(|token| token.number() == number)
+    }
+}
+
 fn listen(args: &PolicyAgentArgs) -> io::Result<()> {
     let mut reactor = Reactor::new()?;
     // Before any thread, so that all of them leave the signals to this one.
     let signals = Signals::block(&[Signal::TERM, Signal::INT, Signal::HUP])?;
     let socket = engine::unix::Bound::new(&args.socket_path, 0o600)?;
-    reactor.add(&signals, 0, Interest::Read)?;
-    reactor.add(&socket, 1, Interest::Read)?;
+    reactor.add(&signals, Token::Signals, Interest::Read)?;
+    reactor.add(&socket, Token::Callers, Interest::Read)?;
     let agent = Arc::new(Agent {
         dialog: Dialog::choose(args.program.as_deref(), args.terminal),
         limit: (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into())),
@@ -120,7 +137,7 @@ fn listen(args: &PolicyAgentArgs) -> io::Result<()> {
     let mut events = Vec::new();
     loop {
         reactor.wait(None, &mut events)?;
-        if events.iter().any(|event| event.token == 0) {
+        if events.iter().any(|event| event.token == Token::Signals) {
             return socket.withdraw();
         }
         match accept_with(&socket, SocketFlags::CLOEXEC) {
