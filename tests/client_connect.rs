@@ -1,4 +1,4 @@
-//! `qrexec-client -c`, and the policy programs of old that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
+//! `qrexec-client -c`, and the older policy programs that end in it: answers to requests that wait in a qube. This test plays the daemons and the caller.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;

@@ -199,7 +199,7 @@ fn is_of_r3(args: &PolicyExecArgs) -> bool {
     !args.folders.iter().any(|folder| folder.exists()) && old_folder(args).is_dir()
 }
 
-/// The folder of old, or the one of R1 where there is no other.
+/// The older folder, or the one of R1 where there is no other.
 fn old_folder(args: &PolicyExecArgs) -> &Path {
     let oldest = Path::new(OLDEST_FOLDER);
     let standard = args.old_path == Path::new(policy::load::OLD_POLICY_FOLDER);

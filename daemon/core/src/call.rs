@@ -94,7 +94,7 @@ enum Help {
 enum Stage {
     /// Policy thinks.
     Deciding,
-    /// A policy program of old has made the call itself, and the local client that tells us where is on its way.
+    /// An older policy program has made the call itself, and the local client that tells us where is on its way.
     Made,
     /// The target is being started or made; then its daemon gets this request.
     Preparing { request: Vec<u8> },

@@ -19,7 +19,7 @@
 //! # Ok::<(), policy::SystemError>(())
 //! ```
 //!
-//! # The road of a decision
+//! # How a decision is made
 //!
 //! 1. A loader gives folders and files through the [`Source`] trait ([`Files`] is one in memory;
 //!    the daemon has one over the file system). Which files count, in which order, and what hides

@@ -4,7 +4,7 @@
 //! Both work beside this daemon's loop, which they never hold up. A program is killed, and a
 //! connection closed, when the question is of no interest any more.
 //!
-//! Those of old are asked in their own form ([`super::request_form`]), and make the call themselves.
+//! Older ones are asked in their own form ([`super::request_form`]), and make the call themselves.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
@@ -30,7 +30,7 @@ use crate::answer::{self, MAX_ANSWER};
 /// only calls of the same VM do.
 const MAX_RUNNING: usize = 64;
 
-/// Programs of old that run on, because they carry the call that they made: as many as the C daemon has at once.
+/// Older programs that run on, because they carry the call that they made: as many as the C daemon has at once.
 const MAX_CARRYING: usize = 256;
 
 /// What a program's process is waited for with.

@@ -290,7 +290,7 @@ fn a_client_that_answers_may_want_a_port() {
     assert_eq!(stage.outputs(), [Output::CloseClient(id)]);
 }
 
-/// Some programs of old say 32 bytes, others end behind the NUL.
+/// Some older programs say 32 bytes, others end behind the NUL.
 #[test]
 fn an_id_goes_on_as_its_client_said_it() {
     let endpoint = [9_u32.to_le_bytes(), 600_u32.to_le_bytes()].concat();
