@@ -171,6 +171,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_in_use_until_its_answer_went_on() {
+        let mut filter = filter(rules("usbip classes=08"));
+        let setup = [0x80, 6, 0, 1, 0, 0, 18, 0];
+        let asked = header(Submit { endpoint: 0, setup, ..submit(1, Direction::In, 18) });
+        let mut said = returned(answer(1, 18));
+        said.extend(DEVICE);
+        let (first, rest) = said.split_at(50);
+        pass(&mut filter, Side::Import, &asked).unwrap();
+        assert_eq!(pass(&mut filter, Side::Export, first), Ok(Vec::new()));
+        assert_eq!(filter.pending(), 1);
+        assert_eq!(pass(&mut filter, Side::Export, rest), Ok(said.clone()));
+        assert_eq!(filter.pending(), 0);
+        pass(&mut filter, Side::Import, &asked).unwrap();
+        assert_eq!(pass(&mut filter, Side::Export, first), Ok(Vec::new()));
+        assert_eq!(pass(&mut filter, Side::Import, &asked), Err(Violation::Reused));
+    }
+
+    #[test]
     fn firmware_is_written_to_no_interface_that_is_for_it_or_is_not_known() {
         let request = |number| control(5, [0x21, 1, 0, 0, number, 0, 0, 0]);
         let told = |words, interfaces: &[(u8, u8)], number| {

@@ -43,8 +43,8 @@ enum State {
     /// So many bytes of payload are left, then the rest of the message.
     Payload(u32, Tail),
     Packets(Tail),
-    /// So many bytes in all are the answer's header and the device's descriptors behind it.
-    Descriptors(u32),
+    /// So many bytes in all are the answer's header and the device's descriptors behind it; and to which request.
+    Descriptors(u32, u32),
     Refused,
 }
 
@@ -129,7 +129,7 @@ impl Filter {
             State::Line => return 1,
             State::Header => HEADER_LEN,
             State::Packets(tail) => tail.packets().saturating_mul(PACKET_LEN),
-            State::Descriptors(whole) => *whole as usize,
+            State::Descriptors(whole, _) => *whole as usize,
             State::Payload(..) | State::Refused => return 0,
         };
         whole.saturating_sub(stream.partial.len())
@@ -180,7 +180,7 @@ impl Filter {
         match stream.state {
             State::Line | State::Header if !stream.partial.is_empty() => Err(Violation::Cut),
             State::Line | State::Header | State::Refused => Ok(()),
-            State::Payload(..) | State::Packets(_) | State::Descriptors(_) => Err(Violation::Cut),
+            State::Payload(..) | State::Packets(_) | State::Descriptors(..) => Err(Violation::Cut),
         }
     }
 
@@ -255,7 +255,8 @@ impl Filter {
             }
             State::Packets(Tail::Command(submit)) => self.on_command_packets(&submit, &bytes),
             State::Packets(Tail::Answer(answer, request)) => self.on_answer_packets(answer, &request, &bytes),
-            State::Descriptors(_) => {
+            State::Descriptors(_, seqnum) => {
+                self.pending.take_request(seqnum)?;
                 self.interfaces.see(&self.rules, bytes.get(HEADER_LEN..).unwrap_or_default())?;
                 self.export.event = Some(Event::Send(bytes));
                 Ok(())
@@ -349,9 +350,11 @@ impl Filter {
                 if payload > 0
                     && request.setup.is_some_and(|setup| self.says_a_class(request.direction, setup))
                 {
-                    // Nothing of it is sent on before all of it was checked.
+                    // Nothing of it is sent on before all of it was checked: until then the import waits for it.
+                    self.pending.put_back(answer.seqnum, request);
                     self.export.partial = Answer::Submitted(answer).to_bytes().to_vec();
-                    self.export.state = State::Descriptors(payload.saturating_add(HEADER_LEN as u32));
+                    self.export.state =
+                        State::Descriptors(payload.saturating_add(HEADER_LEN as u32), answer.seqnum);
                     return Ok(());
                 }
                 let tail = if answer.packets > 0 { Tail::Answer(answer, request) } else { Tail::Nothing };

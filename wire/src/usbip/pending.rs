@@ -61,11 +61,16 @@ impl Pending {
 
     /// Adds an admitted request that has arrived completely.
     pub(super) fn add(&mut self, submit: &Submit, packets: Vec<Packet>) {
-        self.buffers = self.buffers.saturating_add(u64::from(submit.length));
-        self.packets = self.packets.saturating_add(packets.len());
         let setup = (submit.endpoint == 0).then_some(submit.setup);
         let request = Request { direction: submit.direction, length: submit.length, packets, setup };
-        self.commands.insert(submit.seqnum, Asked::Request(request));
+        self.put_back(submit.seqnum, request);
+    }
+
+    /// A request has no answer yet that went on.
+    pub(super) fn put_back(&mut self, seqnum: u32, request: Request) {
+        self.buffers = self.buffers.saturating_add(u64::from(request.length));
+        self.packets = self.packets.saturating_add(request.packets.len());
+        self.commands.insert(seqnum, Asked::Request(request));
     }
 
     pub(super) fn cancel(&mut self, seqnum: u32, target: u32) -> Result<(), Violation> {
