@@ -196,6 +196,7 @@ fn an_idle_device_wakes_nobody() {
                     ["voluntary", "nonvoluntary"].map(|how| status(pid, &format!("{how}_ctxt_switches")))
                 })
             };
+            // Time is what is tried here: that in so long nothing happens. There is no event to wait for.
             let second = || std::thread::sleep(Duration::from_millis(1200));
             // Once, a second after its last use, a call gives back what it does not need.
             eventually("it rests", || {

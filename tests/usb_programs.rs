@@ -52,7 +52,7 @@ fn system(ports: &[&str]) -> System {
     let exports = Kernel::start(&folder("vault"), plugged, 1, 2).unwrap();
     let imports = Kernel::start(&folder("work"), Vec::new(), 2, 2).unwrap();
     let keys = root.path().join("keys");
-    let note = |name: &str| format!("#!/bin/sh\necho {name} \"$@\" >> {}\n", keys.display());
+    let note = |name: &str| format!("#!/bin/sh\nprintf '%s\n' \"{name} $*\" >> {}\n", keys.display());
     let lab = services(common::lab())
         .env("QUBES_USB_ROOT", root.path().to_str().unwrap())
         .program("vault", "qubesdb-write", &note("write"))
@@ -310,6 +310,72 @@ fn a_state_file_of_another_device_at_the_port_detaches_nothing() {
         assert!(!state.exists());
         assert_eq!(system.detach_in_import("1-2").code, 0);
         system.clean();
+    });
+}
+
+/// By vendor and product in place of a port: from dom0's line to the export and back (section 1.2).
+#[test]
+fn a_device_is_attached_and_detached_by_vendor_and_product() {
+    within_deadline(|| {
+        let only = "0x1209.0x0001";
+        let one = system(&["1-1"]);
+        one.attached(only);
+        assert_eq!(text(&one.path("vault", "sys/bus/usb/devices/1-1/usbip_status")), "2");
+        assert!(one.path("work", &format!("var/run/qubes/usb-import-vault-{only}.state")).exists());
+        let said = one.detach_in_import(only);
+        assert_eq!(said.code, 0, "{said:?}");
+        one.clean();
+        one.refused("0x1209.0x0002", "No such device: 1209:0002");
+        one.refused("0x1209.1", "Invalid device format");
+
+        let two = system(&["1-1", "1-2"]);
+        two.refused(only, "Multiple devices matching 1209:0001");
+        two.clean();
+    });
+}
+
+/// What a rule of udev runs (section 1.6), with stand-ins for qubesdb.
+#[test]
+fn the_list_of_devices_is_written_as_udev_tells() {
+    within_deadline(|| {
+        let system = system(&["1-1.4"]);
+        let keys = system.root.path().join("keys");
+        let heard = |action: &str, more: &[&str]| {
+            let usual = [
+                "env",
+                "DEVPATH=/devices/pci0/usb1/1-1.4",
+                "DEVTYPE=usb_device",
+                "TYPE=0/0/0",
+                "ID_VENDOR_ID=1209",
+                "ID_MODEL_ID=0001",
+                "ID_VENDOR_ENC=A\\x20Maker",
+                "ID_MODEL_ENC=Stick",
+                "ID_SERIAL_SHORT=42",
+                "ID_USB_INTERFACES=:080650:",
+            ];
+            let argv = [&usual[..], more, &["usb-device-list", action]].concat();
+            let said = common::run(&system.lab, "vault", &argv, b"");
+            assert_eq!((said.code, said.stdout.as_slice()), (0, &b""[..]), "{said:?}");
+            let written = fs::read_to_string(&keys).unwrap_or_default();
+            let _ = fs::remove_file(&keys);
+            written
+        };
+        let list = "/qubes-usb-devices";
+        let all = format!(
+            "write {list}/1-1_4/desc 1209:0001 A\\x20Maker Stick 42 {list}/1-1_4/usb-ver 2 \
+             {list}/1-1_4/interfaces :080650: {list} \n"
+        );
+        assert_eq!(heard("add", &[]), all);
+        assert_eq!(heard("change", &[]), all);
+        let without = heard("change", &["ID_USB_INTERFACES="]);
+        assert!(without.contains("/desc") && !without.contains("interfaces"), "{without}");
+        assert_eq!(heard("remove", &[]), format!("rm {list}/1-1_4/\nwrite {list} \n"));
+        for not_listed in
+            ["TYPE=9/0/1", "DEVTYPE=usb_interface", "DEVPATH=/devices/platform/vhci_hcd.0/usb4/4-1"]
+        {
+            assert_eq!(heard("add", &[not_listed]), "", "{not_listed}");
+            assert_eq!(heard("remove", &[not_listed]), "", "{not_listed}");
+        }
     });
 }
 

@@ -108,6 +108,7 @@ pub const PROGRAMS: &[Program] = &[
     Program::bare("qubes.USBAttach", usb::attach::main),
     Program::bare("qubes.USBDetach", usb::detach::main),
     Program::new("usb-detach-all", usb::detach::all, Page::new(8, usb::detach::command)),
+    Program::new("usb-device-list", usb::udev::main, Page::new(8, usb::udev::command)),
     Program::new("usb-export", usb::export::main, Page::new(8, usb::export::command)),
     Program::new("usb-import", usb::import::main, Page::new(8, usb::import::command)),
 ];

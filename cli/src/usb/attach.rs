@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::fs::MemfdFlags;
 
 use super::import::{Imported, import};
-use super::names::{PortId, is_vm};
+use super::names::{DeviceId, is_vm};
 use super::tree::Tree;
 use super::{Reason, because, complain};
 use crate::status::{NOT_FOUND, REFUSED};
@@ -24,9 +24,9 @@ use crate::status::{NOT_FOUND, REFUSED};
 #[must_use]
 pub fn main(_args: Vec<OsString>) -> i32 {
     let tree = Tree::here();
-    let attached = request().and_then(|(vm, port)| {
-        let port = port.ok_or("expected a VM and a port")?;
-        attach(&tree, &vm, &port)
+    let attached = request().and_then(|(vm, device)| {
+        let device = device.ok_or("expected a VM and a device")?;
+        attach(&tree, &vm, &device)
     });
     match attached {
         Ok(()) => 0,
@@ -49,15 +49,15 @@ impl<T: Into<Reason>> From<T> for Failed {
     }
 }
 
-/// What dom0 asks for: a VM and a port, or one word, of which [`super::detach`] knows what it is.
-fn request() -> Result<(String, Option<PortId>), Failed> {
+/// What dom0 asks for: a VM and a device, or one word, of which [`super::detach`] knows what it is.
+fn request() -> Result<(String, Option<DeviceId>), Failed> {
     let (first, second) = read_request()?;
-    let port =
-        second.as_deref().map(|id| PortId::parse(id).ok_or_else(|| format!("Invalid device format: {id}")));
+    let device =
+        second.as_deref().map(|id| DeviceId::parse(id).ok_or_else(|| format!("Invalid device format: {id}")));
     if !is_vm(&first) {
         return Err(format!("{first} cannot be the name of a VM").into());
     }
-    Ok((first, port.transpose()?))
+    Ok((first, device.transpose()?))
 }
 
 /// One or two words, from a line that may lack its end.
@@ -73,18 +73,18 @@ pub(super) fn read_request() -> Result<(String, Option<String>), Reason> {
 }
 
 /// Where it is written down which port a device has.
-pub(super) fn state_file(tree: &Tree, vm: &str, port: &PortId) -> Result<PathBuf, Reason> {
+pub(super) fn state_file(tree: &Tree, vm: &str, device: &DeviceId) -> Result<PathBuf, Reason> {
     let folder = tree.run_folder().map_err(because("run folder"))?;
-    Ok(folder.join(format!("usb-import-{vm}-{}.state", port.as_str())))
+    Ok(folder.join(format!("usb-import-{vm}-{}.state", device.as_str())))
 }
 
-fn attach(tree: &Tree, vm: &str, port: &PortId) -> Result<(), Failed> {
+fn attach(tree: &Tree, vm: &str, device: &DeviceId) -> Result<(), Failed> {
     forget_the_dead(tree);
-    let state = state_file(tree, vm, port)?;
+    let state = state_file(tree, vm, device)?;
     // Whether somebody has the device, the export knows: what is still here may be on its way out.
     let (ours, theirs) = UnixStream::pair().map_err(because::<io::Error>("socket"))?;
     let said = rustix::fs::memfd_create("client", MemfdFlags::CLOEXEC).map_err(because("memory"))?;
-    let mut call = call(vm, port, theirs.into(), &said)?;
+    let mut call = call(vm, device, theirs.into(), &said)?;
     match import(tree, ours.as_fd(), &state) {
         Ok(_) => Ok(()),
         Err(reason) => {
@@ -95,8 +95,8 @@ fn attach(tree: &Tree, vm: &str, port: &PortId) -> Result<(), Failed> {
 }
 
 /// The call that carries the device. It outlives this process.
-fn call(vm: &str, port: &PortId, socket: OwnedFd, said: &OwnedFd) -> Result<Child, Reason> {
-    let service = format!("qubes.USB+{}", port.as_str());
+fn call(vm: &str, device: &DeviceId, socket: OwnedFd, said: &OwnedFd) -> Result<Child, Reason> {
+    let service = format!("qubes.USB+{}", device.as_str());
     let stderr = said.try_clone().map_err(because::<io::Error>("memory"))?;
     let mut command = Command::new("qrexec-client-vm");
     command.args(["--use-stdin-socket", vm, &service]).process_group(0);

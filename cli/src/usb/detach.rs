@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use super::attach::{read_request, state_file};
 use super::export::{AVAILABLE, RELEASE, USED};
 use super::import::Imported;
-use super::names::{PortId, is_vm};
+use super::names::{DeviceId, PortId, is_vm};
 use super::tree::{DEVICES, EXPORTER, IMPORTER, Tree, wait_for};
 use super::{Reason, because, complain};
 use crate::usage;
@@ -64,8 +64,8 @@ pub fn all(args: Vec<OsString>) -> i32 {
     }
 }
 
-fn device(id: &str) -> Result<PortId, Reason> {
-    PortId::parse(id).ok_or_else(|| format!("Invalid device format: {id}"))
+fn invalid(id: &str) -> Reason {
+    format!("Invalid device format: {id}")
 }
 
 /// In the VM that has got it.
@@ -73,7 +73,7 @@ fn from_import(tree: &Tree, vm: &str, id: &str) -> Result<(), Reason> {
     if !is_vm(vm) {
         return Err(format!("{vm} cannot be the name of a VM"));
     }
-    let id = device(id)?;
+    let id = DeviceId::parse(id).ok_or_else(|| invalid(id))?;
     let state = state_file(tree, vm, &id)?;
     let none = || format!("Device {} from domain {vm} not attached!", id.as_str());
     let imported = Imported::read(&state).ok_or_else(none)?;
@@ -90,7 +90,7 @@ fn from_import(tree: &Tree, vm: &str, id: &str) -> Result<(), Reason> {
 
 /// In the VM that it belongs to.
 fn from_export(tree: &Tree, id: &str) -> Result<(), Reason> {
-    let id = device(id)?;
+    let id = PortId::parse(id).ok_or_else(|| invalid(id))?;
     let none = || format!("Device {} not found or not attached to any VM!", id.as_str());
     let folder = tree.folder(&format!("{DEVICES}/{}", id.as_str())).map_err(|_| none())?;
     // Older kernels mind if a device is let go of that nobody has.

@@ -7,9 +7,11 @@ pub mod attach;
 pub mod detach;
 pub mod export;
 pub mod import;
+pub mod list;
 mod names;
 mod ports;
 mod tree;
+pub mod udev;
 
 use engine::say;
 

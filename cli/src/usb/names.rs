@@ -27,6 +27,22 @@ impl PortId {
     }
 }
 
+/// A device as dom0 names it to the VM that is to get it: by its port, or by vendor and product where only one has them.
+/// As it was written, since the policy is asked about exactly that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeviceId(String);
+
+impl DeviceId {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let good = PortId::parse(text).is_some() || vendor_product(text).is_some();
+        good.then(|| Self(text.to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Digits of a number that is not zero, without zeros in front.
 fn number(text: &str, most: usize) -> bool {
     !text.starts_with('0')
@@ -77,6 +93,16 @@ mod tests {
             ["20a0.42dd", "0x20a0", "0x20a0.0x42d", "0x20a0.0x42dg", "0x20a0.0x42dd.1", "0x+0a0.0x42dd"]
         {
             assert_eq!(vendor_product(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_named_by_its_port_or_by_vendor_and_product_as_it_was_written() {
+        for good in ["2-1.4", "0x20A0.0x42dd"] {
+            assert_eq!(DeviceId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "0x20a0", "20a0.42dd", "../0x20a0.0x42dd", "2-1:1.0"] {
+            assert_eq!(DeviceId::parse(bad), None, "{bad:?}");
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) 
         if found.is_some() || began.elapsed() > limit {
             return found;
         }
+        // Not an event: attributes of sysfs say nothing to inotify, `poll` of these drivers' files never returns, and a
+        // device has a folder before it has an address. Only while something is about to change is this here at all.
         thread::sleep(TICK);
     }
 }
@@ -61,6 +63,11 @@ impl Tree {
             Some((vm, root)) => Self { root: Path::new(&root).join(vm), stand_in: true },
             None => Self { root: "/".into(), stand_in: false },
         }
+    }
+
+    /// The system below a folder, to be read only.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), stand_in: false }
     }
 
     /// Whether no kernel is behind it.

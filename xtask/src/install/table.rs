@@ -154,6 +154,7 @@ pub(super) const PROGRAMS: &[(Side, &str)] = &[
     (Side::Lab, "bin/qrexec-bench"),
     (Side::Lab, "bin/qrexec-usb-sim"),
     (Side::Usb, "lib/qubes/usb-detach-all"),
+    (Side::Usb, "lib/qubes/usb-device-list"),
     (Side::Usb, "lib/qubes/usb-export"),
     (Side::Usb, "lib/qubes/usb-import"),
 ];

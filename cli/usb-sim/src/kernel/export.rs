@@ -9,19 +9,36 @@ use std::{fs, io, thread};
 use rustix::io::Errno;
 
 use super::{Outcome, State, files, hang_up, locked};
-use crate::machine::Machine;
+use crate::machine::{Kind, Machine};
+use crate::medium::{Medium, pattern};
 use crate::run_controller;
 
 /// How many ports the driver remembers.
 const TABLE: usize = 16;
+/// The size of a stick.
+const STICK: usize = 16 << 20;
 
 /// A device that is plugged in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plugged {
     /// Where.
     pub port: String,
     /// A device, for each connection anew: each connection resets it.
     pub make: fn() -> Machine,
+}
+
+impl Plugged {
+    /// A device of a kind that has a name: `stick`, `camera`, `keyboard`.
+    #[must_use]
+    pub fn new(port: &str, kind: &str) -> Option<Self> {
+        let make: fn() -> Machine = match kind {
+            "stick" => || Machine::new(Kind::Stick(Medium::Memory(pattern(STICK))), None),
+            "camera" => || Machine::new(Kind::Camera, None),
+            "keyboard" => || Machine::new(Kind::Keyboard(None), None),
+            _ => return None,
+        };
+        Some(Self { port: port.to_owned(), make })
+    }
 }
 
 #[derive(Debug)]
@@ -53,6 +70,7 @@ impl Exporter {
                 ("devnum", &number),
                 ("speed", line.speed.text()),
                 ("bDeviceClass", "00"),
+                ("version", " 2.10"),
                 ("idVendor", "1209"),
                 ("idProduct", "0001"),
             ];
