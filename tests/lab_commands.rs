@@ -285,3 +285,63 @@ fn a_command_may_live_through_an_interrupt_from_the_terminal() {
         }
     });
 }
+
+#[test]
+fn usb_devices_of_a_lab_are_listed_attached_and_detached() {
+    within_deadline(|| {
+        for mode in MODES {
+            let home = tempfile::tempdir().unwrap();
+            let lab = |args: &[&str]| said(home.path(), args);
+            let devices = ["--usb", "vault:1-1=stick", "--usb", "vault:2-1.4=keyboard"];
+            let output = lab(&[&["up", "-q"], mode, &devices[..]].concat());
+            assert!(output.status.success(), "{output:?}");
+            let users = || {
+                let output = lab(&["usb", "list"]);
+                assert!(output.status.success(), "{output:?}");
+                let lines = text(&output.stdout);
+                let words = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+                lines.lines().map(|line| (words(line)[0].clone(), words(line)[4].clone())).collect::<Vec<_>>()
+            };
+            let both = |stick: &str, keyboard: &str| {
+                [("vault:1-1", stick), ("vault:2-1.4", keyboard)]
+                    .map(|(device, user)| (device.to_owned(), user.to_owned()))
+            };
+            assert_eq!(users(), both("-", "-"));
+            for device in ["vault:1-1", "vault:2-1.4"] {
+                let output = lab(&["usb", "attach", "work", device]);
+                assert!(output.status.success(), "{output:?}");
+            }
+            assert_eq!(users(), both("work", "work"));
+            let again = lab(&["usb", "attach", "work", "vault:1-1"]);
+            assert!(again.status.code() == Some(1) && text(&again.stderr).contains("already"), "{again:?}");
+            assert!(lab(&["usb", "detach", "work", "vault:1-1"]).status.success());
+            common::eventually("the export has it back", || users() == both("-", "work"));
+            let twice = lab(&["usb", "detach", "work", "vault:1-1"]);
+            assert!(
+                twice.status.code() == Some(125) && text(&twice.stderr).contains("has no device"),
+                "{twice:?}"
+            );
+            assert!(lab(&["usb", "detach", "work"]).status.success());
+            common::eventually("the export has both back", || users() == both("-", "-"));
+            let output = lab(&["usb", "attach", "work", "vault:9-9"]);
+            assert!(
+                output.status.code() == Some(1) && text(&output.stderr).contains("No such device"),
+                "{output:?}"
+            );
+            assert!(lab(&["down"]).status.success());
+        }
+    });
+}
+
+#[test]
+fn a_lab_without_usb_says_how_to_get_it() {
+    within_deadline(|| {
+        let home = tempfile::tempdir().unwrap();
+        assert!(said(home.path(), &["up", "-q"]).status.success());
+        let output = said(home.path(), &["usb", "list"]);
+        assert!(output.status.code() == Some(125) && text(&output.stderr).contains("--usb"), "{output:?}");
+        assert!(said(home.path(), &["down"]).status.success());
+        let output = said(home.path(), &["up", "-q", "--usb", "nobody:1-1=stick"]);
+        assert!(!output.status.success() && text(&output.stderr).contains("nobody"), "{output:?}");
+    });
+}

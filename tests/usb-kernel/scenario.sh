@@ -228,5 +228,18 @@ clean
 until_true 10 no_services
 passed "$rounds rounds, $began to $(now)"
 qrexec-lab down || fail "down"
-dmesg | grep -iE 'BUG|Oops|WARNING:' && fail "the kernel complains"
+
+# The same device by the lab's own commands.
+qrexec-lab up --usb-kernel || fail "a lab with the kernel's devices"
+listed() { qrexec-lab usb list | awk -v device="vault:$port" '$1 == device { print $5 }'; }
+[ "$(listed)" = - ] || fail "before the attach: $(qrexec-lab usb list)"
+qrexec-lab usb attach work "vault:$port" || fail "qrexec-lab usb attach"
+compare "by qrexec-lab usb"
+[ "$(listed)" = attached ] || fail "attached: $(qrexec-lab usb list)"
+qrexec-lab usb detach work "vault:$port" || fail "qrexec-lab usb detach"
+clean
+[ "$(listed)" = - ] || fail "after the detach: $(qrexec-lab usb list)"
+passed "qrexec-lab usb list, attach, detach"
+qrexec-lab down || fail "down"
+dmesg | grep -E 'BUG:|Oops|WARNING:' && fail "the kernel complains"
 end "all passed"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use super::plan::{Age, Transport};
-use super::{help, role};
+use super::{help, role, usb};
 
 /// A dom0 and named VMs on this machine, without root: try, test and measure qrexec.
 ///
@@ -83,12 +83,11 @@ pub(super) enum Action {
         /// The VM
         vm: String,
     },
-    /// Carries a simulated USB device from one VM of a lab of its own to another, where a stand-in for the kernel uses it,
-    /// and reports what that measured
+    /// USB devices of a lab's machines in others [default: stick]
+    #[command(after_long_help = help::USB)]
     Usb {
-        /// The device
-        #[arg(default_value = "stick", value_parser = ["stick", "camera", "keyboard"])]
-        device: String,
+        #[command(subcommand)]
+        action: Option<UsbAction>,
     },
     /// Lists the running labs and their processes, and what of them has ended; removes what dead ones left
     #[command(visible_alias = "list", after_long_help = help::STATUS)]
@@ -131,6 +130,44 @@ pub(super) enum Action {
     Down {
         #[command(flatten)]
         which: Which,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UsbAction {
+    /// A simulated stick of one VM of a lab of its own, used by a stand-in for the kernel in another: what that measured
+    Stick,
+    /// The same with a camera
+    Camera,
+    /// The same with a keyboard
+    Keyboard,
+    /// The devices of a lab: whose and at which port, vendor and product, how fast, which VM has it
+    List {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+    },
+    /// Gives a device to a VM
+    Attach {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// The VM that gets it
+        vm: String,
+        /// The device: VM:PORT, or VM:0xVVVV.0xPPPP where only one has this vendor and product
+        #[arg(value_name = "VM:PORT", value_parser = usb::named)]
+        device: usb::Named,
+    },
+    /// Takes a device, or all, from the VM that has it
+    Detach {
+        /// The lab's name
+        #[arg(long, value_name = "LAB", default_value = DEFAULT_LAB)]
+        name: String,
+        /// The VM that has it
+        vm: String,
+        /// Which [default: all that it has]
+        #[arg(value_name = "VM:PORT", value_parser = usb::named)]
+        device: Option<usb::Named>,
     },
 }
 
@@ -180,6 +217,12 @@ pub(super) struct LabArgs {
     /// protocol, too, and each service has its own policy file
     #[arg(long, value_enum, default_value = "now")]
     pub(super) age: Age,
+    /// A simulated USB device of a VM: stick, camera or keyboard; may be given several times
+    #[arg(long, value_name = "VM:PORT=KIND", value_parser = usb::plug)]
+    pub(super) usb: Vec<usb::Plug>,
+    /// The VMs have the USB devices of this machine's kernel, which needs usbip-host, vhci-hcd, and you to be root
+    #[arg(long, conflicts_with = "usb")]
+    pub(super) usb_kernel: bool,
     /// Takes the programs that this folder has from there
     #[arg(long, value_name = "DIR")]
     pub(super) bin_dir: Option<PathBuf>,

@@ -18,6 +18,7 @@ use super::plan::{
 };
 use super::report::Report;
 use super::sweep::{self, Process};
+use super::usb::Usb;
 use super::windows::Windows;
 use super::{Error, keeper, role, start, store};
 
@@ -47,6 +48,7 @@ impl Default for Builder {
             stay: false,
             bare: false,
             windows: None,
+            usb: None,
         };
         Self { plan, name: None }
     }
@@ -180,6 +182,13 @@ impl Builder {
         self
     }
 
+    /// Where its machines have USB devices from. Default: they have none.
+    #[must_use]
+    pub fn usb(mut self, usb: Usb) -> Self {
+        self.plan.usb = Some(usb);
+        self
+    }
+
     /// Gives the lab a name under which others find it, and lets it outlive its starter.
     #[must_use]
     pub fn stay(mut self, name: &str) -> Self {
@@ -226,6 +235,7 @@ impl Builder {
                 return Err(Error::new(format!("there are two machines with the name {vm}")));
             }
         }
+        self.plan.usb.as_ref().map_or(Ok(()), |usb| usb.check(&self.plan.vms))?;
         if let Some(folder) = &mut self.plan.bin_dir {
             *folder = absolute(folder)?;
         }

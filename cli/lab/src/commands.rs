@@ -2,11 +2,12 @@
 
 use engine::say;
 
-use super::args::{Action, LabArgs};
+use super::args::{Action, LabArgs, UsbAction};
 use super::builder::{Builder, Lab};
 use super::control::Part;
 use super::foreground::Foreground;
-use super::{DOM0, Error, advice, logs, status, store};
+use super::usb::Usb;
+use super::{DOM0, Error, advice, devices, logs, status, store};
 
 pub(super) fn act(action: Action) -> Result<i32, Error> {
     match action {
@@ -17,7 +18,7 @@ pub(super) fn act(action: Action) -> Result<i32, Error> {
         }
         Action::Logs { name, follow, vm } => logs::show(&Lab::open(&name)?, vm.as_deref(), follow)?,
         Action::Restart { name, daemon, vm } => restart(&name, daemon, &vm)?,
-        Action::Usb { device } => return usb(&device),
+        Action::Usb { action } => return usb(action.unwrap_or(UsbAction::Stick)),
         Action::Status { json } => status::show(json)?,
         Action::Admit { name, relay, from, sshd_option } => {
             Lab::open(&name)?.admit(&relay, &from, &sshd_option)?;
@@ -56,6 +57,11 @@ impl LabArgs {
         for config in self.config {
             builder = builder.config_file(&config.vm, &config.name, config.path);
         }
+        if self.usb_kernel {
+            builder = builder.usb(Usb::Kernel);
+        } else if !self.usb.is_empty() {
+            builder = builder.usb(Usb::Simulated(self.usb));
+        }
         Ok(match self.bin_dir {
             Some(folder) => builder.bin_dir(folder),
             None => builder,
@@ -72,8 +78,19 @@ fn run(args: LabArgs, command: Vec<std::ffi::OsString>) -> Result<i32, Error> {
     code
 }
 
+fn usb(action: UsbAction) -> Result<i32, Error> {
+    match action {
+        UsbAction::Stick => try_device("stick"),
+        UsbAction::Camera => try_device("camera"),
+        UsbAction::Keyboard => try_device("keyboard"),
+        UsbAction::List { name } => devices::show(&Lab::open(&name)?).map(|()| 0),
+        UsbAction::Attach { name, vm, device } => devices::attach(&Lab::open(&name)?, &vm, &device),
+        UsbAction::Detach { name, vm, device } => devices::detach(&Lab::open(&name)?, &vm, device.as_ref()),
+    }
+}
+
 /// A device of VM vault, and its user in VM work.
-fn usb(device: &str) -> Result<i32, Error> {
+fn try_device(device: &str) -> Result<i32, Error> {
     const SERVICE: &str = "#!/bin/sh\nexec qrexec-usb-sim \"$1\" --keys 20\n";
     let foreground = Foreground::new()?;
     let lab = Lab::builder().script("vault", "lab.Usb", SERVICE).start()?;

@@ -33,6 +33,8 @@ pub enum Part {
     Agent,
     /// dom0's `qrexec-daemon` for the VM.
     Daemon,
+    /// The stand-in for the VM's kernel, where its USB devices are simulated.
+    Usb,
 }
 
 /// A part that has ended and was not started again.
@@ -49,7 +51,7 @@ impl PartEnd {
     /// The machine in which it ran.
     pub(super) fn machine(&self) -> &str {
         match self.part {
-            Part::Agent => &self.vm,
+            Part::Agent | Part::Usb => &self.vm,
             Part::Daemon => super::DOM0,
         }
     }

@@ -1,6 +1,7 @@
 //! The services that every VM of a lab has, unless the lab is told otherwise: those with which one begins.
 
 use super::plan::Source;
+use super::usb;
 use super::{Plan, filecopy};
 
 /// A service: its name, its text, or none where the executable itself is it by that name; and its configuration.
@@ -46,9 +47,11 @@ const SERVICES: &[Default] = &[
 pub(super) fn files(plan: &Plan) -> impl Iterator<Item = (&'static str, &'static str, Source)> {
     let link = || Source::Link(plan.exe.clone());
     let script = |text: &str| Source::Script(text.to_owned());
-    SERVICES.iter().filter(|_| !plan.bare).flat_map(move |service| {
+    let usual = SERVICES.iter().filter(|_| !plan.bare).flat_map(move |service| {
         let what = service.text.map_or_else(link, script);
         let config = service.config.map(|(name, text)| ("rpc-config", name, script(text)));
         [Some(("rpc", service.name, what)), config].into_iter().flatten()
-    })
+    });
+    let usb = usb::SERVICES.iter().filter(|_| plan.usb.is_some());
+    usual.chain(usb.map(move |name| ("rpc", *name, link())))
 }

@@ -68,6 +68,16 @@ Examples:
   qrexec-lab logs --name two dom0
 ";
 
+pub(super) const USB: &str = "\
+attach and detach call qubes.USBAttach and qubes.USBDetach of the VM that gets the device, as dom0 does; the policy of the lab
+must allow it qubes.USB+PORT of the other.
+
+Examples:
+  qrexec-lab usb camera
+  qrexec-lab up --usb vault:1-1=stick --usb vault:1-2=keyboard
+  qrexec-lab usb list; qrexec-lab usb attach work vault:1-1; qrexec-lab usb detach work
+";
+
 pub(super) const STATUS: &str = "\
 With --json: a list of labs, each with lab, folder, stays and machines; each machine with name, id, processes (pid, program)
 and ended (program, vm, code).

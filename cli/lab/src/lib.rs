@@ -17,6 +17,7 @@ mod builder;
 mod commands;
 mod control;
 mod defaults;
+mod devices;
 mod error;
 mod filecopy;
 mod foreground;
@@ -35,6 +36,7 @@ mod supervisor;
 mod sweep;
 mod terminal;
 mod tree;
+mod usb;
 mod windows;
 
 use cli::programs::{Page, Program};
@@ -45,6 +47,7 @@ pub use error::Error;
 pub use plan::{Age, DEFAULT_POLICY, DEFAULT_VMS, DOM0, Layout, MARKER, MARKER_VM, Plan, Transport};
 pub use program::main;
 pub use sweep::{Process, kill_marked, processes};
+pub use usb::{Plug, Usb};
 pub use windows::{WINDOWS_DIR, Windows};
 
 /// What this crate adds to an executable.

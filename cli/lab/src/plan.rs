@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::usb::Usb;
 use super::windows::{Windows, WindowsRooms};
 
 /// The name of the administrative machine. It always exists and has id 0.
@@ -106,6 +107,9 @@ pub struct Plan {
     /// Those of its VMs that are Windows.
     #[serde(default)]
     pub windows: Option<Windows>,
+    /// Where its machines have USB devices from, if they have any.
+    #[serde(default)]
+    pub usb: Option<Usb>,
 }
 
 impl Plan {
@@ -175,6 +179,11 @@ impl Plan {
             for (name, value) in WindowsRooms::new(layout.machine(vm)).environment() {
                 env.set(name, value);
             }
+        }
+        if self.usb.as_ref().is_some_and(Usb::is_simulated)
+            && let Some(machines) = layout.machine(vm).parent()
+        {
+            env.set("QUBES_USB_ROOT", machines);
         }
         for (name, value) in &self.env {
             env.set(name, value);
@@ -393,6 +402,7 @@ mod tests {
             stay: false,
             bare: false,
             windows: None,
+            usb: None,
         }
     }
 

@@ -25,17 +25,29 @@ pub(super) fn socket(plan: &Plan, part: Part, vm: &str) -> PathBuf {
         Part::Agent if plan.windows(vm).is_some() => layout.daemon_socket(vm),
         Part::Agent => layout.agent_socket(vm),
         Part::Daemon => layout.daemon_socket(vm),
+        Part::Usb => layout.machine(vm).join("kernel"),
     }
 }
 
-/// Starts the agent of `vm`, or the daemon for it, with its output in its log.
+/// What there is for each VM.
+pub(super) fn parts(plan: &Plan) -> impl Iterator<Item = Part> + use<> {
+    let usb = plan.usb.as_ref().filter(|usb| usb.is_simulated()).map(|_| Part::Usb);
+    [Part::Agent, Part::Daemon].into_iter().chain(usb)
+}
+
+/// Starts the agent of `vm`, the daemon for it, or the stand-in for its kernel, with its output in its log.
 pub(super) fn part(plan: &Plan, part: Part, vm: &str) -> Result<Child, Error> {
     let layout = plan.layout();
-    let machine = if part == Part::Agent { vm } else { DOM0 };
+    let machine = if part == Part::Daemon { DOM0 } else { vm };
     let mut command = match part {
         Part::Agent if plan.windows(vm).is_some() => relay::agent(plan, vm),
         Part::Agent => agent(plan, &layout, vm),
         Part::Daemon => daemon(&layout, plan, vm)?,
+        Part::Usb => {
+            let mut command = Command::new(layout.bin().join(usb_sim::PROGRAM));
+            command.args(plan.usb.iter().flat_map(|usb| usb.stand_in(&layout.machine(vm), vm)));
+            command
+        }
     };
     apply(&mut command, &plan.environment(machine)?);
     let log = File::options().append(true).create(true).open(log(&layout, part, vm));
@@ -82,6 +94,7 @@ fn log(layout: &Layout, part: Part, vm: &str) -> PathBuf {
     match part {
         Part::Agent => layout.log(vm).join("agent.log"),
         Part::Daemon => layout.log(DOM0).join(format!("daemon-{vm}.log")),
+        Part::Usb => layout.log(vm).join("usb.log"),
     }
 }
 
@@ -89,7 +102,7 @@ fn log(layout: &Layout, part: Part, vm: &str) -> PathBuf {
 pub(super) fn last_words(plan: &Plan) -> String {
     let mut words = String::new();
     for vm in &plan.vms {
-        for part in [Part::Agent, Part::Daemon] {
+        for part in parts(plan) {
             let text = fs::read(log(&plan.layout(), part, vm)).unwrap_or_default();
             if let Some(line) = String::from_utf8_lossy(&text).lines().last() {
                 let name = format!("{part:?}").to_lowercase();

@@ -44,6 +44,7 @@ fn program(part: Part) -> &'static str {
     match part {
         Part::Agent => "qrexec-agent",
         Part::Daemon => "qrexec-daemon",
+        Part::Usb => usb_sim::PROGRAM,
     }
 }
 
@@ -72,6 +73,11 @@ fn print(lab: &Lab) {
             say::output(format_args!("    {:>7}  {}", process.pid, process.program));
         }
         for PartEnd { part, vm, code } in ended.iter().filter(|end| end.machine() == vm) {
+            if *part == Part::Usb {
+                // What its devices were attached to has lost them: a new one would know nothing of it.
+                say::output(format_args!("      ended  the USB devices of {vm}, with {code}"));
+                continue;
+            }
             let option = if *part == Part::Daemon { "--daemon " } else { "" };
             let which = if name(lab) == super::args::DEFAULT_LAB {
                 String::new()

@@ -184,14 +184,15 @@ impl Supervisor {
             Age::R2 => self.layout.old_api(vm),
             Age::Now | Age::R2Api => self.layout.machine(vm),
         });
-        let folders = agents.chain([self.layout.sockets()]);
+        let machines = self.plan.vms.iter().map(|vm| self.layout.machine(vm));
+        let folders = agents.chain(machines).chain([self.layout.sockets()]);
         for folder in folders {
             inotify::add_watch(&self.folders, &folder, flags)
                 .map_err(|error| Error::io(format!("cannot watch {}", folder.display()), error))?;
         }
         let mut sockets = Vec::new();
         for vm in self.plan.vms.clone() {
-            for part in [Part::Agent, Part::Daemon] {
+            for part in start::parts(&self.plan) {
                 self.start_part(part, &vm)?;
                 sockets.push(start::socket(&self.plan, part, &vm));
             }

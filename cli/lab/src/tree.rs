@@ -171,6 +171,7 @@ mod tests {
             stay: false,
             bare: false,
             windows: None,
+            usb: None,
         };
         build(&plan).unwrap();
         let layout = plan.layout();

@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
@@ -21,12 +22,17 @@ use crate::host::{
     Class, Content, Disk, Host, Measured, Stream, Streamed, Trouble, Way, control_transfers, describe, keys,
     stream,
 };
+use crate::kernel::{Kernel, Plugged};
 use crate::{Counts, Kind, Machine, Medium, hand_over, pattern, run_controller, run_controllers};
 
 /// The program's name.
 pub const PROGRAM: &str = "qrexec-usb-sim";
 /// How long a driver of mass storage waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a stand-in for a kernel has of virtual controllers, and of ports of each speed at each.
+const CONTROLLERS: u32 = 2;
+const PORTS: u32 = 8;
 
 /// A USB device that is a program: it speaks USB/IP on its standard input, which is a socket.
 ///
@@ -59,6 +65,12 @@ struct Cli {
     /// host: how much is read and written of a disk, for each length of a command; a camera: seconds
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     amount: u32,
+    /// kernel: the folder that stands for the root of the system
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// kernel: a device that is plugged in there; may be given several times
+    #[arg(long, value_name = "PORT=KIND", value_parser = plug)]
+    plug: Vec<Plugged>,
     /// host: nothing is written, and what is read is not compared: for a disk with content of its own
     #[arg(long)]
     read_only: bool,
@@ -74,6 +86,8 @@ enum Role {
     Keyboard,
     /// The kernel at the other end
     Host,
+    /// A stand-in for the kernel's files and drivers, for the programs that export and import, in a lab
+    Kernel,
 }
 
 /// A word that is no speed.
@@ -83,6 +97,16 @@ struct NoSpeed;
 
 fn speed(text: &str) -> Result<Speed, NoSpeed> {
     Speed::from_text(text.as_bytes()).ok_or(NoSpeed)
+}
+
+/// `PORT=KIND` of `--plug`, which is neither.
+#[derive(Debug, thiserror::Error)]
+#[error("PORT=KIND is wanted, where KIND is stick, camera or keyboard")]
+struct NoPlug;
+
+fn plug(text: &str) -> Result<Plugged, NoPlug> {
+    let (port, kind) = text.split_once('=').ok_or(NoPlug)?;
+    Plugged::new(port, kind).ok_or(NoPlug)
 }
 
 /// Its command line.
@@ -95,9 +119,10 @@ pub fn command() -> clap::Command {
 #[must_use]
 pub fn main(args: Vec<OsString>) -> i32 {
     usage::run::<Cli>(PROGRAM, args, |cli| match (&cli.listen, cli.role) {
-        (Some(_), Role::Host) => Err(Failure::usage("a host listens to nobody")),
+        (Some(_), Role::Host | Role::Kernel) => Err(Failure::usage("a device listens, nothing else does")),
         (Some(path), _) => listen(cli, path),
         (None, Role::Host) => host(cli),
+        (None, Role::Kernel) => kernel(cli),
         (None, _) => device(cli),
     })
 }
@@ -107,7 +132,7 @@ impl Cli {
         let kind = match self.role {
             Role::Camera => Kind::Camera,
             Role::Keyboard => Kind::Keyboard(self.keys.map(|every| Duration::from_millis(every.into()))),
-            Role::Stick | Role::Host => Kind::Stick(self.medium()?),
+            Role::Stick | Role::Host | Role::Kernel => Kind::Stick(self.medium()?),
         };
         Ok(Machine::new(kind, self.speed))
     }
@@ -156,6 +181,16 @@ fn listen(cli: &Cli, path: &Path) -> Result<(), Failure> {
     );
     let _ = fs::remove_file(path);
     served.map_err(Failure::during("listen"))
+}
+
+/// The system is there as long as this program.
+fn kernel(cli: &Cli) -> Result<(), Failure> {
+    let root = cli.root.as_deref().ok_or_else(|| Failure::usage("a kernel has a --root"))?;
+    let _kernel =
+        Kernel::start(root, cli.plug.clone(), CONTROLLERS, PORTS).map_err(Failure::during("kernel"))?;
+    loop {
+        thread::park();
+    }
 }
 
 fn said(counts: Counts) {
