@@ -59,6 +59,7 @@ mod installation;
 // Programs, and a wire, of other ages.
 mod r2;
 mod r2_peers;
+mod r2_policy;
 
 // Windows, as far as wine is.
 mod windows;

@@ -13,7 +13,8 @@ use crate::common::{EXE, Said, eventually, talk, within_deadline};
 use serde_json::json;
 
 /// Every program, and arguments that it cannot understand.
-const PROGRAMS: [(&str, &[&[&str]]); 13] = [
+const PROGRAMS: [(&str, &[&[&str]]); 14] = [
+    ("qfile-daemon-dvm", &[&["--bogus"], &[], &["a", "b"], &["a", "b", "c", "d", "e", "f"]]),
     ("qrexec-legacy-convert", &[&["--bogus"]]),
     ("qrexec-policy", &[&["--bogus"], &[], &["a", "b", "c"], &["a", "b", "c", "d", "e", "f"]]),
     ("qrexec-policy-agent", &[&["--bogus"], &["--timeout", "soon"], &["word"]]),

@@ -29,12 +29,12 @@ echo $(($arg1+$arg2))
 /// One second is what the old programs' users may wait.
 const SOON: Duration = Duration::from_secs(1);
 
-fn lab_of(age: Age) -> Builder {
+pub(crate) fn lab_of(age: Age) -> Builder {
     common::lab().age(age)
 }
 
 /// The lab of the example. Its service file has one line: a command, as all had then.
-fn adding(age: Age) -> Builder {
+pub(crate) fn adding(age: Age) -> Builder {
     lab_of(age)
         .program("work", "our_test_add_client", ADD_CLIENT)
         .program("work", "saved_client", ADD_CLIENT_SAVED)
@@ -42,7 +42,7 @@ fn adding(age: Age) -> Builder {
         .script("vault", "test.Add", "our_test_add_server\n")
 }
 
-fn program(lab: &Lab, name: &str) -> String {
+pub(crate) fn program(lab: &Lab, name: &str) -> String {
     lab.layout().programs("work").join(name).to_str().unwrap().to_owned()
 }
 
@@ -60,14 +60,14 @@ fn dom0(lab: &Lab, words: &[&str], input: &[u8]) -> Said {
 }
 
 /// A client of the time that a test plays step by step: section 4 of what is known about R2.
-struct OldClient {
-    streams: [UnixStream; 3],
+pub(crate) struct OldClient {
+    pub(crate) streams: [UnixStream; 3],
     ident: String,
 }
 
 impl OldClient {
-    fn connect(lab: &Lab) -> Self {
-        let folder = lab.layout().old_api("work");
+    fn connect(lab: &Lab, vm: &str) -> Self {
+        let folder = lab.layout().old_api(vm);
         // What the agent makes last; the lab has not waited for it.
         eventually("the FIFO", || folder.join("qrexec-agent").exists());
         let mut numbers = Vec::new();
@@ -86,21 +86,25 @@ impl OldClient {
         Blob::new(service, target, &self.ident).unwrap().to_bytes()
     }
 
-    fn ask(lab: &Lab, target: &str, service: &str) -> Self {
-        let client = Self::connect(lab);
-        write_fifo(lab, &client.blob(target, service));
+    pub(crate) fn ask(lab: &Lab, target: &str, service: &str) -> Self {
+        Self::ask_from(lab, "work", target, service)
+    }
+
+    pub(crate) fn ask_from(lab: &Lab, vm: &str, target: &str, service: &str) -> Self {
+        let client = Self::connect(lab, vm);
+        write_fifo(lab, vm, &client.blob(target, service));
         client
     }
 
-    fn read_all(&mut self) -> String {
+    pub(crate) fn read_all(&mut self) -> String {
         let mut text = String::new();
         self.streams[0].read_to_string(&mut text).unwrap();
         text
     }
 }
 
-fn write_fifo(lab: &Lab, bytes: &[u8]) {
-    let fifo = lab.layout().old_api("work").join("qrexec_agent");
+fn write_fifo(lab: &Lab, vm: &str, bytes: &[u8]) {
+    let fifo = lab.layout().old_api(vm).join("qrexec_agent");
     std::fs::OpenOptions::new().write(true).open(fifo).unwrap().write_all(bytes).unwrap();
 }
 
@@ -151,14 +155,14 @@ fn a_client_of_the_time_asks_by_fifo() {
 fn what_is_no_request_of_the_time_costs_no_other() {
     within_deadline(|| {
         let lab = adding(Age::R2Api).start().unwrap();
-        let bad = OldClient::connect(&lab);
+        let bad = OldClient::connect(&lab, "work");
         let blob = bad.blob("vault", "test.Add");
         for bytes in [
             &blob[..127],
             &[&blob[..], b"\0"].concat()[1..],
             &Blob::new("a", "b", "1 2 3").unwrap().to_bytes(),
         ] {
-            write_fifo(&lab, bytes);
+            write_fifo(&lab, "work", bytes);
             let mut good = OldClient::ask(&lab, "vault", "test.Add");
             good.streams[1].write_all(b"20 22\n").unwrap();
             assert_eq!(good.read_all(), "42\n");

@@ -67,6 +67,7 @@ pub const PROGRAMS: &[Program] = &[
     Program::bare("policy.include.List", tools::admin::service::main),
     Program::bare("policy.include.Remove", tools::admin::service::main),
     Program::bare("policy.include.Replace", tools::admin::service::main),
+    Program::new("qfile-daemon-dvm", tools::dvm::main, Page::new(8, tools::dvm::command)),
     Program::new("qrexec-agent", agent::main, Page::new(8, agent::Options::command)),
     Program::new("qrexec-client", client::main, Page::new(1, client::command)),
     Program::new("qrexec-client-vm", client_vm::main, Page::new(1, client_vm::command)),

@@ -1,4 +1,4 @@
-//! Every test that `docs/conformance.md` and `docs/services.md` name exists and is run by `cargo test`.
+//! Every test that a page of `PAGES` names exists and is run by `cargo test`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::sources::rust_files;
 use crate::steps::{Failure, root};
 
 /// Pages whose tables name tests.
-const PAGES: [&str; 2] = ["docs/conformance.md", "docs/services.md"];
+const PAGES: [&str; 3] = ["docs/conformance.md", "docs/r2.md", "docs/services.md"];
 
 pub(crate) fn check() -> Result<Vec<String>, Failure> {
     let root = root();

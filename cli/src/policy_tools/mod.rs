@@ -7,6 +7,7 @@
 //! | [`agent`] | `qrexec-policy-agent`: the user's side of questions and notices |
 //! | [`convert`] | `qrexec-legacy-convert`: from the old format to the new |
 //! | [`daemon`] | `qrexec-policy-daemon`: decisions on a socket |
+//! | [`dvm`] | `qfile-daemon-dvm`: a call of R2 to a disposable |
 //! | [`editor`], [`lint`] | `qubes-policy-editor`, `qubes-policy-lint`: writing policy without errors |
 //! | [`exec`] | `qrexec-policy-exec` and `qrexec-policy`: one decision on the command line |
 //! | [`graph`] | `qrexec-policy-graph`: what a policy lets through, as a picture |
@@ -31,6 +32,7 @@ pub mod agent;
 mod asker;
 pub mod convert;
 pub mod daemon;
+pub mod dvm;
 pub mod editor;
 pub mod exec;
 pub mod graph;

@@ -43,13 +43,14 @@ fn local_command(folder: &Path, allow: &Allow, source: &str, service: &str) -> R
     // The daemons of R2 themselves are known by number and name only.
     let is_there = folder.join(format!("qrexec.{}", allow.daemon())).exists();
     let target = if is_there { allow.daemon().as_str() } else { allow.target.as_str() };
-    if let Some(template) = target.strip_prefix("@dispvm:") {
-        return Ok(format!("exec {} {service} {source} {template}", program("qfile-daemon-dvm")));
-    }
     let user = allow.user.as_str();
     // A user's name may have a quote in it, as far as the policy goes.
     if user.contains('\'') {
         return Err(Failure::trouble("the user's name cannot be passed on"));
+    }
+    if let Some(template) = target.strip_prefix("@dispvm:") {
+        let creator = program("qfile-daemon-dvm");
+        return Ok(format!("exec {creator} --template={template} -- {service} {source} '{user}'"));
     }
     let client = program("qrexec-client");
     Ok(format!("exec {client} -d {target} '{user}:QUBESRPC {service} {source}'"))
@@ -76,5 +77,22 @@ mod tests {
         std::fs::write(folder.path().join("qrexec.uuid:00000000-0000-0000-0000-000000000002"), "").unwrap();
         let uuid = "uuid:00000000-0000-0000-0000-000000000002";
         assert_eq!(command(), format!("exec qrexec-client -d {uuid} 'DEFAULT:QUBESRPC test.Add work'"));
+    }
+
+    #[test]
+    fn a_disposable_is_made_of_the_template_for_the_user_that_the_policy_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = |user: &str| {
+            let answer = format!(
+                "user={user}\nresult=allow\ntarget=@dispvm:tmpl\nautostart=True\nrequested_target=@dispvm\n"
+            );
+            let Verdict::Allow(allow) = answer::parse(answer.as_bytes()).unwrap().verdict else {
+                panic!("denied")
+            };
+            local_command(folder.path(), &allow, "work", "test.Add")
+        };
+        let expected = "exec qfile-daemon-dvm --template=tmpl -- test.Add work 'joe'";
+        assert_eq!(command("joe").unwrap(), expected);
+        assert!(command("jo'e").is_err());
     }
 }

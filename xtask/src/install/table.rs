@@ -114,6 +114,7 @@ pub(super) const PROGRAMS: &[(Side, &str)] = &[
     (Side::Dom0, "sbin/qrexec-daemon"),
     (Side::Dom0, "bin/qrexec-client"),
     (Side::Dom0, "lib/qubes/qrexec-client"),
+    (Side::Dom0, "lib/qubes/qfile-daemon-dvm"),
     (Side::Dom0, "bin/qrexec-policy-eval"),
     (Side::All, "lib/qubes/qubes-rpc-multiplexer"),
     (Side::All, "bin/qrexec-policy"),
