@@ -59,6 +59,45 @@ fn the_fields_example_adds() {
     });
 }
 
+/// The example of upstream's page about R3: a service whose argument names a file, allowed by argument and caller.
+#[test]
+fn the_fields_example_with_an_argument_reads_files() {
+    within_deadline(|| {
+        let service = "#!/bin/sh
+argument=\"$1\" # service argument, also available as $QREXEC_SERVICE_ARGUMENT
+if [ -z \"$argument\" ]; then
+    echo \"ERROR: No argument given!\"
+    exit 1
+fi
+cat \"$HOME/rpc-file-storage/$argument\"
+";
+        let lab = lab()
+            .vm("work")
+            .vm("mail")
+            .vm("vault")
+            .policy(
+                "test.File +testfile1 work vault allow\ntest.File +testfile2 mail vault allow\n\
+                 test.File * @anyvm @anyvm deny\n",
+            )
+            .script("vault", "test.File", service)
+            .start()
+            .unwrap();
+        let storage = lab.layout().home("vault").join("rpc-file-storage");
+        std::fs::create_dir(&storage).unwrap();
+        for name in ["testfile1", "testfile2", "testfile3"] {
+            std::fs::write(storage.join(name), format!("this is {name}\n")).unwrap();
+        }
+        assert_said(&call(&lab, "work", "vault", "test.File+testfile1", b""), 0, "this is testfile1\n");
+        assert_said(&call(&lab, "mail", "vault", "test.File+testfile2", b""), 0, "this is testfile2\n");
+        for (vm, argument) in
+            [("work", "+testfile2"), ("mail", "+testfile1"), ("work", "+testfile3"), ("work", "")]
+        {
+            assert_said(&call(&lab, vm, "vault", &format!("test.File{argument}"), b""), 126, "");
+        }
+        lab.down().unwrap();
+    });
+}
+
 #[test]
 fn bytes_pass_unchanged_in_both_directions() {
     within_deadline(|| {

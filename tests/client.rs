@@ -95,6 +95,9 @@ fn only_starting_gives_the_code_of_the_start() {
         assert_said(&client(&lab, &["-d", "work", "-e", "DEFAULT:echo unheard; exit 5"], b"unread"), 0, "");
         assert_said(&client(&lab, &["-d", "work", "-e", "DEFAULT:QUBESRPC test.Missing dom0"], b""), 127, "");
         assert_said(&client(&lab, &["-d", "work", "-e", "no-such-user:ls"], b""), 125, "");
+        assert_said(&client(&lab, &["-d", "work", "-e", "DEFAULT:touch hello-world.txt"], b""), 0, "");
+        let file = lab.layout().home("work").join("hello-world.txt");
+        crate::common::eventually("the file in the user's home", || file.exists());
     });
 }
 

@@ -223,3 +223,19 @@ fn every_program_has_a_version_and_a_log_level() {
         }
     });
 }
+
+/// A shell may have started something before it became the client; only the program's own end counts.
+#[test]
+fn a_child_that_was_there_before_the_call_is_not_its_program() {
+    within_deadline(|| {
+        let lab = lab()
+            .script("vault", "test.Cat", "#!/bin/sh\nexec cat\n")
+            .program("work", "ends", "#!/bin/sh\necho word\nread word\nexit 4\n")
+            .start()
+            .unwrap();
+        let program = lab.layout().programs("work").join("ends");
+        let line = format!("sh -c 'exit 9' & exec qrexec-client-vm vault test.Cat {}", program.display());
+        assert_eq!(run(&lab, "work", &["sh", "-c", &line], b"").code, 4);
+        lab.down().unwrap();
+    });
+}

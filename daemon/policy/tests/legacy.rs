@@ -36,6 +36,32 @@ fn keywords_without_sign_are_those_of_the_first_releases() {
     assert_eq!(decide(&files, "dom0", "work", "old.Copy"), "allow work");
 }
 
+/// The examples of upstream's page about R3 with names of the test's system.
+#[test]
+fn tags_types_defaults_and_bases_of_disposables_are_understood_in_old_files() {
+    let files = Files::new()
+        .compat("a.Base", "work $dispvm:dvm allow\n")
+        .compat("a.Redirect", "work $dispvm allow,target=$dispvm:dvm-red\nwork $dispvm:dvm-red deny\n")
+        .compat("a.Default", "work $dispvm allow\n")
+        .compat("a.Kinds", "$tag:job $type:AppVM allow\n")
+        .compat("a.Mail", "work vault allow\nwork $tag:red ask,default_target=home\nwork $default ask,default_target=home\nwork home ask\n");
+    for (target, service, expected) in [
+        ("@dispvm:dvm", "a.Base", "allow @dispvm:dvm"),
+        ("@dispvm:dvm-red", "a.Base", "deny"),
+        ("@dispvm", "a.Redirect", "allow @dispvm:dvm-red"),
+        ("@dispvm", "a.Default", "allow @dispvm:dvm"),
+        ("@dispvm:dvm", "a.Default", "deny"),
+        ("vault", "a.Kinds", "allow vault"),
+        ("vault", "a.Mail", "allow vault"),
+        ("dvm-red", "a.Mail", "ask dvm-red home vault (home)"),
+        ("", "a.Mail", "ask dvm-red home vault (home)"),
+        ("relay", "a.Mail", "deny"),
+    ] {
+        assert_eq!(decide(&files, "work", target, service), expected, "{service} {target:?}");
+    }
+    assert_eq!(decide(&files, "home", "vault", "a.Kinds"), "deny", "it has no such tag");
+}
+
 #[test]
 fn an_error_denies_its_own_service_only() {
     let files = Files::new().compat("a.A", "nonsense\n").compat("b.B", "$anyvm $anyvm allow\n");
