@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::common::{EXE, ended_within, eventually, readable_within, within_deadline};
+use crate::common::{EXE, ended_within, eventually, readable_within, skipped, within_deadline};
 use lab::{Layout, Plan, processes};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -75,6 +75,29 @@ fn runs_a_command_in_the_first_vm_and_returns_its_exit_code() {
             assert_eq!((text(&output).as_str(), output.status.code()), ("alpha\n", Some(42)), "{output:?}");
             assert_eq!(std::fs::read_dir(home.path().join("qrexec-lab")).unwrap().count(), 0);
         }
+    });
+}
+
+/// As for the first process of a container, whose process group has no number there.
+#[test]
+fn it_runs_where_its_process_group_is_outside() {
+    let apart = |program: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", program]);
+        command.stdin(Stdio::null());
+        command
+    };
+    let possible = apart("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !possible {
+        return skipped("a process group outside: no user namespace to be had");
+    }
+    within_deadline(move || {
+        let home = tempfile::tempdir().unwrap();
+        let mut run = apart(EXE);
+        run.args(["run", "--", "sh", "-c", "exit 7"]);
+        run.env("XDG_RUNTIME_DIR", home.path()).env_remove("QUBES_LAB_NO_NAMESPACE");
+        let output = run.output().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
     });
 }
 

@@ -126,7 +126,7 @@ impl LocalFd {
     /// other programs.
     pub fn is_in_background(&self) -> bool {
         self.terminal == Some(Side::Programs)
-            && rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|front| front != rustix::process::getpgrp())
+            && rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|front| Some(front) != crate::process::group())
     }
 
     /// Whether the descriptor never waits, as a file's, so that polling it is useless.

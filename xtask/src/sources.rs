@@ -39,6 +39,7 @@ const ONE_PLACE: &[(&str, &str, &str)] = &[
     ("timerfd_create(", "engine/sys/src/timer.rs", "sys::timer::Timer"),
     ("libc::signalfd(", "engine/sys/src/process/signals.rs", "sys::process::Signals"),
     ("libc::posix_spawn(", "engine/sys/src/process/spawn.rs", "sys::process::spawn"),
+    ("getpgrp()", "engine/sys/src/process/begin.rs", "sys::process::group"),
     ("libc::getpw", "engine/src/exec/account.rs", "engine::exec::Account"),
     ("/run/systemd/journal/", "engine/src/exec/stderr_log.rs", "engine::exec::StderrLog"),
     ("seccompiler::apply_filter", "engine/sys/src/confine/filter.rs", "sys::confine"),

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use engine::process::Signals;
+use engine::process::{Signals, group};
 use engine::reactor::{self, Event, Interest, Reactor};
 use engine::say;
-use rustix::process::{Signal, getpgrp};
+use rustix::process::Signal;
 use rustix::termios::isatty;
 
 use super::control::{Answer, Bytes, ControlClient, Request, Run};
@@ -109,7 +109,7 @@ impl Foreground {
             argv: argv.into_iter().map(Bytes::from).collect(),
             env: std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: std::env::current_dir().ok(),
-            group: getpgrp().as_raw_nonzero().get(),
+            group: group().map_or(0, |group| group.as_raw_nonzero().get()),
             terminal: stage.is_some(),
         };
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());

@@ -15,12 +15,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use engine::process::Signals;
+use engine::process::{Signals, group};
 use engine::reactor::{self, Event, Interest, Reactor};
 use engine::say;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, inotify, open, statat};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpgrp, getpid, set_child_subreaper, setpgid, setsid};
+use rustix::process::{Pid, Signal, getpid, set_child_subreaper, setpgid, setsid};
 
 use super::plan::{Layout, Plan};
 use super::report::Report;
@@ -48,7 +48,7 @@ pub(super) fn main(root: &Path) -> i32 {
 fn keep(layout: &Layout) -> Result<(), Error> {
     let plan = read_plan(layout)?;
     let mut watch = Watch::new(&plan)?;
-    let outside = Outside { caller_group: getpgrp(), layout, plan: &plan };
+    let outside = Outside { caller_group: group(), layout, plan: &plan };
     outside.stand_apart()?;
     let _lock = take_lock(layout)?;
     log_to_file(layout)?;
@@ -203,7 +203,7 @@ impl Watch {
 
 /// The keeper's view of the lab that it starts.
 struct Outside<'a> {
-    caller_group: Pid,
+    caller_group: Option<Pid>,
     layout: &'a Layout,
     plan: &'a Plan,
 }
@@ -243,9 +243,9 @@ impl Outside<'_> {
 
     fn start_namespace(&self) -> Result<Child, Error> {
         let mut entry = self.command(role::NAMESPACE);
-        if !self.plan.stay {
+        if let Some(group) = self.caller_group.filter(|_| !self.plan.stay) {
             // Commands inherit it: whoever types ^C at a command of the lab means that command.
-            entry.process_group(self.caller_group.as_raw_nonzero().get());
+            entry.process_group(group.as_raw_nonzero().get());
         }
         spawn(&mut entry)
     }

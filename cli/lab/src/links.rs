@@ -11,8 +11,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
+use engine::process::group;
 use remote::invite::TRANSPORT;
-use rustix::process::getpgrp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -197,7 +197,7 @@ impl Lab {
             argv: argv.iter().map(|word| Bytes::from(std::ffi::OsString::from(word))).collect(),
             env: std::env::vars_os().map(|(name, value)| (name.into(), value.into())).collect(),
             cwd: None,
-            group: getpgrp().as_raw_nonzero().get(),
+            group: group().map_or(0, |group| group.as_raw_nonzero().get()),
             terminal: false,
         };
         let mut client = self.begin(run, [null.as_fd(), end.as_fd(), error_end.as_fd()])?;

@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use engine::process::Signals;
+use engine::process::{Signals, group};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, getpgrp};
+use rustix::process::{Pid, Signal};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{
     OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetpgrp, tcsetwinsize,
@@ -148,7 +148,7 @@ fn front() -> Option<Pid> {
 }
 
 fn is_in_front() -> bool {
-    front() == Some(getpgrp())
+    group().is_some_and(|group| front() == Some(group))
 }
 
 /// Gives the caller's terminal back to this process group: a shell that ran in front of it with job control, in the
@@ -168,7 +168,7 @@ impl Drop for Front {
         if self.ours && !is_in_front() {
             // Whoever is not in front and says so is stopped, unless the signal for that is blocked.
             let _blocked = Signals::block(&[Signal::TTOU]);
-            let _ = tcsetpgrp(io::stdin(), getpgrp());
+            let _ = group().map(|group| tcsetpgrp(io::stdin(), group));
         }
     }
 }

@@ -20,7 +20,7 @@ mod placement;
 mod signals;
 mod spawn;
 
-pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked};
+pub use begin::{begin_deaf_to_file_limits, begin_on_terminal, begin_unblocked, group};
 pub use closed_stdio::stdout_was_closed;
 pub use closing::close_all;
 pub use files::FileLimit;

@@ -7,7 +7,13 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::process::{ioctl_tiocsctty, setsid};
+use rustix::process::{Pid, ioctl_tiocsctty, setsid};
+
+/// The process group of this process. `None`: its leader is outside of this PID namespace, where groups have other numbers.
+pub fn group() -> Option<Pid> {
+    // SAFETY: it takes nothing and cannot fail. rustix's takes 0 for impossible.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
 
 /// Lets `command` begin with no signal blocked, although the event loop that starts it has blocked some.
 pub fn begin_unblocked(command: &mut Command) {
