@@ -46,7 +46,7 @@ pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
     for program in [&agent, &client] {
         step("whether it starts", Command::new(program).arg("--version").stdout(Stdio::null()))?;
     }
-    findings("dom0's executable", strangers(&target.join("release/qrexec")))?;
+    findings("dom0's executable", strangers(&target.join("release/qrexec"), &STRANGERS))?;
     let lean = vec![(AGENT, agent), (CLIENT, client)];
     Ok(Built { all: target.join("release/qrexec"), lean })
 }
@@ -88,7 +88,9 @@ fn client(library: Option<&OwnLibrary>, target: &Path) -> Result<PathBuf, Failur
         }
     }
     step(CLIENT, &mut build)?;
-    Ok(folder.join("lean").join(CLIENT))
+    let client = folder.join("lean").join(CLIENT);
+    findings("whether it is alone", strangers(&client, &[DYNAMIC_LINKER]))?;
+    Ok(client)
 }
 
 /// A build of one small program.
@@ -96,14 +98,18 @@ fn lean(program: &str) -> Command {
     cargo(["rustc", "--profile", "lean", "-p", "qrexec-cli", "--bin", program])
 }
 
+/// musl's, which a qube need not have. A linker that does not know of static position-independent executables asks for
+/// it without a word.
+const DYNAMIC_LINKER: &str = "/lib/ld-musl";
+
 /// Names that symbols and messages of the lab and the benchmark contain, and that the installed executable must not.
 const STRANGERS: [&str; 5] = ["__supervisor", "__keeper", "plotters", "indicatif", "hdrhistogram"];
 
 /// Which of them an executable contains.
-fn strangers(executable: &Path) -> Result<Vec<String>, Failure> {
+fn strangers(executable: &Path, names: &[&str]) -> Result<Vec<String>, Failure> {
     let bytes = std::fs::read(executable).map_err(|error| format!("{}: {error}", executable.display()))?;
     let is_in = |name: &&&str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
-    Ok(STRANGERS.iter().filter(is_in).map(|name| format!("it contains {name}")).collect())
+    Ok(names.iter().filter(is_in).map(|name| format!("it contains {name}")).collect())
 }
 
 /// The lab and the benchmark, each an executable that is every program, too.
@@ -178,8 +184,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("program");
         std::fs::write(&file, b"\x7fELF\0_ZN8plotters5chart\0").unwrap();
-        assert_eq!(strangers(&file).unwrap(), ["it contains plotters"]);
+        assert_eq!(strangers(&file, &STRANGERS).unwrap(), ["it contains plotters"]);
         std::fs::write(&file, b"\x7fELF").unwrap();
-        assert!(strangers(&file).unwrap().is_empty());
+        assert!(strangers(&file, &STRANGERS).unwrap().is_empty());
     }
 }
