@@ -13,7 +13,7 @@ pub struct Answer {
     pub unknown: Vec<String>,
 }
 
-/// Why an answer is none. The call is refused.
+/// Why an answer cannot be used. The call is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Nothing came.
@@ -72,7 +72,7 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, Malformed> {
     }
     let (fields, unknown) = Fields::read(text)?;
     let verdict = match fields.required("result")? {
-        // Whoever else might be asked would say the same, and might ask the user once more.
+        // Another policy program would decide the same, and might ask the user once more.
         "allow" => match fields.allow() {
             Ok(allow) => Verdict::Allow(Box::new(allow)),
             Err(Malformed::Impossible(key)) => {

@@ -25,9 +25,9 @@ use crate::service_log::ServiceLog;
 pub struct Manner {
     /// The limit of open descriptors that they get, if it is not the daemon's own, which may have raised it for itself.
     pub files: Option<Rlimit>,
-    /// What they are a part of.
+    /// The installation that they belong to.
     pub installation: Installation,
-    /// Of the processes that move their bytes.
+    /// The confinement of the processes that move their bytes.
     pub confinement: Confinement,
 }
 
@@ -40,7 +40,7 @@ pub fn run_service(
     meter: Option<Meter>,
 ) -> i32 {
     if let Some(limit) = manner.files {
-        // The raised limit would do no harm but to programs that use select(2).
+        // Programs that use select(2) fail under the raised limit.
         let _ = setrlimit(Resource::Nofile, limit);
     }
     // The service may send this signal to `QREXEC_AGENT_PID`, which is us; it never ends us, whenever it comes.

@@ -36,7 +36,7 @@ const EXIT_REFUSED: i32 = 126;
 #[derive(Debug)]
 pub(super) struct Call {
     ident: Ident,
-    /// In whose name it says it calls.
+    /// The qube in whose name the caller says that it calls.
     claimed: Option<Target>,
     target: Target,
     /// Whole until policy has decided, and shared with the question; then as much as the log shows.
@@ -83,7 +83,7 @@ enum Help {
     None,
     /// A target that does not run may be started.
     MayStart,
-    /// It is being started, or was.
+    /// It is being started, or has been.
     Started,
     /// A disposable, which goes with the call.
     Disposable,
@@ -92,7 +92,7 @@ enum Help {
 /// How far a call is.
 #[derive(Debug)]
 enum Stage {
-    /// Policy thinks.
+    /// Policy has not decided yet.
     Deciding,
     /// An older policy program has made the call itself, and the local client that tells us where is on its way.
     Made,
@@ -256,7 +256,7 @@ impl Core {
         }
     }
 
-    /// Forgets a call, and whatever was started or made for it is let go.
+    /// Forgets a call, and releases what was started or made for it.
     fn remove(&mut self, id: CallId) -> Option<Call> {
         let call = self.calls.remove(&id)?;
         self.tally.uncount(&call);
@@ -318,7 +318,7 @@ impl Core {
         self.put(Output::Prepare(id, Preparation::Disposable(template)));
     }
 
-    /// Turns to the daemon of a target.
+    /// Asks the daemon of a target.
     fn greet(&mut self, now: Now, id: CallId, to: Target, request: Vec<u8>) {
         self.change(id, |call| {
             call.to = Some(to.clone());
@@ -340,7 +340,7 @@ impl Core {
             let shown = shown.map_or_else(|| Arc::clone(&call.service), Arc::new);
             std::mem::replace(&mut call.service, shown)
         })?;
-        // Whoever calls without an argument calls with an empty one: both are told apart nowhere.
+        // A call without an argument is a call with an empty one: nothing tells the two apart.
         let service = allow.service.as_ref().unwrap_or(&asked);
         let service = ServiceName::new(&service.with_plus()).unwrap_or_else(|_| service.clone());
         let source = allow.policy_source.clone().unwrap_or_else(|| Target::from(&self.settings.name));

@@ -261,7 +261,7 @@ impl Core {
         Ok(port)
     }
 
-    /// What a command line is about. What it says to a shell is nobody's business.
+    /// What a command line is for. Words for a shell are not logged.
     fn description(&self, cmdline: &[u8]) -> String {
         let vm = &self.settings.name;
         match Command::parse(cmdline).map(|command| command.kind) {

@@ -2,8 +2,8 @@
 //!
 //! Events go in through the methods of [`Core`] whose names begin with `handle_`, those that time matters for with the
 //! time at which they happened. [`Core::poll_output`] gives what is to be done, in order, and [`Core::poll_timeout`] when
-//! the next event is due that nobody else brings. The driver does it and reports back. So the tests play a whole
-//! afternoon of agents, clients and timeouts in a millisecond.
+//! the next event is due that nobody else brings. The driver does it and reports back. So the tests go
+//! through hours of agents, clients and timeouts in a millisecond.
 //!
 //! | part | one job |
 //! |---|---|
@@ -115,7 +115,7 @@ impl From<wire::top::Moved> for Moved {
     }
 }
 
-/// What a call needs before its target can be turned to.
+/// What a call needs before its target's daemon can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Preparation {
     /// This qube is to be started.
@@ -130,7 +130,7 @@ pub type Reason = Box<dyn std::error::Error + Send + Sync>;
 /// How much a line in the log matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Of interest to somebody who searches.
+    /// For whoever looks for the cause of a fault.
     Debug,
     /// What happened.
     Info,
@@ -155,7 +155,7 @@ pub enum Output {
     CloseClient(ClientId),
     /// Ask policy and report to [`Core::handle_decided`].
     Ask(CallId, Question),
-    /// Nobody wants to know any more.
+    /// The answer is not needed any more.
     CancelQuestion(CallId),
     /// Start or make the target and report to [`Core::handle_prepared`].
     Prepare(CallId, Preparation),

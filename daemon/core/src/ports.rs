@@ -5,7 +5,7 @@
 //! than its own VM's. Towards dom0 there is no second daemon, and any free port serves.
 //!
 //! The next port is the lowest free one whose last call was with another domain: the data server of that call was met
-//! under another name, so it is in nobody's way. Where all were last used with the same domain, it is the one that is
+//! under another name, so no caller can meet it by mistake. Where all were last used with the same domain, it is the one that is
 //! free longest, because its old data server may still listen. Upstream's peers accept 513 to 768 only, so a port
 //! above that is given out only when none below is free.
 

@@ -46,7 +46,7 @@ impl Served {
         }
     }
 
-    /// Nobody will tell when they end, and nothing is left of them here.
+    /// No message will tell when they end, so they are forgotten.
     pub(super) fn forget(&mut self) {
         self.shares.clear();
         self.ports.clear();

@@ -27,8 +27,8 @@ pub struct PolicyError {
     pub problem: String,
     /// What would be right; empty if there is nothing to say.
     pub advice: String,
-    /// True for text that is wrong, false for files that cannot be read or have a bad name. The
-    /// field notifies the user of a denial for the second kind only.
+    /// True for text that is wrong, false for files that cannot be read or have a bad name. Upstream
+    /// notifies the user of a denial for the second kind only.
     pub syntax: bool,
 }
 

@@ -20,7 +20,7 @@ impl Core {
                 self.put(Output::CloseTarget(id));
                 return self.target_lost(now, id);
             }
-            // There is nothing more that it could have to say.
+            // After its answer it has no further message.
             Some(Stage::Watched) => Err(Breach::Trailing.into()),
             _ => Ok(()),
         };
