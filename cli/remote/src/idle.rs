@@ -10,6 +10,7 @@ use cli::failure::Failure;
 use engine::unix;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::beside::beside;
 use crate::bytes;
 use crate::link::Link;
 
@@ -33,7 +34,7 @@ pub(crate) fn offer(link: &Link, from: OwnedFd, to: OwnedFd) -> Result<i32, Fail
     place.withdraw().map_err(during())?;
     rustix::io::ioctl_fionbio(&call, false).map_err(|error| during()(error.into()))?;
     let back = call.try_clone().map_err(during())?;
-    std::thread::spawn(move || bytes::copy(&call, &to));
+    beside(move || bytes::copy(&call, &to))?;
     bytes::copy(&from, &back);
     Ok(0)
 }

@@ -292,7 +292,7 @@ fn add_qubes(link: &Link, qubes: &Remotes, text: &str) -> Result<(), Failure> {
 /// Whether the far side answers as it must.
 fn check(link: &Link) -> Result<(), Failure> {
     let session = master::open(link, request::CHECK)?;
-    log::follow(link, session.stderr);
+    log::follow(link, session.stderr)?;
     let mut parser = Parser::new(Role::Client);
     let mut buffer = [0; 4096];
     loop {

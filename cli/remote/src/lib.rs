@@ -20,6 +20,7 @@
 use cli::programs::{Page, Program};
 
 mod args;
+mod beside;
 mod bytes;
 pub mod far;
 mod idle;

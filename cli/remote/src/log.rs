@@ -6,8 +6,10 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 
+use cli::failure::Failure;
 use wire::escape::filter_terminal;
 
+use crate::beside::beside;
 use crate::bytes;
 use crate::link::Link;
 
@@ -26,10 +28,11 @@ pub(crate) fn add(link: &Link, text: &[u8]) {
     let _ = file.and_then(|mut file| file.write_all(text));
 }
 
-/// Writes into the log what comes from a far command's stderr, beside the call; what is too much is dropped.
-pub(crate) fn follow(link: &Link, stderr: OwnedFd) {
+/// Writes into the log what comes from a far command's stderr, beside the call; what is too much is dropped. Fails without a
+/// thread to read it: a session whose stderr nobody reads stands still in the end.
+pub(crate) fn follow(link: &Link, stderr: OwnedFd) -> Result<(), Failure> {
     let link = link.clone();
-    std::thread::spawn(move || {
+    let reader = move || {
         let mut left = PER_SESSION;
         let mut buffer = [0; 4096];
         loop {
@@ -44,7 +47,8 @@ pub(crate) fn follow(link: &Link, stderr: OwnedFd) {
                 add(&link, said);
             }
         }
-    });
+    };
+    beside(reader).map(drop)
 }
 
 #[cfg(test)]
@@ -57,7 +61,7 @@ mod tests {
         fs::create_dir(folder.path().join("there")).unwrap();
         let link = Link::open(folder.path(), "there").unwrap();
         let (read, write) = bytes::pipe().unwrap();
-        follow(&link, read);
+        follow(&link, read).unwrap();
         for _ in 0..64 {
             bytes::write(&write, &[0x1b; 4096]).unwrap();
         }

@@ -127,7 +127,7 @@ fn try_all(link: &Link, command: &str, first: u8) -> Result<Tried, Failure> {
                 Ok(true) => return Ok(Tried::Open(number, session)),
                 // It was started, and has ended: so would the next one.
                 Ok(false) if matches!(session.control.exit_code(), Ok(Some(code)) if code != NOT_STARTED) => {
-                    log::follow(link, session.stderr);
+                    log::follow(link, session.stderr)?;
                     return Err(gone(link.name()));
                 }
                 Ok(false) => note(link, b"the far command was not started"),

@@ -13,6 +13,7 @@ use wire::remote::frames::{self, Parser, Piece};
 use wire::remote::request::{Layout, Request};
 use wire::stream::{Kind, Role};
 
+use crate::beside::beside;
 use crate::bytes::{self, Sink};
 use crate::link::{self, Link};
 use crate::pool::{Meter, Place};
@@ -49,7 +50,7 @@ fn call_remote(caller: &[u8], argument: &[u8]) -> Result<i32, Failure> {
     let place = Place::open(&link)?;
     let session = &place.session;
     let copy = |fd: &OwnedFd| fd.try_clone().map_err(Failure::during("no descriptor left"));
-    log::follow(&link, copy(&session.stderr)?);
+    log::follow(&link, copy(&session.stderr)?)?;
     let (from, to) = (copy(&session.from)?, copy(&session.to)?);
     let asked = bytes::write(&to, format!("{}\n", request.command()).as_bytes());
     asked.map_err(|_| master::gone(link.name()))?;
@@ -115,12 +116,12 @@ fn framed(link: &str, from: &OwnedFd, to: OwnedFd, meter: Arc<Meter>) -> Result<
     let stdin = Arc::new(Mutex::new(Stdin { to, ended: false }));
     let sending = Arc::clone(&stdin);
     let sent = Arc::clone(&meter);
-    std::thread::spawn(move || {
+    beside(move || {
         let _ = bytes::send_frames(&source, Kind::Stdin, |head, body| {
             sent.moved(body.len());
             sending.lock().unwrap_or_else(PoisonError::into_inner).send(head, body)
         });
-    });
+    })?;
     let mut parser = Parser::new(Role::Client);
     let mut buffer = vec![0; bytes::BUFFER];
     loop {
@@ -166,8 +167,8 @@ fn framed(link: &str, from: &OwnedFd, to: OwnedFd, meter: Arc<Meter>) -> Result<
 fn plain(link: &str, session: Session) -> Result<i32, Failure> {
     let (source, stdout, stderr) = own_streams()?;
     let Session { from, to, stderr: errors, mut control } = session;
-    std::thread::spawn(move || bytes::copy(&source, &to));
-    let errors = std::thread::spawn(move || drain(&errors, stderr));
+    beside(move || bytes::copy(&source, &to))?;
+    let errors = beside(move || drain(&errors, stderr))?;
     drain(&from, stdout);
     let _ = errors.join();
     let code = control.exit_code().map_err(Failure::during("reading the exit code"))?;

@@ -12,6 +12,7 @@ use cli::status;
 use engine::say;
 use wire::remote::request::{self, Command};
 
+use crate::beside::beside;
 use crate::bytes::Input;
 use crate::link::Link;
 use crate::{far, log, master};
@@ -23,16 +24,21 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 
 /// Keeps sessions of `link` waiting, for ever.
 pub fn keep(link: &Link) -> i32 {
-    let workers: Vec<_> = (0..SESSIONS).map(|_| worker(link.clone())).collect();
-    for worker in workers {
-        let _ = worker.join();
+    let workers: Result<Vec<_>, _> = (0..SESSIONS).map(|_| worker(link.clone())).collect();
+    match workers {
+        Ok(workers) => {
+            for worker in workers {
+                let _ = worker.join();
+            }
+            status::TROUBLE
+        }
+        Err(failure) => failure.report("qrexec-remote"),
     }
-    status::TROUBLE
 }
 
 /// Holds one place among the sessions: when a call takes the session, the next one is opened at once.
-fn worker(link: Link) -> std::thread::JoinHandle<()> {
-    std::thread::spawn(move || {
+fn worker(link: Link) -> Result<std::thread::JoinHandle<()>, Failure> {
+    beside(move || {
         let mut pause = PAUSES.0;
         loop {
             match wait_for_call(&link) {
@@ -50,17 +56,17 @@ fn worker(link: Link) -> std::thread::JoinHandle<()> {
 /// Opens a session and waits for a call on it, which is then served beside us.
 fn wait_for_call(link: &Link) -> Result<(), Failure> {
     let session = master::open(link, request::ACCEPT)?;
-    log::follow(link, session.stderr);
+    log::follow(link, session.stderr)?;
     let mut input = Input::new(session.from);
     let line = input.line().map_err(|_| master::gone(link.name()))?;
     let Ok(Command::Call(request)) = request::parse(&line) else {
         return Err(master::lost(format!("{}: what came is no call", link.name())));
     };
     let link = link.clone();
-    std::thread::spawn(move || {
+    let call = move || {
         let control = session.control;
         far::run_call(&link, &request, &mut input, &session.to);
         drop(control);
-    });
-    Ok(())
+    };
+    beside(call).map(drop)
 }

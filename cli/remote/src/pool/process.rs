@@ -17,6 +17,7 @@ use wire::remote::request;
 use super::message::{self, Message};
 use super::plan::Loads;
 use super::socket;
+use crate::beside::beside;
 use crate::link::Link;
 use crate::session::Session;
 use crate::{bytes, log, master};
@@ -277,10 +278,16 @@ impl Pool<'_> {
         }
         let (link, sender) = (self.link.clone(), self.sender.clone());
         let Ok(bell) = self.bell.try_clone() else { return };
-        std::thread::spawn(move || {
+        let started = beside(move || {
             let _ = sender.send((master, master::open_on(&link, master, request::READY)));
             let _ = bytes::write(&bell, &[0]);
         });
+        if started.is_err() {
+            // No thread to be had is as good as no session: calls open their own meanwhile.
+            self.opening.remove(&master);
+            self.failed = Some(Instant::now());
+            self.refill = Some(Instant::now() + REFUSED);
+        }
     }
 
     fn take_results(&mut self) {
