@@ -1,39 +1,61 @@
-//! Rust as text, as far as the checks of this crate need it.
+//! The code of a Rust file as text, as far as the checks of this crate need it.
 
-/// The text without the items that only tests have.
+use std::ops::Range;
+
+use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
+
+/// The text without the items that only tests have. What is no Rust stays as it is.
 pub(crate) fn without_tests(text: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some(at) = ["#[cfg(test)]", "#[cfg(all(test"].iter().filter_map(|start| rest.find(start)).min()
-    {
-        let (before, item) = rest.split_at(at);
-        kept.push_str(before);
-        rest = item.get(end_of_item(item)..).unwrap_or_default();
+    let mut tests = Vec::new();
+    if let Ok(tokens) = text.parse() {
+        find_tests(tokens, &mut tests);
     }
-    kept + rest
+    let mut kept = String::new();
+    let mut from = 0;
+    for Range { start, end } in tests {
+        kept.push_str(text.get(from..start).unwrap_or_default());
+        from = end;
+    }
+    kept + text.get(from..).unwrap_or_default()
 }
 
-/// Where the item ends with which the text begins: behind its semicolon or its last brace. A string with a brace in it, as
-/// `'{'` has, counts for nothing.
-fn end_of_item(item: &str) -> usize {
-    let (mut depth, mut quoted, mut before) = (0_usize, false, ' ');
-    for (at, c) in item.char_indices() {
-        let is_char = before == '\'' && item.get(at..).is_some_and(|rest| rest.chars().nth(1) == Some('\''));
-        match c {
-            '"' if before != '\\' && !is_char => quoted = !quoted,
-            _ if quoted || is_char => {}
-            '{' | '(' | '[' => depth = depth.saturating_add(1),
-            '}' if depth == 1 => {
-                let with_semicolon = item.get(at..).is_some_and(|rest| rest.starts_with("};"));
-                return at.saturating_add(if with_semicolon { 2 } else { 1 });
-            }
-            '}' | ')' | ']' => depth = depth.saturating_sub(1),
-            ';' if depth == 0 => return at.saturating_add(1),
-            _ => {}
+/// Where items behind `#[cfg(test)]` or `#[cfg(all(test, …))]` are in the text, in bytes and in order.
+fn find_tests(tokens: TokenStream, found: &mut Vec<Range<usize>>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut rest = tokens.as_slice();
+    while let [first, behind @ ..] = rest {
+        if is_for_tests(rest) {
+            let item = rest.get(..item_len(rest)).unwrap_or(rest);
+            let end = item.last().map_or(0, |last| last.span().byte_range().end);
+            found.push(first.span().byte_range().start..end);
+            rest = rest.get(item.len()..).unwrap_or_default();
+            continue;
         }
-        before = c;
+        if let TokenTree::Group(group) = first {
+            find_tests(group.stream(), found);
+        }
+        rest = behind;
     }
-    item.len()
+}
+
+fn is_for_tests(tokens: &[TokenTree]) -> bool {
+    let [TokenTree::Punct(mark), TokenTree::Group(attribute), ..] = tokens else { return false };
+    let words: String = attribute.stream().to_string().split_whitespace().collect();
+    mark.as_char() == '#' && (words.starts_with("cfg(test)") || words.starts_with("cfg(all(test"))
+}
+
+/// Tokens of the item at the beginning: to its semicolon, or its braces and a semicolon behind them.
+fn item_len(tokens: &[TokenTree]) -> usize {
+    let is_semicolon = |token: &TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ';' && mark.spacing() == Spacing::Alone);
+    let is_end = |token: &TokenTree| {
+        is_semicolon(token)
+            || matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace)
+    };
+    let Some(last) = tokens.iter().position(is_end) else { return tokens.len() };
+    let with_last = last.saturating_add(1);
+    let is_followed = tokens.get(last).is_some_and(|token| !is_semicolon(token))
+        && tokens.get(with_last).is_some_and(is_semicolon);
+    if is_followed { with_last.saturating_add(1) } else { with_last }
 }
 
 #[cfg(test)]
@@ -44,8 +66,20 @@ mod tests {
     fn only_the_items_of_tests_are_left_out() {
         assert_eq!(without_tests("a;\n#[cfg(test)]\nuse b::{c, d};\ne;"), "a;\n\ne;");
         assert_eq!(without_tests("#[cfg(all(test, unix))]\n#[path = \"x\"]\nmod tests;\ne;"), "\ne;");
-        let tests =
-            "mod tests { const A: &str = \"}\\\"}\"; const B: [char; 2] = ['{', '\"']; fn f() { {} } }";
+        let tests = r##"mod tests { const A: &str = "}\\"; const B: [char; 2] = ['{', '"']; const C: &str = r#""}"#; fn f() { {} } }"##;
         assert_eq!(without_tests(&format!("a;#[cfg(test)] {tests}e;")), "a;e;");
+        assert_eq!(
+            without_tests("mod m { #[cfg(test)] fn f<A, B>() {} e; } // #[cfg(test)]"),
+            "mod m {  e; } // #[cfg(test)]"
+        );
+    }
+
+    #[test]
+    fn what_looks_like_one_is_none() {
+        for text in
+            ["#[cfg(not(test))] fn f() {}", "const A: &str = \"#[cfg(test)]\";", "#[test] fn f() {}", "{"]
+        {
+            assert_eq!(without_tests(text), text);
+        }
     }
 }
