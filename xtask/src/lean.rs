@@ -11,8 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::own_library::{Musl, OwnLibrary, glibc_target, musl_target, rustc};
-use crate::steps::{Failure, cargo, findings, is_there, root, said, step};
+use crate::own_library::{Musl, OwnLibrary, musl_target};
+use crate::steps::{Failure, cargo, findings, is_there, root, rustc, said, step};
 
 const AGENT: &str = "qrexec-agent";
 const CLIENT: &str = "qrexec-client-vm";
@@ -53,44 +53,47 @@ pub(crate) fn build(pam: bool) -> Result<Built, Failure> {
 
 /// Builds the agent; gives its executable.
 fn agent(library: Option<&OwnLibrary>, features: &[&str], target: &Path) -> Result<PathBuf, Failure> {
-    let mut build = lean(AGENT);
-    build.args(features);
-    let mut folder = target.to_owned();
-    if let Some(library) = library {
-        library.include(&mut build, &glibc_target());
-        folder.push(glibc_target());
-    }
-    step(AGENT, &mut build)?;
-    Ok(folder.join("lean").join(AGENT))
+    let mut plain = lean(AGENT);
+    plain.args(features);
+    let Some(library) = library else { return built(AGENT, plain, target.to_owned()) };
+    let mut own = lean(AGENT);
+    library.include(own.args(features), &library.host);
+    built(AGENT, own, target.join(&library.host)).or_else(|failure| {
+        eprintln!("== {failure}; going on with Rust's whole library");
+        built(AGENT, plain, target.to_owned())
+    })
 }
 
 /// Builds the client; gives its executable.
 fn client(library: Option<&OwnLibrary>, target: &Path) -> Result<PathBuf, Failure> {
-    let mut build = lean(CLIENT);
-    let mut folder = target.to_owned();
-    match (library, Musl::find()) {
-        (Some(library), Some(musl)) => {
-            library.include(&mut build, &musl_target());
-            musl.link(&mut build, &target.join("musl"))?;
-            folder.push(musl_target());
-        }
-        _ if has_rusts_musl() => {
-            build.args(["--target", &musl_target()]);
-            folder.push(musl_target());
-        }
-        (library, musl) => {
-            let missing = if musl.is_none() { "musl-dev" } else { "rust-src" };
-            eprintln!("== {CLIENT} is not linked statically: {missing} is not here");
-            if let Some(library) = library {
-                library.include(&mut build, &glibc_target());
-                folder.push(glibc_target());
-            }
+    let musl = target.join(musl_target());
+    if let (Some(library), Some(c_library)) = (library, Musl::find()) {
+        let mut own = lean(CLIENT);
+        library.include(&mut own, &musl_target());
+        c_library.link(&mut own, &target.join("musl"))?;
+        match built(CLIENT, own, musl.clone()) {
+            Ok(client) => return Ok(client),
+            // The source of what the library itself needs may not be had, as without a network.
+            Err(failure) => eprintln!("== {failure}; going on with Rust's whole library"),
         }
     }
-    step(CLIENT, &mut build)?;
-    let client = folder.join("lean").join(CLIENT);
-    findings("whether it is alone", strangers(&client, &[DYNAMIC_LINKER]))?;
-    Ok(client)
+    let mut plain = lean(CLIENT);
+    if has_rusts_musl() {
+        plain.args(["--target", &musl_target()]);
+        return built(CLIENT, plain, musl);
+    }
+    eprintln!(
+        "== {CLIENT} is not linked statically: that takes musl-dev and rust-src, or Rust's target for musl"
+    );
+    built(CLIENT, plain, target.to_owned())
+}
+
+/// Runs a build; gives the executable in the folder of its target.
+fn built(program: &str, mut build: Command, folder: PathBuf) -> Result<PathBuf, Failure> {
+    step(program, &mut build)?;
+    let executable = folder.join("lean").join(program);
+    findings("whether it is alone", strangers(&executable, &[DYNAMIC_LINKER]))?;
+    Ok(executable)
 }
 
 /// A build of one small program.
@@ -159,7 +162,7 @@ pub(crate) fn target_folder() -> PathBuf {
 
 /// Whether Rust's own library for musl is installed.
 fn has_rusts_musl() -> bool {
-    let said = said(Command::new(rustc()).args(["--print", "target-libdir", "--target", &musl_target()]));
+    let said = said(rustc().args(["--print", "target-libdir", "--target", &musl_target()]));
     said.is_ok_and(|folder| Path::new(&folder).is_dir())
 }
 

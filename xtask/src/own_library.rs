@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::{Failure, is_there, said};
+use crate::steps::{Failure, is_there, rustc, said};
 use crate::windows;
 
 /// Folders with musl's C library, by distribution.
@@ -19,6 +19,8 @@ const EMPTY_ARCHIVE: &str = "!<arch>\n";
 
 /// The library's source, of the compiler's version.
 pub(crate) struct OwnLibrary {
+    /// The target of programs for this machine.
+    pub(crate) host: String,
     /// `None`: where the compiler looks by itself.
     elsewhere: Option<PathBuf>,
 }
@@ -26,12 +28,10 @@ pub(crate) struct OwnLibrary {
 impl OwnLibrary {
     /// The source of rustup's component `rust-src`, or the one that was unpacked to build programs for Windows.
     pub(crate) fn find() -> Option<Self> {
-        let sysroot = said(Command::new(rustc()).args(["--print", "sysroot"])).ok()?;
+        let sysroot = said(rustc().args(["--print", "sysroot"])).ok()?;
         let own = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std/Cargo.toml");
-        if own.exists() {
-            return Some(Self { elsewhere: None });
-        }
-        windows::unpacked_library().map(|library| Self { elsewhere: Some(library) })
+        let elsewhere = if own.exists() { None } else { Some(windows::unpacked_library()?) };
+        Some(Self { host: host_target()?, elsewhere })
     }
 
     /// Has a build for this target include the library.
@@ -81,12 +81,8 @@ pub(crate) fn musl_target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
 
-/// This machine's target with glibc.
-pub(crate) fn glibc_target() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
-}
-
-/// The compiler.
-pub(crate) fn rustc() -> std::ffi::OsString {
-    std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
+/// The target that the compiler builds for by itself.
+fn host_target() -> Option<String> {
+    let said = said(rustc().arg("-vV")).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
 }

@@ -2,12 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use crate::lean;
 use crate::steps::{Failure, cargo, step};
 
 /// What a comparison of two recordings begins with.
 const COMPARE: &str = "compare";
+
+/// The folder of the programs that are measured.
+pub(crate) fn folder() -> PathBuf {
+    lean::target_folder().join("perf")
+}
 
 /// The programs of a lab.
 const PROGRAMS: [&str; 3] = ["qrexec-agent", "qrexec-client-vm", "qrexec-daemon"];
@@ -19,7 +25,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Failure> {
     bench.args(args);
     if args.first().is_none_or(|first| first != COMPARE) {
         let built = lean::build(false)?;
-        let folder = lean::target_folder().join("perf");
+        let folder = folder();
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         for program in PROGRAMS {
             let path = folder.join(program);

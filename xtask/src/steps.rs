@@ -21,6 +21,11 @@ pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     command
 }
 
+/// The compiler.
+pub(crate) fn rustc() -> Command {
+    Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+}
+
 /// Runs a step under its name; its output goes to the terminal.
 pub(crate) fn step(name: &str, command: &mut Command) -> Result<(), Failure> {
     eprintln!("== {name}");

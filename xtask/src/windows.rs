@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::packages::install_packages;
-use crate::steps::{Failure, is_there, root, said, step};
+use crate::steps::{Failure, is_there, root, rustc, said, step};
 
 /// What links, and what runs.
 const PACKAGES: [&str; 2] = ["gcc-mingw-w64-x86-64-win32", "wine64"];
@@ -132,7 +132,7 @@ fn library_below(folder: &Path, version: &str) -> PathBuf {
 }
 
 fn compiler_version() -> Result<String, Failure> {
-    let version = said(Command::new("rustc").arg("--version"))?;
+    let version = said(rustc().arg("--version"))?;
     Ok(version.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
