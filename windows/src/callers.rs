@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use wire::header::ty;
 use wire::trigger::{BadTrigger, TRIGGER2_LEN, Trigger};
 
 use crate::log;
+use crate::places::Places;
 use crate::sys::event::Event;
 use crate::sys::pipe::{PipeEnd, PipeRead};
 
@@ -20,7 +20,7 @@ use crate::sys::pipe::{PipeEnd, PipeRead};
 const MAX_CALLERS: usize = 200;
 /// How long a program may take to send its request, and to read its answer.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long to wait for a program to finish, or until the next attempt to make an end of the pipe.
+/// How long to wait until the next attempt to make an end of the pipe.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the threads of programs and calls report to the agent.
@@ -79,14 +79,11 @@ impl Asked {
 pub(crate) fn begin(asked: Asked) -> io::Result<()> {
     let mut end = PipeEnd::new(true)?;
     std::thread::spawn(move || {
-        let count = Arc::new(AtomicUsize::new(0));
+        let places = Places::new(MAX_CALLERS);
         let mut next = 0;
         loop {
             let accepted = end.accept();
-            while count.load(Ordering::SeqCst) >= MAX_CALLERS {
-                // Rare enough that no event is made for the end of a program's thread.
-                std::thread::sleep(PAUSE);
-            }
+            let place = places.take();
             let another = loop {
                 match PipeEnd::new(false) {
                     Ok(another) => break another,
@@ -101,21 +98,16 @@ pub(crate) fn begin(asked: Asked) -> io::Result<()> {
             if accepted.is_err() {
                 continue;
             }
-            let (id, asked, counted) = (ClientId(next), asked.clone(), count.clone());
+            let (id, asked) = (ClientId(next), asked.clone());
             next = next.wrapping_add(1);
-            counted.fetch_add(1, Ordering::SeqCst);
-            let serve = {
-                let counted = counted.clone();
-                move || {
-                    if let Err(error) = hear(&end, id, &asked) {
-                        log::line(format_args!("a program's request: {error}"));
-                    }
-                    counted.fetch_sub(1, Ordering::SeqCst);
+            let serve = move || {
+                let _place = place;
+                if let Err(error) = hear(&end, id, &asked) {
+                    log::line(format_args!("a program's request: {error}"));
                 }
             };
             if let Err(error) = std::thread::Builder::new().spawn(serve) {
                 log::line(format_args!("a program cannot ask, no thread for it: {error}"));
-                counted.fetch_sub(1, Ordering::SeqCst);
             }
         }
     });

@@ -11,6 +11,7 @@
 //! | `link` | messages on the control link |
 //! | `agent` | the event loop |
 //! | `callers` | the pipe on which programs ask |
+//! | `places` | how many of them at once |
 //! | `call` | the process of one call |
 //! | `pump` | moving the bytes of one call |
 //! | `client` | the client |
@@ -40,6 +41,8 @@ mod install;
 mod link;
 #[cfg(windows)]
 mod log;
+#[cfg(any(windows, test))]
+mod places;
 #[cfg(windows)]
 mod pump;
 #[cfg(windows)]
