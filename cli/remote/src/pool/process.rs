@@ -277,28 +277,33 @@ impl Pool<'_> {
             return;
         }
         let (link, sender) = (self.link.clone(), self.sender.clone());
-        let Ok(bell) = self.bell.try_clone() else { return };
-        let started = beside(move || {
-            let _ = sender.send((master, master::open_on(&link, master, request::READY)));
-            let _ = bytes::write(&bell, &[0]);
-        });
+        let started =
+            self.bell.try_clone().map_err(Failure::during("one more descriptor")).and_then(|bell| {
+                beside(move || {
+                    let _ = sender.send((master, master::open_on(&link, master, request::READY)));
+                    let _ = bytes::write(&bell, &[0]);
+                })
+            });
         if started.is_err() {
-            // No thread to be had is as good as no session: calls open their own meanwhile.
-            self.opening.remove(&master);
-            self.failed = Some(Instant::now());
-            self.refill = Some(Instant::now() + REFUSED);
+            // No session, as if the master had refused one: calls open their own meanwhile.
+            self.opened(master, None);
         }
     }
 
     fn take_results(&mut self) {
         while let Ok((master, session)) = self.results.try_recv() {
-            self.opening.remove(&master);
-            match session {
-                Some(session) => self.pass_on(master, Some(session)),
-                None => {
-                    self.failed = Some(Instant::now());
-                    self.refill = Some(Instant::now() + REFUSED);
-                }
+            self.opened(master, session);
+        }
+    }
+
+    /// The attempt to open a session is over.
+    fn opened(&mut self, master: u8, session: Option<Session>) {
+        self.opening.remove(&master);
+        match session {
+            Some(session) => self.pass_on(master, Some(session)),
+            None => {
+                self.failed = Some(Instant::now());
+                self.refill = Some(Instant::now() + REFUSED);
             }
         }
     }
@@ -313,8 +318,8 @@ impl Pool<'_> {
         let best = loads.best();
         let ready = self.idle.iter().filter(|idle| loads.of(idle.master).bulk == loads.of(best).bulk).count();
         if ready < FEWEST {
-            self.open(best);
             self.refill = Some(Instant::now() + REST);
+            self.open(best);
         }
     }
 
