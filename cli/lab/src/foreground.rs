@@ -29,16 +29,8 @@ enum Token {
     Shown,
 }
 
-impl reactor::Token for Token {
-    fn number(self) -> u64 {
-        self as u64
-    }
-
-    fn from_number(number: u64) -> Option<Self> {
-        [Self::Signal, Self::Answer, Self::Typed, Self::Shown]
-            .into_iter()
-            .find(|token| token.number() == number)
-    }
+impl reactor::Named for Token {
+    const ALL: &'static [Self] = &[Self::Signal, Self::Answer, Self::Typed, Self::Shown];
 }
 
 /// The caller's signals as events. To be made before the lab, so that a signal during the start is not lost.

@@ -120,14 +120,8 @@ enum Token {
     Place,
 }
 
-impl reactor::Token for Token {
-    fn number(self) -> u64 {
-        self as u64
-    }
-
-    fn from_number(number: u64) -> Option<Self> {
-        [Self::Signal, Self::Lifeline, Self::Place].into_iter().find(|token| token.number() == number)
-    }
+impl reactor::Named for Token {
+    const ALL: &'static [Self] = &[Self::Signal, Self::Lifeline, Self::Place];
 }
 
 /// The lab's folder, watched: whoever removes it removes the lock in it.

@@ -52,6 +52,24 @@ pub trait Token: Copy {
     fn from_number(number: u64) -> Option<Self>;
 }
 
+/// Tokens of which there are only a few, each with a name.
+pub trait Named: Copy + PartialEq + 'static {
+    /// All of them, once each: the place is the number.
+    const ALL: &'static [Self];
+}
+
+impl<T: Named> Token for T {
+    fn number(self) -> u64 {
+        let place = Self::ALL.iter().position(|token| *token == self);
+        // One that is not listed has a number that no token has.
+        place.map_or(u64::MAX, |place| place as u64)
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
 /// For tests, which tell descriptors apart by numbers.
 impl Token for u64 {
     fn number(self) -> u64 {

@@ -107,14 +107,8 @@ enum Token {
     Callers,
 }
 
-impl reactor::Token for Token {
-    fn number(self) -> u64 {
-        self as u64
-    }
-
-    fn from_number(number: u64) -> Option<Self> {
-        [Self::Signals, Self::Callers].into_iter().find(|token| token.number() == number)
-    }
+impl reactor::Named for Token {
+    const ALL: &'static [Self] = &[Self::Signals, Self::Callers];
 }
 
 fn listen(args: &PolicyAgentArgs) -> io::Result<()> {
