@@ -76,7 +76,7 @@ fn nobody_is_waited_for_longer_than_said() {
 
 /// Other programs rely on these times: with shorter ones, a call would be given up that is still being prepared.
 #[test]
-fn the_limits_are_the_fields() {
+fn the_limits_are_upstreams() {
     let seconds =
         [datalink::WAIT_VM, datalink::WAIT_CLIENT, datalink::WAIT_DOM0_SERVICE, datalink::WAIT_HELLO]
             .map(|limit| limit.as_secs());

@@ -74,7 +74,7 @@ impl Books {
     /// Nobody and nothing is there that was not before, and no program has grown by more than `growth` KiB.
     pub(crate) fn assert_like(&self, before: &Self, growth: u64) {
         let left: Vec<_> = self.files.iter().filter(|name| !before.files.contains(name)).collect();
-        assert!(left.iter().all(|name| is_above_the_fields_ports(name)), "{left:?}");
+        assert!(left.iter().all(|name| is_above_upstreams_ports(name)), "{left:?}");
         assert!(self.residents.keys().eq(before.residents.keys()), "{before}\n{self}");
         for (name, held) in &self.residents {
             let then = &before.residents[name];
@@ -89,7 +89,7 @@ impl Books {
 
 /// What a killed client leaves is removed when its port is used again. The soak uses those again that upstream knows;
 /// a port above them was needed only while very many were in use.
-fn is_above_the_fields_ports(name: &str) -> bool {
+fn is_above_upstreams_ports(name: &str) -> bool {
     let port = name.strip_suffix(".sock").and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok());
     port.is_some_and(|port| port > 768)
 }

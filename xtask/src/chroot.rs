@@ -158,12 +158,12 @@ impl System {
         let (name, switch) = (package.name, side.name());
         let before = self.files()?;
         let upstream = stand_ins::name(side);
-        self.step("upstream's package", &stand_ins::field(side, 1))?;
+        self.step("upstream's package", &stand_ins::upstream(side, 1))?;
         self.install(package, file)?;
         findings("upstream's stay", Ok(self.not_upstreams(side, 1)))?;
         self.step("ours", &format!("qrexec-switch ours {switch}"))?;
         findings("ours", Ok(self.not_ours(side)))?;
-        self.step("upstream's update", &stand_ins::field(side, 2))?;
+        self.step("upstream's update", &stand_ins::upstream(side, 2))?;
         findings("ours after upstream's update", Ok(self.not_ours(side)))?;
         self.step("status", &format!("qrexec-switch status {switch} | grep '{upstream}'"))?;
         self.step("an interrupted change is finished", &stand_ins::interrupted(side))?;
@@ -174,7 +174,7 @@ impl System {
         self.step("and ours", &format!("qrexec-switch ours {switch}"))?;
         self.step("upstream's package goes", &format!("dpkg --purge {upstream}"))?;
         findings("ours without upstream's", Ok(self.not_ours(side)))?;
-        self.step("upstream's package comes back", &stand_ins::field(side, 2))?;
+        self.step("upstream's package comes back", &stand_ins::upstream(side, 2))?;
         findings("ours with upstream's", Ok(self.not_ours(side)))?;
         self.step(&format!("remove {name}"), &format!("dpkg --remove {name}"))?;
         findings("upstream's without ours", Ok(self.not_upstreams(side, 2)))?;

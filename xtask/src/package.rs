@@ -215,7 +215,7 @@ pub(crate) const PACKAGES: &[Package] = &[
 ];
 
 /// The release of upstream's packages whose place these take, with which others compare what they need.
-const FIELD: &str = "4.4.2-1";
+const UPSTREAM: &str = "4.4.2-1";
 
 /// The newest glibc that the packages for rpm may need: that of the oldest dom0 they are for.
 const OLDEST_GLIBC: &str = "2.34";

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_the_fields_form() {
+    fn a_request_has_upstreams_form() {
         let words: Vec<u8> = [0x200_u32, 7, 514, 5].iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(request().encode(), [words.as_slice(), b"true\0"].concat());
         assert_eq!(Request { just: true, ..request() }.encode()[..4], 0x201_u32.to_ne_bytes());

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_the_field_accepts_come_before_any_above() {
+    fn all_that_upstream_accepts_come_before_any_above() {
         let mut ports = Ports::new(OWN, 772);
         let odd = take(&mut ports, SMALLER, 1000);
         assert_eq!((odd.len(), odd[127], odd[128], odd[129]), (130, 767, 769, 771));

@@ -200,7 +200,7 @@ fn the_users_answer() {
 }
 
 #[test]
-fn answers_are_in_the_fields_order() {
+fn answers_are_in_upstreams_order() {
     let system = system();
     let answer = |text: &str, target: &str| {
         policy(text).decide(&system, &Request::new("work", target, "demo.Add+1")).answer()

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::field::quoted;
+use super::upstream::quoted;
 use cli::failure::Failure;
 
 /// A service that unpacks what `tar` packed into this folder.

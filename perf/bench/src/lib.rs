@@ -11,7 +11,6 @@ mod compare;
 mod copies;
 mod counters;
 mod facts;
-mod field;
 mod guard;
 mod line;
 mod machine;
@@ -32,6 +31,7 @@ mod stats;
 mod table;
 mod transfer;
 mod trees;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fs::File;

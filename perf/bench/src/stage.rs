@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::roles::Role;
 use super::settings::Settings;
-use super::{PROGRAM, copies, field};
+use super::{PROGRAM, copies, upstream};
 use cli::failure::Failure;
 use lab::{DOM0, Lab, Process, Transport};
 
@@ -74,7 +74,7 @@ pub(super) struct Stage {
     folder: PathBuf,
     compared: bool,
     /// The programs are upstream's.
-    is_field: bool,
+    is_upstream: bool,
     /// Upstream's sender of files, which is to be used instead of ours.
     sender: Option<PathBuf>,
 }
@@ -106,9 +106,9 @@ impl Stage {
         let folder = tempfile::tempdir_in(folder).map_err(Failure::during("a temporary folder"))?.keep();
         let socket = folder.join("socket");
         let socket_service = SocketService::start(&socket)?;
-        let life = field::script(
+        let life = upstream::script(
             &folder.join("life.sh"),
-            &format!("#!/bin/sh\n. {}\n", field::quoted(&folder.join(LIFE_TEXT))),
+            &format!("#!/bin/sh\n. {}\n", upstream::quoted(&folder.join(LIFE_TEXT))),
         )?;
         let mut builder = Lab::builder()
             .vm(CALLER)
@@ -122,16 +122,16 @@ impl Stage {
         let arrived = folder.join(ARRIVED).join(CALLER);
         std::fs::create_dir_all(&arrived).map_err(Failure::during("a folder for copies"))?;
         builder = builder.script(SERVER, UNTAR, &copies::untar(&arrived));
-        let is_field = bin_dir.is_some_and(field::is_field);
-        if !is_field {
+        let is_upstream = bin_dir.is_some_and(upstream::is_upstream);
+        if !is_upstream {
             builder = builder.config(SERVER, FILTERED, "filter='usbip'\n");
         }
         let mut sender = None;
         if let Some(bin_dir) = bin_dir {
-            builder = if is_field {
+            builder = if is_upstream {
                 builder = builder.script(SERVER, UNPACK, &copies::unpack(bin_dir, &arrived));
                 sender = Some(bin_dir.join("qfile-agent"));
-                builder.bin_dir(field::adapt(bin_dir, &folder)?).transport(Transport::Socket)
+                builder.bin_dir(upstream::adapt(bin_dir, &folder)?).transport(Transport::Socket)
             } else {
                 builder.bin_dir(bin_dir)
             };
@@ -143,7 +143,7 @@ impl Stage {
         copies::redirect(&lab.layout().home(SERVER), &folder.join(ARRIVED))?;
         let agents = serving(&lab).iter().map(|process| process.pid).collect();
         let place = Place::Lab { lab: Box::new(lab), agents, _socket_service: socket_service };
-        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, is_field, sender })
+        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, is_upstream, sender })
     }
 
     /// Calls from this VM to `target`, whose agent has this program as a service.
@@ -156,7 +156,15 @@ impl Stage {
         let exe = std::env::current_exe().map_err(Failure::during("finding this executable"))?;
         let place = Place::Apart { target: target.to_owned(), environment: settings.environment.clone() };
         let folder = folder.to_owned();
-        Ok(Self { name: name.to_owned(), place, exe, folder, compared: false, is_field: false, sender: None })
+        Ok(Self {
+            name: name.to_owned(),
+            place,
+            exe,
+            folder,
+            compared: false,
+            is_upstream: false,
+            sender: None,
+        })
     }
 
     /// The same stage, only for comparison.
@@ -211,7 +219,7 @@ impl Stage {
 
     /// Whether its programs have a filter of USB over IP.
     pub(super) fn has_usb_filter(&self) -> bool {
-        !self.is_field
+        !self.is_upstream
     }
 
     /// A call of a program that ends at once.

@@ -98,7 +98,7 @@ fn limits_are_kept_with_a_reason() {
 
 /// How much upstream's control rings hold in one piece.
 #[test]
-fn names_that_the_fields_rings_hold() {
+fn names_that_upstreams_rings_hold() {
     for (version, longest) in [(Version::V3, 3999), (Version::V4, 3935)] {
         let message = |length: usize| {
             let service = ServiceName::new(&"s".repeat(length)).unwrap();

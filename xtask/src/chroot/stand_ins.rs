@@ -10,17 +10,17 @@ pub(super) fn name(side: Side) -> &'static str {
 
 /// Upstream's package in this version: the same programs, one of them in the other spelling of its folder, the same units,
 /// enabled as upstream enables them and masked while its package is removed, a service of the same name, and policy.
-pub(super) fn field(side: Side, version: u32) -> String {
+pub(super) fn upstream(side: Side, version: u32) -> String {
     let words = |words: &mut dyn Iterator<Item = &'static str>| words.collect::<Vec<_>>().join(" ");
-    FIELD
+    UPSTREAM
         .replace("@units@", &words(&mut side.units()))
         .replace("@programs@", &words(&mut side.programs()))
         .replace("@package@", name(side))
         .replace("@version@", &version.to_string())
 }
 
-const FIELD: &str = r#"
-mkdir -p /tmp/field/DEBIAN && cd /tmp/field || exit
+const UPSTREAM: &str = r#"
+mkdir -p /tmp/upstream/DEBIAN && cd /tmp/upstream || exit
 other=
 for program in @programs@; do
     place=usr/$program
@@ -35,10 +35,10 @@ done
 mkdir -p etc/qubes-rpc etc/qubes/policy.d || exit
 printf '#!/bin/sh\necho of upstream\n' >etc/qubes-rpc/qubes.WaitForSession
 chmod 755 etc/qubes-rpc/qubes.WaitForSession
-echo '# of upstream' >etc/qubes/policy.d/90-field.policy
+echo '# of upstream' >etc/qubes/policy.d/90-upstream.policy
 (find usr lib -type f | xargs md5sum) >DEBIAN/md5sums 2>/dev/null
 cd DEBIAN
-printf '%s\n' /etc/qubes-rpc/qubes.WaitForSession /etc/qubes/policy.d/90-field.policy >conffiles
+printf '%s\n' /etc/qubes-rpc/qubes.WaitForSession /etc/qubes/policy.d/90-upstream.policy >conffiles
 cat >control <<'END'
 Package: @package@
 Version: 4.4.2-@version@
@@ -64,8 +64,8 @@ purge)
 esac
 END
 chmod 755 postinst postrm
-dpkg-deb --root-owner-group --build /tmp/field /tmp/field.deb && dpkg --force-confold --install /tmp/field.deb; status=$?
-rm -r /tmp/field /tmp/field.deb; exit $status
+dpkg-deb --root-owner-group --build /tmp/upstream /tmp/upstream.deb && dpkg --force-confold --install /tmp/upstream.deb; status=$?
+rm -r /tmp/upstream /tmp/upstream.deb; exit $status
 "#;
 
 /// A change that was stopped in its middle: half of the names are missing.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{FIELD, MAINTAINER, Package, Staged, Version, stage};
+use super::{MAINTAINER, Package, Staged, UPSTREAM, Version, stage};
 use crate::install::{Side, write};
 use crate::steps::{Failure, root, said, step};
 
@@ -145,7 +145,7 @@ fn control(package: &Package, version: &str, architecture: &str, libc: Option<&s
     }
     if !package.provides.is_empty() {
         let provides: Vec<String> =
-            package.provides.iter().map(|name| format!("{name} (= {FIELD})")).collect();
+            package.provides.iter().map(|name| format!("{name} (= {UPSTREAM})")).collect();
         text.push_str(&format!("Provides: {}\n", provides.join(", ")));
     }
     text.push_str(&format!("Description: {}\n", package.summary));

@@ -15,13 +15,13 @@ use engine::step::now;
 use rustix::fs::{FileType, Mode};
 
 use super::super::agent_side::AgentSide;
-use super::super::field::quoted;
 use super::super::process::Running;
 use super::super::procfs;
 use super::super::scenario::{Case, Metric, Sample, Scenario};
 use super::super::settings::Settings;
 use super::super::stage::Stage;
 use super::super::transfer::new_pipe;
+use super::super::upstream::quoted;
 use super::throughput::{GIB, time_limit};
 use cli::failure::Failure;
 

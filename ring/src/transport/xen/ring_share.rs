@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_of_the_kernel_is_for_as_many_calls_as_in_the_field() {
+    fn the_default_of_the_kernel_is_for_as_many_calls_as_upstreams() {
         assert_eq!(share(1024), (64, 0));
         assert_eq!(CALLS, 1024 / 33);
     }

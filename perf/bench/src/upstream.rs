@@ -17,7 +17,7 @@ use cli::failure::Failure;
 const ALLOW: &str = "#!/bin/sh\nprintf 'user=DEFAULT\\nresult=allow\\ntarget=%s\\nautostart=False\\nrequested_target=%s\\n' \"$3\" \"$3\"\n";
 
 /// Whether the folder has the C programs: their daemon has no version to show.
-pub(super) fn is_field(folder: &Path) -> bool {
+pub(super) fn is_upstream(folder: &Path) -> bool {
     let daemon = folder.join("qrexec-daemon");
     silent(Command::new(daemon).arg("--version")).status().is_ok_and(|status| !status.success())
 }
@@ -63,10 +63,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("it's");
         fs::create_dir(&folder).unwrap();
-        assert!(!is_field(&folder));
+        assert!(!is_upstream(&folder));
         script(&folder.join("qrexec-daemon"), "#!/bin/sh\ntest \"$1\" != --version && echo \"$@\"\n")
             .unwrap();
-        assert!(is_field(&folder));
+        assert!(is_upstream(&folder));
         let adapted = adapt(&folder, place.path()).unwrap();
         let said = Command::new(adapted.join("qrexec-daemon")).arg("-D").output().unwrap().stdout;
         let policy = adapted.join("allow");
